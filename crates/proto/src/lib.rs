@@ -1,0 +1,13 @@
+//! Mainstay's wire: ids, frames, codecs, streams and tickets. Pure: no sockets, no clock.
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod frame;
+mod id;
+pub mod link;
+pub mod stream;
+mod varint;
+
+pub use error::WireError;
+pub use id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId, name_hash};
+pub use varint::{Reader, VARINT_BYTES_MAX, put_blob, put_varint, varint_len};

@@ -1,0 +1,848 @@
+//! The inner leg: what the workers of gates and nodes say to each other over mesh links.
+//!
+//! A link frame is `varint length | kind | destination worker | fields | body`. Within a cluster
+//! the two adjacent releases understand each other's frames.
+
+use crate::WireError;
+use crate::frame::{CloseCode, Seen, Status, TEXT_BYTES_MAX, put_seen, read_seen};
+use crate::id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
+use crate::varint::{Reader, put_blob, put_varint};
+
+/// The longest chain of callers that a call carries; a longer one fails with `Cycle`.
+pub const CHAIN_MAX: usize = 32;
+
+/// A slot of a table with the generation that tells one use of it from the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot {
+    /// Position in the table.
+    pub index: u32,
+    /// Use of that position.
+    pub generation: u32,
+}
+
+/// One worker of one node: where link frames come from and go to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId {
+    /// The node.
+    pub node: Incarnation,
+    /// Its worker.
+    pub worker: u8,
+}
+
+/// Names a group across the cluster: the worker that owns it and its slot there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId {
+    /// The node that owns the group.
+    pub node: Incarnation,
+    /// The owning worker.
+    pub worker: u8,
+    /// The group there.
+    pub slot: Slot,
+}
+
+/// A client asks to be admitted: its ticket was opened and its proof checked by the gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Admission<'a> {
+    pub conn: Slot,
+    pub session: SessionId,
+    pub account: AccountId,
+    /// End of the ticket's life, wall-clock milliseconds. A used ticket is remembered until then.
+    pub expires_ms: u64,
+    /// Login level of the account, compared with what methods ask for.
+    pub level: u8,
+    pub name: &'a str,
+    /// The client's address as text, for logs and bans.
+    pub address: &'a str,
+}
+
+/// What one worker sends to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum LinkFrame<'a> {
+    // -- the link itself (worker 0) --
+    Hello {
+        version: u8,
+        cluster: &'a str,
+        from: WorkerId,
+        name: &'a str,
+        nonce: [u8; 16],
+    },
+    Prove {
+        proof: [u8; 32],
+    },
+    Ping {
+        token: u64,
+    },
+    Pong {
+        token: u64,
+    },
+
+    // -- client traffic --
+    /// Gate to stream owner. `frame` is the client's payload without the stream handle:
+    /// head byte, then the fields of `StreamUp`.
+    Up {
+        slot: Slot,
+        frame: &'a [u8],
+    },
+    /// Stream owner to gate. `frame` is a whole payload for the client.
+    Down {
+        conn: Slot,
+        frame: &'a [u8],
+    },
+    /// Group owner to gate. `frame` is the payload of a `Cast` without head byte and group handle.
+    Cast {
+        group: GroupId,
+        frame: &'a [u8],
+    },
+    /// Group owner to gate: this connection takes part now; cast `number + 1` is its first.
+    Join {
+        group: GroupId,
+        conn: Slot,
+        kind: KindId,
+        number: u64,
+        name: &'a str,
+    },
+    Leave {
+        group: GroupId,
+        conn: Slot,
+    },
+    /// The group ended; the gate forgets its members.
+    Disband {
+        group: GroupId,
+    },
+
+    // -- sessions: gate to home --
+    Open(Admission<'a>),
+    Resume {
+        conn: Slot,
+        session: SessionId,
+        account: AccountId,
+        generation: u64,
+        streams: Vec<Seen>,
+        groups: Vec<Seen>,
+    },
+    /// The connection broke or was closed by a limit; the session waits for a resume.
+    Detached {
+        session: SessionId,
+        account: AccountId,
+        generation: u64,
+        code: CloseCode,
+    },
+    /// The client said goodbye.
+    Logout {
+        session: SessionId,
+        account: AccountId,
+        generation: u64,
+    },
+
+    // -- sessions: home to gate --
+    Welcome {
+        conn: Slot,
+        session: SessionId,
+        generation: u64,
+        resumed: bool,
+        resume_window_ms: u32,
+    },
+    /// Close this connection and forget it. Nothing of the session remains at this gate.
+    Close {
+        conn: Slot,
+        code: CloseCode,
+        reason: &'a str,
+    },
+    /// The stream of this connection leads to `slot` at `owner` now.
+    Route {
+        conn: Slot,
+        stream: u32,
+        owner: WorkerId,
+        slot: Slot,
+        kind: KindId,
+        epoch: u64,
+        name: &'a str,
+        announce: bool,
+    },
+    Unroute {
+        conn: Slot,
+        stream: u32,
+        code: CloseCode,
+    },
+
+    // -- streams: home to owner and back --
+    /// Open a stream to `target` for this session and answer with `Bound` or `NotBound`.
+    Bind {
+        session: SessionId,
+        account: AccountId,
+        level: u8,
+        stream: u32,
+        target: EntityId,
+        home: WorkerId,
+        gate: WorkerId,
+        conn: Slot,
+        generation: u64,
+    },
+    Bound {
+        session: SessionId,
+        account: AccountId,
+        stream: u32,
+        slot: Slot,
+        epoch: u64,
+    },
+    NotBound {
+        session: SessionId,
+        account: AccountId,
+        stream: u32,
+        status: Status,
+    },
+    /// The session is on this connection now; answer there with `Resumed`, then with all that the
+    /// client has not seen. A lower `generation` than one seen before is refused.
+    Attach {
+        slot: Slot,
+        gate: WorkerId,
+        conn: Slot,
+        generation: u64,
+        seen: u64,
+    },
+    /// The session has no connection for now: keep what it must not miss.
+    Detach {
+        slot: Slot,
+        generation: u64,
+    },
+    /// The stream ends for good.
+    Unbind {
+        slot: Slot,
+        code: CloseCode,
+    },
+    /// Owner to home: the stream broke its limits or its entity is gone.
+    Lost {
+        session: SessionId,
+        account: AccountId,
+        stream: u32,
+        code: CloseCode,
+    },
+    /// From an entity to the home of a session: bind another entity under `name`, or unbind it.
+    Rebind {
+        session: SessionId,
+        account: AccountId,
+        name: &'a str,
+        target: EntityId,
+    },
+    Release {
+        session: SessionId,
+        account: AccountId,
+        name: &'a str,
+    },
+    /// From anywhere to the home of a session: end it.
+    Kick {
+        account: AccountId,
+        code: CloseCode,
+        reason: &'a str,
+    },
+
+    // -- calls between entities and services --
+    Call(Call<'a>),
+    Answer {
+        call: Slot,
+        status: Status,
+        body: &'a [u8],
+    },
+    /// The caller no longer waits.
+    Cancel {
+        call: Slot,
+    },
+    /// Travels along outstanding calls to find a ring. See `docs/semantics.md`.
+    Probe {
+        origin: WorkerId,
+        call: Slot,
+        target: EntityId,
+        seen: u64,
+    },
+    /// A probe came back: fail this call with `Cycle`.
+    Ring {
+        call: Slot,
+    },
+
+    // -- bus --
+    Publish {
+        subject: &'a str,
+        body: &'a [u8],
+    },
+}
+
+/// A call to an entity or service on another worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Call<'a> {
+    /// The caller's pending slot, or `None` for a tell.
+    pub call: Option<Slot>,
+    pub from: WorkerId,
+    pub target: EntityId,
+    pub method: MethodId,
+    /// What is left of the deadline, in milliseconds. Clocks are never compared between nodes.
+    pub remaining_ms: u32,
+    /// The entities whose turns wait for this call, outermost first.
+    pub chain: Vec<EntityId>,
+    pub body: &'a [u8],
+}
+
+mod kind {
+    pub const HELLO: u8 = 0x01;
+    pub const PROVE: u8 = 0x02;
+    pub const PING: u8 = 0x08;
+    pub const PONG: u8 = 0x09;
+    pub const UP: u8 = 0x10;
+    pub const DOWN: u8 = 0x11;
+    pub const CAST: u8 = 0x12;
+    pub const JOIN: u8 = 0x13;
+    pub const LEAVE: u8 = 0x14;
+    pub const DISBAND: u8 = 0x15;
+    pub const OPEN: u8 = 0x20;
+    pub const RESUME: u8 = 0x21;
+    pub const DETACHED: u8 = 0x22;
+    pub const LOGOUT: u8 = 0x23;
+    pub const WELCOME: u8 = 0x24;
+    pub const CLOSE: u8 = 0x25;
+    pub const ROUTE: u8 = 0x26;
+    pub const UNROUTE: u8 = 0x27;
+    pub const BIND: u8 = 0x28;
+    pub const BOUND: u8 = 0x29;
+    pub const NOT_BOUND: u8 = 0x2a;
+    pub const ATTACH: u8 = 0x2b;
+    pub const DETACH: u8 = 0x2c;
+    pub const UNBIND: u8 = 0x2d;
+    pub const LOST: u8 = 0x2e;
+    pub const REBIND: u8 = 0x2f;
+    pub const RELEASE: u8 = 0x30;
+    pub const KICK: u8 = 0x31;
+    pub const CALL: u8 = 0x40;
+    pub const ANSWER: u8 = 0x41;
+    pub const CANCEL: u8 = 0x42;
+    pub const PROBE: u8 = 0x43;
+    pub const RING: u8 = 0x44;
+    pub const PUBLISH: u8 = 0x50;
+}
+
+/// Appends an `Up` payload without building a [`LinkFrame`]; the gate's hot path.
+/// `head` and `fields` are the client's payload around its stream handle.
+pub fn put_up(out: &mut Vec<u8>, worker: u8, slot: Slot, head: u8, fields: &[u8]) {
+    out.extend_from_slice(&[kind::UP, worker]);
+    put_slot(out, slot);
+    out.push(head);
+    out.extend_from_slice(fields);
+}
+
+/// Appends a `Down` payload whose client frame `write` produces; the node's hot path.
+pub fn put_down(out: &mut Vec<u8>, worker: u8, conn: Slot, write: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(&[kind::DOWN, worker]);
+    put_slot(out, conn);
+    write(out);
+}
+
+/// The destination worker of a link payload.
+///
+/// # Errors
+///
+/// `Truncated` if there is none.
+pub fn destination(payload: &[u8]) -> Result<u8, WireError> {
+    payload.get(1).copied().ok_or(WireError::Truncated)
+}
+
+impl<'a> LinkFrame<'a> {
+    /// Reads a payload; gives the frame and the worker that it is for.
+    pub fn decode(payload: &'a [u8]) -> Result<(u8, Self), WireError> {
+        let mut r = Reader::new(payload);
+        let kind = r.byte()?;
+        let worker = r.byte()?;
+        let frame = match kind {
+            kind::OPEN => LinkFrame::Open(Admission::decode(&mut r)?),
+            kind::CALL => LinkFrame::Call(Call::decode(&mut r)?),
+            kind::HELLO => LinkFrame::Hello {
+                version: r.byte()?,
+                cluster: r.text(TEXT_BYTES_MAX)?,
+                from: read_worker(&mut r)?,
+                name: r.text(TEXT_BYTES_MAX)?,
+                nonce: r.array()?,
+            },
+            kind::PROVE => LinkFrame::Prove { proof: r.array()? },
+            kind::PING => LinkFrame::Ping { token: r.varint()? },
+            kind::PONG => LinkFrame::Pong { token: r.varint()? },
+            kind::UP => LinkFrame::Up { slot: read_slot(&mut r)?, frame: r.take_rest() },
+            kind::DOWN => LinkFrame::Down { conn: read_slot(&mut r)?, frame: r.take_rest() },
+            kind::CAST => LinkFrame::Cast { group: read_group(&mut r)?, frame: r.take_rest() },
+            kind::JOIN => LinkFrame::Join {
+                group: read_group(&mut r)?,
+                conn: read_slot(&mut r)?,
+                kind: KindId(r.u32()?),
+                number: r.varint()?,
+                name: r.text(TEXT_BYTES_MAX)?,
+            },
+            kind::LEAVE => {
+                LinkFrame::Leave { group: read_group(&mut r)?, conn: read_slot(&mut r)? }
+            }
+            kind::DISBAND => LinkFrame::Disband { group: read_group(&mut r)? },
+            kind::RESUME => LinkFrame::Resume {
+                conn: read_slot(&mut r)?,
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                generation: r.varint()?,
+                streams: read_seen(&mut r)?,
+                groups: read_seen(&mut r)?,
+            },
+            kind::DETACHED => LinkFrame::Detached {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                generation: r.varint()?,
+                code: CloseCode::from_code(r.varint()?),
+            },
+            kind::LOGOUT => LinkFrame::Logout {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                generation: r.varint()?,
+            },
+            kind::WELCOME => LinkFrame::Welcome {
+                conn: read_slot(&mut r)?,
+                session: SessionId(r.array()?),
+                generation: r.varint()?,
+                resumed: r.byte()? != 0,
+                resume_window_ms: r.varint_u32()?,
+            },
+            kind::CLOSE => LinkFrame::Close {
+                conn: read_slot(&mut r)?,
+                code: CloseCode::from_code(r.varint()?),
+                reason: r.text(TEXT_BYTES_MAX)?,
+            },
+            kind::ROUTE => LinkFrame::Route {
+                conn: read_slot(&mut r)?,
+                stream: r.varint_u32()?,
+                owner: read_worker(&mut r)?,
+                slot: read_slot(&mut r)?,
+                kind: KindId(r.u32()?),
+                epoch: r.varint()?,
+                name: r.text(TEXT_BYTES_MAX)?,
+                announce: r.byte()? != 0,
+            },
+            kind::UNROUTE => LinkFrame::Unroute {
+                conn: read_slot(&mut r)?,
+                stream: r.varint_u32()?,
+                code: CloseCode::from_code(r.varint()?),
+            },
+            kind::BIND => LinkFrame::Bind {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                level: r.byte()?,
+                stream: r.varint_u32()?,
+                target: read_entity(&mut r)?,
+                home: read_worker(&mut r)?,
+                gate: read_worker(&mut r)?,
+                conn: read_slot(&mut r)?,
+                generation: r.varint()?,
+            },
+            kind::BOUND => LinkFrame::Bound {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                stream: r.varint_u32()?,
+                slot: read_slot(&mut r)?,
+                epoch: r.varint()?,
+            },
+            kind::NOT_BOUND => LinkFrame::NotBound {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                stream: r.varint_u32()?,
+                status: Status::from_code(r.varint()?),
+            },
+            kind::ATTACH => LinkFrame::Attach {
+                slot: read_slot(&mut r)?,
+                gate: read_worker(&mut r)?,
+                conn: read_slot(&mut r)?,
+                generation: r.varint()?,
+                seen: r.varint()?,
+            },
+            kind::DETACH => LinkFrame::Detach { slot: read_slot(&mut r)?, generation: r.varint()? },
+            kind::UNBIND => LinkFrame::Unbind {
+                slot: read_slot(&mut r)?,
+                code: CloseCode::from_code(r.varint()?),
+            },
+            kind::LOST => LinkFrame::Lost {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                stream: r.varint_u32()?,
+                code: CloseCode::from_code(r.varint()?),
+            },
+            kind::REBIND => LinkFrame::Rebind {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                name: r.text(TEXT_BYTES_MAX)?,
+                target: read_entity(&mut r)?,
+            },
+            kind::RELEASE => LinkFrame::Release {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                name: r.text(TEXT_BYTES_MAX)?,
+            },
+            kind::KICK => LinkFrame::Kick {
+                account: AccountId(r.varint()?),
+                code: CloseCode::from_code(r.varint()?),
+                reason: r.text(TEXT_BYTES_MAX)?,
+            },
+            kind::ANSWER => LinkFrame::Answer {
+                call: read_slot(&mut r)?,
+                status: Status::from_code(r.varint()?),
+                body: r.take_rest(),
+            },
+            kind::CANCEL => LinkFrame::Cancel { call: read_slot(&mut r)? },
+            kind::PROBE => LinkFrame::Probe {
+                origin: read_worker(&mut r)?,
+                call: read_slot(&mut r)?,
+                target: read_entity(&mut r)?,
+                seen: r.varint()?,
+            },
+            kind::RING => LinkFrame::Ring { call: read_slot(&mut r)? },
+            kind::PUBLISH => {
+                LinkFrame::Publish { subject: r.text(TEXT_BYTES_MAX)?, body: r.take_rest() }
+            }
+            other => return Err(WireError::Kind(other)),
+        };
+        r.end()?;
+        Ok((worker, frame))
+    }
+
+    /// Appends the payload (no length) for destination `worker`.
+    pub fn encode(&self, worker: u8, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[self.kind(), worker]);
+        match self {
+            LinkFrame::Open(admission) => admission.encode(out),
+            LinkFrame::Call(call) => call.encode(out),
+            LinkFrame::Hello { version, cluster, from, name, nonce } => {
+                out.push(*version);
+                put_blob(out, cluster.as_bytes());
+                put_worker(out, *from);
+                put_blob(out, name.as_bytes());
+                out.extend_from_slice(nonce);
+            }
+            LinkFrame::Prove { proof } => {
+                out.extend_from_slice(proof);
+            }
+            LinkFrame::Ping { token } => {
+                put_varint(out, *token);
+            }
+            LinkFrame::Pong { token } => {
+                put_varint(out, *token);
+            }
+            LinkFrame::Up { slot, frame } => {
+                put_slot(out, *slot);
+                out.extend_from_slice(frame);
+            }
+            LinkFrame::Down { conn, frame } => {
+                put_slot(out, *conn);
+                out.extend_from_slice(frame);
+            }
+            LinkFrame::Cast { group, frame } => {
+                put_group(out, *group);
+                out.extend_from_slice(frame);
+            }
+            LinkFrame::Join { group, conn, kind, number, name } => {
+                put_group(out, *group);
+                put_slot(out, *conn);
+                out.extend_from_slice(&kind.0.to_le_bytes());
+                put_varint(out, *number);
+                put_blob(out, name.as_bytes());
+            }
+            LinkFrame::Leave { group, conn } => {
+                put_group(out, *group);
+                put_slot(out, *conn);
+            }
+            LinkFrame::Disband { group } => {
+                put_group(out, *group);
+            }
+            LinkFrame::Resume { conn, session, account, generation, streams, groups } => {
+                put_slot(out, *conn);
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_varint(out, *generation);
+                put_seen(out, streams);
+                put_seen(out, groups);
+            }
+            LinkFrame::Detached { session, account, generation, code } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_varint(out, *generation);
+                put_varint(out, *code as u64);
+            }
+            LinkFrame::Logout { session, account, generation } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_varint(out, *generation);
+            }
+            LinkFrame::Welcome { conn, session, generation, resumed, resume_window_ms } => {
+                put_slot(out, *conn);
+                out.extend_from_slice(&session.0);
+                put_varint(out, *generation);
+                out.push(u8::from(*resumed));
+                put_varint(out, u64::from(*resume_window_ms));
+            }
+            LinkFrame::Close { conn, code, reason } => {
+                put_slot(out, *conn);
+                put_varint(out, *code as u64);
+                put_blob(out, reason.as_bytes());
+            }
+            LinkFrame::Route { conn, stream, owner, slot, kind, epoch, name, announce } => {
+                put_slot(out, *conn);
+                put_varint(out, u64::from(*stream));
+                put_worker(out, *owner);
+                put_slot(out, *slot);
+                out.extend_from_slice(&kind.0.to_le_bytes());
+                put_varint(out, *epoch);
+                put_blob(out, name.as_bytes());
+                out.push(u8::from(*announce));
+            }
+            LinkFrame::Unroute { conn, stream, code } => {
+                put_slot(out, *conn);
+                put_varint(out, u64::from(*stream));
+                put_varint(out, *code as u64);
+            }
+            LinkFrame::Bind {
+                session,
+                account,
+                level,
+                stream,
+                target,
+                home,
+                gate,
+                conn,
+                generation,
+            } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                out.push(*level);
+                put_varint(out, u64::from(*stream));
+                put_entity(out, *target);
+                put_worker(out, *home);
+                put_worker(out, *gate);
+                put_slot(out, *conn);
+                put_varint(out, *generation);
+            }
+            LinkFrame::Bound { session, account, stream, slot, epoch } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_varint(out, u64::from(*stream));
+                put_slot(out, *slot);
+                put_varint(out, *epoch);
+            }
+            LinkFrame::NotBound { session, account, stream, status } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_varint(out, u64::from(*stream));
+                put_varint(out, *status as u64);
+            }
+            LinkFrame::Attach { slot, gate, conn, generation, seen } => {
+                put_slot(out, *slot);
+                put_worker(out, *gate);
+                put_slot(out, *conn);
+                put_varint(out, *generation);
+                put_varint(out, *seen);
+            }
+            LinkFrame::Detach { slot, generation } => {
+                put_slot(out, *slot);
+                put_varint(out, *generation);
+            }
+            LinkFrame::Unbind { slot, code } => {
+                put_slot(out, *slot);
+                put_varint(out, *code as u64);
+            }
+            LinkFrame::Lost { session, account, stream, code } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_varint(out, u64::from(*stream));
+                put_varint(out, *code as u64);
+            }
+            LinkFrame::Rebind { session, account, name, target } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_blob(out, name.as_bytes());
+                put_entity(out, *target);
+            }
+            LinkFrame::Release { session, account, name } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_blob(out, name.as_bytes());
+            }
+            LinkFrame::Kick { account, code, reason } => {
+                put_varint(out, account.0);
+                put_varint(out, *code as u64);
+                put_blob(out, reason.as_bytes());
+            }
+            LinkFrame::Answer { call, status, body } => {
+                put_slot(out, *call);
+                put_varint(out, *status as u64);
+                out.extend_from_slice(body);
+            }
+            LinkFrame::Cancel { call } => {
+                put_slot(out, *call);
+            }
+            LinkFrame::Probe { origin, call, target, seen } => {
+                put_worker(out, *origin);
+                put_slot(out, *call);
+                put_entity(out, *target);
+                put_varint(out, *seen);
+            }
+            LinkFrame::Ring { call } => {
+                put_slot(out, *call);
+            }
+            LinkFrame::Publish { subject, body } => {
+                put_blob(out, subject.as_bytes());
+                out.extend_from_slice(body);
+            }
+        }
+    }
+
+    const fn kind(&self) -> u8 {
+        match self {
+            LinkFrame::Open(_) => kind::OPEN,
+            LinkFrame::Call(_) => kind::CALL,
+            LinkFrame::Hello { .. } => kind::HELLO,
+            LinkFrame::Prove { .. } => kind::PROVE,
+            LinkFrame::Ping { .. } => kind::PING,
+            LinkFrame::Pong { .. } => kind::PONG,
+            LinkFrame::Up { .. } => kind::UP,
+            LinkFrame::Down { .. } => kind::DOWN,
+            LinkFrame::Cast { .. } => kind::CAST,
+            LinkFrame::Join { .. } => kind::JOIN,
+            LinkFrame::Leave { .. } => kind::LEAVE,
+            LinkFrame::Disband { .. } => kind::DISBAND,
+            LinkFrame::Resume { .. } => kind::RESUME,
+            LinkFrame::Detached { .. } => kind::DETACHED,
+            LinkFrame::Logout { .. } => kind::LOGOUT,
+            LinkFrame::Welcome { .. } => kind::WELCOME,
+            LinkFrame::Close { .. } => kind::CLOSE,
+            LinkFrame::Route { .. } => kind::ROUTE,
+            LinkFrame::Unroute { .. } => kind::UNROUTE,
+            LinkFrame::Bind { .. } => kind::BIND,
+            LinkFrame::Bound { .. } => kind::BOUND,
+            LinkFrame::NotBound { .. } => kind::NOT_BOUND,
+            LinkFrame::Attach { .. } => kind::ATTACH,
+            LinkFrame::Detach { .. } => kind::DETACH,
+            LinkFrame::Unbind { .. } => kind::UNBIND,
+            LinkFrame::Lost { .. } => kind::LOST,
+            LinkFrame::Rebind { .. } => kind::REBIND,
+            LinkFrame::Release { .. } => kind::RELEASE,
+            LinkFrame::Kick { .. } => kind::KICK,
+            LinkFrame::Answer { .. } => kind::ANSWER,
+            LinkFrame::Cancel { .. } => kind::CANCEL,
+            LinkFrame::Probe { .. } => kind::PROBE,
+            LinkFrame::Ring { .. } => kind::RING,
+            LinkFrame::Publish { .. } => kind::PUBLISH,
+        }
+    }
+}
+
+impl<'a> Admission<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, WireError> {
+        Ok(Admission {
+            conn: read_slot(r)?,
+            session: SessionId(r.array()?),
+            account: AccountId(r.varint()?),
+            expires_ms: r.varint()?,
+            level: r.byte()?,
+            name: r.text(TEXT_BYTES_MAX)?,
+            address: r.text(TEXT_BYTES_MAX)?,
+        })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_slot(out, self.conn);
+        out.extend_from_slice(&self.session.0);
+        put_varint(out, self.account.0);
+        put_varint(out, self.expires_ms);
+        out.push(self.level);
+        put_blob(out, self.name.as_bytes());
+        put_blob(out, self.address.as_bytes());
+    }
+}
+
+impl<'a> Call<'a> {
+    fn decode(r: &mut Reader<'a>) -> Result<Self, WireError> {
+        let call = match r.byte()? {
+            0 => None,
+            1 => Some(read_slot(r)?),
+            _ => return Err(WireError::Range),
+        };
+        let from = read_worker(r)?;
+        let target = read_entity(r)?;
+        let method = MethodId(r.u32()?);
+        let remaining_ms = r.varint_u32()?;
+        let length = r.varint()?;
+        if length > CHAIN_MAX as u64 {
+            return Err(WireError::Range);
+        }
+        let chain = (0..length).map(|_| read_entity(r)).collect::<Result<_, _>>()?;
+        Ok(Call { call, from, target, method, remaining_ms, chain, body: r.take_rest() })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self.call {
+            None => out.push(0),
+            Some(slot) => {
+                out.push(1);
+                put_slot(out, slot);
+            }
+        }
+        put_worker(out, self.from);
+        put_entity(out, self.target);
+        out.extend_from_slice(&self.method.0.to_le_bytes());
+        put_varint(out, u64::from(self.remaining_ms));
+        put_varint(out, self.chain.len() as u64);
+        for entity in &self.chain {
+            put_entity(out, *entity);
+        }
+        out.extend_from_slice(self.body);
+    }
+}
+
+fn read_slot(r: &mut Reader<'_>) -> Result<Slot, WireError> {
+    Ok(Slot { index: r.varint_u32()?, generation: r.varint_u32()? })
+}
+
+fn put_slot(out: &mut Vec<u8>, slot: Slot) {
+    put_varint(out, u64::from(slot.index));
+    put_varint(out, u64::from(slot.generation));
+}
+
+fn read_worker(r: &mut Reader<'_>) -> Result<WorkerId, WireError> {
+    Ok(WorkerId { node: Incarnation(r.u64()?), worker: r.byte()? })
+}
+
+fn put_worker(out: &mut Vec<u8>, id: WorkerId) {
+    out.extend_from_slice(&id.node.0.to_le_bytes());
+    out.push(id.worker);
+}
+
+fn read_group(r: &mut Reader<'_>) -> Result<GroupId, WireError> {
+    Ok(GroupId { node: Incarnation(r.u64()?), worker: r.byte()?, slot: read_slot(r)? })
+}
+
+fn put_group(out: &mut Vec<u8>, id: GroupId) {
+    out.extend_from_slice(&id.node.0.to_le_bytes());
+    out.push(id.worker);
+    put_slot(out, id.slot);
+}
+
+/// An entity id: kind, then one byte that tells whether a home follows, then the key.
+fn read_entity(r: &mut Reader<'_>) -> Result<EntityId, WireError> {
+    let kind = KindId(r.u32()?);
+    let home = match r.byte()? {
+        0 => Incarnation::NONE,
+        1 => Incarnation(r.u64()?),
+        _ => return Err(WireError::Range),
+    };
+    Ok(EntityId { kind, home, key: r.varint()? })
+}
+
+fn put_entity(out: &mut Vec<u8>, id: EntityId) {
+    out.extend_from_slice(&id.kind.0.to_le_bytes());
+    if id.home == Incarnation::NONE {
+        out.push(0);
+    } else {
+        out.push(1);
+        out.extend_from_slice(&id.home.0.to_le_bytes());
+    }
+    put_varint(out, id.key);
+}
