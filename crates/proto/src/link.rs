@@ -40,6 +40,19 @@ pub struct GroupId {
     pub slot: Slot,
 }
 
+impl GroupId {
+    /// The handle by which clients know this group: the same at every gate and at every home,
+    /// so that a resume can name groups. Two groups of one client share a handle with a chance
+    /// of 1 in 2^32; the second join is then refused.
+    pub const fn handle(self) -> u32 {
+        let mut mixed = self.node.0 ^ ((self.worker as u64) << 56);
+        mixed ^= ((self.slot.index as u64) << 32) | self.slot.generation as u64;
+        mixed = (mixed ^ (mixed >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed >> 32) as u32
+    }
+}
+
 /// A client asks to be admitted: its ticket was opened and its proof checked by the gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -99,6 +112,8 @@ pub enum LinkFrame<'a> {
     Join {
         group: GroupId,
         conn: Slot,
+        /// The client's handle of the group, chosen by the group's owner.
+        handle: u32,
         kind: KindId,
         number: u64,
         name: &'a str,
@@ -136,10 +151,12 @@ pub enum LinkFrame<'a> {
         generation: u64,
     },
 
-    // -- sessions: home to gate --
+    // -- sessions: home to gate (`Route` and `Unroute` also from stream owners) --
     Welcome {
         conn: Slot,
         session: SessionId,
+        /// Lets a gate whose client left meanwhile answer with `Detached`.
+        account: AccountId,
         generation: u64,
         resumed: bool,
         resume_window_ms: u32,
@@ -179,6 +196,7 @@ pub enum LinkFrame<'a> {
         gate: WorkerId,
         conn: Slot,
         generation: u64,
+        name: &'a str,
     },
     Bound {
         session: SessionId,
@@ -201,6 +219,8 @@ pub enum LinkFrame<'a> {
         conn: Slot,
         generation: u64,
         seen: u64,
+        /// What the client saw of the groups that it is in through this stream.
+        groups: Vec<Seen>,
     },
     /// The session has no connection for now: keep what it must not miss.
     Detach {
@@ -337,6 +357,18 @@ pub fn put_down(out: &mut Vec<u8>, worker: u8, conn: Slot, write: impl FnOnce(&m
     write(out);
 }
 
+/// Reads a `Down` payload without building a [`LinkFrame`]; the gate's hot path.
+/// `None` if it is another kind or malformed.
+pub fn read_down(payload: &[u8]) -> Option<(Slot, &[u8])> {
+    let mut reader = Reader::new(payload);
+    if reader.byte() != Ok(kind::DOWN) {
+        return None;
+    }
+    reader.byte().ok()?;
+    let conn = read_slot(&mut reader).ok()?;
+    Some((conn, reader.take_rest()))
+}
+
 /// The destination worker of a link payload.
 ///
 /// # Errors
@@ -371,6 +403,7 @@ impl<'a> LinkFrame<'a> {
             kind::JOIN => LinkFrame::Join {
                 group: read_group(&mut r)?,
                 conn: read_slot(&mut r)?,
+                handle: r.varint_u32()?,
                 kind: KindId(r.u32()?),
                 number: r.varint()?,
                 name: r.text(TEXT_BYTES_MAX)?,
@@ -401,6 +434,7 @@ impl<'a> LinkFrame<'a> {
             kind::WELCOME => LinkFrame::Welcome {
                 conn: read_slot(&mut r)?,
                 session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
                 generation: r.varint()?,
                 resumed: r.byte()? != 0,
                 resume_window_ms: r.varint_u32()?,
@@ -435,6 +469,7 @@ impl<'a> LinkFrame<'a> {
                 gate: read_worker(&mut r)?,
                 conn: read_slot(&mut r)?,
                 generation: r.varint()?,
+                name: r.text(TEXT_BYTES_MAX)?,
             },
             kind::BOUND => LinkFrame::Bound {
                 session: SessionId(r.array()?),
@@ -455,6 +490,7 @@ impl<'a> LinkFrame<'a> {
                 conn: read_slot(&mut r)?,
                 generation: r.varint()?,
                 seen: r.varint()?,
+                groups: read_seen(&mut r)?,
             },
             kind::DETACH => LinkFrame::Detach { slot: read_slot(&mut r)?, generation: r.varint()? },
             kind::UNBIND => LinkFrame::Unbind {
@@ -539,9 +575,10 @@ impl<'a> LinkFrame<'a> {
                 put_group(out, *group);
                 out.extend_from_slice(frame);
             }
-            LinkFrame::Join { group, conn, kind, number, name } => {
+            LinkFrame::Join { group, conn, handle, kind, number, name } => {
                 put_group(out, *group);
                 put_slot(out, *conn);
+                put_varint(out, u64::from(*handle));
                 out.extend_from_slice(&kind.0.to_le_bytes());
                 put_varint(out, *number);
                 put_blob(out, name.as_bytes());
@@ -572,9 +609,17 @@ impl<'a> LinkFrame<'a> {
                 put_varint(out, account.0);
                 put_varint(out, *generation);
             }
-            LinkFrame::Welcome { conn, session, generation, resumed, resume_window_ms } => {
+            LinkFrame::Welcome {
+                conn,
+                session,
+                account,
+                generation,
+                resumed,
+                resume_window_ms,
+            } => {
                 put_slot(out, *conn);
                 out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
                 put_varint(out, *generation);
                 out.push(u8::from(*resumed));
                 put_varint(out, u64::from(*resume_window_ms));
@@ -609,6 +654,7 @@ impl<'a> LinkFrame<'a> {
                 gate,
                 conn,
                 generation,
+                name,
             } => {
                 out.extend_from_slice(&session.0);
                 put_varint(out, account.0);
@@ -619,6 +665,7 @@ impl<'a> LinkFrame<'a> {
                 put_worker(out, *gate);
                 put_slot(out, *conn);
                 put_varint(out, *generation);
+                put_blob(out, name.as_bytes());
             }
             LinkFrame::Bound { session, account, stream, slot, epoch } => {
                 out.extend_from_slice(&session.0);
@@ -633,12 +680,13 @@ impl<'a> LinkFrame<'a> {
                 put_varint(out, u64::from(*stream));
                 put_varint(out, *status as u64);
             }
-            LinkFrame::Attach { slot, gate, conn, generation, seen } => {
+            LinkFrame::Attach { slot, gate, conn, generation, seen, groups } => {
                 put_slot(out, *slot);
                 put_worker(out, *gate);
                 put_slot(out, *conn);
                 put_varint(out, *generation);
                 put_varint(out, *seen);
+                put_seen(out, groups);
             }
             LinkFrame::Detach { slot, generation } => {
                 put_slot(out, *slot);
