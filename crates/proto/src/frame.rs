@@ -238,6 +238,8 @@ pub enum UpFrame<'a> {
         ticket: &'a [u8],
         proof: [u8; 32],
     },
+    /// `generation` is the one that the client asks for: one more than the highest it was ever
+    /// given or asked for. So of two racing resumes exactly one wins.
     Resume {
         token: &'a [u8],
         proof: [u8; 32],
