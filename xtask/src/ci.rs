@@ -1,0 +1,62 @@
+use crate::shell::{Steps, has, run};
+use crate::{setup, tidy};
+
+/// Simulation seeds of one CI run.
+const SEEDS: &str = "500";
+
+/// Everything, from a fresh machine.
+pub fn all() -> anyhow::Result<()> {
+    let mut steps = Steps::default();
+    steps.step("set-up", setup::install)?;
+    static_checks(&mut steps)?;
+    tests(&mut steps)?;
+    steps.step("release build", || {
+        run(".", "cargo", &["build", "--release", "-p", "cli", "-p", "sim"])
+    })?;
+    steps.step("simulation", || {
+        run(".", "cargo", &["run", "-q", "--release", "-p", "sim", "--", "--seeds", SEEDS])
+    })?;
+    steps.step("simulation: mutants", || {
+        run(".", "cargo", &["run", "-q", "--release", "-p", "sim", "--", "--mutants"])
+    })?;
+    steps.step("TypeScript and browser", browser)?;
+    steps.report();
+    Ok(())
+}
+
+/// What to run while working.
+pub fn quick() -> anyhow::Result<()> {
+    let mut steps = Steps::default();
+    static_checks(&mut steps)?;
+    tests(&mut steps)?;
+    steps.report();
+    Ok(())
+}
+
+/// TypeScript SDK tests, then the arena in headless Chromium.
+pub fn browser() -> anyhow::Result<()> {
+    run("sdk/typescript", "npm", &["run", "check"])?;
+    run(".", "cargo", &["build", "--release", "-p", "cli"])?;
+    run("samples/arena/browser", "npm", &["test"])
+}
+
+fn static_checks(steps: &mut Steps) -> anyhow::Result<()> {
+    steps.step("format", || run(".", "cargo", &["fmt", "--all", "--check"]))?;
+    steps.step("tidy", tidy::check)?;
+    steps.step("clippy", || {
+        run(".", "cargo", &["clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    })
+}
+
+fn tests(steps: &mut Steps) -> anyhow::Result<()> {
+    steps.step("tests", || {
+        if has("cargo-nextest") {
+            run(".", "cargo", &["nextest", "run", "--workspace", "--no-fail-fast"])
+        } else {
+            run(".", "cargo", &["test", "-q", "--workspace", "--lib", "--bins", "--tests"])
+        }
+    })?;
+    steps.step("documentation examples", || {
+        run(".", "cargo", &["test", "-q", "--workspace", "--doc"])
+    })
+}
