@@ -42,6 +42,17 @@ impl MethodId {
         MethodId(name_hash(path))
     }
 
+    /// The id of a method with its whole path: a component's `"bag.use_item"` is combined of its
+    /// parts as [`in_component`](Self::in_component) does, from the right.
+    pub fn of_path(path: &str) -> Self {
+        let (fields, method) = path.rsplit_once('.').unwrap_or(("", path));
+        let inner = MethodId::of(method);
+        fields
+            .rsplit('.')
+            .filter(|field| !field.is_empty())
+            .fold(inner, |inner, field| MethodId::in_component(name_hash(field), inner))
+    }
+
     /// The id of `field.method`, made of the ids of both halves.
     ///
     /// Components know only their own half, so the combination works on hashes.
