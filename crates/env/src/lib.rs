@@ -7,8 +7,10 @@ mod clock;
 mod hash;
 mod random;
 mod time;
+mod wheel;
 
 pub use clock::{Clock, ManualClock};
 pub use hash::{FastHasher, FastMap, FastSet};
 pub use random::Random;
 pub use time::{Instant, WallTime};
+pub use wheel::{TimerKey, Wheel};
