@@ -1,1 +1,16 @@
-//! Placeholder of the `client` crate.
+//! The client SDK: [`Core`] is the protocol as a pure state machine.
+#![forbid(unsafe_code)]
+
+mod core;
+mod error;
+mod event;
+mod limits;
+mod stats;
+mod ticket;
+
+pub use crate::core::{Core, Identity};
+pub use error::{CallError, End, Lost, Next};
+pub use event::{CallId, Event, Output, RequestId, Transport};
+pub use limits::Limits;
+pub use stats::Stats;
+pub use ticket::Grant;

@@ -1,0 +1,601 @@
+//! Streams: numbering, resending, acknowledgements, and what arrives on them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use env::Instant;
+use proto::frame::{CloseCode, DownFrame, Status, StreamUp, UpFrame, put_frame};
+use proto::stream::{self, Arrival, Inbound, Outbound};
+use proto::{KindId, MethodId};
+
+use super::link::{Break, protocol};
+use super::{Core, Group, Request, ServerCall};
+use crate::error::{CallError, Lost};
+use crate::event::{CallId, Event, RequestId};
+use crate::limits::Limits;
+
+/// One stream by name; it may not be bound yet.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub name: Arc<str>,
+    /// `None` until the server binds it.
+    pub handle: Option<u32>,
+    kind: KindId,
+    epoch: u64,
+    phase: Phase,
+    outbound: Outbound<Kept>,
+    /// Number of the last command that went out at least once in this epoch.
+    sent: u64,
+    durable: u64,
+    pub inbound: Inbound,
+    /// When an acknowledgement must go out by itself.
+    pub ack_at: Option<Instant>,
+    /// Requests of this epoch without an answer, by their number.
+    pub waiting: BTreeMap<u64, RequestId>,
+    pub latest: Vec<Latest>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not bound, without a connection, or before the server told what it has applied.
+    Held,
+    Live,
+}
+
+/// A command as it is kept until the server has applied it.
+#[derive(Clone, Debug)]
+pub(super) enum Kept {
+    Tell {
+        method: MethodId,
+        body: Box<[u8]>,
+    },
+    /// `own`: the method's own deadline holds, none is sent.
+    Request {
+        request: RequestId,
+        method: MethodId,
+        own: bool,
+        body: Box<[u8]>,
+    },
+    Answer {
+        call: u64,
+        status: Status,
+        body: Box<[u8]>,
+    },
+}
+
+impl Kept {
+    fn len(&self) -> usize {
+        match self {
+            Kept::Tell { body, .. } | Kept::Request { body, .. } | Kept::Answer { body, .. } => {
+                body.len()
+            }
+        }
+    }
+
+    /// As it goes out under `number`. `deadline`: of the request, if it still waits.
+    fn frame(
+        &self,
+        number: u64,
+        ack: u64,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> StreamUp<'_> {
+        match self {
+            Kept::Tell { method, body } => StreamUp::Tell { number, ack, method: *method, body },
+            Kept::Request { method, own, body, .. } => {
+                let Some(deadline) = deadline else {
+                    // Given up here, so it must not run there any more; its number is taken all
+                    // the same. An answer to call 0, which is never made, does nothing.
+                    let status = Status::Timeout;
+                    return StreamUp::Answer { number, ack, call: 0, status, body: &[] };
+                };
+                let left = u32::try_from((deadline - now).as_millis()).unwrap_or(u32::MAX).max(1);
+                let deadline_ms = if *own { 0 } else { left };
+                StreamUp::Request { number, ack, method: *method, deadline_ms, body }
+            }
+            Kept::Answer { call, status, body } => {
+                StreamUp::Answer { number, ack, call: *call, status: *status, body }
+            }
+        }
+    }
+}
+
+/// The newest message of one key.
+#[derive(Debug)]
+pub(super) struct Latest {
+    pub method: MethodId,
+    pub key: u64,
+    pub body: Vec<u8>,
+}
+
+impl Stream {
+    fn new(name: &str, limits: &Limits) -> Self {
+        Stream {
+            name: name.into(),
+            handle: None,
+            kind: KindId::default(),
+            epoch: 0,
+            phase: Phase::Held,
+            outbound: Outbound::new(resend_limits(limits)),
+            sent: 0,
+            durable: 0,
+            inbound: Inbound::default(),
+            ack_at: None,
+            waiting: BTreeMap::new(),
+            latest: Vec::new(),
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.phase == Phase::Live
+    }
+
+    /// Sends nothing until the server has told what it has applied.
+    pub fn hold(&mut self) {
+        self.phase = Phase::Held;
+        self.ack_at = None;
+    }
+
+    fn tell(&mut self) -> u64 {
+        self.ack_at = None;
+        self.inbound.tell()
+    }
+}
+
+fn resend_limits(limits: &Limits) -> stream::Limits {
+    stream::Limits { frames_max: limits.resend_frames_max, bytes_max: limits.resend_bytes_max }
+}
+
+impl Core {
+    /// The stream called `name`, made if there is none.
+    pub(super) fn stream_index(&mut self, name: &str) -> Result<usize, CallError> {
+        if let Some(end) = &self.ended {
+            return Err(CallError::Ended(end.clone()));
+        }
+        if let Some(index) = self.streams.iter().position(|stream| *stream.name == *name) {
+            return Ok(index);
+        }
+        if self.streams.len() >= self.limits.streams_max {
+            return Err(CallError::Full { frames: self.streams.len(), bytes: 0 });
+        }
+        self.streams.push(Stream::new(name, &self.limits));
+        Ok(self.streams.len() - 1)
+    }
+
+    pub(super) fn bound_index(&self, name: &str) -> Result<usize, CallError> {
+        let bound = |stream: &Stream| *stream.name == *name && stream.handle.is_some();
+        self.streams.iter().position(bound).ok_or_else(|| match &self.ended {
+            Some(end) => CallError::Ended(end.clone()),
+            None => CallError::NotBound(name.to_owned()),
+        })
+    }
+
+    /// Numbers and keeps a command, and sends it if the stream is live.
+    pub(super) fn push(
+        &mut self,
+        now: Instant,
+        index: usize,
+        kept: Kept,
+        deadline: Option<Instant>,
+    ) -> Result<u64, CallError> {
+        self.check_length(kept.len())?;
+        let stream = &mut self.streams[index];
+        let before = self.outbox.len();
+        let live = stream.phase == Phase::Live;
+        if let (true, Some(handle)) = (live, stream.handle) {
+            let (number, ack) = (stream.outbound.next_number(), stream.inbound.applied());
+            let frame = kept.frame(number, ack, now, deadline);
+            put_frame(&mut self.outbox, |out| UpFrame::Stream { stream: handle, frame }.encode(out));
+        }
+        let len = kept.len();
+        match stream.outbound.push(kept, len) {
+            Ok(number) => {
+                if live {
+                    stream.sent = number;
+                    stream.tell();
+                    self.sent(before);
+                }
+                Ok(number)
+            }
+            Err(full) => {
+                self.outbox.truncate(before);
+                Err(CallError::Full { frames: full.frames, bytes: full.bytes })
+            }
+        }
+    }
+
+    /// Sends all kept commands of a stream, in order.
+    fn resend(&mut self, now: Instant, index: usize) {
+        let stream = &mut self.streams[index];
+        let Some(handle) = stream.handle else { return };
+        stream.phase = Phase::Live;
+        if stream.outbound.is_empty() {
+            return;
+        }
+        let ack = stream.tell();
+        let before = self.outbox.len();
+        let mut frames = 0;
+        for (number, kept) in stream.outbound.kept() {
+            let deadline = match kept {
+                Kept::Request { request, .. } if stream.waiting.contains_key(&number) => {
+                    self.requests.get(request).map(|request| request.deadline)
+                }
+                _ => None,
+            };
+            let frame = kept.frame(number, ack, now, deadline);
+            put_frame(&mut self.outbox, |out| UpFrame::Stream { stream: handle, frame }.encode(out));
+            self.stats.resent += u64::from(number <= stream.sent);
+            frames += 1;
+        }
+        stream.sent = stream.outbound.last();
+        self.sent(before);
+        self.stats.frames_out += frames - 1;
+    }
+
+    pub(super) fn put_latest(&mut self) {
+        for index in 0..self.streams.len() {
+            let stream = &mut self.streams[index];
+            if stream.latest.is_empty() || !stream.is_live() {
+                continue;
+            }
+            let Some(handle) = stream.handle else { continue };
+            let latest = std::mem::take(&mut stream.latest);
+            let ack = stream.tell();
+            for message in &latest {
+                let Latest { method, body, .. } = message;
+                let frame = StreamUp::Tell { number: 0, ack, method: *method, body };
+                self.send(&UpFrame::Stream { stream: handle, frame });
+            }
+        }
+        self.flush_told = true;
+    }
+
+    /// Sends the acknowledgements that waited long enough.
+    pub(super) fn send_acks(&mut self, now: Instant) {
+        for index in 0..self.streams.len() {
+            if self.streams[index].ack_at.is_some_and(|at| at <= now) {
+                self.send_ack(index);
+            }
+        }
+    }
+
+    fn send_ack(&mut self, index: usize) {
+        let stream = &mut self.streams[index];
+        let ack = stream.tell();
+        if let (Some(handle), true) = (stream.handle, stream.is_live()) {
+            self.send(&UpFrame::Stream { stream: handle, frame: StreamUp::Ack { ack } });
+        }
+    }
+
+    pub(super) fn handle_stream_frame(
+        &mut self,
+        now: Instant,
+        frame: DownFrame<'_>,
+    ) -> Result<(), Break> {
+        match frame {
+            DownFrame::Bound { stream, kind, epoch, name } => {
+                self.bound(now, stream, kind, epoch, name)
+            }
+            DownFrame::Unbound { stream, code } => {
+                self.unbound(stream, code);
+                Ok(())
+            }
+            DownFrame::Resumed { stream, epoch, applied, durable } => {
+                self.resumed(now, stream, epoch, applied, durable)
+            }
+            DownFrame::Reply { stream, number, ack, request, status, body } => {
+                let Some(index) = self.arrive(now, stream, number, ack)? else { return Ok(()) };
+                if let Some(request) = self.streams[index].waiting.remove(&request) {
+                    self.complete(request, result_of(status, body));
+                }
+                Ok(())
+            }
+            DownFrame::Push { stream, number, ack, method, body } => {
+                let Some(index) = self.arrive(now, stream, number, ack)? else { return Ok(()) };
+                let stream = self.streams[index].name.clone();
+                self.events.push_back(Event::Push { stream, method, body: body.to_vec() });
+                Ok(())
+            }
+            DownFrame::Call { stream, number, ack, call, deadline_ms, method, body } => {
+                let Some(index) = self.arrive(now, stream, number, ack)? else { return Ok(()) };
+                let deadline = now + Duration::from_millis(u64::from(deadline_ms));
+                self.called(now, index, call, deadline, method, body)
+            }
+            DownFrame::Ack { stream, applied, durable } => {
+                let Some(index) = self.by_handle(stream) else { return Ok(()) };
+                let stream = &mut self.streams[index];
+                stream.durable = stream.durable.max(durable);
+                if stream.outbound.acknowledge(applied) { Ok(()) } else { Err(unsent()) }
+            }
+            DownFrame::Cast { group, number, method, body } => self.cast(group, number, method, body),
+            DownFrame::Joined { group, kind, number, name } => {
+                self.joined(group, kind, number, name)
+            }
+            DownFrame::Left { group } => {
+                if let Some(at) = self.groups.iter().position(|known| known.handle == group) {
+                    let group = self.groups.remove(at).name;
+                    self.events.push_back(Event::Left { group });
+                }
+                Ok(())
+            }
+            DownFrame::Fault { stream, number, status } => {
+                let Some(index) = self.by_handle(stream) else { return Ok(()) };
+                if let Some(request) = self.streams[index].waiting.remove(&number) {
+                    self.complete(request, result_of(status, &[]));
+                }
+                Ok(())
+            }
+            _ => Err(protocol("a frame out of order")),
+        }
+    }
+
+    fn by_handle(&mut self, handle: u32) -> Option<usize> {
+        let found = self.streams.iter().position(|stream| stream.handle == Some(handle));
+        self.stats.strays += u64::from(found.is_none());
+        found
+    }
+
+    /// Takes note of a frame that arrived on a stream; its index, if the frame is to be handled.
+    fn arrive(
+        &mut self,
+        now: Instant,
+        handle: u32,
+        number: u64,
+        ack: u64,
+    ) -> Result<Option<usize>, Break> {
+        let Some(index) = self.by_handle(handle) else { return Ok(None) };
+        let stream = &mut self.streams[index];
+        if !stream.outbound.acknowledge(ack) {
+            return Err(unsent());
+        }
+        if number == 0 {
+            return Ok(Some(index));
+        }
+        match stream.inbound.arrive(number) {
+            Arrival::Duplicate => return Ok(None),
+            Arrival::Gap => return Err(Break::Lost(Lost::Gap)),
+            Arrival::Next => {}
+        }
+        if stream.inbound.is_due() {
+            self.send_ack(index);
+        } else if stream.ack_at.is_none() {
+            stream.ack_at = Some(now + self.limits.ack_wait);
+        }
+        Ok(Some(index))
+    }
+
+    fn bound(
+        &mut self,
+        now: Instant,
+        handle: u32,
+        kind: KindId,
+        epoch: u64,
+        name: &str,
+    ) -> Result<(), Break> {
+        let index = self.stream_index(name).map_err(|_| protocol("too many streams"))?;
+        // A handle leads to one stream: what else had it is gone.
+        let other = self.streams.iter().position(|stream| stream.handle == Some(handle));
+        if let Some(other) = other.filter(|other| *other != index) {
+            self.drop_stream(other, CloseCode::Goodbye);
+            return self.bound(now, handle, kind, epoch, name);
+        }
+        let stream = &mut self.streams[index];
+        let known = stream.handle.is_some();
+        let same = known && stream.epoch == epoch && stream.kind == kind;
+        stream.handle = Some(handle);
+        if same {
+            // After a resume: `Resumed` follows and tells what to send again.
+            return Ok(());
+        }
+        if known {
+            let other_kind = stream.kind != kind;
+            self.start_epoch(index, epoch, other_kind);
+        }
+        let stream = &mut self.streams[index];
+        stream.kind = kind;
+        stream.epoch = epoch;
+        let stream = stream.name.clone();
+        self.events.push_back(Event::Bound { stream, kind });
+        self.resend(now, index);
+        Ok(())
+    }
+
+    fn resumed(
+        &mut self,
+        now: Instant,
+        handle: u32,
+        epoch: u64,
+        applied: u64,
+        durable: u64,
+    ) -> Result<(), Break> {
+        let Some(index) = self.by_handle(handle) else { return Ok(()) };
+        if self.streams[index].epoch == epoch {
+            let stream = &mut self.streams[index];
+            stream.durable = stream.durable.max(durable);
+            if !stream.outbound.acknowledge(applied) {
+                return Err(unsent());
+            }
+        } else {
+            self.start_epoch(index, epoch, false);
+        }
+        self.resend(now, index);
+        Ok(())
+    }
+
+    /// The owner begins a new epoch: what it was sent before did not last, what it was not sent
+    /// is numbered anew.
+    fn start_epoch(&mut self, index: usize, epoch: u64, other_kind: bool) {
+        let limits = resend_limits(&self.limits);
+        let stream = &mut self.streams[index];
+        let old = std::mem::replace(&mut stream.outbound, Outbound::new(limits));
+        let waiting = std::mem::take(&mut stream.waiting);
+        let (sent, durable) = (stream.sent, stream.durable);
+        let touched = sent > 0 || stream.inbound.applied() > 0;
+        stream.epoch = epoch;
+        stream.inbound = Inbound::default();
+        stream.ack_at = None;
+        (stream.sent, stream.durable) = (0, 0);
+        let mut failed = Vec::new();
+        for (&number, &request) in waiting.range(..=sent) {
+            failed.push((number, request));
+        }
+        for (number, kept) in old.kept().filter(|(number, _)| *number > sent) {
+            match (kept, waiting.get(&number)) {
+                (Kept::Answer { .. }, _) | (Kept::Request { .. }, None) => continue,
+                (_, Some(&request)) if other_kind => failed.push((number, request)),
+                (Kept::Tell { .. }, _) if other_kind => {}
+                (kept, request) => {
+                    let renumbered = stream.outbound.push(kept.clone(), kept.len());
+                    let number = renumbered.expect("no more than were kept before");
+                    if let Some(&request) = request {
+                        stream.waiting.insert(number, request);
+                        if let Some(known) = self.requests.get_mut(&request) {
+                            known.number = number;
+                        }
+                    }
+                }
+            }
+        }
+        let name = stream.name.clone();
+        self.calls.retain(|_, call| call.stream != name);
+        if touched && !other_kind {
+            self.events.push_back(Event::RolledBack { stream: name, durable, sent });
+        }
+        for (number, request) in failed {
+            let gone = CallError::Refused(Status::Gone);
+            let error = if number <= sent { CallError::RolledBack } else { gone };
+            self.complete(request, Err(error));
+        }
+    }
+
+    fn unbound(&mut self, handle: u32, code: CloseCode) {
+        if let Some(index) = self.by_handle(handle) {
+            self.drop_stream(index, code);
+        }
+    }
+
+    fn drop_stream(&mut self, index: usize, code: CloseCode) {
+        let stream = self.streams.remove(index);
+        self.calls.retain(|_, call| call.stream != stream.name);
+        for (_, request) in stream.waiting {
+            self.complete(request, Err(CallError::Refused(Status::Gone)));
+        }
+        self.events.push_back(Event::Unbound { stream: stream.name, code });
+    }
+
+    fn called(
+        &mut self,
+        now: Instant,
+        index: usize,
+        call: u64,
+        deadline: Instant,
+        method: MethodId,
+        body: &[u8],
+    ) -> Result<(), Break> {
+        let refusal = if !self.published.contains(&method) {
+            Some(Status::UnknownMethod)
+        } else if self.calls.len() >= self.limits.calls_max {
+            Some(Status::Busy)
+        } else {
+            None
+        };
+        if let Some(status) = refusal {
+            // If even this finds no room, the server's deadline ends the call.
+            let answer = Kept::Answer { call, status, body: Box::default() };
+            let _ = self.push(now, index, answer, None);
+            return Ok(());
+        }
+        self.calls_seen += 1;
+        let id = CallId(self.calls_seen);
+        let stream = self.streams[index].name.clone();
+        self.calls.insert(id, ServerCall { stream: stream.clone(), call, deadline });
+        let body = body.to_vec();
+        self.events.push_back(Event::Call { call: id, stream, method, deadline, body });
+        Ok(())
+    }
+
+    fn cast(
+        &mut self,
+        handle: u32,
+        number: u64,
+        method: MethodId,
+        body: &[u8],
+    ) -> Result<(), Break> {
+        let Some(group) = self.groups.iter_mut().find(|group| group.handle == handle) else {
+            self.stats.strays += 1;
+            return Ok(());
+        };
+        if number != 0 {
+            if number <= group.last {
+                return Ok(());
+            }
+            if number > group.last + 1 {
+                return Err(Break::Lost(Lost::Gap));
+            }
+            group.last = number;
+        }
+        let group = group.name.clone();
+        self.events.push_back(Event::Cast { group, method, body: body.to_vec() });
+        Ok(())
+    }
+
+    fn joined(
+        &mut self,
+        handle: u32,
+        kind: KindId,
+        number: u64,
+        name: &str,
+    ) -> Result<(), Break> {
+        self.groups.retain(|group| group.handle != handle && *group.name != *name);
+        if self.groups.len() >= self.limits.groups_max {
+            return Err(protocol("too many groups"));
+        }
+        let group: Arc<str> = name.into();
+        self.groups.push(Group { handle, name: group.clone(), last: number });
+        self.events.push_back(Event::Joined { group, kind });
+        Ok(())
+    }
+
+    fn complete(&mut self, request: RequestId, result: Result<Vec<u8>, CallError>) {
+        if let Some(known) = self.requests.remove(&request) {
+            self.deadlines.remove(&(known.deadline, request));
+            self.events.push_back(Event::Reply { request, result });
+        }
+    }
+
+    pub(super) fn expire_requests(&mut self, now: Instant) {
+        while let Some(&(deadline, request)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.expire(request);
+        }
+        self.calls.retain(|_, call| call.deadline > now);
+    }
+
+    /// Ends a request without an answer.
+    pub(super) fn expire(&mut self, request: RequestId) {
+        let Some(Request { stream, number, .. }) = self.requests.get(&request) else { return };
+        let mut sent = true;
+        if let Some(stream) = self.streams.iter_mut().find(|known| known.name == *stream) {
+            stream.waiting.remove(number);
+            sent = *number <= stream.sent;
+        }
+        let error = if sent { CallError::Timeout } else { CallError::NotSent };
+        self.complete(request, Err(error));
+    }
+}
+
+fn result_of(status: Status, body: &[u8]) -> Result<Vec<u8>, CallError> {
+    match status {
+        Status::Ok => Ok(body.to_vec()),
+        Status::App => Err(CallError::App(body.to_vec())),
+        Status::Timeout => Err(CallError::Timeout),
+        Status::RolledBack => Err(CallError::RolledBack),
+        status => Err(CallError::Refused(status)),
+    }
+}
+
+fn unsent() -> Break {
+    protocol("an acknowledgement of what was never sent")
+}

@@ -1,0 +1,142 @@
+use std::sync::Arc;
+
+use env::Instant;
+use proto::frame::CloseCode;
+use proto::{KindId, MethodId, SessionId};
+
+use crate::error::{CallError, End, Lost};
+
+/// Names one request of one [`Core`](crate::Core).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Names one call of the server that waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// What happened, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The server let us in.
+    Connected {
+        /// The session.
+        session: SessionId,
+        /// Whether the session goes on (true) or is new (false).
+        resumed: bool,
+    },
+    /// A stream leads to an entity of `kind` now, or to another one than before.
+    Bound {
+        /// The stream's name.
+        stream: Arc<str>,
+        /// What it leads to.
+        kind: KindId,
+    },
+    /// A stream ended. Its open requests have failed.
+    Unbound {
+        /// The stream's name.
+        stream: Arc<str>,
+        /// Why.
+        code: CloseCode,
+    },
+    /// A message of the entity behind `stream`.
+    Push {
+        /// The stream's name.
+        stream: Arc<str>,
+        /// Which message.
+        method: MethodId,
+        /// Its encoded arguments.
+        body: Vec<u8>,
+    },
+    /// The entity behind `stream` asks; answer with [`Core::answer`](crate::Core::answer).
+    Call {
+        /// For the answer.
+        call: CallId,
+        /// The stream's name.
+        stream: Arc<str>,
+        /// Which method.
+        method: MethodId,
+        /// When the server stops waiting.
+        deadline: Instant,
+        /// Its encoded arguments.
+        body: Vec<u8>,
+    },
+    /// We take part in a group now, or (after a resume) still do.
+    Joined {
+        /// The group's name.
+        group: Arc<str>,
+        /// What it carries.
+        kind: KindId,
+    },
+    /// We no longer take part in a group.
+    Left {
+        /// The group's name.
+        group: Arc<str>,
+    },
+    /// A message to all members of a group.
+    Cast {
+        /// The group's name.
+        group: Arc<str>,
+        /// Which message.
+        method: MethodId,
+        /// Its encoded arguments.
+        body: Vec<u8>,
+    },
+    /// A request ended. Comes exactly once for each that was taken.
+    Reply {
+        /// Which request.
+        request: RequestId,
+        /// The encoded answer, or why there is none.
+        result: Result<Vec<u8>, CallError>,
+    },
+    /// The entity behind `stream` crashed and went back to an earlier state. Its commands after
+    /// `durable` did not last; requests among them that waited have failed with `RolledBack`.
+    RolledBack {
+        /// The stream's name.
+        stream: Arc<str>,
+        /// Number of the last command known to have been saved.
+        durable: u64,
+        /// Number of the last command sent.
+        sent: u64,
+    },
+    /// The connection broke; the session goes on and reconnecting has begun.
+    Lost {
+        /// Why.
+        reason: Lost,
+    },
+    /// Attempt `attempt` (1, 2, ...) to connect comes at `at`.
+    Retry {
+        /// Which attempt in a row.
+        attempt: u32,
+        /// When.
+        at: Instant,
+    },
+    /// The session is over. All requests have failed; streams and groups are gone.
+    Ended {
+        /// Why, and what can be done next.
+        end: End,
+    },
+}
+
+/// What the loop around a [`Core`](crate::Core) has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Connect; answer with `handle_connected`, or `handle_closed` if it fails.
+    Connect {
+        /// How often it was tried since the server last let us in; for choosing an address.
+        attempt: u32,
+    },
+    /// Send what [`Core::outgoing`](crate::Core::outgoing) holds.
+    Flush,
+    /// Close the connection, or stop connecting, and report nothing more of it.
+    Close,
+}
+
+/// What carries the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A plain byte stream; begins with the preface.
+    Tcp,
+    /// WebSocket messages; the handshake took the preface's place.
+    WebSocket,
+}
