@@ -1,0 +1,242 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proto::link::WorkerId;
+use proto::{AccountId, EntityId, Incarnation, KindId};
+
+/// The kind whose offer makes a node a home of sessions.
+pub const SESSION_KIND: KindId = KindId::of("session");
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its name in the cluster file; survives restarts, and placement goes by it.
+    pub name: String,
+    /// This life of it.
+    pub incarnation: Incarnation,
+    /// Where other nodes reach it, best first; empty if only its own process can.
+    pub mesh: Vec<SocketAddr>,
+    /// What it is configured to run.
+    pub roles: Vec<String>,
+    /// The entity kinds and services it offers.
+    pub kinds: Vec<KindId>,
+    /// How many workers hold entities: ids `0..workers`. At least 1.
+    pub workers: u8,
+    /// Its share of keyed entities next to others, 1..=64. From configuration, never from load.
+    pub weight: u32,
+    /// Hash of the interface it was built with.
+    pub interface: u64,
+    /// It is going down: it keeps what it has and gets nothing new.
+    pub draining: bool,
+}
+
+impl NodeInfo {
+    /// A node with one worker and weight 1 that offers nothing yet.
+    pub fn new(name: impl Into<String>, incarnation: Incarnation) -> Self {
+        NodeInfo {
+            name: name.into(),
+            incarnation,
+            mesh: Vec::new(),
+            roles: Vec::new(),
+            kinds: Vec::new(),
+            workers: 1,
+            weight: 1,
+            interface: 0,
+            draining: false,
+        }
+    }
+
+    /// Whether it offers `kind`.
+    pub fn offers(&self, kind: KindId) -> bool {
+        self.kinds.contains(&kind)
+    }
+}
+
+/// All nodes at one moment, and where that puts things. Immutable; a new one replaces it.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    revision: u64,
+    nodes: BTreeMap<Incarnation, Arc<NodeInfo>>,
+    offers: BTreeMap<KindId, Vec<Offer>>,
+}
+
+/// A node as a candidate for one kind.
+#[derive(Clone, Debug)]
+struct Offer {
+    node: Incarnation,
+    /// Hash of its name.
+    seed: u64,
+    weight: u32,
+    workers: u8,
+}
+
+impl Directory {
+    /// The directory of `nodes` as of `revision`.
+    pub fn new(revision: u64, nodes: impl IntoIterator<Item = Arc<NodeInfo>>) -> Self {
+        let nodes: BTreeMap<_, _> =
+            nodes.into_iter().map(|info| (info.incarnation, info)).collect();
+        let mut offers: BTreeMap<KindId, Vec<Offer>> = BTreeMap::new();
+        for info in nodes.values().filter(|info| !info.draining) {
+            for kind in &info.kinds {
+                let offer = Offer {
+                    node: info.incarnation,
+                    seed: hash_bytes(info.name.as_bytes()),
+                    weight: info.weight,
+                    workers: info.workers,
+                };
+                offers.entry(*kind).or_default().push(offer);
+            }
+        }
+        Directory { revision, nodes, offers }
+    }
+
+    /// Grows with every change.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// All nodes, by incarnation.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.nodes.values().map(Arc::as_ref)
+    }
+
+    /// One node, if it is listed.
+    pub fn node(&self, incarnation: Incarnation) -> Option<&NodeInfo> {
+        self.nodes.get(&incarnation).map(Arc::as_ref)
+    }
+
+    /// The node called `name`; the greatest incarnation if two lives of it are listed.
+    pub fn node_named(&self, name: &str) -> Option<&NodeInfo> {
+        self.nodes().filter(|info| info.name == name).last()
+    }
+
+    /// The nodes that offer `kind` and take new entities, by incarnation.
+    pub fn offering(&self, kind: KindId) -> impl Iterator<Item = &NodeInfo> {
+        self.offers.get(&kind).into_iter().flatten().filter_map(|offer| self.node(offer.node))
+    }
+
+    /// The worker that is the home of the account's session. `None` if no node offers sessions.
+    pub fn home(&self, account: AccountId) -> Option<WorkerId> {
+        self.owner_hint(EntityId::keyed(SESSION_KIND, account.0))
+    }
+
+    /// The worker where `entity` should be, unless its owner row says otherwise.
+    ///
+    /// A room is at its node, if that is still listed. A keyed entity goes by weighted rendezvous
+    /// hashing (Thaler and Ravishankar 1998) over the nodes that offer its kind: when a node
+    /// comes or goes, only what it gains or had moves. The kind itself is not hashed, so that
+    /// what shares a key shares a worker wherever the same nodes offer both.
+    pub fn owner_hint(&self, entity: EntityId) -> Option<WorkerId> {
+        if entity.home != Incarnation::NONE {
+            let info = self.node(entity.home)?;
+            let worker = entity.worker(info.workers);
+            return (worker < info.workers).then_some(WorkerId { node: entity.home, worker });
+        }
+        let offers = self.offers.get(&entity.kind)?;
+        let key = mix(entity.key ^ 0x6d61_696e_7374_6179);
+        // A later incarnation of the same name wins the tie.
+        let best = offers.iter().max_by_key(|offer| (offer.score(key), offer.node))?;
+        Some(WorkerId { node: best.node, worker: entity.worker(best.workers) })
+    }
+}
+
+impl Offer {
+    /// The best of `weight` draws: of all draws of all nodes each is equally likely to be the
+    /// highest, so a node wins in proportion to its weight, in integers alone.
+    fn score(&self, key: u64) -> u64 {
+        (0..u64::from(self.weight)).map(|draw| mix(key ^ mix(self.seed ^ draw))).max().unwrap_or(0)
+    }
+}
+
+/// FNV-1a, 64 bits.
+fn hash_bytes(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AVATAR: KindId = KindId::of("avatar");
+
+    fn node(name: &str, incarnation: u64, weight: u32) -> Arc<NodeInfo> {
+        let mut info = NodeInfo::new(name, Incarnation(incarnation));
+        info.kinds = vec![AVATAR, SESSION_KIND];
+        info.weight = weight;
+        info.workers = 4;
+        Arc::new(info)
+    }
+
+    fn owners(directory: &Directory, keys: u64) -> Vec<Incarnation> {
+        let owner = |key| directory.owner_hint(EntityId::keyed(AVATAR, key)).unwrap().node;
+        (0..keys).map(owner).collect()
+    }
+
+    #[test]
+    fn shares_follow_weights() {
+        let nodes = [node("a", 1, 1), node("b", 2, 1), node("c", 3, 2)];
+        let directory = Directory::new(1, nodes);
+        let owners = owners(&directory, 40_000);
+        let share = |n| owners.iter().filter(|owner| owner.0 == n).count();
+        for (node, expected) in [(1, 10_000), (2, 10_000), (3, 20_000)] {
+            let got = share(node);
+            assert!(got.abs_diff(expected) < expected / 20, "node {node} has {got}");
+        }
+    }
+
+    #[test]
+    fn only_what_a_lost_node_had_moves() {
+        let nodes = [node("a", 1, 1), node("b", 2, 3), node("c", 3, 2)];
+        let before = owners(&Directory::new(1, nodes.clone()), 5_000);
+        let after = owners(&Directory::new(2, [nodes[0].clone(), nodes[2].clone()]), 5_000);
+        for (before, after) in before.iter().zip(&after) {
+            assert!(before == after || before.0 == 2);
+        }
+    }
+
+    #[test]
+    fn a_restart_under_the_same_name_changes_no_place() {
+        let before = owners(&Directory::new(1, [node("a", 1, 1), node("b", 2, 1)]), 1_000);
+        let after = owners(&Directory::new(2, [node("a", 9, 1), node("b", 2, 1)]), 1_000);
+        let named = |owner: &Incarnation| if owner.0 == 2 { 'b' } else { 'a' };
+        assert!(before.iter().map(named).eq(after.iter().map(named)));
+        // While both lives are listed the later one gets what is new.
+        let both = [node("a", 1, 1), node("a", 9, 1)];
+        assert!(owners(&Directory::new(3, both), 100).iter().all(|owner| owner.0 == 9));
+    }
+
+    #[test]
+    fn session_and_avatar_share_a_worker() {
+        let directory = Directory::new(1, [node("a", 1, 1), node("b", 2, 1)]);
+        for account in 0..200 {
+            let avatar = directory.owner_hint(EntityId::keyed(AVATAR, account));
+            assert_eq!(directory.home(AccountId(account)), avatar);
+        }
+    }
+
+    #[test]
+    fn rooms_stay_and_draining_nodes_get_nothing() {
+        let mut leaving = NodeInfo::clone(&node("a", 1, 1));
+        leaving.draining = true;
+        let directory = Directory::new(1, [Arc::new(leaving), node("b", 2, 1)]);
+        assert!(owners(&directory, 50).iter().all(|owner| owner.0 == 2));
+        let room = |home, key| EntityId { kind: AVATAR, home: Incarnation(home), key };
+        let at = |node, worker| Some(WorkerId { node: Incarnation(node), worker });
+        assert_eq!(directory.owner_hint(room(1, 0x503)), at(1, 3));
+        // Ids come from peers: a worker that is not there, a node that is gone.
+        assert_eq!(directory.owner_hint(room(1, 0x504)), None);
+        assert_eq!(directory.owner_hint(room(7, 0x503)), None);
+        assert_eq!(directory.owner_hint(EntityId::keyed(KindId::of("none"), 1)), None);
+    }
+}

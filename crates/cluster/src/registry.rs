@@ -1,0 +1,204 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use env::Instant;
+use proto::Incarnation;
+
+use crate::{Directory, NodeInfo};
+
+/// Limits of a registry.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a node stays listed without renewing; it renews every third of this.
+    pub lease: Duration,
+    /// Most nodes listed at once.
+    pub nodes_max: usize,
+}
+
+impl Default for Options {
+    /// Lease 15 s, 1,024 nodes.
+    fn default() -> Self {
+        Options { lease: Duration::from_secs(15), nodes_max: 1024 }
+    }
+}
+
+/// Why a node was not listed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Correct the field and register again.
+    #[error("node {node:?} cannot be listed: {field} {problem}")]
+    Invalid {
+        /// The name it gave.
+        node: String,
+        /// The field at fault.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Take nodes down or raise the limit.
+    #[error("{0} nodes are listed already: raise nodes_max")]
+    Full(usize),
+    /// The lease ran out or was never there: register again.
+    #[error("node {0} is not listed: register it again")]
+    NotListed(Incarnation),
+}
+
+/// The list of nodes with their leases. Pure: time is an argument.
+#[derive(Debug)]
+pub struct Registry {
+    options: Options,
+    leases: BTreeMap<Incarnation, Lease>,
+    directory: Arc<Directory>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    info: Arc<NodeInfo>,
+    ends: Instant,
+}
+
+const TEXT_BYTES_MAX: usize = 64;
+const LIST_MAX: usize = 4096;
+const WEIGHT_MAX: u32 = 64;
+
+impl Registry {
+    /// An empty one at revision 1.
+    pub fn new(options: Options) -> Self {
+        let directory = Arc::new(Directory::new(1, []));
+        Registry { options, leases: BTreeMap::new(), directory }
+    }
+
+    /// See [`Cluster::register`](crate::Cluster::register).
+    pub fn register(&mut self, now: Instant, info: NodeInfo) -> Result<(), Error> {
+        check(&info)?;
+        let listed = self.leases.get(&info.incarnation);
+        if listed.is_none() && self.leases.len() >= self.options.nodes_max {
+            return Err(Error::Full(self.leases.len()));
+        }
+        let changed = listed.is_none_or(|lease| *lease.info != info);
+        let node = info.incarnation;
+        let ends = now + self.options.lease;
+        self.leases.insert(node, Lease { info: Arc::new(info), ends });
+        if changed {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// See [`Cluster::renew`](crate::Cluster::renew).
+    pub fn renew(&mut self, now: Instant, node: Incarnation) -> Result<(), Error> {
+        let lease = self.leases.get_mut(&node).ok_or(Error::NotListed(node))?;
+        lease.ends = now + self.options.lease;
+        Ok(())
+    }
+
+    /// See [`Cluster::deregister`](crate::Cluster::deregister).
+    pub fn deregister(&mut self, node: Incarnation) {
+        if self.leases.remove(&node).is_some() {
+            self.publish();
+        }
+    }
+
+    /// Drops nodes whose lease ran out by `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let before = self.leases.len();
+        self.leases.retain(|_, lease| lease.ends > now);
+        if self.leases.len() != before {
+            self.publish();
+        }
+    }
+
+    /// When the first lease runs out.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.leases.values().map(|lease| lease.ends).min()
+    }
+
+    /// The nodes listed now.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.clone()
+    }
+
+    fn publish(&mut self) {
+        let revision = self.directory.revision() + 1;
+        let nodes = self.leases.values().map(|lease| lease.info.clone());
+        self.directory = Arc::new(Directory::new(revision, nodes));
+    }
+}
+
+fn check(info: &NodeInfo) -> Result<(), Error> {
+    let invalid = |field, problem| Err(Error::Invalid { node: info.name.clone(), field, problem });
+    let is_word = |text: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        !text.is_empty() && text.len() <= TEXT_BYTES_MAX && text.chars().all(known)
+    };
+    if !is_word(&info.name) {
+        return invalid("name", "must be 1 to 64 of a-z A-Z 0-9 - _ .");
+    }
+    if info.incarnation == Incarnation::NONE {
+        return invalid("incarnation", "must not be zero");
+    }
+    if !info.roles.iter().all(|role| is_word(role)) {
+        return invalid("roles", "must each be 1 to 64 of a-z A-Z 0-9 - _ .");
+    }
+    if info.roles.len() > LIST_MAX || info.kinds.len() > LIST_MAX || info.mesh.len() > LIST_MAX {
+        return invalid("roles, kinds, mesh", "must have 4,096 entries at most");
+    }
+    if info.workers == 0 {
+        return invalid("workers", "must be at least 1");
+    }
+    if info.weight == 0 || info.weight > WEIGHT_MAX {
+        return invalid("weight", "must be 1 to 64");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(seconds)
+    }
+
+    fn names(registry: &Registry) -> String {
+        let directory = registry.directory();
+        directory.nodes().map(|info| info.name.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_lease_runs_out_unless_renewed() {
+        let mut registry = Registry::new(Options::default());
+        registry.register(at(0), NodeInfo::new("a", Incarnation(1))).unwrap();
+        registry.register(at(5), NodeInfo::new("b", Incarnation(2))).unwrap();
+        assert_eq!(registry.poll_timeout(), Some(at(15)));
+        registry.renew(at(10), Incarnation(1)).unwrap();
+        assert_eq!(registry.poll_timeout(), Some(at(20)));
+        registry.handle_timeout(at(20));
+        assert_eq!(names(&registry), "a");
+        let refused = registry.renew(at(21), Incarnation(2)).unwrap_err();
+        assert_eq!(refused.to_string(), "node 0000000000000002 is not listed: register it again");
+        registry.register(at(21), NodeInfo::new("b", Incarnation(2))).unwrap();
+        assert_eq!(names(&registry), "a b");
+    }
+
+    #[test]
+    fn what_cannot_be_listed_is_refused_with_the_field() {
+        let mut registry = Registry::new(Options { nodes_max: 1, ..Options::default() });
+        let good = NodeInfo::new("a", Incarnation(1));
+        let mut refuse = |change: &dyn Fn(&mut NodeInfo)| {
+            let mut info = good.clone();
+            change(&mut info);
+            registry.register(at(0), info).unwrap_err().to_string()
+        };
+        assert!(refuse(&|info| info.name = "a b".into()).contains("name must be"));
+        assert!(refuse(&|info| info.incarnation = Incarnation::NONE).contains("incarnation"));
+        assert!(refuse(&|info| info.workers = 0).contains("workers"));
+        assert!(refuse(&|info| info.weight = 65).contains("weight"));
+        assert!(refuse(&|info| info.roles = vec!["x".repeat(65)]).contains("roles"));
+        registry.register(at(0), good).unwrap();
+        let refused = registry.register(at(0), NodeInfo::new("b", Incarnation(2))).unwrap_err();
+        assert_eq!(refused, Error::Full(1));
+    }
+}
