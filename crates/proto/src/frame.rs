@@ -787,7 +787,12 @@ fn put_token(out: &mut Vec<u8>, head: u8, token: u64) {
 fn put_close(out: &mut Vec<u8>, code: CloseCode, reason: &str) {
     out.push(head::CLOSE);
     put_varint(out, code as u64);
-    put_blob(out, cut(reason).as_bytes());
+    put_text(out, reason);
+}
+
+/// Appends a text field; what is over its limit is left off.
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_blob(out, cut(text).as_bytes());
 }
 
 /// The longest prefix of `text` that fits a text field.

@@ -4,9 +4,9 @@
 //! the two adjacent releases understand each other's frames.
 
 use crate::WireError;
-use crate::frame::{CloseCode, Seen, Status, TEXT_BYTES_MAX, put_seen, read_seen};
+use crate::frame::{CloseCode, Seen, Status, TEXT_BYTES_MAX, put_seen, put_text, read_seen};
 use crate::id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
-use crate::varint::{Reader, put_blob, put_varint};
+use crate::varint::{Reader, put_varint};
 
 /// The longest chain of callers that a call carries; a longer one fails with `Cycle`.
 pub const CHAIN_MAX: usize = 32;
@@ -251,9 +251,11 @@ pub enum LinkFrame<'a> {
         account: AccountId,
         name: &'a str,
     },
-    /// From anywhere to the home of a session: end it.
+    /// From anywhere to the home of a session: end it. A `session` of zeros means whichever the
+    /// account has.
     Kick {
         account: AccountId,
+        session: SessionId,
         code: CloseCode,
         reason: &'a str,
     },
@@ -516,6 +518,7 @@ impl<'a> LinkFrame<'a> {
             },
             kind::KICK => LinkFrame::Kick {
                 account: AccountId(r.varint()?),
+                session: SessionId(r.array()?),
                 code: CloseCode::from_code(r.varint()?),
                 reason: r.text(TEXT_BYTES_MAX)?,
             },
@@ -549,9 +552,9 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Call(call) => call.encode(out),
             LinkFrame::Hello { version, cluster, from, name, nonce } => {
                 out.push(*version);
-                put_blob(out, cluster.as_bytes());
+                put_text(out, cluster);
                 put_worker(out, *from);
-                put_blob(out, name.as_bytes());
+                put_text(out, name);
                 out.extend_from_slice(nonce);
             }
             LinkFrame::Prove { proof } => {
@@ -581,7 +584,7 @@ impl<'a> LinkFrame<'a> {
                 put_varint(out, u64::from(*handle));
                 out.extend_from_slice(&kind.0.to_le_bytes());
                 put_varint(out, *number);
-                put_blob(out, name.as_bytes());
+                put_text(out, name);
             }
             LinkFrame::Leave { group, conn } => {
                 put_group(out, *group);
@@ -627,7 +630,7 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Close { conn, code, reason } => {
                 put_slot(out, *conn);
                 put_varint(out, *code as u64);
-                put_blob(out, reason.as_bytes());
+                put_text(out, reason);
             }
             LinkFrame::Route { conn, stream, owner, slot, kind, epoch, name, announce } => {
                 put_slot(out, *conn);
@@ -636,7 +639,7 @@ impl<'a> LinkFrame<'a> {
                 put_slot(out, *slot);
                 out.extend_from_slice(&kind.0.to_le_bytes());
                 put_varint(out, *epoch);
-                put_blob(out, name.as_bytes());
+                put_text(out, name);
                 out.push(u8::from(*announce));
             }
             LinkFrame::Unroute { conn, stream, code } => {
@@ -665,7 +668,7 @@ impl<'a> LinkFrame<'a> {
                 put_worker(out, *gate);
                 put_slot(out, *conn);
                 put_varint(out, *generation);
-                put_blob(out, name.as_bytes());
+                put_text(out, name);
             }
             LinkFrame::Bound { session, account, stream, slot, epoch } => {
                 out.extend_from_slice(&session.0);
@@ -705,18 +708,19 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Rebind { session, account, name, target } => {
                 out.extend_from_slice(&session.0);
                 put_varint(out, account.0);
-                put_blob(out, name.as_bytes());
+                put_text(out, name);
                 put_entity(out, *target);
             }
             LinkFrame::Release { session, account, name } => {
                 out.extend_from_slice(&session.0);
                 put_varint(out, account.0);
-                put_blob(out, name.as_bytes());
+                put_text(out, name);
             }
-            LinkFrame::Kick { account, code, reason } => {
+            LinkFrame::Kick { account, session, code, reason } => {
                 put_varint(out, account.0);
+                out.extend_from_slice(&session.0);
                 put_varint(out, *code as u64);
-                put_blob(out, reason.as_bytes());
+                put_text(out, reason);
             }
             LinkFrame::Answer { call, status, body } => {
                 put_slot(out, *call);
@@ -736,7 +740,7 @@ impl<'a> LinkFrame<'a> {
                 put_slot(out, *call);
             }
             LinkFrame::Publish { subject, body } => {
-                put_blob(out, subject.as_bytes());
+                put_text(out, subject);
                 out.extend_from_slice(body);
             }
         }
@@ -801,8 +805,8 @@ impl<'a> Admission<'a> {
         put_varint(out, self.account.0);
         put_varint(out, self.expires_ms);
         out.push(self.level);
-        put_blob(out, self.name.as_bytes());
-        put_blob(out, self.address.as_bytes());
+        put_text(out, self.name);
+        put_text(out, self.address);
     }
 }
 

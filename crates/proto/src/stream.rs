@@ -70,6 +70,11 @@ impl<T> Outbound<T> {
         self.kept.len()
     }
 
+    /// How many bytes the kept frames count.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether everything was acknowledged.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
