@@ -113,10 +113,12 @@ mod tests {
                 let calm = step > 120;
                 if !calm {
                     change(&mut board, &mut random, step);
-                    interest = (0..20)
-                        .filter(|_| random.chance(3, 4))
-                        .map(|id| (ReplicaId(id), random.unit_f64() as f32))
-                        .collect();
+                    interest.clear();
+                    for id in 0..20 {
+                        if random.chance(3, 4) {
+                            interest.push((ReplicaId(id), random.unit_f64() as f32));
+                        }
+                    }
                 }
                 viewer.look(&mut interest, step);
                 let mut packet = Vec::new();

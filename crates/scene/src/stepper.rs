@@ -88,7 +88,9 @@ impl Stepper {
     }
 
     fn due_at(&self, step: u64) -> Instant {
-        let nanos = u128::from(step) * 1_000_000_000 / u128::from(self.options.steps_per_second);
+        // Rounded up, so that a step that is due by this is due by the count of elapsed time too.
+        let rate = u128::from(self.options.steps_per_second);
+        let nanos = (u128::from(step) * 1_000_000_000).div_ceil(rate);
         self.start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
