@@ -4,6 +4,8 @@
 mod core;
 mod error;
 mod event;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod limits;
 mod stats;
 mod ticket;

@@ -35,7 +35,7 @@ pub struct Limits {
     pub missed_max: u32,
     /// An acknowledgement waits at most this long for a frame to ride on.
     pub ack_wait: Duration,
-    /// The pause before the first reconnect; each further one is half as long again.
+    /// The pause before the first reconnect; each further one is twice as long.
     pub retry_first: Duration,
     /// The longest pause between reconnects.
     pub retry_max: Duration,
@@ -80,7 +80,7 @@ impl Limits {
             if pause >= self.retry_max {
                 break;
             }
-            pause = pause * 3 / 2;
+            pause *= 2;
         }
         pause.min(self.retry_max)
     }

@@ -1,13 +1,15 @@
 mod link;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ticket::Grant;
 use env::{Instant, Random};
 use proto::frame::{CloseCode, Status, UpFrame, put_frame};
-use crate::ticket::Grant;
 use proto::{MethodId, SessionId};
 
 use self::stream::{Kept, Stream};
@@ -76,13 +78,24 @@ enum State {
     /// Before `start`, or after the end.
     Rest,
     /// Until the next attempt to connect.
-    Pausing { until: Instant },
-    Connecting { until: Instant },
+    Pausing {
+        until: Instant,
+    },
+    Connecting {
+        until: Instant,
+    },
     /// `Hello` is sent; the server's nonce comes next.
-    Greeting { until: Instant },
+    Greeting {
+        until: Instant,
+    },
     /// `Login` or `Resume` is sent.
-    Admitting { until: Instant, resuming: bool },
-    Up { since: Instant },
+    Admitting {
+        until: Instant,
+        resuming: bool,
+    },
+    Up {
+        since: Instant,
+    },
 }
 
 /// What the server gave for coming back.

@@ -186,7 +186,9 @@ impl Core {
         if let (true, Some(handle)) = (live, stream.handle) {
             let (number, ack) = (stream.outbound.next_number(), stream.inbound.applied());
             let frame = kept.frame(number, ack, now, deadline);
-            put_frame(&mut self.outbox, |out| UpFrame::Stream { stream: handle, frame }.encode(out));
+            put_frame(&mut self.outbox, |out| {
+                UpFrame::Stream { stream: handle, frame }.encode(out)
+            });
         }
         let len = kept.len();
         match stream.outbound.push(kept, len) {
@@ -224,7 +226,9 @@ impl Core {
                 _ => None,
             };
             let frame = kept.frame(number, ack, now, deadline);
-            put_frame(&mut self.outbox, |out| UpFrame::Stream { stream: handle, frame }.encode(out));
+            put_frame(&mut self.outbox, |out| {
+                UpFrame::Stream { stream: handle, frame }.encode(out)
+            });
             self.stats.resent += u64::from(number <= stream.sent);
             frames += 1;
         }
@@ -308,7 +312,9 @@ impl Core {
                 stream.durable = stream.durable.max(durable);
                 if stream.outbound.acknowledge(applied) { Ok(()) } else { Err(unsent()) }
             }
-            DownFrame::Cast { group, number, method, body } => self.cast(group, number, method, body),
+            DownFrame::Cast { group, number, method, body } => {
+                self.cast(group, number, method, body)
+            }
             DownFrame::Joined { group, kind, number, name } => {
                 self.joined(group, kind, number, name)
             }
@@ -540,13 +546,7 @@ impl Core {
         Ok(())
     }
 
-    fn joined(
-        &mut self,
-        handle: u32,
-        kind: KindId,
-        number: u64,
-        name: &str,
-    ) -> Result<(), Break> {
+    fn joined(&mut self, handle: u32, kind: KindId, number: u64, name: &str) -> Result<(), Break> {
         self.groups.retain(|group| group.handle != handle && *group.name != *name);
         if self.groups.len() >= self.limits.groups_max {
             return Err(protocol("too many groups"));
