@@ -1,0 +1,179 @@
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use env::{Clock, Instant, Random};
+use proto::AccountId;
+use proto::ticket::{Claims, Grant, TicketKeys};
+use serde::{Deserialize, Serialize};
+
+/// How guests are let in.
+#[derive(Clone, Debug)]
+pub struct GuestOptions {
+    /// How long a ticket is good for.
+    pub ticket_life: Duration,
+    /// Tickets per second for one address, on average.
+    pub per_second: f64,
+    /// Tickets that one address may take at once.
+    pub burst: f64,
+    /// Addresses remembered for the limit; beyond it the longest unseen is forgotten.
+    pub addresses_max: usize,
+    /// Longest name, in characters.
+    pub name_chars_max: usize,
+}
+
+impl Default for GuestOptions {
+    /// 60 s tickets, 5 a second and 20 at once for an address, 24 characters.
+    fn default() -> Self {
+        GuestOptions {
+            ticket_life: Duration::from_secs(60),
+            per_second: 5.0,
+            burst: 20.0,
+            addresses_max: 10_000,
+            name_chars_max: 24,
+        }
+    }
+}
+
+/// Issues tickets to anybody who asks: for demos and first steps, not for a game with accounts.
+#[derive(Clone)]
+pub struct Guests(Arc<Inner>);
+
+struct Inner {
+    keys: TicketKeys,
+    clock: Clock,
+    options: GuestOptions,
+    state: Mutex<Limiter>,
+}
+
+struct Limiter {
+    random: Random,
+    buckets: BTreeMap<IpAddr, Bucket>,
+}
+
+#[derive(Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+/// A grant as JSON text; bytes are base64.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GrantText {
+    /// Shown to the gate.
+    pub ticket: String,
+    /// Proves that the ticket is one's own; never sent to a gate.
+    pub secret: String,
+    /// The session's id, in hex.
+    pub session: String,
+    /// The account.
+    pub account: u64,
+    /// End of the ticket's life, wall-clock milliseconds.
+    pub expires_ms: u64,
+}
+
+impl GrantText {
+    /// Writes a grant as text.
+    pub fn new(grant: &Grant, claims: &Claims) -> Self {
+        GrantText {
+            ticket: STANDARD.encode(&grant.ticket),
+            secret: STANDARD.encode(grant.secret),
+            session: grant.session.to_string(),
+            account: claims.account.0,
+            expires_ms: claims.expires.0,
+        }
+    }
+}
+
+impl Guests {
+    /// Issues tickets sealed with `keys`.
+    pub fn new(keys: TicketKeys, clock: Clock, random: Random, options: GuestOptions) -> Self {
+        let state = Mutex::new(Limiter { random, buckets: BTreeMap::new() });
+        Guests(Arc::new(Inner { keys, clock, options, state }))
+    }
+
+    fn take(&self, address: IpAddr) -> bool {
+        let (now, options) = (self.0.clock.now(), &self.0.options);
+        let mut state = self.0.state.lock().expect("no panic while held");
+        if state.buckets.len() >= options.addresses_max && !state.buckets.contains_key(&address) {
+            let oldest = state.buckets.iter().min_by_key(|(_, bucket)| bucket.at);
+            if let Some(oldest) = oldest.map(|(address, _)| *address) {
+                state.buckets.remove(&oldest);
+            }
+        }
+        let new = Bucket { tokens: options.burst, at: now };
+        let bucket = state.buckets.entry(address).or_insert(new);
+        let earned = (now - bucket.at).as_secs_f64() * options.per_second;
+        bucket.tokens = (bucket.tokens + earned).min(options.burst);
+        bucket.at = now;
+        if bucket.tokens < 1.0 {
+            return false;
+        }
+        bucket.tokens -= 1.0;
+        true
+    }
+
+    fn issue(&self, name: &str) -> GrantText {
+        let issued = self.0.clock.wall();
+        let mut state = self.0.state.lock().expect("no panic while held");
+        let claims = Claims {
+            // Guests get random accounts with the top bit set, apart from numbered ones.
+            account: AccountId(state.random.u64() | 1 << 63),
+            level: 0,
+            name: name.to_owned(),
+            issued,
+            expires: env::WallTime(issued.0 + self.0.options.ticket_life.as_millis() as u64),
+        };
+        let grant = self.0.keys.issue(&mut state.random, &claims);
+        GrantText::new(&grant, &claims)
+    }
+}
+
+#[derive(Deserialize)]
+struct Ask {
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Serialize)]
+struct Fault {
+    error: &'static str,
+    message: String,
+}
+
+/// `POST /ticket/guest?name=…` answers with a [`GrantText`].
+pub fn guest_routes(guests: Guests) -> Router {
+    Router::new().route("/ticket/guest", post(grant)).with_state(guests)
+}
+
+async fn grant(
+    State(guests): State<Guests>,
+    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Query(ask): Query<Ask>,
+) -> Response {
+    let name = ask.name.trim();
+    if name.chars().count() > guests.0.options.name_chars_max || name.chars().any(char::is_control) {
+        let message =
+            format!("a name has at most {} printable characters", guests.0.options.name_chars_max);
+        return fault(StatusCode::BAD_REQUEST, "bad_name", message);
+    }
+    // Bots of this machine are many; the limit is for strangers.
+    if !peer.ip().is_loopback() && !guests.take(peer.ip()) {
+        let message = "too many tickets for this address: wait a few seconds".to_owned();
+        return fault(StatusCode::TOO_MANY_REQUESTS, "too_many", message);
+    }
+    let name = if name.is_empty() { "guest" } else { name };
+    ([(header::CACHE_CONTROL, "no-store")], Json(guests.issue(name))).into_response()
+}
+
+fn fault(status: StatusCode, error: &'static str, message: String) -> Response {
+    (status, Json(Fault { error, message })).into_response()
+}
