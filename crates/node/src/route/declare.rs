@@ -18,8 +18,7 @@ pub(super) enum Handler<C> {
 type Plain<C> = Box<dyn Fn(&mut C) -> Result<(), Failure>>;
 pub(super) type OnPeer<C> = Box<dyn Fn(&mut C, &Peer) -> Result<(), Failure>>;
 type OnRequest<C> = Box<dyn Fn(&mut C, &mut Request) -> Result<(), Failure>>;
-type AfterRequest<C> =
-    Box<dyn Fn(&mut C, &RequestInfo, Option<&Failure>) -> Result<(), Failure>>;
+type AfterRequest<C> = Box<dyn Fn(&mut C, &RequestInfo, Option<&Failure>) -> Result<(), Failure>>;
 type BeforeResponse<C> = Box<dyn Fn(&mut C, &RequestInfo, &mut Answer) -> Result<(), Failure>>;
 type AfterResponse<C> = Box<dyn Fn(&mut C, &RequestInfo, &Answer) -> Result<(), Failure>>;
 

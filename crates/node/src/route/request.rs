@@ -148,11 +148,7 @@ impl Request {
     /// # Errors
     ///
     /// As [`answer`](Self::answer).
-    pub fn answer_code(
-        &mut self,
-        code: i32,
-        body: impl Into<Vec<u8>>,
-    ) -> Result<(), AnswerError> {
+    pub fn answer_code(&mut self, code: i32, body: impl Into<Vec<u8>>) -> Result<(), AnswerError> {
         self.responder().map(|responder| responder.answer_code(code, body))
     }
 

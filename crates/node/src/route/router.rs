@@ -12,9 +12,8 @@ use env::Instant;
 
 use super::declare::{Handler, Hooks, RouteError, Routes, Table, Work};
 use super::request::{
-    ANSWER_LOST, ANSWER_TIMEOUT, Answer, BUSY, Failure, Given, Mailbag, Notify,
-    Peer,
-    Request, RequestInfo, Responder, Ticket, UNKNOWN_COMMAND,
+    ANSWER_LOST, ANSWER_TIMEOUT, Answer, BUSY, Failure, Given, Mailbag, Notify, Peer, Request,
+    RequestInfo, Responder, Ticket, UNKNOWN_COMMAND,
 };
 
 /// Limits of a router.
@@ -212,9 +211,8 @@ impl<C: 'static> Router<C> {
         if let Some(idle) = self.table.idle {
             self.timers.insert((now + idle, Due::Idle(id)), ());
         }
-        let opened = self.run_peer_hooks(cx, &peer, "open_connection", true, |hooks| {
-            &hooks.open_connection
-        });
+        let opened =
+            self.run_peer_hooks(cx, &peer, "open_connection", true, |hooks| &hooks.open_connection);
         if !opened {
             self.output.push_back(Output::Close { connection: id, reason: "open hook failed" });
         }

@@ -103,7 +103,8 @@ impl Bench {
                 Output::Answer { connection, sequence, answer } => {
                     let body = String::from_utf8(answer.body).unwrap();
                     let code = answer.code;
-                    self.log.line(format_args!("{ms} answer {connection}#{sequence} {code} {body}"));
+                    self.log
+                        .line(format_args!("{ms} answer {connection}#{sequence} {code} {body}"));
                 }
                 Output::Close { connection, reason } => {
                     self.log.line(format_args!("{ms} close {connection}: {reason}"));
@@ -189,14 +190,89 @@ fn hooks_run_from_app_to_blueprint_and_back() {
         .app_hooks(traced("shop for all"));
     let routes = Routes::new("game").hooks(traced("app")).blueprint(chat).blueprint(shop);
     let mut bench = Bench::new(routes);
-    bench.check(expect![[r#""#]]);
-    bench.open(1).ask(1, 7, 20, "gold").check(expect![[r#""#]]);
-    bench.ask(1, 8, 10, "hello").check(expect![[r#""#]]);
+    bench.check(expect![[r#"
+        start app
+        start chat for all
+        start chat
+        start shop for all
+        start shop
+    "#]]);
+    bench.open(1).ask(1, 7, 20, "gold").check(expect![[r#"
+        open app 10.0.0.1:5
+        open chat for all 10.0.0.1:5
+        open chat 10.0.0.1:5
+        open shop for all 10.0.0.1:5
+        open shop 10.0.0.1:5
+        first app
+        first chat for all
+        first chat
+        first shop for all
+        first shop
+        before app
+        before chat for all
+        before shop for all
+        before shop
+        handler
+        after shop shop:20 well
+        after chat for all shop:20 well
+        after shop for all shop:20 well
+        after app shop:20 well
+        before response app 0
+        before response chat for all 0
+        before response shop for all 0
+        before response shop 0
+        after response shop 0
+        after response chat for all 0
+        after response shop for all 0
+        after response app 0
+        0 answer 1#7 0 gold
+    "#]]);
+    bench.ask(1, 8, 10, "hello").check(expect![[r#"
+        before app
+        before chat for all
+        before shop for all
+        before chat
+        handler
+        after chat chat:10 well
+        after chat for all chat:10 well
+        after shop for all chat:10 well
+        after app chat:10 well
+        before response app 0
+        before response chat for all 0
+        before response shop for all 0
+        before response chat 0
+        after response chat 0
+        after response chat for all 0
+        after response shop for all 0
+        after response app 0
+        0 answer 1#8 0 hello
+    "#]]);
     let Bench { router, log, now, .. } = &mut bench;
     router.handle_come(*now, log, 1);
     router.handle_closed(*now, log, 1);
     router.stop(*now, log);
-    bench.check(expect![[r#""#]]);
+    bench.check(expect![[r#"
+        come app
+        come chat for all
+        come chat
+        come shop for all
+        come shop
+        gone app
+        gone chat for all
+        gone chat
+        gone shop for all
+        gone shop
+        closed app
+        closed chat for all
+        closed chat
+        closed shop for all
+        closed shop
+        stop shop
+        stop shop for all
+        stop chat
+        stop chat for all
+        stop app
+    "#]]);
 }
 
 #[test]
@@ -211,7 +287,10 @@ fn request_tells_command_body_address_and_endpoint() {
         ));
         Ok(request.answer_code(5, "five")?)
     });
-    Bench::new(routes).open(1).ask(1, 1, 3, "x").check(expect![[r#""#]]);
+    Bench::new(routes).open(1).ask(1, 1, 3, "x").check(expect![[r#"
+        3 Ok("x") 10.0.0.1:5 gate
+        0 answer 1#1 5 five
+    "#]]);
 }
 
 #[test]
@@ -228,7 +307,17 @@ fn unknown_command_and_failing_handlers_answer_with_codes_and_keep_the_connectio
         .ask(1, 3, 2, "")
         .ask(1, 4, 3, "")
         .ask(1, 5, 4, "still here")
-        .check(expect![[r#""#]]);
+        .check(expect![[r#"
+            0 answer 1#1 -10000 
+            0 report app:1: no luck (code -10001)
+            0 answer 1#2 -10001 
+            0 report app:2: full (code -7)
+            0 answer 1#3 -7 
+            0 report app:3: panicked: bug 3 (code -10001)
+            0 answer 1#4 -10001 
+            handler
+            0 answer 1#5 0 still here
+        "#]]);
 }
 
 /// X21: errors in hooks were swallowed, so that a failing login hook let the request through.
@@ -259,7 +348,19 @@ fn x21_failing_before_hook_stops_the_request() {
         .ask(1, 1, 1, "wrong")
         .ask(1, 2, 1, "panic")
         .ask(1, 3, 1, "secret")
-        .check(expect![[r#""#]]);
+        .check(expect![[r#"
+            login check
+            0 report app:1: not logged in (code -1)
+            0 answer 1#1 -1 
+            login check
+            0 report app:1: panicked: check broke (code -10001)
+            0 answer 1#2 -10001 
+            login check
+            later hook
+            handler
+            after
+            0 answer 1#3 0 secret
+        "#]]);
 }
 
 #[test]
@@ -270,7 +371,9 @@ fn before_hook_may_interrupt_with_an_answer_of_its_own() {
             Ok(())
         })
         .route(1, echo);
-    Bench::new(routes).open(1).ask(1, 1, 1, "x").check(expect![[r#""#]]);
+    Bench::new(routes).open(1).ask(1, 1, 1, "x").check(expect![[r#"
+        0 answer 1#1 302 elsewhere
+    "#]]);
 }
 
 #[test]
@@ -286,7 +389,16 @@ fn first_request_hook_runs_once_and_again_after_a_failure() {
         .ask(1, 1, 1, "a")
         .ask(1, 2, 1, "b")
         .ask(1, 3, 1, "c")
-        .check(expect![[r#""#]]);
+        .check(expect![[r#"
+            first, try 1
+            0 report app:1: not ready (code -10001)
+            0 answer 1#1 -10001 
+            first, try 2
+            handler
+            0 answer 1#2 0 b
+            handler
+            0 answer 1#3 0 c
+        "#]]);
 }
 
 #[test]
@@ -302,18 +414,27 @@ fn a_request_is_answered_at_most_once() {
             cx.line(format_args!("{:?}", request.answer("to nobody")));
             Ok(())
         });
-    Bench::new(routes).open(1).ask(1, 1, 1, "").send(1, None, 2, "").check(expect![[r#""#]]);
+    Bench::new(routes).open(1).ask(1, 1, 1, "").send(1, None, 2, "").check(expect![[r#"
+        Err(Used)
+        Err(Used)
+        0 answer 1#1 0 first
+        Err(NotAsked)
+    "#]]);
 }
 
 #[test]
 fn a_responder_dropped_without_an_answer_is_an_error_at_once() {
-    let routes = Routes::new("game")
-        .route(1, |_: &mut Log, _: &mut Request| Ok(()))
-        .route(2, |_: &mut Log, request: &mut Request| {
+    let routes = Routes::new("game").route(1, |_: &mut Log, _: &mut Request| Ok(())).route(
+        2,
+        |_: &mut Log, request: &mut Request| {
             drop(request.responder()?);
             Ok(())
-        });
-    Bench::new(routes).open(1).ask(1, 1, 1, "").ask(1, 2, 2, "").check(expect![[r#""#]]);
+        },
+    );
+    Bench::new(routes).open(1).ask(1, 1, 1, "").ask(1, 2, 2, "").check(expect![[r#"
+        0 answer 1#1 -10002 
+        0 answer 1#2 -10002 
+    "#]]);
 }
 
 #[test]
@@ -329,7 +450,10 @@ fn a_responder_moved_to_a_thread_answers_from_there() {
     bench.open(1).ask(1, 1, 1, "");
     let responder = held.borrow_mut().take().unwrap();
     std::thread::spawn(move || responder.answer("from a thread")).join().unwrap();
-    bench.drain().check(expect![[r#""#]]);
+    bench.drain().check(expect![[r#"
+        moved
+        0 answer 1#1 0 from a thread
+    "#]]);
     assert_eq!(bench.router.pending(), 0);
 }
 
@@ -348,7 +472,10 @@ fn a_ticket_is_answered_once_or_times_out() {
         let answer = Answer { code: OK, body: body.into() };
         bench.router.handle_ticket(bench.now, &mut bench.log, ticket, answer);
     }
-    bench.drain().wait(5_000).check(expect![[r#""#]]);
+    bench.drain().wait(5_000).check(expect![[r#"
+        0 answer 1#1 0 from afar
+        4000 answer 1#2 -10003 
+    "#]]);
     assert_eq!(bench.router.refused_answers(), 1);
 }
 
@@ -380,7 +507,19 @@ fn async_handlers_wait_side_by_side_and_fail_with_codes() {
         .ask(1, 3, 1, "bug")
         .poll()
         .poll()
-        .check(expect![[r#""#]]);
+        .check(expect![[r#"
+            begin
+            begin
+            begin
+            after app:1 false
+            after app:1 true
+            after app:1 true
+            0 answer 1#1 0 done
+            0 answer 1#2 -9 
+            0 report app:1: bad body (code -9)
+            0 answer 1#3 -10001 
+            0 report app:1: panicked: bug (code -10001)
+        "#]]);
 }
 
 #[test]
@@ -390,7 +529,10 @@ fn close_follows_the_answers_of_its_turn() {
         Ok(request.answer("bye")?)
     });
     let mut bench = Bench::new(routes);
-    bench.open(1).ask(1, 1, 1, "").check(expect![[r#""#]]);
+    bench.open(1).ask(1, 1, 1, "").check(expect![[r#"
+        0 answer 1#1 0 bye
+        0 close 1: closed by its handler
+    "#]]);
 }
 
 #[test]
@@ -419,27 +561,37 @@ fn over_the_limit_a_request_is_busy() {
     });
     let options = Options { requests_max: 2, ..Options::default() };
     let mut bench = Bench::with(routes, options);
-    bench.open(1);
-    (1..=3).for_each(|sequence| drop(bench.ask(1, sequence, 1, "")));
-    bench.wait(4_000).check(expect![[r#""#]]);
+    bench.open(1).ask(1, 1, 1, "").ask(1, 2, 1, "").ask(1, 3, 1, "");
+    bench.wait(4_000).check(expect![[r#"
+        0 answer 1#3 -10004 
+        4000 answer 1#1 -10003 
+        4000 answer 1#2 -10003 
+    "#]]);
 }
 
 #[test]
 fn response_hooks_change_and_veto_answers() {
-    let hooks = Hooks::new().before_response(|_: &mut Log, _: &RequestInfo, answer: &mut Answer| {
-        match &*answer.body {
-            b"secret" => Err(Failure::with_code(-3, "must not leave")),
-            _ => {
-                answer.body.push(b'!');
-                Ok(())
+    let hooks =
+        Hooks::new().before_response(|_: &mut Log, _: &RequestInfo, answer: &mut Answer| {
+            match &*answer.body {
+                b"secret" => Err(Failure::with_code(-3, "must not leave")),
+                _ => {
+                    answer.body.push(b'!');
+                    Ok(())
+                }
             }
-        }
-    });
+        });
     Bench::new(Routes::new("game").hooks(hooks).route(1, echo))
         .open(1)
         .ask(1, 1, 1, "hello")
         .ask(1, 2, 1, "secret")
-        .check(expect![[r#""#]]);
+        .check(expect![[r#"
+            handler
+            0 answer 1#1 0 hello!
+            handler
+            0 report before_response of app:1: must not leave (code -3)
+            0 answer 1#2 -3 
+        "#]]);
 }
 
 #[test]
@@ -452,7 +604,12 @@ fn repeat_timers_do_not_drift_and_go_on_after_a_failure() {
             if *count.borrow() == 2 { Err(Failure::new("hiccup")) } else { Ok(()) }
         });
     let mut bench = Bench::new(routes);
-    bench.wait(1_000).check(expect![[r#""#]]);
+    bench.wait(1_000).check(expect![[r#"
+        tick 1
+        tick 2
+        600 report repeat timer 1 of app: hiccup (code -10001)
+        tick 3
+    "#]]);
     // A stall of a second: one late tick, then the old rhythm.
     bench.now = Instant::from_nanos(2_050_000_000);
     bench.router.handle_timeout(bench.now, &mut bench.log);
@@ -462,14 +619,14 @@ fn repeat_timers_do_not_drift_and_go_on_after_a_failure() {
 #[test]
 fn idle_connections_are_closed() {
     let routes = Routes::new("game").idle_timeout(Duration::from_secs(1)).route(1, echo);
-    Bench::new(routes)
-        .open(1)
-        .open(2)
-        .wait(600)
-        .ask(2, 1, 1, "alive")
-        .wait(600)
-        .wait(600)
-        .check(expect![[r#""#]]);
+    Bench::new(routes).open(1).open(2).wait(600).ask(2, 1, 1, "alive").wait(600).wait(600).check(
+        expect![[r#"
+            handler
+            600 answer 2#1 0 alive
+            1000 close 1: idle
+            1600 close 2: idle
+        "#]],
+    );
 }
 
 #[test]
@@ -478,7 +635,10 @@ fn an_open_hook_that_fails_closes_the_connection() {
         1 => Err(Failure::new("banned")),
         _ => Ok(()),
     });
-    Bench::new(Routes::new("game").hooks(hooks)).open(1).open(2).check(expect![[r#""#]]);
+    Bench::new(Routes::new("game").hooks(hooks)).open(1).open(2).check(expect![[r#"
+        0 report open_connection of app: banned (code -10001)
+        0 close 1: open hook failed
+    "#]]);
 }
 
 #[test]
@@ -499,5 +659,13 @@ fn wrong_declarations_are_refused_at_start() {
         start(game().idle_timeout(Duration::ZERO)),
         start(game().hooks(Hooks::new().start_worker(|_: &mut Log| Err(Failure::new("no disk"))))),
     ];
-    expect![[r#""#]].assert_eq(&lines.join("\n"));
+    expect![[r#"
+        command 1 is handled twice: by app:1 and by app:1
+        command 1 is handled twice: by app:1 and by chat:1
+        command 1 is handled twice: by chat:1 and by shop:1
+        blueprint chat is registered twice
+        repeat timer 1 of app has a time of zero
+        idle timeout of game has a time of zero
+        start hook of app failed: no disk (code -10001)"#]]
+    .assert_eq(&lines.join("\n"));
 }
