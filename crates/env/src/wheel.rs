@@ -8,7 +8,9 @@ mod tests;
 
 /// Names one timer of a [`Wheel`]. Keys of timers that have fired or were cancelled stay
 /// harmless: they name nothing (until 2^32 later inserts have passed).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// The default key names nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimerKey {
     index: u32,
     generation: u32,
