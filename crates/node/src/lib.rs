@@ -1,1 +1,5 @@
-//! Placeholder of the `node` crate.
+//! Workers, entities, components, services, sessions and groups.
+
+pub mod pattern;
+pub mod route;
+pub mod session;

@@ -226,6 +226,7 @@ pub enum LinkFrame<'a> {
     Detach {
         slot: Slot,
         generation: u64,
+        code: CloseCode,
     },
     /// The stream ends for good.
     Unbind {
@@ -494,7 +495,11 @@ impl<'a> LinkFrame<'a> {
                 seen: r.varint()?,
                 groups: read_seen(&mut r)?,
             },
-            kind::DETACH => LinkFrame::Detach { slot: read_slot(&mut r)?, generation: r.varint()? },
+            kind::DETACH => LinkFrame::Detach {
+                slot: read_slot(&mut r)?,
+                generation: r.varint()?,
+                code: CloseCode::from_code(r.varint()?),
+            },
             kind::UNBIND => LinkFrame::Unbind {
                 slot: read_slot(&mut r)?,
                 code: CloseCode::from_code(r.varint()?),
@@ -691,9 +696,10 @@ impl<'a> LinkFrame<'a> {
                 put_varint(out, *seen);
                 put_seen(out, groups);
             }
-            LinkFrame::Detach { slot, generation } => {
+            LinkFrame::Detach { slot, generation, code } => {
                 put_slot(out, *slot);
                 put_varint(out, *generation);
+                put_varint(out, *code as u64);
             }
             LinkFrame::Unbind { slot, code } => {
                 put_slot(out, *slot);

@@ -1,0 +1,897 @@
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+
+use env::Instant;
+use proto::frame::{CloseCode, Seen, Status};
+use proto::link::{Admission, LinkFrame, Slot, WorkerId};
+use proto::{AccountId, EntityId, Incarnation, SessionId};
+
+use super::{Options, Outlet, Places, Scope, SecondLogin, seen_of};
+
+/// A login that passed the gate: who it is, for the game to choose what it is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login<'a> {
+    /// The new session.
+    pub session: SessionId,
+    /// The account that the ticket names.
+    pub account: AccountId,
+    /// Login level of the account.
+    pub level: u8,
+    /// Name in the ticket.
+    pub name: &'a str,
+    /// The client's address as text.
+    pub address: &'a str,
+}
+
+/// One entity that a session reaches, under the name that its client knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Name of the stream.
+    pub name: String,
+    /// Where it leads.
+    pub target: EntityId,
+}
+
+/// Why the game does not admit a login. The client is told both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the client should do next.
+    pub code: CloseCode,
+    /// For people.
+    pub reason: String,
+}
+
+type BindingsFn = dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal>;
+
+/// The game's choice of the bindings that each new session starts with. A cheap clone.
+#[derive(Clone)]
+pub struct Bindings(Rc<BindingsFn>);
+
+impl Bindings {
+    /// Bindings as `choose` says.
+    pub fn new(choose: impl Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + 'static) -> Self {
+        Bindings(Rc::new(choose))
+    }
+
+    /// Admits everybody and binds nothing.
+    pub fn none() -> Self {
+        Self::new(|_| Ok(Vec::new()))
+    }
+}
+
+impl fmt::Debug for Bindings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bindings(..)")
+    }
+}
+
+/// What a worker's homes hold and have seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HomeStats {
+    /// Sessions now, connected or not.
+    pub sessions: usize,
+    /// Sessions now that wait for a resume.
+    pub waiting: usize,
+    /// Used tickets remembered now.
+    pub used_tickets: usize,
+    /// Logins admitted.
+    pub logins: u64,
+    /// Logins refused, for whatever reason.
+    pub refused: u64,
+    /// Resumes admitted.
+    pub resumes: u64,
+    /// Resumes refused.
+    pub resumes_refused: u64,
+    /// Sessions ended by a goodbye.
+    pub goodbyes: u64,
+    /// Sessions ended because nobody resumed them in time.
+    pub expired: u64,
+    /// Sessions ended by a second login.
+    pub replaced: u64,
+    /// Sessions ended by a kick.
+    pub kicked: u64,
+    /// Sessions ended because too much was lost or the client broke the protocol.
+    pub lost: u64,
+    /// Bindings that could not be made and were given up.
+    pub bindings_failed: u64,
+}
+
+/// The homes of this worker's sessions: the only judge of who may speak for an account.
+///
+/// It decides on connection generations, used tickets, bindings and kicks, and tells gates and
+/// stream owners what follows. Everything a session holds elsewhere is undone when it ends.
+#[derive(Debug)]
+pub struct Homes {
+    me: WorkerId,
+    options: Options,
+    bindings: Bindings,
+    sessions: BTreeMap<AccountId, Session>,
+    /// Used tickets and when they expire, in wall-clock milliseconds.
+    used: BTreeMap<SessionId, u64>,
+    used_by_expiry: BTreeSet<(u64, SessionId)>,
+    /// How sessions ended, for clients that come back too late.
+    ended: BTreeMap<SessionId, End>,
+    ended_order: VecDeque<(Instant, SessionId)>,
+    /// `(when, account, stream)`; stream 0 is the end of the resume window.
+    timers: BTreeSet<(Instant, AccountId, u32)>,
+    stats: HomeStats,
+}
+
+/// How a session ended: kept in few bytes, since a reason may be any text.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    code: CloseCode,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    account: AccountId,
+    level: u8,
+    /// Highest generation that was admitted.
+    generation: u64,
+    link: SessionLink,
+    /// The handle that the next stream gets; never used twice.
+    next_stream: u32,
+    streams: Vec<Stream>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum SessionLink {
+    Attached { gate: WorkerId, conn: Slot },
+    Waiting { until: Instant },
+}
+
+#[derive(Debug)]
+struct Stream {
+    handle: u32,
+    name: Rc<str>,
+    target: EntityId,
+    /// The session cannot begin without it.
+    required: bool,
+    /// It was open once: to be opened again as long as the session lives.
+    lasting: bool,
+    tries: u32,
+    state: StreamState,
+}
+
+#[derive(Debug)]
+enum StreamState {
+    /// To be asked for again at this time.
+    Pausing { until: Instant },
+    /// Asked for with the session's `generation` of then.
+    Asked { owner: WorkerId, until: Instant, generation: u64, seen: u64, groups: Vec<Seen> },
+    Bound { owner: WorkerId, slot: Slot },
+}
+
+impl Homes {
+    /// No sessions yet, at worker `me`.
+    pub fn new(me: WorkerId, options: Options, bindings: Bindings) -> Self {
+        Homes {
+            me,
+            options,
+            bindings,
+            sessions: BTreeMap::new(),
+            used: BTreeMap::new(),
+            used_by_expiry: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            ended_order: VecDeque::new(),
+            timers: BTreeSet::new(),
+            stats: HomeStats::default(),
+        }
+    }
+
+    /// What is held and what was seen.
+    pub fn stats(&self) -> HomeStats {
+        HomeStats {
+            sessions: self.sessions.len(),
+            waiting: self.sessions.values().filter(|s| !s.is_attached()).count(),
+            used_tickets: self.used.len(),
+            ..self.stats
+        }
+    }
+
+    /// The session of `account`, if it has one here.
+    pub fn session_of(&self, account: AccountId) -> Option<SessionId> {
+        self.sessions.get(&account).map(|session| session.id)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ended = self.ended_order.front().map(|(at, _)| *at);
+        let timer = self.timers.first().map(|(at, ..)| *at);
+        [ended, timer].into_iter().flatten().min()
+    }
+
+    /// Handles one frame that is meant for a home. Other kinds are ignored, for the caller has
+    /// sorted them.
+    pub fn handle_link<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        from: WorkerId,
+        frame: &LinkFrame<'_>,
+    ) {
+        match frame {
+            LinkFrame::Open(admission) => self.open(io, from, admission),
+            LinkFrame::Resume { .. } => self.resume(io, from, frame),
+            &LinkFrame::Detached { session, account, generation, code } => {
+                self.detached(io, (session, account), generation, code);
+            }
+            &LinkFrame::Logout { session, account, generation } => {
+                if self.current(account, session).is_some_and(|s| s.generation == generation) {
+                    self.stats.goodbyes += 1;
+                    self.end(io, account, CloseCode::Goodbye, "", true);
+                }
+            }
+            &LinkFrame::Bound { session, account, stream, slot, .. } => {
+                self.bound(io, from, (session, account), stream, slot);
+            }
+            &LinkFrame::NotBound { session, account, stream, status } => {
+                self.not_bound(io, from, (session, account), stream, status);
+            }
+            &LinkFrame::Lost { session, account, stream, code } => {
+                self.lost(io, from, (session, account), stream, code);
+            }
+            &LinkFrame::Rebind { session, account, name, target } => {
+                if self.current(account, session).is_some() {
+                    self.bind(io, account, name, target);
+                }
+            }
+            &LinkFrame::Release { session, account, name } => {
+                self.release(io, session, account, name);
+            }
+            &LinkFrame::Kick { account, session, code, reason } => {
+                if session == SessionId::default() || self.current(account, session).is_some() {
+                    self.kick(io, account, code, reason);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the session of `account`, if it has one: its client is told `code` and `reason`.
+    pub fn kick<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        code: CloseCode,
+        reason: &str,
+    ) {
+        if self.sessions.contains_key(&account) {
+            self.stats.kicked += 1;
+            self.end(io, account, code, reason, false);
+        }
+    }
+
+    /// Ends all sessions with `code`, as at the end of the node's life.
+    pub fn end_all<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        code: CloseCode,
+        reason: &str,
+    ) {
+        let accounts: Vec<_> = self.sessions.keys().copied().collect();
+        for account in accounts {
+            self.end(io, account, code, reason, false);
+        }
+    }
+
+    /// Takes note that everything under way to and from `node` may be lost: sessions connected
+    /// there wait for a resume, streams that end there are opened anew.
+    pub fn handle_peer_down<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        node: Incarnation,
+    ) {
+        let mut detached = Vec::new();
+        let mut lost = Vec::new();
+        for session in self.sessions.values() {
+            if session.gate().is_some_and(|gate| gate.node == node) {
+                detached.push((session.id, session.account, session.generation));
+            }
+            for stream in &session.streams {
+                if stream.owner().is_some_and(|owner| owner.node == node) {
+                    lost.push((session.account, stream.handle));
+                }
+            }
+        }
+        for (session, account, generation) in detached {
+            self.detached(io, (session, account), generation, CloseCode::Unavailable);
+        }
+        for (account, handle) in lost {
+            self.owner_away(io, account, handle, Status::Unavailable);
+        }
+    }
+
+    /// Ends resume windows and repeats what got no answer.
+    pub fn handle_timeout<O: Outlet, P: Places + ?Sized>(&mut self, io: &mut Scope<'_, O, P>) {
+        while let Some(&(at, session)) = self.ended_order.front()
+            && at <= io.now
+        {
+            self.ended_order.pop_front();
+            self.ended.remove(&session);
+        }
+        while let Some(&(at, account, handle)) = self.timers.first()
+            && at <= io.now
+        {
+            self.timers.pop_first();
+            if handle == 0 {
+                self.stats.expired += 1;
+                self.end(io, account, CloseCode::SessionLost, "the resume window is over", false);
+                continue;
+            }
+            let Some(stream) = self.stream_mut(account, handle) else { continue };
+            match stream.state {
+                StreamState::Pausing { .. } => self.ask(io, account, handle),
+                StreamState::Asked { .. } => {
+                    // The timer is spent; the state must not try to take it back.
+                    self.owner_away(io, account, handle, Status::Unavailable);
+                }
+                StreamState::Bound { .. } => {}
+            }
+        }
+    }
+
+    // -- logins --
+
+    fn open<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        gate: WorkerId,
+        admission: &Admission<'_>,
+    ) {
+        let refuse = |homes: &mut Self, io: &mut Scope<'_, O, P>, code, reason: &str| {
+            homes.stats.refused += 1;
+            io.out.control(gate, &LinkFrame::Close { conn: admission.conn, code, reason });
+        };
+        self.forget_expired_tickets(io.wall.0);
+        if admission.expires_ms <= io.wall.0 {
+            return refuse(self, io, CloseCode::Ticket, "the ticket has expired: get a new one");
+        }
+        if self.used.contains_key(&admission.session) {
+            return refuse(self, io, CloseCode::Ticket, "the ticket was used: get a new one");
+        }
+        let first = self.sessions.get(&admission.account);
+        if self.options.second_login == SecondLogin::Refuse
+            && first.is_some_and(Session::is_attached)
+        {
+            return refuse(self, io, CloseCode::AlreadyPlaying, "the account is playing elsewhere");
+        }
+        let full = first.is_none() && self.sessions.len() >= self.options.sessions_max
+            || self.used.len() >= self.options.used_tickets_max;
+        if full {
+            return refuse(self, io, CloseCode::Unavailable, "this server has no room: try later");
+        }
+        let login = Login {
+            session: admission.session,
+            account: admission.account,
+            level: admission.level,
+            name: admission.name,
+            address: admission.address,
+        };
+        let bindings = match (self.bindings.0)(&login) {
+            Ok(bindings) => bindings,
+            Err(refusal) => return refuse(self, io, refusal.code, &refusal.reason),
+        };
+        if bindings.len() > self.options.session_streams_max {
+            return refuse(self, io, CloseCode::Limit, "the game binds too many streams");
+        }
+        if first.is_some() {
+            self.stats.replaced += 1;
+            self.end(
+                io,
+                admission.account,
+                CloseCode::Replaced,
+                "the account logged in elsewhere",
+                false,
+            );
+        }
+        self.used.insert(admission.session, admission.expires_ms);
+        self.used_by_expiry.insert((admission.expires_ms, admission.session));
+        self.stats.logins += 1;
+        self.admit(io, gate, admission, bindings);
+    }
+
+    fn admit<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        gate: WorkerId,
+        admission: &Admission<'_>,
+        bindings: Vec<Binding>,
+    ) {
+        let mut session = Session {
+            id: admission.session,
+            account: admission.account,
+            level: admission.level,
+            generation: 1,
+            link: SessionLink::Attached { gate, conn: admission.conn },
+            next_stream: 1,
+            streams: Vec::with_capacity(bindings.len()),
+        };
+        for binding in bindings {
+            session.add_stream(&binding.name, binding.target, true);
+        }
+        let handles: Vec<u32> = session.streams.iter().map(|stream| stream.handle).collect();
+        session.welcome(io.out, &self.options, false);
+        self.sessions.insert(admission.account, session);
+        for handle in handles {
+            self.ask(io, admission.account, handle);
+        }
+    }
+
+    fn forget_expired_tickets(&mut self, wall_ms: u64) {
+        while let Some(&(expires, session)) = self.used_by_expiry.first()
+            && expires <= wall_ms
+        {
+            self.used_by_expiry.pop_first();
+            self.used.remove(&session);
+        }
+    }
+
+    // -- connections --
+
+    fn detached<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        (session, account): (SessionId, AccountId),
+        generation: u64,
+        code: CloseCode,
+    ) {
+        let until = io.now + self.options.resume_window;
+        let Some(found) = self.sessions.get_mut(&account).filter(|found| found.id == session)
+        else {
+            return;
+        };
+        if found.generation != generation || !found.is_attached() {
+            return;
+        }
+        found.link = SessionLink::Waiting { until };
+        for stream in &found.streams {
+            if let StreamState::Bound { owner, slot } = stream.state {
+                io.out.control(owner, &LinkFrame::Detach { slot, generation, code });
+            }
+        }
+        self.timers.insert((until, account, 0));
+    }
+
+    fn resume<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        gate: WorkerId,
+        frame: &LinkFrame<'_>,
+    ) {
+        let LinkFrame::Resume { conn, session, account, generation, streams, groups } = frame
+        else {
+            unreachable!("the caller matched it");
+        };
+        let (conn, account, generation) = (*conn, *account, *generation);
+        let Some(found) = self.sessions.get_mut(&account).filter(|found| found.id == *session)
+        else {
+            self.stats.resumes_refused += 1;
+            let (code, reason) = self.why_ended(*session);
+            io.out.control(gate, &LinkFrame::Close { conn, code, reason });
+            return;
+        };
+        if generation <= found.generation {
+            self.stats.resumes_refused += 1;
+            let reason = "a newer connection has resumed this session";
+            io.out.control(gate, &LinkFrame::Close { conn, code: CloseCode::Replaced, reason });
+            return;
+        }
+        match found.link {
+            SessionLink::Attached { gate: old, conn } => {
+                let reason = "a newer connection has resumed this session";
+                io.out.control(old, &LinkFrame::Close { conn, code: CloseCode::Replaced, reason });
+            }
+            SessionLink::Waiting { until } => {
+                self.timers.remove(&(until, account, 0));
+            }
+        }
+        found.generation = generation;
+        found.link = SessionLink::Attached { gate, conn };
+        self.stats.resumes += 1;
+        found.welcome(io.out, &self.options, true);
+        found.attach_streams(io.out, (gate, conn), streams, groups);
+    }
+
+    /// What a client hears that resumes a session which is not there.
+    fn why_ended(&self, session: SessionId) -> (CloseCode, &'static str) {
+        match self.ended.get(&session).map(|end| end.code) {
+            Some(CloseCode::Kicked) => (CloseCode::Kicked, "the player was removed"),
+            Some(CloseCode::Replaced) => (CloseCode::Replaced, "the account logged in elsewhere"),
+            Some(CloseCode::Goodbye) => (CloseCode::SessionLost, "the session has said goodbye"),
+            Some(_) => (CloseCode::SessionLost, "the session has ended: log in again"),
+            None => (CloseCode::SessionLost, "the session is not known: log in again"),
+        }
+    }
+
+    // -- streams --
+
+    /// Binds `target` to the session of `account` under `name`. What had that name is released
+    /// when the new stream is open.
+    fn bind<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        name: &str,
+        target: EntityId,
+    ) {
+        let Some(session) = self.sessions.get_mut(&account) else { return };
+        // An older wish for this name that is still open is overtaken by this one.
+        let open = |stream: &Stream| matches!(stream.state, StreamState::Bound { .. });
+        if let Some(at) = session.streams.iter().position(|s| *s.name == *name && !open(s)) {
+            let old = session.streams.remove(at);
+            self.timers.remove(&(old.timer(), account, old.handle));
+        }
+        if session.streams.len() >= self.options.session_streams_max {
+            self.stats.bindings_failed += 1;
+            return;
+        }
+        let handle = session.add_stream(name, target, false);
+        self.ask(io, account, handle);
+    }
+
+    /// Asks the owner of a stream's entity to open it. No timer of the stream is set before.
+    fn ask<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        handle: u32,
+    ) {
+        let me = self.me;
+        let until = io.now + self.options.bind_wait;
+        let Some(session) = self.sessions.get_mut(&account) else { return };
+        let (generation, level, id) = (session.generation, session.level, session.id);
+        // An owner that opens the stream while nobody is connected learns so at once.
+        let (gate, conn) = match session.link {
+            SessionLink::Attached { gate, conn } => (gate, conn),
+            SessionLink::Waiting { .. } => (WorkerId::default(), Slot::default()),
+        };
+        let Some(stream) = session.streams.iter_mut().find(|s| s.handle == handle) else { return };
+        stream.tries += 1;
+        let Some(owner) = io.places.worker_of(stream.target) else {
+            self.again(io, account, handle, Status::Unavailable);
+            return;
+        };
+        stream.state =
+            StreamState::Asked { owner, until, generation, seen: 0, groups: Vec::new() };
+        let frame = LinkFrame::Bind {
+            session: id,
+            account,
+            level,
+            stream: handle,
+            target: stream.target,
+            home: me,
+            gate,
+            conn,
+            generation,
+            name: &stream.name,
+        };
+        io.out.control(owner, &frame);
+        self.timers.insert((until, account, handle));
+    }
+
+    fn bound<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        from: WorkerId,
+        (session, account): (SessionId, AccountId),
+        handle: u32,
+        slot: Slot,
+    ) {
+        let found = self.sessions.get_mut(&account).filter(|found| found.id == session);
+        let Some(found) = found.filter(|found| found.is_asked(handle, from)) else {
+            // The session or the wish is over: what was opened for it must not stay.
+            let code = self.ended.get(&session).map_or(CloseCode::Goodbye, |end| end.code);
+            io.out.control(from, &LinkFrame::Unbind { slot, code });
+            return;
+        };
+        let (link, now_generation) = (found.link, found.generation);
+        let stream = found.streams.iter_mut().find(|s| s.handle == handle).expect("is asked");
+        let name = stream.name.clone();
+        let bound = StreamState::Bound { owner: from, slot };
+        let StreamState::Asked { until, generation, seen, groups, .. } =
+            std::mem::replace(&mut stream.state, bound)
+        else {
+            unreachable!("is asked");
+        };
+        self.timers.remove(&(until, account, handle));
+        stream.tries = 0;
+        stream.required = false;
+        stream.lasting = true;
+        match link {
+            SessionLink::Waiting { .. } => {
+                let (generation, code) = (now_generation, CloseCode::Idle);
+                io.out.control(from, &LinkFrame::Detach { slot, generation, code });
+            }
+            SessionLink::Attached { gate, conn } if generation != now_generation => {
+                let generation = now_generation;
+                let frame = LinkFrame::Attach { slot, gate, conn, generation, seen, groups };
+                io.out.control(from, &frame);
+            }
+            SessionLink::Attached { .. } => {}
+        }
+        // Switch done: release what had the name before.
+        found.streams.retain(|old| {
+            let replaced = old.handle != handle && old.name == name;
+            if let (true, StreamState::Bound { owner, slot }) = (replaced, &old.state) {
+                let code = CloseCode::Goodbye;
+                io.out.control(*owner, &LinkFrame::Unbind { slot: *slot, code });
+            }
+            !replaced
+        });
+    }
+
+    fn not_bound<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        from: WorkerId,
+        (session, account): (SessionId, AccountId),
+        handle: u32,
+        status: Status,
+    ) {
+        if self.current(account, session).is_some_and(|found| found.is_asked(handle, from)) {
+            self.again(io, account, handle, status);
+        }
+    }
+
+    fn lost<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        from: WorkerId,
+        (session, account): (SessionId, AccountId),
+        handle: u32,
+        code: CloseCode,
+    ) {
+        let Some(found) = self.current(account, session) else { return };
+        let Some(stream) = found.streams.iter().find(|stream| stream.handle == handle) else {
+            return;
+        };
+        if stream.owner() != Some(from) {
+            return;
+        }
+        match code {
+            // The owner told the gate itself, in order with its last frames.
+            CloseCode::Goodbye => self.remove_stream(account, handle),
+            CloseCode::Unavailable => self.again(io, account, handle, Status::Unavailable),
+            code => {
+                self.stats.lost += 1;
+                self.end(io, account, code, "a stream of this session could not go on", false);
+            }
+        }
+    }
+
+    fn release<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        session: SessionId,
+        account: AccountId,
+        name: &str,
+    ) {
+        let Some(found) = self.current(account, session) else { return };
+        let named: Vec<u32> =
+            found.streams.iter().filter(|s| *s.name == *name).map(|s| s.handle).collect();
+        for handle in named {
+            if let Some(stream) = self.stream_mut(account, handle)
+                && let StreamState::Bound { owner, slot } = stream.state
+            {
+                io.out.control(owner, &LinkFrame::Unbind { slot, code: CloseCode::Goodbye });
+            }
+            self.remove_stream(account, handle);
+        }
+    }
+
+    /// The owner of a stream is gone, silent, or refused it: tells the gate and goes on.
+    fn owner_away<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        handle: u32,
+        status: Status,
+    ) {
+        let Some(session) = self.sessions.get(&account) else { return };
+        if let SessionLink::Attached { gate, conn } = session.link {
+            let code = CloseCode::Unavailable;
+            io.out.control(gate, &LinkFrame::Unroute { conn, stream: handle, code });
+        }
+        self.again(io, account, handle, status);
+    }
+
+    /// Opens the stream's name again under a new handle, after a pause; or gives it up.
+    fn again<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        handle: u32,
+        status: Status,
+    ) {
+        let Some(session) = self.sessions.get_mut(&account) else { return };
+        let Some(at) = session.streams.iter().position(|s| s.handle == handle) else { return };
+        let mut stream = session.streams.remove(at);
+        self.timers.remove(&(stream.timer(), account, handle));
+        let passing = matches!(status, Status::Unavailable | Status::Busy | Status::Timeout);
+        let room_is_gone = stream.target.home != Incarnation::NONE
+            && io.places.worker_of(stream.target).is_none();
+        let tries_left = stream.lasting || stream.tries < self.options.bind_tries;
+        if passing && !room_is_gone && tries_left {
+            let doubled = 1u32 << stream.tries.saturating_sub(1).min(16);
+            let pause = (self.options.bind_pause * doubled).min(self.options.bind_pause_max);
+            let until = io.now + pause;
+            let handle = session.take_handle();
+            stream.handle = handle;
+            stream.state = StreamState::Pausing { until };
+            session.streams.push(stream);
+            self.timers.insert((until, account, handle));
+            return;
+        }
+        self.stats.bindings_failed += 1;
+        if stream.required {
+            let reason = format!("{} could not be opened: {status:?}", stream.name);
+            self.end(io, account, CloseCode::Unavailable, &reason, false);
+        }
+    }
+
+    // -- ends --
+
+    /// Ends the session of `account` everywhere. `silent`: the client is gone by its own will and
+    /// its gate has forgotten it.
+    fn end<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        code: CloseCode,
+        reason: &str,
+        silent: bool,
+    ) {
+        let Some(session) = self.sessions.remove(&account) else { return };
+        match session.link {
+            SessionLink::Attached { gate, conn } if !silent => {
+                io.out.control(gate, &LinkFrame::Close { conn, code, reason });
+            }
+            SessionLink::Attached { .. } => {}
+            SessionLink::Waiting { until } => {
+                self.timers.remove(&(until, account, 0));
+            }
+        }
+        for stream in &session.streams {
+            if let StreamState::Bound { owner, slot } = stream.state {
+                io.out.control(owner, &LinkFrame::Unbind { slot, code });
+            } else {
+                self.timers.remove(&(stream.timer(), account, stream.handle));
+            }
+        }
+        if self.ended.len() >= self.options.ended_max
+            && let Some((_, oldest)) = self.ended_order.pop_front()
+        {
+            self.ended.remove(&oldest);
+        }
+        if self.ended.insert(session.id, End { code }).is_none() {
+            self.ended_order.push_back((io.now + self.options.resume_window, session.id));
+        }
+    }
+
+    fn remove_stream(&mut self, account: AccountId, handle: u32) {
+        let Some(session) = self.sessions.get_mut(&account) else { return };
+        if let Some(at) = session.streams.iter().position(|s| s.handle == handle) {
+            let stream = session.streams.remove(at);
+            self.timers.remove(&(stream.timer(), account, handle));
+        }
+    }
+
+    fn current(&self, account: AccountId, session: SessionId) -> Option<&Session> {
+        self.sessions.get(&account).filter(|found| found.id == session)
+    }
+
+    fn stream_mut(&mut self, account: AccountId, handle: u32) -> Option<&mut Stream> {
+        let session = self.sessions.get_mut(&account)?;
+        session.streams.iter_mut().find(|stream| stream.handle == handle)
+    }
+}
+
+impl Session {
+    fn is_attached(&self) -> bool {
+        matches!(self.link, SessionLink::Attached { .. })
+    }
+
+    fn gate(&self) -> Option<WorkerId> {
+        match self.link {
+            SessionLink::Attached { gate, .. } => Some(gate),
+            SessionLink::Waiting { .. } => None,
+        }
+    }
+
+    fn is_asked(&self, handle: u32, of: WorkerId) -> bool {
+        self.streams.iter().any(|stream| {
+            stream.handle == handle
+                && matches!(stream.state, StreamState::Asked { owner, .. } if owner == of)
+        })
+    }
+
+    fn take_handle(&mut self) -> u32 {
+        let handle = self.next_stream;
+        self.next_stream += 1;
+        handle
+    }
+
+    fn add_stream(&mut self, name: &str, target: EntityId, required: bool) -> u32 {
+        let handle = self.take_handle();
+        self.streams.push(Stream {
+            handle,
+            name: name.into(),
+            target,
+            required,
+            lasting: false,
+            tries: 0,
+            state: StreamState::Pausing { until: Instant::ZERO },
+        });
+        handle
+    }
+
+    fn welcome(&self, out: &mut impl Outlet, options: &Options, resumed: bool) {
+        let SessionLink::Attached { gate, conn } = self.link else {
+            unreachable!("a session is welcomed at its connection");
+        };
+        let window_ms = options.resume_window.as_millis();
+        let frame = LinkFrame::Welcome {
+            conn,
+            session: self.id,
+            account: self.account,
+            generation: self.generation,
+            resumed,
+            resume_window_ms: u32::try_from(window_ms).unwrap_or(u32::MAX),
+        };
+        out.control(gate, &frame);
+    }
+
+    /// Attaches all streams to the connection that resumed, and has the client told of those that
+    /// are no more.
+    fn attach_streams(
+        &mut self,
+        out: &mut impl Outlet,
+        (gate, conn): (WorkerId, Slot),
+        streams: &[Seen],
+        listed_groups: &[Seen],
+    ) {
+        let generation = self.generation;
+        for item in streams {
+            if !self.streams.iter().any(|stream| stream.handle == item.handle) {
+                let code = CloseCode::Unavailable;
+                out.control(gate, &LinkFrame::Unroute { conn, stream: item.handle, code });
+            }
+        }
+        for stream in &mut self.streams {
+            let number = seen_of(streams, stream.handle);
+            match &mut stream.state {
+                &mut StreamState::Bound { owner, slot } => {
+                    let groups = listed_groups.to_vec();
+                    let seen = number;
+                    let frame = LinkFrame::Attach { slot, gate, conn, generation, seen, groups };
+                    out.control(owner, &frame);
+                }
+                StreamState::Asked { seen, groups, .. } => {
+                    *seen = number;
+                    *groups = listed_groups.to_vec();
+                }
+                StreamState::Pausing { .. } => {}
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn owner(&self) -> Option<WorkerId> {
+        match self.state {
+            StreamState::Pausing { .. } => None,
+            StreamState::Asked { owner, .. } | StreamState::Bound { owner, .. } => Some(owner),
+        }
+    }
+
+    /// When its timer goes off, if it has one.
+    fn timer(&self) -> Instant {
+        match self.state {
+            StreamState::Pausing { until } | StreamState::Asked { until, .. } => until,
+            StreamState::Bound { .. } => Instant::NEVER,
+        }
+    }
+}

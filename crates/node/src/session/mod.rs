@@ -1,0 +1,61 @@
+//! Sessions: who plays, over which connection, with which entities, and what must not get lost.
+//!
+//! Three pure parts. [`Homes`] judges: it admits logins and resumes and knows each session's
+//! bindings. [`Streams`] carries: it stands at the bound entity and makes frames arrive in order
+//! and at most once across connections. [`Groups`] multiplies: one cast reaches many clients and
+//! goes once to each gate. They speak [`LinkFrame`]s through an [`Outlet`] and know nothing of
+//! sockets, of clocks or of what an entity is.
+
+mod groups;
+mod homes;
+mod options;
+mod stream;
+mod streams;
+
+pub use groups::{GroupError, Groups};
+pub use homes::{Binding, Bindings, HomeStats, Homes, Login, Refusal};
+pub use options::{Options, SecondLogin};
+pub use streams::{Delivery, Entities, FromClient, Opening, PeerInfo, StreamStats, Streams};
+
+use env::{Instant, WallTime};
+use proto::frame::Seen;
+use proto::link::{LinkFrame, WorkerId};
+use proto::{AccountId, EntityId};
+
+/// Takes link frames on their way to other workers, this one included.
+pub trait Outlet {
+    /// Appends one payload that `write` produces, unless the way to `to` is full or closed.
+    ///
+    /// Gives whether it was taken. `write` is given the destination worker's buffer.
+    fn send(&mut self, to: WorkerId, write: impl FnOnce(&mut Vec<u8>)) -> bool;
+
+    /// Appends a frame that must not be refused for lack of space: there are few of them, each
+    /// caused by one frame or event that came in.
+    fn control(&mut self, to: WorkerId, frame: &LinkFrame<'_>);
+}
+
+/// Knows where entities live, as far as this worker has heard.
+pub trait Places {
+    /// The worker that holds or would make `entity`. `None` if no node offers its kind now.
+    fn worker_of(&self, entity: EntityId) -> Option<WorkerId>;
+
+    /// The worker that is home to the sessions of `account`. `None` if no node offers sessions.
+    fn home_of(&self, account: AccountId) -> Option<WorkerId>;
+}
+
+/// What the outside lends to the session cores for one step.
+pub struct Scope<'a, O, P: ?Sized> {
+    /// The time of this turn.
+    pub now: Instant,
+    /// Wall-clock time of this turn, for the life of tickets only.
+    pub wall: WallTime,
+    /// Where frames go.
+    pub out: &'a mut O,
+    /// Where entities are.
+    pub places: &'a P,
+}
+
+/// The number that a client saw last of `handle`; 0 if it does not list it.
+pub(crate) fn seen_of(items: &[Seen], handle: u32) -> u64 {
+    items.iter().find(|item| item.handle == handle).map_or(0, |item| item.number)
+}

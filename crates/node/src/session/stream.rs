@@ -1,0 +1,351 @@
+use std::rc::Rc;
+
+use env::Instant;
+use proto::MethodId;
+use proto::frame::{DownFrame, Status, head};
+use proto::link::{LinkFrame, Slot, WorkerId, put_down};
+use proto::stream::{Answers, Inbound, Limits, Outbound};
+use proto::{EntityId, put_varint};
+
+use super::{Options, Outlet, PeerInfo};
+
+/// Bytes that a kept frame counts beside its body.
+const KEPT_OVERHEAD: usize = 16;
+
+/// One stream at its owner: both numberings, and what its client must not miss.
+#[derive(Debug)]
+pub(super) struct Stream<T, P> {
+    pub info: PeerInfo,
+    /// The client as the entity knows it.
+    pub peer: P,
+    /// The entity as its host knows it.
+    pub seat: T,
+    pub home: WorkerId,
+    pub target: EntityId,
+    pub handle: u32,
+    pub epoch: u64,
+    pub generation: u64,
+    pub link: Link,
+    pub inbound: Inbound,
+    /// Requests that wait for their answer, oldest first.
+    pub open: Vec<u64>,
+    /// Calls to the client that wait for its answer, oldest first.
+    pub calls: Vec<OpenCall>,
+    pub next_call: u64,
+    /// A timer runs that will look whether an acknowledgement is owed.
+    pub ack_armed: bool,
+    /// It is in the list of streams to be acknowledged at the end of the turn.
+    pub ack_due: bool,
+    answers: Answers,
+    out: Outbound<Kept>,
+    latest: Vec<Latest>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    Attached {
+        gate: WorkerId,
+        conn: Slot,
+    },
+    /// Nobody is connected; so much was kept when that began.
+    Away {
+        frames: usize,
+        bytes: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OpenCall {
+    pub id: u64,
+    /// What the caller knows the call by.
+    pub tag: u64,
+    pub until: Instant,
+}
+
+/// A numbered frame: its head, and the fields that follow number and acknowledgement. So a
+/// repeated frame is the same, byte for byte, apart from its acknowledgement.
+#[derive(Clone, Debug)]
+struct Kept {
+    head: u8,
+    tail: Rc<[u8]>,
+}
+
+/// The newest value of something while its client is away.
+#[derive(Debug)]
+struct Latest {
+    key: u64,
+    method: MethodId,
+    body: Box<[u8]>,
+}
+
+/// What became of a frame for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is on its way, or kept for the next connection.
+    Yes,
+    /// It is kept, but the client reads too slowly: its connection is to be closed.
+    TooSlow,
+    /// It was not taken: too much is kept for a client that is away.
+    Overflow,
+}
+
+impl<T, P> Stream<T, P> {
+    pub fn new(
+        options: &Options,
+        info: PeerInfo,
+        (seat, peer): (T, P),
+        home: WorkerId,
+        target: EntityId,
+        (handle, epoch): (u32, u64),
+    ) -> Self {
+        let limits = Limits {
+            frames_max: options.unacked_frames_max + options.held_frames_max,
+            bytes_max: options.unacked_bytes_max + options.held_bytes_max,
+        };
+        Stream {
+            info,
+            peer,
+            seat,
+            home,
+            target,
+            handle,
+            epoch,
+            generation: 0,
+            link: Link::Away { frames: 0, bytes: 0 },
+            inbound: Inbound::default(),
+            open: Vec::new(),
+            calls: Vec::new(),
+            next_call: 1,
+            ack_armed: false,
+            ack_due: false,
+            answers: Answers::default(),
+            out: Outbound::new(limits),
+            latest: Vec::new(),
+        }
+    }
+
+    pub fn is_attached(&self) -> bool {
+        matches!(self.link, Link::Attached { .. })
+    }
+
+    pub fn gate(&self) -> Option<WorkerId> {
+        match self.link {
+            Link::Attached { gate, .. } => Some(gate),
+            Link::Away { .. } => None,
+        }
+    }
+
+    /// How many frames the client has not acknowledged.
+    pub fn unacked(&self) -> usize {
+        self.out.len()
+    }
+
+    /// From now on nobody is connected.
+    pub fn go_away(&mut self) {
+        if self.is_attached() {
+            self.link = Link::Away { frames: self.out.len(), bytes: self.out.bytes() };
+        }
+    }
+
+    /// Takes the client's acknowledgement; `false` if it is of a frame that was never sent.
+    #[must_use]
+    pub fn acknowledge(&mut self, number: u64) -> bool {
+        self.out.acknowledge(number)
+    }
+
+    /// Sends the client a reply and keeps it for a repeated request.
+    pub fn reply(
+        &mut self,
+        out: &mut impl Outlet,
+        options: &Options,
+        request: u64,
+        status: Status,
+        body: &[u8],
+    ) -> Sent {
+        let mut tail = Vec::with_capacity(12 + body.len());
+        put_varint(&mut tail, request);
+        put_varint(&mut tail, status as u64);
+        tail.extend_from_slice(body);
+        let tail: Rc<[u8]> = tail.into();
+        self.answers.keep(request, tail.clone());
+        self.send_numbered(out, options, Kept { head: head::REPLY, tail })
+    }
+
+    /// Sends the first answer of `request` once more, or that there is none; nothing while the
+    /// first run still goes on.
+    pub fn repeat_answer(&mut self, out: &mut impl Outlet, request: u64) {
+        if self.open.contains(&request) {
+            return;
+        }
+        if let Some(tail) = self.answers.find(request).cloned() {
+            let kept = Kept { head: head::REPLY, tail };
+            self.put(out, 0, &kept);
+        } else {
+            let (stream, ack) = (self.handle, self.inbound.tell());
+            let status = Status::Repeated;
+            self.send(out, &DownFrame::Reply { stream, number: 0, ack, request, status, body: &[] });
+        }
+    }
+
+    /// Sends a numbered push.
+    pub fn push(
+        &mut self,
+        out: &mut impl Outlet,
+        options: &Options,
+        method: MethodId,
+        body: &[u8],
+    ) -> Sent {
+        let mut tail = Vec::with_capacity(4 + body.len());
+        tail.extend_from_slice(&method.0.to_le_bytes());
+        tail.extend_from_slice(body);
+        self.send_numbered(out, options, Kept { head: head::PUSH, tail: tail.into() })
+    }
+
+    /// Sends a call that the client is to answer.
+    pub fn call(
+        &mut self,
+        out: &mut impl Outlet,
+        options: &Options,
+        (id, deadline_ms): (u64, u32),
+        method: MethodId,
+        body: &[u8],
+    ) -> Sent {
+        let mut tail = Vec::with_capacity(20 + body.len());
+        put_varint(&mut tail, id);
+        put_varint(&mut tail, u64::from(deadline_ms));
+        tail.extend_from_slice(&method.0.to_le_bytes());
+        tail.extend_from_slice(body);
+        self.send_numbered(out, options, Kept { head: head::CALL, tail: tail.into() })
+    }
+
+    /// Sends an unnumbered push; `false` if nobody is connected or the way is full.
+    pub fn push_live(&mut self, out: &mut impl Outlet, method: MethodId, body: &[u8]) -> bool {
+        let (stream, ack) = (self.handle, self.inbound.tell());
+        self.send(out, &DownFrame::Push { stream, number: 0, ack, method, body })
+    }
+
+    /// Keeps the newest value of `key` until the client is back; `false` if there are too many.
+    pub fn keep_latest(
+        &mut self,
+        options: &Options,
+        key: u64,
+        method: MethodId,
+        body: &[u8],
+    ) -> bool {
+        if let Some(kept) = self.latest.iter_mut().find(|l| l.key == key && l.method == method) {
+            kept.body = body.into();
+            return true;
+        }
+        if self.latest.len() >= options.held_latest_max {
+            return false;
+        }
+        self.latest.push(Latest { key, method, body: body.into() });
+        true
+    }
+
+    /// Sends the acknowledgement of everything handled.
+    pub fn send_ack(&mut self, out: &mut impl Outlet) {
+        if !self.is_attached() {
+            return;
+        }
+        let applied = self.inbound.tell();
+        self.send(out, &DownFrame::Ack { stream: self.handle, applied, durable: applied });
+    }
+
+    /// Tells the client that its frame `number` reached nobody.
+    pub fn fault(&mut self, out: &mut impl Outlet, number: u64, status: Status) {
+        self.send(out, &DownFrame::Fault { stream: self.handle, number, status });
+    }
+
+    /// Names itself to the gate of its connection.
+    pub fn announce(&self, out: &mut impl Outlet) {
+        if let Link::Attached { gate, conn } = self.link {
+            let frame = LinkFrame::Route {
+                conn,
+                stream: self.handle,
+                owner: self.info.owner,
+                slot: self.info.slot,
+                kind: self.target.kind,
+                epoch: self.epoch,
+                name: &self.info.stream,
+                announce: true,
+            };
+            out.control(gate, &frame);
+        }
+    }
+
+    /// Brings a client that has just come back up to date: what was handled, then all that it
+    /// has not acknowledged. `false` if the way is full.
+    pub fn catch_up(&mut self, out: &mut impl Outlet) -> bool {
+        let applied = self.inbound.tell();
+        let (stream, epoch) = (self.handle, self.epoch);
+        let resumed = DownFrame::Resumed { stream, epoch, applied, durable: applied };
+        let Link::Attached { gate, conn } = self.link else { return false };
+        if !self.send(out, &resumed) {
+            return false;
+        }
+        for (number, kept) in self.out.kept() {
+            let took = out.send(gate, |bytes| {
+                put_down(bytes, gate.worker, conn, |bytes| {
+                    put_kept(bytes, (stream, number, applied), kept);
+                });
+            });
+            if !took {
+                return false;
+            }
+        }
+        for latest in std::mem::take(&mut self.latest) {
+            self.push_live(out, latest.method, &latest.body);
+        }
+        true
+    }
+
+    fn send_numbered(&mut self, out: &mut impl Outlet, options: &Options, kept: Kept) -> Sent {
+        let bytes = kept.tail.len() + KEPT_OVERHEAD;
+        if let Link::Away { frames: held_from, bytes: bytes_from } = self.link {
+            let frames = self.out.len() - held_from;
+            let held = self.out.bytes() - bytes_from;
+            if frames >= options.held_frames_max
+                || held + bytes > options.held_bytes_max && frames > 0
+            {
+                return Sent::Overflow;
+            }
+        }
+        let number = self.out.next_number();
+        let took = self.put(out, number, &kept);
+        let attached = self.is_attached();
+        if self.out.push(kept, bytes).is_err() {
+            return Sent::Overflow;
+        }
+        let slow = self.out.len() >= options.unacked_frames_max
+            || self.out.bytes() >= options.unacked_bytes_max;
+        if attached && (slow || !took) { Sent::TooSlow } else { Sent::Yes }
+    }
+
+    /// Sends one frame that may be lost; `false` if nobody is connected or the way is full.
+    fn send(&self, out: &mut impl Outlet, frame: &DownFrame<'_>) -> bool {
+        let Link::Attached { gate, conn } = self.link else { return false };
+        out.send(gate, |bytes| {
+            put_down(bytes, gate.worker, conn, |bytes| frame.encode(bytes));
+        })
+    }
+
+    fn put(&mut self, out: &mut impl Outlet, number: u64, kept: &Kept) -> bool {
+        let Link::Attached { gate, conn } = self.link else { return false };
+        let ack = self.inbound.tell();
+        let handle = self.handle;
+        out.send(gate, |bytes| {
+            put_down(bytes, gate.worker, conn, |bytes| {
+                put_kept(bytes, (handle, number, ack), kept);
+            });
+        })
+    }
+}
+
+fn put_kept(out: &mut Vec<u8>, (handle, number, ack): (u32, u64, u64), kept: &Kept) {
+    out.push(kept.head);
+    put_varint(out, u64::from(handle));
+    put_varint(out, number);
+    put_varint(out, ack);
+    out.extend_from_slice(&kept.tail);
+}

@@ -1,0 +1,931 @@
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use env::{FastMap, Instant};
+use proto::frame::{CloseCode, Seen, Status, StreamUp};
+use proto::link::{GroupId, LinkFrame, Slot, WorkerId};
+use proto::stream::Arrival;
+use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
+
+use super::groups::Groups;
+use super::stream::{Link, OpenCall, Sent, Stream};
+use super::{GroupError, Options, Outlet, Places, Scope};
+
+/// One client at one entity: what the entity may know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// The stream at its owner.
+    pub slot: Slot,
+    /// The worker that holds the stream.
+    pub owner: WorkerId,
+    /// The session.
+    pub session: SessionId,
+    /// The account.
+    pub account: AccountId,
+    /// Login level of the account.
+    pub level: u8,
+    /// The name that the client knows the stream by.
+    pub stream: Rc<str>,
+}
+
+/// What became of the wish to open a stream to an entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening<T> {
+    /// The entity is there.
+    Ready(T),
+    /// It is being loaded; [`Streams::handle_activated`] will tell.
+    Loading,
+    /// There is none, or it takes no clients.
+    Refused(Status),
+}
+
+/// A message from a client to an entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromClient<'a> {
+    /// Which method.
+    pub method: MethodId,
+    /// Its arguments.
+    pub body: &'a [u8],
+    /// For a request: its number, which comes back with the reply, and the client's deadline in
+    /// milliseconds (0: the method's own).
+    pub request: Option<(u64, u32)>,
+}
+
+/// The entities of this worker, as streams see them.
+pub trait Entities {
+    /// Names one of them.
+    type Seat: Copy + fmt::Debug;
+    /// Names a client at one of them.
+    type Peer: Clone + fmt::Debug;
+
+    /// Finds `target`, or begins to make it.
+    fn activate(&mut self, target: EntityId) -> Opening<Self::Seat>;
+
+    /// Makes the entity's name for a client.
+    fn peer(&mut self, info: &PeerInfo) -> Self::Peer;
+
+    /// A client was bound or is connected again.
+    fn online(&mut self, seat: Self::Seat, peer: &Self::Peer);
+
+    /// A client is away; for good if `ended`.
+    fn offline(&mut self, seat: Self::Seat, peer: &Self::Peer, code: CloseCode, ended: bool);
+
+    /// Gives an entity a message. After `Ok` to a request exactly one [`Streams::reply`] follows.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not taken; no reply follows.
+    fn deliver(
+        &mut self,
+        now: Instant,
+        seat: Self::Seat,
+        peer: &Self::Peer,
+        message: FromClient<'_>,
+    ) -> Result<(), Status>;
+
+    /// The client's answer to the call `tag`, or why there is none.
+    fn answered(&mut self, tag: u64, status: Status, body: &[u8]);
+}
+
+/// How a push treats a client that is away or slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Numbered: arrives once, in order, also over a break.
+    Reliable,
+    /// Of each key the newest: while the client is away only that is kept.
+    Latest(u64),
+    /// May be lost; dropped while the client is away.
+    Unreliable,
+}
+
+/// What a worker's streams hold and have seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamStats {
+    /// Streams now, connected or not.
+    pub streams: usize,
+    /// Streams now whose client is away.
+    pub away: usize,
+    /// Requests now that wait for their answer.
+    pub open_requests: usize,
+    /// Calls to clients now that wait for their answer.
+    pub open_calls: usize,
+    /// Frames now that clients have not acknowledged.
+    pub unacked: usize,
+    /// Groups now.
+    pub groups: usize,
+    /// Memberships now.
+    pub memberships: usize,
+    /// Frames from clients handed to entities.
+    pub delivered: u64,
+    /// Frames from clients that entities did not take.
+    pub refused: u64,
+    /// Frames from clients handled before; not handled again.
+    pub duplicates: u64,
+    /// Frames from connections that no longer speak for their session.
+    pub stale: u64,
+    /// Pushes dropped because their client was away or its stream gone.
+    pub dropped: u64,
+    /// Second replies to one request; none reached a client.
+    pub second_replies: u64,
+    /// Connections closed because their client read too slowly.
+    pub slow_readers: u64,
+    /// Sessions given up because too much was kept for a client that was away.
+    pub overflows: u64,
+    /// Sessions ended because the client broke the protocol.
+    pub violations: u64,
+}
+
+type StreamOf<E> = Stream<<E as Entities>::Seat, <E as Entities>::Peer>;
+
+/// The streams that end at this worker's entities.
+///
+/// Frames come in with [`handle_link`](Self::handle_link) and [`handle_up`](Self::handle_up);
+/// what entities say goes out with [`reply`](Self::reply), [`push`](Self::push),
+/// [`call`](Self::call) and the group verbs. After each batch call [`settle`](Self::settle).
+pub struct Streams<E: Entities> {
+    me: WorkerId,
+    options: Options,
+    table: Vec<Entry<E>>,
+    free: Vec<u32>,
+    len: usize,
+    by_entity: FastMap<EntityId, Vec<u32>>,
+    groups: Groups,
+    loading: Vec<Loading>,
+    /// Streams to be acknowledged at the end of the turn.
+    ack_due: Vec<u32>,
+    /// When to look whether an acknowledgement is owed; in order, for the wait is always the same.
+    ack_timers: VecDeque<(Instant, Slot)>,
+    call_timers: BTreeSet<(Instant, u32, u64)>,
+    /// Streams that must end, and calls that failed, found while the entities were in use.
+    ends: Vec<(Slot, CloseCode)>,
+    /// Streams whose connection was closed from here, for their entities to hear of it.
+    closed: Vec<Slot>,
+    failed: Vec<(u64, Status)>,
+    epochs: u64,
+    stats: StreamStats,
+}
+
+struct Entry<E: Entities> {
+    generation: u32,
+    stream: Option<Box<StreamOf<E>>>,
+}
+
+/// A binding whose entity is being loaded.
+#[derive(Debug)]
+struct Loading {
+    target: EntityId,
+    from: WorkerId,
+    session: SessionId,
+    account: AccountId,
+    level: u8,
+    handle: u32,
+    name: Rc<str>,
+    place: Option<(WorkerId, Slot)>,
+    generation: u64,
+}
+
+impl<E: Entities> fmt::Debug for Streams<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams").field("me", &self.me).field("len", &self.len).finish()
+    }
+}
+
+impl<E: Entities> Streams<E> {
+    /// No streams yet, at worker `me`.
+    pub fn new(me: WorkerId, options: Options) -> Self {
+        Streams {
+            me,
+            options,
+            table: Vec::new(),
+            free: Vec::new(),
+            len: 0,
+            by_entity: FastMap::default(),
+            groups: Groups::new(me),
+            loading: Vec::new(),
+            ack_due: Vec::new(),
+            ack_timers: VecDeque::new(),
+            call_timers: BTreeSet::new(),
+            ends: Vec::new(),
+            closed: Vec::new(),
+            failed: Vec::new(),
+            epochs: 0,
+            stats: StreamStats::default(),
+        }
+    }
+
+    /// What is held and what was seen. Looks at every stream.
+    pub fn stats(&self) -> StreamStats {
+        let mut stats = StreamStats {
+            streams: self.len,
+            groups: self.groups.len(),
+            memberships: self.groups.memberships(),
+            ..self.stats
+        };
+        for stream in self.table.iter().filter_map(|entry| entry.stream.as_ref()) {
+            stats.away += usize::from(!stream.is_attached());
+            stats.open_requests += stream.open.len();
+            stats.open_calls += stream.calls.len();
+            stats.unacked += stream.unacked();
+        }
+        stats
+    }
+
+    /// The groups, to look at.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ack = self.ack_timers.front().map(|(at, _)| *at);
+        let call = self.call_timers.first().map(|(at, ..)| *at);
+        [ack, call].into_iter().flatten().min()
+    }
+
+    // -- from homes --
+
+    /// Handles a frame from a home: `Bind`, `Attach`, `Detach`, `Unbind`. Others are ignored.
+    pub fn handle_link<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        entities: &mut E,
+        from: WorkerId,
+        frame: &LinkFrame<'_>,
+    ) {
+        match frame {
+            LinkFrame::Bind { .. } => self.bind(io.out, entities, from, frame),
+            LinkFrame::Attach { slot, gate, conn, generation, seen, groups } => {
+                let place = (*gate, *conn);
+                self.attach(io.out, entities, *slot, place, *generation, (*seen, groups));
+            }
+            &LinkFrame::Detach { slot, generation, code } => {
+                let Some(stream) = self.find_mut(slot) else { return };
+                if generation < stream.generation {
+                    return;
+                }
+                stream.generation = generation;
+                if stream.is_attached() {
+                    stream.go_away();
+                    entities.offline(stream.seat, &stream.peer, code, false);
+                    self.groups.away(slot.index);
+                }
+            }
+            &LinkFrame::Unbind { slot, code } => self.end(io.out, entities, slot, code),
+            _ => {}
+        }
+    }
+
+    fn bind<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        entities: &mut E,
+        from: WorkerId,
+        frame: &LinkFrame<'_>,
+    ) {
+        let &LinkFrame::Bind {
+            session,
+            account,
+            level,
+            stream,
+            target,
+            gate,
+            conn,
+            generation,
+            name,
+            ..
+        } = frame
+        else {
+            unreachable!("the caller matched it");
+        };
+        let wish = Loading {
+            target,
+            from,
+            session,
+            account,
+            level,
+            handle: stream,
+            name: name.into(),
+            place: (gate.node != Incarnation::NONE).then_some((gate, conn)),
+            generation,
+        };
+        if self.len + self.loading.len() >= self.options.streams_max {
+            return not_bound(out, &wish, Status::Busy);
+        }
+        match entities.activate(target) {
+            Opening::Ready(seat) => self.open(out, entities, wish, seat),
+            Opening::Loading => self.loading.push(wish),
+            Opening::Refused(status) => not_bound(out, &wish, status),
+        }
+    }
+
+    /// Goes on with the bindings that waited for `target` to be loaded.
+    pub fn handle_activated<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        entities: &mut E,
+        target: EntityId,
+        result: Result<E::Seat, Status>,
+    ) {
+        let mut at = 0;
+        while at < self.loading.len() {
+            if self.loading[at].target != target {
+                at += 1;
+                continue;
+            }
+            let wish = self.loading.remove(at);
+            match result {
+                Ok(seat) => self.open(out, entities, wish, seat),
+                Err(status) => not_bound(out, &wish, status),
+            }
+        }
+    }
+
+    fn open<O: Outlet>(&mut self, out: &mut O, entities: &mut E, wish: Loading, seat: E::Seat) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.table.push(Entry { generation: 1, stream: None });
+            (self.table.len() - 1) as u32
+        });
+        let slot = Slot { index, generation: self.table[index as usize].generation };
+        let info = PeerInfo {
+            slot,
+            owner: self.me,
+            session: wish.session,
+            account: wish.account,
+            level: wish.level,
+            stream: wish.name.clone(),
+        };
+        let peer = entities.peer(&info);
+        self.epochs += 1;
+        let numbers = (wish.handle, self.epochs);
+        let parts = (seat, peer);
+        let mut stream =
+            Box::new(Stream::new(&self.options, info, parts, wish.from, wish.target, numbers));
+        stream.generation = wish.generation;
+        if let Some((gate, conn)) = wish.place {
+            stream.link = Link::Attached { gate, conn };
+        }
+        // The route goes the way that all frames of the stream go, so it is there before them.
+        stream.announce(out);
+        let bound = LinkFrame::Bound {
+            session: wish.session,
+            account: wish.account,
+            stream: wish.handle,
+            slot,
+            epoch: stream.epoch,
+        };
+        out.control(wish.from, &bound);
+        entities.online(seat, &stream.peer);
+        self.table[index as usize].stream = Some(stream);
+        self.by_entity.entry(wish.target).or_default().push(index);
+        self.len += 1;
+    }
+
+    fn attach<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        entities: &mut E,
+        slot: Slot,
+        (gate, conn): (WorkerId, Slot),
+        generation: u64,
+        (seen, listed): (u64, &[Seen]),
+    ) {
+        let Some(stream) = find_mut(&mut self.table, slot) else {
+            self.stats.stale += 1;
+            return;
+        };
+        if generation <= stream.generation {
+            self.stats.stale += 1;
+            return;
+        }
+        stream.generation = generation;
+        if !stream.acknowledge(seen) {
+            return self.violation(slot);
+        }
+        stream.link = Link::Attached { gate, conn };
+        stream.announce(out);
+        let mut took = stream.catch_up(out);
+        took &= self.groups.attach(out, slot.index, (gate, conn), listed);
+        entities.online(stream.seat, &stream.peer);
+        if !took {
+            self.slow_reader(out, slot);
+        }
+    }
+
+    // -- from gates --
+
+    /// Handles what a client sent on the stream `slot`: head byte and fields, as `Up` carries them.
+    pub fn handle_up<O: Outlet>(
+        &mut self,
+        now: Instant,
+        out: &mut O,
+        entities: &mut E,
+        (from, slot): (WorkerId, Slot),
+        frame: &[u8],
+    ) {
+        let Some(stream) = find_mut(&mut self.table, slot) else {
+            self.stats.stale += 1;
+            return;
+        };
+        if stream.gate() != Some(from) {
+            self.stats.stale += 1;
+            return;
+        }
+        let mut reader = Reader::new(frame);
+        let head = reader.byte();
+        let Ok(up) = head.and_then(|head| StreamUp::decode_fields(head, &mut reader)) else {
+            return self.violation(slot);
+        };
+        let (number, ack) = match up {
+            StreamUp::Tell { number, ack, .. }
+            | StreamUp::Request { number, ack, .. }
+            | StreamUp::Answer { number, ack, .. } => (number, ack),
+            StreamUp::Ack { ack } => (0, ack),
+        };
+        // A request without a number could not be told from its repetition.
+        let unnumbered_request = number == 0 && matches!(up, StreamUp::Request { .. });
+        if !stream.acknowledge(ack) || unnumbered_request {
+            return self.violation(slot);
+        }
+        if number != 0 {
+            match stream.inbound.arrive(number) {
+                Arrival::Next => {}
+                Arrival::Duplicate => {
+                    self.stats.duplicates += 1;
+                    if let StreamUp::Request { .. } = up {
+                        stream.repeat_answer(out, number);
+                    }
+                    return;
+                }
+                Arrival::Gap => return self.violation(slot),
+            }
+            if stream.inbound.is_due() {
+                if !stream.ack_due {
+                    stream.ack_due = true;
+                    self.ack_due.push(slot.index);
+                }
+            } else if !stream.ack_armed {
+                stream.ack_armed = true;
+                self.ack_timers.push_back((now + self.options.ack_wait, slot));
+            }
+        }
+        match up {
+            StreamUp::Tell { method, body, .. } => {
+                let message = FromClient { method, body, request: None };
+                match entities.deliver(now, stream.seat, &stream.peer, message) {
+                    Ok(()) => self.stats.delivered += 1,
+                    Err(status) => {
+                        self.stats.refused += 1;
+                        if number != 0 {
+                            stream.fault(out, number, status);
+                        }
+                    }
+                }
+            }
+            StreamUp::Request { method, deadline_ms, body, .. } => {
+                let request = Some((number, deadline_ms));
+                let result = if stream.open.len() >= self.options.open_requests_max {
+                    Err(Status::Busy)
+                } else {
+                    let message = FromClient { method, body, request };
+                    entities.deliver(now, stream.seat, &stream.peer, message)
+                };
+                stream.open.push(number);
+                match result {
+                    Ok(()) => self.stats.delivered += 1,
+                    Err(status) => {
+                        self.stats.refused += 1;
+                        self.reply(out, slot, number, status, &[]);
+                    }
+                }
+            }
+            StreamUp::Answer { call, status, body, .. } => {
+                self.answered(entities, slot, call, status, body);
+            }
+            StreamUp::Ack { .. } => {}
+        }
+    }
+
+    fn answered(
+        &mut self,
+        entities: &mut E,
+        slot: Slot,
+        call: u64,
+        status: Status,
+        body: &[u8],
+    ) {
+        let Some(stream) = find_mut(&mut self.table, slot) else { return };
+        // The answer of a call that is over reaches nobody.
+        if let Some(at) = stream.calls.iter().position(|open| open.id == call) {
+            let open = stream.calls.remove(at);
+            self.call_timers.remove(&(open.until, slot.index, call));
+            entities.answered(open.tag, status, body);
+        }
+    }
+
+    // -- from entities --
+
+    /// Answers request `number` of a stream. Only the first answer of each request counts.
+    pub fn reply<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        slot: Slot,
+        number: u64,
+        status: Status,
+        body: &[u8],
+    ) {
+        let Some(stream) = find_mut(&mut self.table, slot) else {
+            self.stats.dropped += 1;
+            return;
+        };
+        let Some(at) = stream.open.iter().position(|open| *open == number) else {
+            self.stats.second_replies += 1;
+            return;
+        };
+        stream.open.remove(at);
+        let fits = body.len() <= self.options.body_bytes_max;
+        let (status, body) = if fits { (status, body) } else { (Status::Failed, &[][..]) };
+        let sent = stream.reply(out, &self.options, number, status, body);
+        self.sent(out, slot, sent);
+    }
+
+    /// Sends a message to a client. What cannot be sent is dropped and counted; a client that is
+    /// away too long loses its session, rather than one of its messages.
+    pub fn push<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        slot: Slot,
+        (method, delivery): (MethodId, Delivery),
+        body: &[u8],
+    ) {
+        let fits = body.len() <= self.options.body_bytes_max;
+        let Some(stream) = find_mut(&mut self.table, slot).filter(|_| fits) else {
+            self.stats.dropped += 1;
+            return;
+        };
+        match delivery {
+            Delivery::Reliable => {
+                let sent = stream.push(out, &self.options, method, body);
+                self.sent(out, slot, sent);
+            }
+            Delivery::Latest(key) if !stream.is_attached() => {
+                if !stream.keep_latest(&self.options, key, method, body) {
+                    self.stats.dropped += 1;
+                }
+            }
+            Delivery::Latest(_) | Delivery::Unreliable => {
+                if !stream.push_live(out, method, body) {
+                    self.stats.dropped += 1;
+                }
+            }
+        }
+    }
+
+    /// Calls a method of a client. `tag` comes back once, with [`Entities::answered`].
+    pub fn call<O: Outlet>(
+        &mut self,
+        now: Instant,
+        out: &mut O,
+        slot: Slot,
+        (tag, method): (u64, MethodId),
+        deadline: Option<Duration>,
+        body: &[u8],
+    ) {
+        let Some(stream) = find_mut(&mut self.table, slot) else {
+            self.failed.push((tag, Status::Gone));
+            return;
+        };
+        if stream.calls.len() >= self.options.open_calls_max {
+            self.failed.push((tag, Status::Busy));
+            return;
+        }
+        if body.len() > self.options.body_bytes_max {
+            self.failed.push((tag, Status::BadArgument));
+            return;
+        }
+        let wait = deadline.unwrap_or(self.options.call_wait);
+        let deadline_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let id = stream.next_call;
+        stream.next_call += 1;
+        let until = now + wait;
+        let sent = stream.call(out, &self.options, (id, deadline_ms), method, body);
+        if sent == Sent::Overflow {
+            self.failed.push((tag, Status::Gone));
+        } else {
+            stream.calls.push(OpenCall { id, tag, until });
+            self.call_timers.insert((until, slot.index, id));
+        }
+        self.sent(out, slot, sent);
+    }
+
+    /// Has the home of a client's session bind `target` under `name`; what has that name is
+    /// released once the new stream is open.
+    pub fn rebind<O: Outlet>(&mut self, out: &mut O, slot: Slot, name: &str, target: EntityId) {
+        if let Some(stream) = find_mut(&mut self.table, slot) {
+            let (session, account) = (stream.info.session, stream.info.account);
+            out.control(stream.home, &LinkFrame::Rebind { session, account, name, target });
+        }
+    }
+
+    /// Has the home of a client's session end the stream called `name`.
+    pub fn release<O: Outlet>(&mut self, out: &mut O, slot: Slot, name: &str) {
+        if let Some(stream) = find_mut(&mut self.table, slot) {
+            let (session, account) = (stream.info.session, stream.info.account);
+            out.control(stream.home, &LinkFrame::Release { session, account, name });
+        }
+    }
+
+    /// Has the home of a client's session end it. The client is told `code` and `reason`.
+    pub fn kick<O: Outlet>(&mut self, out: &mut O, slot: Slot, code: CloseCode, reason: &str) {
+        if let Some(stream) = find_mut(&mut self.table, slot) {
+            let (session, account) = (stream.info.session, stream.info.account);
+            out.control(stream.home, &LinkFrame::Kick { account, session, code, reason });
+        }
+    }
+
+    /// The clients at `entity`, in the order in which they came.
+    pub fn peers_of(&self, entity: EntityId) -> impl Iterator<Item = &PeerInfo> {
+        let indices = self.by_entity.get(&entity).map_or(&[][..], Vec::as_slice);
+        indices.iter().filter_map(|index| {
+            self.table[*index as usize].stream.as_ref().map(|stream| &stream.info)
+        })
+    }
+
+    /// `entity` is gone: its streams and groups end. `Unavailable` means that it may come back
+    /// elsewhere and its clients shall find it there; `Goodbye` that it is over.
+    pub fn entity_gone<O: Outlet>(&mut self, out: &mut O, entity: EntityId, code: CloseCode) {
+        for index in self.by_entity.remove(&entity).unwrap_or_default() {
+            let Some(stream) = self.remove(index) else { continue };
+            unroute(out, &stream, code);
+            let (session, account) = (stream.info.session, stream.info.account);
+            let lost = LinkFrame::Lost { session, account, stream: stream.handle, code };
+            out.control(stream.home, &lost);
+            self.groups.forget(out, index);
+        }
+        self.groups.entity_gone(out, entity);
+    }
+
+    // -- groups --
+
+    /// Makes a group that lasts as long as its owner.
+    ///
+    /// # Errors
+    ///
+    /// `Full`.
+    pub fn create_group(
+        &mut self,
+        owner: EntityId,
+        kind: KindId,
+        name: &str,
+    ) -> Result<GroupId, GroupError> {
+        self.groups.create(&self.options, owner, (kind, name))
+    }
+
+    /// Makes a client a member; it stays one over breaks, until it leaves or its stream ends.
+    /// A member that joins again stays what it was.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `NoPeer`, `Full`.
+    pub fn join<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        group: GroupId,
+        slot: Slot,
+    ) -> Result<(), GroupError> {
+        let stream = find_mut(&mut self.table, slot).ok_or(GroupError::NoPeer)?;
+        let place = match stream.link {
+            Link::Attached { gate, conn } => Some((gate, conn)),
+            Link::Away { .. } => None,
+        };
+        self.groups.join(out, &self.options, group, slot.index, place)
+    }
+
+    /// Takes a client out of a group; one that is no member stays none.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `NoPeer`.
+    pub fn leave<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        group: GroupId,
+        slot: Slot,
+    ) -> Result<(), GroupError> {
+        find_mut(&mut self.table, slot).ok_or(GroupError::NoPeer)?;
+        self.groups.leave(out, group, slot.index)
+    }
+
+    /// Sends one message to all members of a group.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`, `TooLong`.
+    pub fn cast<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        group: GroupId,
+        (method, delivery): (MethodId, Delivery),
+        body: &[u8],
+    ) -> Result<(), GroupError> {
+        let max = self.options.body_bytes_max;
+        if body.len() > max {
+            return Err(GroupError::TooLong { max });
+        }
+        let reliable = delivery == Delivery::Reliable;
+        let refused = self.groups.cast(out, &self.options, group, (method, reliable), body)?;
+        for gate in refused {
+            self.stats.dropped += 1;
+            if reliable {
+                for index in self.groups.members_at(group, gate) {
+                    let slot = self.slot_of(index);
+                    self.slow_reader(out, slot);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a group.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`.
+    pub fn disband<O: Outlet>(&mut self, out: &mut O, group: GroupId) -> Result<(), GroupError> {
+        self.groups.disband(out, group)
+    }
+
+    // -- time and other workers --
+
+    /// Finishes a batch: ends what broke, fails what cannot be answered, sends acknowledgements
+    /// that are due.
+    pub fn settle<O: Outlet>(&mut self, out: &mut O, entities: &mut E) {
+        for (slot, code) in std::mem::take(&mut self.ends) {
+            let Some(stream) = find_mut(&mut self.table, slot) else { continue };
+            let (session, account) = (stream.info.session, stream.info.account);
+            let lost = LinkFrame::Lost { session, account, stream: stream.handle, code };
+            out.control(stream.home, &lost);
+            self.end(out, entities, slot, code);
+        }
+        for slot in std::mem::take(&mut self.closed) {
+            let Some(stream) = find_mut(&mut self.table, slot) else { continue };
+            if !stream.is_attached() {
+                entities.offline(stream.seat, &stream.peer, CloseCode::SlowReader, false);
+            }
+        }
+        for (tag, status) in std::mem::take(&mut self.failed) {
+            entities.answered(tag, status, &[]);
+        }
+        for index in std::mem::take(&mut self.ack_due) {
+            let Some(stream) = self.table[index as usize].stream.as_mut() else { continue };
+            stream.ack_due = false;
+            if stream.inbound.is_due() {
+                stream.send_ack(out);
+            }
+        }
+    }
+
+    /// Sends acknowledgements that wait too long and ends calls that were not answered in time.
+    pub fn handle_timeout<O: Outlet>(&mut self, now: Instant, out: &mut O, entities: &mut E) {
+        while let Some(&(at, slot)) = self.ack_timers.front()
+            && at <= now
+        {
+            self.ack_timers.pop_front();
+            let Some(stream) = find_mut(&mut self.table, slot) else { continue };
+            stream.ack_armed = false;
+            if stream.inbound.owes() {
+                stream.send_ack(out);
+            }
+        }
+        while let Some(&(at, index, call)) = self.call_timers.first()
+            && at <= now
+        {
+            let slot = self.slot_of(index);
+            // Takes the timer out, for every open call has one and only while it is open.
+            self.answered(entities, slot, call, Status::Timeout, &[]);
+            self.call_timers.remove(&(at, index, call));
+        }
+    }
+
+    /// Takes note that everything under way to and from `node` may be lost: its gates' clients
+    /// are away, streams that its homes judge are over.
+    pub fn handle_peer_down<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        entities: &mut E,
+        node: Incarnation,
+    ) {
+        let mut over = Vec::new();
+        for (index, entry) in (0u32..).zip(&mut self.table) {
+            let Some(stream) = entry.stream.as_mut() else { continue };
+            if stream.home.node == node {
+                over.push(Slot { index, generation: entry.generation });
+            } else if stream.gate().is_some_and(|gate| gate.node == node) {
+                stream.go_away();
+                entities.offline(stream.seat, &stream.peer, CloseCode::Unavailable, false);
+                self.groups.away(index);
+            }
+        }
+        for slot in over {
+            self.end(out, entities, slot, CloseCode::SessionLost);
+        }
+        self.loading.retain(|wish| wish.from.node != node);
+        for wish in &mut self.loading {
+            wish.place = wish.place.filter(|(gate, _)| gate.node != node);
+        }
+    }
+
+    /// Ends one stream here: its gate, its entity and its calls are told, its home is not.
+    fn end<O: Outlet>(&mut self, out: &mut O, entities: &mut E, slot: Slot, code: CloseCode) {
+        if find_mut(&mut self.table, slot).is_none() {
+            return;
+        }
+        let stream = self.remove(slot.index).expect("it was found");
+        if let Some(indices) = self.by_entity.get_mut(&stream.target) {
+            indices.retain(|index| *index != slot.index);
+            if indices.is_empty() {
+                self.by_entity.remove(&stream.target);
+            }
+        }
+        unroute(out, &stream, code);
+        self.groups.forget(out, slot.index);
+        entities.offline(stream.seat, &stream.peer, code, true);
+    }
+
+    /// Takes a stream out of the table; its calls fail with `Gone`.
+    fn remove(&mut self, index: u32) -> Option<Box<StreamOf<E>>> {
+        let entry = &mut self.table[index as usize];
+        let stream = entry.stream.take()?;
+        entry.generation = entry.generation.wrapping_add(1).max(1);
+        self.free.push(index);
+        self.len -= 1;
+        for call in &stream.calls {
+            self.call_timers.remove(&(call.until, index, call.id));
+            self.failed.push((call.tag, Status::Gone));
+        }
+        Some(stream)
+    }
+
+    fn sent<O: Outlet>(&mut self, out: &mut O, slot: Slot, sent: Sent) {
+        match sent {
+            Sent::Yes => {}
+            Sent::TooSlow => self.slow_reader(out, slot),
+            Sent::Overflow => {
+                self.stats.overflows += 1;
+                self.ends.push((slot, CloseCode::SessionLost));
+            }
+        }
+    }
+
+    /// Closes the connection of a client that reads too slowly; it may resume, and nothing that
+    /// was numbered is lost by it.
+    fn slow_reader<O: Outlet>(&mut self, out: &mut O, slot: Slot) {
+        let Some(stream) = find_mut(&mut self.table, slot) else { return };
+        let Link::Attached { gate, conn } = stream.link else { return };
+        self.stats.slow_readers += 1;
+        let reason = "the client does not keep up with what it is sent";
+        out.control(gate, &LinkFrame::Close { conn, code: CloseCode::SlowReader, reason });
+        stream.go_away();
+        self.groups.away(slot.index);
+        self.closed.push(slot);
+    }
+
+    /// The client broke the protocol: nothing more is taken from it, its home ends the session.
+    fn violation(&mut self, slot: Slot) {
+        self.stats.violations += 1;
+        self.ends.push((slot, CloseCode::Protocol));
+        if let Some(stream) = find_mut(&mut self.table, slot) {
+            stream.go_away();
+            self.groups.away(slot.index);
+        }
+    }
+
+    fn find_mut(&mut self, slot: Slot) -> Option<&mut StreamOf<E>> {
+        find_mut(&mut self.table, slot)
+    }
+
+    fn slot_of(&self, index: u32) -> Slot {
+        Slot { index, generation: self.table[index as usize].generation }
+    }
+}
+
+fn find_mut<E: Entities>(table: &mut [Entry<E>], slot: Slot) -> Option<&mut StreamOf<E>> {
+    let entry = table.get_mut(slot.index as usize)?;
+    if entry.generation != slot.generation {
+        return None;
+    }
+    entry.stream.as_deref_mut()
+}
+
+fn unroute<T, P>(out: &mut impl Outlet, stream: &Stream<T, P>, code: CloseCode) {
+    if let Link::Attached { gate, conn } = stream.link {
+        out.control(gate, &LinkFrame::Unroute { conn, stream: stream.handle, code });
+    }
+}
+
+fn not_bound(out: &mut impl Outlet, wish: &Loading, status: Status) {
+    let (session, account) = (wish.session, wish.account);
+    let frame = LinkFrame::NotBound { session, account, stream: wish.handle, status };
+    out.control(wish.from, &frame);
+}
