@@ -1,0 +1,852 @@
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use env::{FastMap, Instant, Random};
+use proto::Incarnation;
+use proto::frame::put_frame;
+use proto::link::{WorkerId, destination};
+
+use crate::key::{Key, Side};
+use crate::link::{Beat, HANDSHAKE_BYTES_MAX, Identity, Link, Reason, Stage, Step};
+use crate::local::Lane;
+use crate::options::describe;
+use crate::{Counters, LinkId, Options, PeerInfo, Refused, SendError};
+
+/// The links of one worker to all other nodes, and its lanes to the workers of its own.
+///
+/// A link to a node is dialed on the first frame to it. Frames are queued per link and leave in
+/// one write per turn. After any `handle_*` and any `send`, drain [`poll_output`](Self::poll_output)
+/// and [`poll_local`](Self::poll_local) until they give `None`.
+///
+/// Frames of one sending worker to one receiving worker arrive in order and at most once. When a
+/// link breaks, what was sent on it may be lost: [`Output::PeerDown`] says so, and the sender
+/// alone knows what to do about it.
+#[derive(Debug)]
+pub struct Mesh {
+    me: Identity,
+    options: Options,
+    random: Random,
+    links: Vec<LinkSlot>,
+    links_free: Vec<u32>,
+    links_open: usize,
+    /// Accepted links that have not proven themselves.
+    handshakes: usize,
+    peers: Vec<Option<Peer>>,
+    peers_free: Vec<u32>,
+    peer_index: FastMap<Incarnation, u32>,
+    outputs: VecDeque<Output>,
+    lanes: Vec<Lane>,
+    lanes_listed: VecDeque<u8>,
+    /// Memory of batches that were read.
+    spares: Vec<Vec<u8>>,
+    /// No deadline lies before this; it may lie before the first deadline.
+    next_timeout: Instant,
+    counters: Counters,
+    /// What `output` gives for a link that is gone.
+    nowhere: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct LinkSlot {
+    generation: u32,
+    link: Option<Link>,
+}
+
+/// Another node.
+#[derive(Debug)]
+struct Peer {
+    node: Incarnation,
+    /// `None` for a node that came to us before we heard of it.
+    info: Option<PeerInfo>,
+    /// Where our frames go, while it is up.
+    link: Option<LinkId>,
+    /// The dial under way.
+    dial: Option<LinkId>,
+    /// Frames that wait for a link, and until when.
+    pending: Vec<u8>,
+    pending_until: Instant,
+    /// When to dial again.
+    retry_at: Option<Instant>,
+    /// Dials that failed in a row.
+    failures: u32,
+    /// It was announced as down and has not been up since.
+    down: bool,
+    /// Links that are up, ours and theirs.
+    links_up: u32,
+}
+
+/// A frame that came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame<'b> {
+    /// The worker that sent it.
+    pub from: WorkerId,
+    /// From the kind byte on, as [`proto::link::LinkFrame::decode`] reads it.
+    pub payload: Cow<'b, [u8]>,
+}
+
+/// What the driver has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Connect to the node, then call `handle_connected` or `handle_connect_failed`.
+    Dial {
+        /// The name of the link from now on.
+        link: LinkId,
+        /// The node.
+        to: Incarnation,
+        /// Where; `None` for a node of this process.
+        address: Option<SocketAddr>,
+    },
+    /// Write what [`Mesh::output`] holds; announced once until this is taken.
+    Flush(LinkId),
+    /// Close the connection of the link, which is gone already.
+    Close(LinkId),
+    /// Frames to and from the node go through.
+    PeerUp(Incarnation),
+    /// What was sent to the node and not answered may be lost, as may be what it sent here.
+    PeerDown(Incarnation),
+}
+
+const SPARES_MAX: usize = 8;
+const SPARE_BYTES_MAX: usize = 1024 * 1024;
+
+impl Mesh {
+    /// The mesh of worker `me` of the node called `name`. `random` must be secret
+    /// ([`Random::from_os`]) outside tests.
+    ///
+    /// # Panics
+    ///
+    /// If a name is over 256 bytes, or `me` is not among `options.workers`.
+    pub fn new(me: WorkerId, name: &str, options: Options, key: Key, random: Random) -> Self {
+        let text_max = proto::frame::TEXT_BYTES_MAX;
+        assert!(name.len() <= text_max, "the node's name is over {text_max} bytes");
+        assert!(options.cluster.len() <= text_max, "the cluster's name is over {text_max} bytes");
+        assert!(me.worker < options.workers, "worker {} of {}", me.worker, options.workers);
+        let lanes = (0..options.workers).map(|_| Lane::default()).collect();
+        let me = Identity { id: me, name: name.into(), cluster: options.cluster.clone(), key };
+        Mesh {
+            me,
+            options,
+            random,
+            links: Vec::new(),
+            links_free: Vec::new(),
+            links_open: 0,
+            handshakes: 0,
+            peers: Vec::new(),
+            peers_free: Vec::new(),
+            peer_index: FastMap::default(),
+            outputs: VecDeque::new(),
+            lanes,
+            lanes_listed: VecDeque::new(),
+            spares: Vec::new(),
+            next_timeout: Instant::NEVER,
+            counters: Counters::default(),
+            nowhere: Vec::new(),
+        }
+    }
+
+    /// Who this is.
+    pub fn me(&self) -> WorkerId {
+        self.me.id
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    // ---- which nodes there are ----
+
+    /// Lists a node, or changes how to reach it. Ourselves is ignored.
+    pub fn set_peer(&mut self, node: Incarnation, info: PeerInfo) {
+        if node == self.me.id.node {
+            return;
+        }
+        let at = self.peer_entry(node);
+        self.peer_mut(at).info = Some(info);
+    }
+
+    /// Takes a node off the list: its links are closed and its mail is dropped.
+    pub fn remove_peer(&mut self, node: Incarnation) {
+        let Some(&at) = self.peer_index.get(&node) else { return };
+        let peer = self.peer_mut(at);
+        peer.info = None;
+        peer.retry_at = None;
+        let had_mail = !peer.pending.is_empty();
+        self.drop_pending(at);
+        let was_up = self.peer_mut(at).links_up > 0;
+        let of_peer = |slot: &LinkSlot| slot.link.as_ref().is_some_and(|l| l.peer == Some(at));
+        let links: Vec<LinkId> = (0u32..)
+            .zip(&self.links)
+            .filter(|(_, slot)| of_peer(slot))
+            .map(|(index, slot)| LinkId::new(index, slot.generation))
+            .collect();
+        for link in links {
+            self.close_link(Instant::ZERO, link, Reason::Removed);
+        }
+        // The last link takes an unlisted peer with it; without links it goes here.
+        if let Some(&at) = self.peer_index.get(&node) {
+            self.forget_peer(at);
+        }
+        if had_mail && !was_up {
+            self.outputs.push_back(Output::PeerDown(node));
+        }
+    }
+
+    /// How to reach a node, if it is listed.
+    pub fn peer(&self, node: Incarnation) -> Option<&PeerInfo> {
+        let at = *self.peer_index.get(&node)?;
+        self.peers[at as usize].as_ref()?.info.as_ref()
+    }
+
+    /// Whether frames to the node go through now.
+    pub fn is_up(&self, node: Incarnation) -> bool {
+        let peer = self.peer_index.get(&node).and_then(|at| self.peers[*at as usize].as_ref());
+        peer.is_some_and(|peer| peer.link.is_some())
+    }
+
+    // ---- sending ----
+
+    /// Appends one frame for `to`, whose payload `write` produces, destination byte included.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`]; nothing was sent then.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        to: WorkerId,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), SendError> {
+        self.put(now, to, self.options.queue_bytes_soft, write)
+    }
+
+    /// As [`send`](Self::send), for an answer, an acknowledgement or whatever frees the other
+    /// side: passes a queue at its soft limit.
+    ///
+    /// # Errors
+    ///
+    /// As `send`, but not `Full`: at the hard limit the link is closed instead, which gives
+    /// `Down`. (`Full` comes only from a node not reached yet or a worker of this node.)
+    pub fn send_reply(
+        &mut self,
+        now: Instant,
+        to: WorkerId,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), SendError> {
+        self.put(now, to, self.options.queue_bytes_hard, write)
+    }
+
+    fn put(
+        &mut self,
+        now: Instant,
+        to: WorkerId,
+        limit: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), SendError> {
+        if to.node == self.me.id.node {
+            return self.put_local(self.me.id, to.worker, limit, write);
+        }
+        let at = *self.peer_index.get(&to.node).ok_or(SendError::Unknown)?;
+        let peer = self.peers[at as usize].as_mut().expect("indexed peers are there");
+        let Some(id) = peer.link else {
+            return self.put_pending(now, at, limit, write);
+        };
+        let link = self.links[id.index as usize].link.as_mut().expect("a peer's link is there");
+        let waiting = link.out.len();
+        if waiting >= self.options.queue_bytes_hard {
+            self.close_link(now, id, Reason::Overflow);
+            return Err(SendError::Down);
+        }
+        if waiting >= limit {
+            self.counters.full += 1;
+            return Err(SendError::Full);
+        }
+        append(&mut link.out, self.options.frame_bytes_max, write)?;
+        link.used = true;
+        if !link.listed {
+            link.listed = true;
+            self.outputs.push_back(Output::Flush(id));
+        }
+        Ok(())
+    }
+
+    fn put_local(
+        &mut self,
+        from: WorkerId,
+        to: u8,
+        limit: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), SendError> {
+        let lane = self.lanes.get_mut(to as usize).ok_or(SendError::Unknown)?;
+        let before = lane.bytes.len();
+        if before >= limit {
+            self.counters.full += 1;
+            return Err(SendError::Full);
+        }
+        let bytes = lane.push(from, write);
+        let max = self.options.frame_bytes_max;
+        if bytes > max {
+            lane.truncate(before);
+            return Err(SendError::TooLong { bytes, max });
+        }
+        if !lane.listed && !lane.blocked {
+            lane.listed = true;
+            self.lanes_listed.push_back(to);
+        }
+        Ok(())
+    }
+
+    /// Keeps a frame for a node without a link, and dials it if nobody does.
+    fn put_pending(
+        &mut self,
+        now: Instant,
+        at: u32,
+        limit: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), SendError> {
+        let peer = self.peers[at as usize].as_mut().expect("indexed peers are there");
+        if peer.info.is_none() {
+            return Err(SendError::Unknown);
+        }
+        if peer.down {
+            return Err(SendError::Down);
+        }
+        if peer.pending.len() >= limit.min(self.options.pending_bytes_max) {
+            self.counters.full += 1;
+            return Err(SendError::Full);
+        }
+        append(&mut peer.pending, self.options.frame_bytes_max, write)?;
+        if peer.pending_until == Instant::NEVER {
+            peer.pending_until = now + self.options.pending_wait;
+            self.next_timeout = self.next_timeout.min(peer.pending_until);
+        }
+        let idle = peer.dial.is_none() && peer.retry_at.is_none();
+        if idle {
+            self.dial(now, at);
+        }
+        Ok(())
+    }
+
+    // ---- links: what the driver tells ----
+
+    /// A connection came in.
+    ///
+    /// # Errors
+    ///
+    /// A limit is reached: close the connection.
+    pub fn handle_accepted(&mut self, now: Instant) -> Result<LinkId, Refused> {
+        if self.handshakes >= self.options.handshakes_max {
+            self.counters.refused_limit += 1;
+            return Err(Refused::Handshakes(self.handshakes));
+        }
+        if self.links_open >= self.options.links_max {
+            self.counters.refused_limit += 1;
+            return Err(Refused::Links(self.links_open));
+        }
+        self.handshakes += 1;
+        let deadline = now + self.options.handshake_wait;
+        Ok(self.insert_link(Side::Acceptor, Stage::Hello, deadline))
+    }
+
+    /// A dialed link is connected.
+    pub fn handle_connected(&mut self, now: Instant, id: LinkId) {
+        let Some(link) = find(&mut self.links, id) else { return };
+        assert_eq!(link.stage, Stage::Dialing, "only a dialed link connects, and once");
+        link.stage = Stage::Hello;
+        link.deadline = now + self.options.handshake_wait;
+        self.next_timeout = self.next_timeout.min(link.deadline);
+        link.put_hello(&self.me);
+        self.flush(id);
+    }
+
+    /// A dialed link could not be connected.
+    pub fn handle_connect_failed(&mut self, now: Instant, id: LinkId) {
+        self.end_link(now, id, Reason::Gone);
+    }
+
+    /// The connection of a link ended.
+    pub fn handle_closed(&mut self, now: Instant, id: LinkId) {
+        self.end_link(now, id, Reason::Gone);
+    }
+
+    /// Takes bytes of a link: call it again and again with the same `input` until it gives
+    /// `None`, which means that all of `input` is used up.
+    ///
+    /// Frames for other workers of this node go to their lanes, the link's own are answered.
+    /// Bytes of a link that is gone are thrown away.
+    pub fn next_frame<'b>(
+        &mut self,
+        now: Instant,
+        id: LinkId,
+        input: &mut &'b [u8],
+    ) -> Option<Frame<'b>> {
+        loop {
+            let Some(link) = find(&mut self.links, id) else {
+                *input = &[];
+                return None;
+            };
+            let up = link.is_up();
+            let max = if up { self.options.frame_bytes_max } else { HANDSHAKE_BYTES_MAX };
+            let payload = match link.assembler.next(input, max) {
+                Ok(Some(payload)) => payload,
+                Ok(None) => {
+                    link.hear(now);
+                    return None;
+                }
+                Err(error) => {
+                    self.close_link(now, id, Reason::Protocol(error));
+                    continue;
+                }
+            };
+            if !up {
+                self.handle_handshake(now, id, &payload);
+                continue;
+            }
+            match link.handle_own(&payload) {
+                Ok(true) if link.out.len() >= self.options.queue_bytes_hard => {
+                    self.close_link(now, id, Reason::Overflow);
+                }
+                Ok(true) => self.flush_if_any(id),
+                Ok(false) => {
+                    link.used = true;
+                    let from = link.remote.id;
+                    match destination(&payload) {
+                        Ok(to) if to == self.me.id.worker => return Some(Frame { from, payload }),
+                        Ok(to) => self.forward(from, to, &payload),
+                        Err(error) => self.close_link(now, id, Reason::Protocol(error)),
+                    }
+                }
+                Err(error) => self.close_link(now, id, Reason::Protocol(error)),
+            }
+        }
+    }
+
+    /// Takes all of `bytes`, giving each frame for this worker to `sink`. For a sink that needs
+    /// the mesh itself there is [`next_frame`](Self::next_frame).
+    pub fn handle_bytes(
+        &mut self,
+        now: Instant,
+        id: LinkId,
+        bytes: &[u8],
+        mut sink: impl FnMut(WorkerId, &[u8]),
+    ) {
+        let mut input = bytes;
+        while let Some(frame) = self.next_frame(now, id, &mut input) {
+            sink(frame.from, &frame.payload);
+        }
+    }
+
+    /// Advances to `now`: heartbeats, time limits, dials that are due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now < self.next_timeout {
+            return;
+        }
+        self.next_timeout = Instant::NEVER;
+        for index in 0..self.links.len() as u32 {
+            let slot = &self.links[index as usize];
+            let id = LinkId::new(index, slot.generation);
+            if slot.link.as_ref().is_some_and(|link| link.deadline <= now) {
+                self.handle_link_timeout(now, id);
+            }
+            if let Some(link) = find(&mut self.links, id) {
+                self.next_timeout = self.next_timeout.min(link.deadline);
+            }
+        }
+        for at in 0..self.peers.len() as u32 {
+            self.handle_peer_timeout(now, at);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called; never later than needed,
+    /// sometimes earlier.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        Some(self.next_timeout).filter(|at| *at != Instant::NEVER)
+    }
+
+    // ---- links: what the driver asks ----
+
+    /// What is to be done next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        let output = self.outputs.pop_front()?;
+        if let Output::Flush(id) = &output
+            && let Some(link) = find(&mut self.links, *id)
+        {
+            link.listed = false;
+        }
+        Some(output)
+    }
+
+    /// The bytes to write to a link. The driver removes what it wrote; what it leaves it writes
+    /// when the connection has room, unasked.
+    pub fn output(&mut self, id: LinkId) -> &mut Vec<u8> {
+        match find(&mut self.links, id) {
+            Some(link) => &mut link.out,
+            None => {
+                self.nowhere.clear();
+                &mut self.nowhere
+            }
+        }
+    }
+
+    /// Mail for another worker of this node, or for this one: a batch that
+    /// [`local_frames`](crate::local_frames) reads.
+    pub fn poll_local(&mut self) -> Option<(u8, Vec<u8>)> {
+        let worker = self.lanes_listed.pop_front()?;
+        let lane = &mut self.lanes[worker as usize];
+        lane.listed = false;
+        Some((worker, lane.take(self.spares.pop().unwrap_or_default())))
+    }
+
+    /// Gives back a batch that was read, so that its memory is used again.
+    pub fn recycle(&mut self, mut batch: Vec<u8>) {
+        if self.spares.len() < SPARES_MAX && batch.capacity() <= SPARE_BYTES_MAX {
+            batch.clear();
+            self.spares.push(batch);
+        }
+    }
+
+    /// The queue to a worker has no room for a batch: it goes back to the front of its lane,
+    /// which rests until [`handle_local_room`](Self::handle_local_room).
+    pub fn handle_local_full(&mut self, worker: u8, batch: Vec<u8>) {
+        let lane = &mut self.lanes[worker as usize];
+        lane.put_back(batch);
+        lane.blocked = true;
+        if std::mem::take(&mut lane.listed) {
+            self.lanes_listed.retain(|listed| *listed != worker);
+        }
+    }
+
+    /// The queue to a worker has room again.
+    pub fn handle_local_room(&mut self, worker: u8) {
+        let lane = &mut self.lanes[worker as usize];
+        if std::mem::take(&mut lane.blocked) && !lane.bytes.is_empty() && !lane.listed {
+            lane.listed = true;
+            self.lanes_listed.push_back(worker);
+        }
+    }
+
+    // ---- inside ----
+
+    /// How many links and peers-by-link are held: for tests of clean-up.
+    #[cfg(test)]
+    pub(crate) fn links_held(&self) -> (usize, usize) {
+        (self.links_open, self.handshakes)
+    }
+
+    fn forward(&mut self, from: WorkerId, to: u8, payload: &[u8]) {
+        let limit = self.options.queue_bytes_hard;
+        match self.put_local(from, to, limit, |out| out.extend_from_slice(payload)) {
+            Ok(()) => self.counters.forwarded += 1,
+            // Stopping the link instead would let one stuck worker stop its whole node.
+            Err(_) => self.counters.local_dropped += 1,
+        }
+    }
+
+    fn handle_handshake(&mut self, now: Instant, id: LinkId, payload: &[u8]) {
+        let link = find(&mut self.links, id).expect("the caller looked");
+        let expected = link.peer.and_then(|at| {
+            let peer = self.peers[at as usize].as_ref()?;
+            Some((peer.node, peer.info.as_ref()?.name.as_str()))
+        });
+        match link.handle_handshake(&self.me, expected, payload) {
+            Step::Wait => self.flush_if_any(id),
+            Step::Up => self.handle_up(now, id),
+            Step::Refuse(reason) => self.close_link(now, id, reason),
+        }
+    }
+
+    fn handle_up(&mut self, now: Instant, id: LinkId) {
+        let link = find(&mut self.links, id).expect("the caller looked");
+        link.start_beat(now, self.options.heartbeat);
+        self.next_timeout = self.next_timeout.min(link.deadline);
+        let (node, side) = (link.remote.id.node, link.side);
+        if side == Side::Acceptor {
+            self.handshakes -= 1;
+        }
+        self.counters.links_up += 1;
+        let at = self.peer_entry(node);
+        find(&mut self.links, id).expect("still there").peer = Some(at);
+        let peer = self.peer_mut(at);
+        peer.links_up += 1;
+        peer.failures = 0;
+        peer.retry_at = None;
+        if peer.dial == Some(id) {
+            peer.dial = None;
+        }
+        // Of two links made at the same time each side keeps to the one that it used first.
+        if peer.link.is_none() {
+            self.adopt_link(at, id);
+        }
+        self.flush_if_any(id);
+    }
+
+    /// Sends to `peer` on this link from now on.
+    fn adopt_link(&mut self, at: u32, id: LinkId) {
+        let peer = self.peers[at as usize].as_mut().expect("the caller looked");
+        peer.link = Some(id);
+        peer.down = false;
+        peer.pending_until = Instant::NEVER;
+        let pending = std::mem::take(&mut peer.pending);
+        let node = peer.node;
+        let link = find(&mut self.links, id).expect("the caller looked");
+        link.used |= !pending.is_empty();
+        link.out.extend_from_slice(&pending);
+        self.outputs.push_back(Output::PeerUp(node));
+        self.flush_if_any(id);
+    }
+
+    fn handle_link_timeout(&mut self, now: Instant, id: LinkId) {
+        let (heartbeat, missed_max) = (self.options.heartbeat, self.options.missed_max);
+        let link = find(&mut self.links, id).expect("the caller looked");
+        if !link.is_up() {
+            self.close_link(now, id, Reason::Slow);
+            return;
+        }
+        match link.beat(now, heartbeat, missed_max) {
+            Beat::Dead => self.close_link(now, id, Reason::Silent),
+            Beat::Ping => self.flush_if_any(id),
+            Beat::Fine => {}
+        }
+    }
+
+    fn handle_peer_timeout(&mut self, now: Instant, at: u32) {
+        let Some(peer) = self.peers[at as usize].as_mut() else { return };
+        if peer.pending_until <= now {
+            let node = peer.node;
+            peer.down = true;
+            self.drop_pending(at);
+            self.outputs.push_back(Output::PeerDown(node));
+        }
+        let peer = self.peer_mut(at);
+        if peer.retry_at.is_some_and(|retry_at| retry_at <= now) {
+            peer.retry_at = None;
+            self.dial(now, at);
+        }
+        let peer = self.peers[at as usize].as_ref().expect("dialing removes no peer");
+        let retry_at = peer.retry_at.unwrap_or(Instant::NEVER);
+        self.next_timeout = self.next_timeout.min(retry_at).min(peer.pending_until);
+    }
+
+    fn dial(&mut self, now: Instant, at: u32) {
+        let peer = self.peer_mut(at);
+        let (node, failures) = (peer.node, peer.failures);
+        let Some(info) = &peer.info else { return };
+        // Each failure moves on to the next address.
+        let address = match info.addresses.len() {
+            0 => None,
+            count => Some(info.addresses[failures as usize % count]),
+        };
+        if self.links_open >= self.options.links_max {
+            self.plan_retry(now, at);
+            return;
+        }
+        self.counters.dials += 1;
+        let deadline = now + self.options.connect_wait;
+        let link = self.insert_link(Side::Dialer, Stage::Dialing, deadline);
+        find(&mut self.links, link).expect("just inserted").peer = Some(at);
+        self.peer_mut(at).dial = Some(link);
+        self.outputs.push_back(Output::Dial { link, to: node, address });
+    }
+
+    /// Waits longer with each failure, for ever, and never in step with others.
+    fn plan_retry(&mut self, now: Instant, at: u32) {
+        let peer = self.peers[at as usize].as_mut().expect("the caller looked");
+        let doubled = self.options.retry_first.saturating_mul(1 << peer.failures.min(16));
+        let wait = doubled.min(self.options.retry_max);
+        peer.failures = peer.failures.saturating_add(1);
+        let nanos = wait.as_nanos() as u64;
+        let jittered = nanos / 2 + self.random.below(nanos / 2 + 1);
+        let retry_at = now + std::time::Duration::from_nanos(jittered);
+        peer.retry_at = Some(retry_at);
+        self.next_timeout = self.next_timeout.min(retry_at);
+    }
+
+    fn insert_link(&mut self, side: Side, stage: Stage, deadline: Instant) -> LinkId {
+        let link = Link::new(side, stage, self.random.bytes(), deadline);
+        self.next_timeout = self.next_timeout.min(deadline);
+        self.links_open += 1;
+        let index = self.links_free.pop().unwrap_or_else(|| {
+            self.links.push(LinkSlot::default());
+            self.links.len() as u32 - 1
+        });
+        let slot = &mut self.links[index as usize];
+        slot.link = Some(link);
+        LinkId::new(index, slot.generation)
+    }
+
+    /// Ends a link of ours; the driver is told to close it.
+    fn close_link(&mut self, now: Instant, id: LinkId, reason: Reason) {
+        self.outputs.push_back(Output::Close(id));
+        self.end_link(now, id, reason);
+    }
+
+    fn end_link(&mut self, now: Instant, id: LinkId, reason: Reason) {
+        if find(&mut self.links, id).is_none() {
+            return;
+        }
+        let slot = &mut self.links[id.index as usize];
+        let link = slot.link.take().expect("just found");
+        slot.generation = slot.generation.wrapping_add(1);
+        self.links_free.push(id.index);
+        self.links_open -= 1;
+        self.count_end(&link, reason);
+        if link.side == Side::Acceptor && !link.is_up() {
+            self.handshakes -= 1;
+        }
+        let Some(at) = link.peer else { return };
+        let peer = self.peers[at as usize].as_mut().expect("a link's peer is there");
+        if peer.dial == Some(id) {
+            peer.dial = None;
+            if peer.info.is_some() && peer.link.is_none() {
+                self.plan_retry(now, at);
+            }
+        }
+        if !link.is_up() {
+            return;
+        }
+        let peer = self.peer_mut(at);
+        peer.links_up -= 1;
+        let was_ours = peer.link == Some(id);
+        if was_ours {
+            peer.link = None;
+        }
+        let node = peer.node;
+        if was_ours || link.used {
+            self.outputs.push_back(Output::PeerDown(node));
+        }
+        if was_ours {
+            self.replace_link(now, at);
+        }
+        self.forget_peer(at);
+    }
+
+    /// Goes on with another link of the peer, or dials.
+    fn replace_link(&mut self, now: Instant, at: u32) {
+        let other = (0u32..).zip(&self.links).find_map(|(index, slot)| {
+            let link = slot.link.as_ref()?;
+            (link.is_up() && link.peer == Some(at)).then(|| LinkId::new(index, slot.generation))
+        });
+        let peer = self.peer_mut(at);
+        if peer.info.is_none() {
+            return;
+        }
+        if let Some(other) = other {
+            self.adopt_link(at, other);
+        } else if peer.dial.is_none() {
+            // A moment's wait, so that both sides do not hammer a node that just fell.
+            self.plan_retry(now, at);
+        }
+    }
+
+    fn count_end(&mut self, link: &Link, reason: Reason) {
+        let counters = &mut self.counters;
+        let counter = match reason {
+            Reason::Version => &mut counters.refused_version,
+            Reason::Cluster => &mut counters.refused_cluster,
+            Reason::Key => &mut counters.refused_key,
+            Reason::Identity => &mut counters.refused_identity,
+            Reason::Protocol(_) => &mut counters.protocol_errors,
+            Reason::Silent => &mut counters.silent,
+            Reason::Overflow => &mut counters.overflows,
+            Reason::Slow | Reason::Gone | Reason::Removed => match link.stage {
+                Stage::Dialing => &mut counters.dial_failures,
+                Stage::Hello | Stage::Prove => &mut counters.handshake_failures,
+                Stage::Up => &mut counters.links_down,
+            },
+        };
+        *counter += 1;
+        let peer = describe(link.remote.id.node, &link.remote.name);
+        let stage = link.stage;
+        match reason {
+            Reason::Gone | Reason::Removed => {
+                tracing::debug!(%peer, ?stage, ?reason, "link ended");
+            }
+            _ => tracing::warn!(%peer, ?stage, ?reason, "link closed"),
+        }
+    }
+
+    fn drop_pending(&mut self, at: u32) {
+        let peer = self.peer_mut(at);
+        peer.pending_until = Instant::NEVER;
+        let dropped = std::mem::take(&mut peer.pending).len();
+        self.counters.pending_dropped_bytes += dropped as u64;
+    }
+
+    fn flush(&mut self, id: LinkId) {
+        let Some(link) = find(&mut self.links, id) else { return };
+        if !link.listed {
+            link.listed = true;
+            self.outputs.push_back(Output::Flush(id));
+        }
+    }
+
+    fn flush_if_any(&mut self, id: LinkId) {
+        if find(&mut self.links, id).is_some_and(|link| !link.out.is_empty()) {
+            self.flush(id);
+        }
+    }
+
+    fn peer_entry(&mut self, node: Incarnation) -> u32 {
+        if let Some(&at) = self.peer_index.get(&node) {
+            return at;
+        }
+        let peer = Peer {
+            node,
+            info: None,
+            link: None,
+            dial: None,
+            pending: Vec::new(),
+            pending_until: Instant::NEVER,
+            retry_at: None,
+            failures: 0,
+            down: false,
+            links_up: 0,
+        };
+        let at = self.peers_free.pop().unwrap_or_else(|| {
+            self.peers.push(None);
+            self.peers.len() as u32 - 1
+        });
+        self.peers[at as usize] = Some(peer);
+        self.peer_index.insert(node, at);
+        at
+    }
+
+    fn peer_mut(&mut self, at: u32) -> &mut Peer {
+        self.peers[at as usize].as_mut().expect("indexed peers are there")
+    }
+
+    /// Forgets a peer that is neither listed nor connected.
+    fn forget_peer(&mut self, at: u32) {
+        let Some(peer) = &self.peers[at as usize] else { return };
+        if peer.info.is_none() && peer.links_up == 0 && peer.dial.is_none() {
+            self.peer_index.remove(&peer.node);
+            self.peers[at as usize] = None;
+            self.peers_free.push(at);
+        }
+    }
+}
+
+fn find(links: &mut [LinkSlot], id: LinkId) -> Option<&mut Link> {
+    let slot = links.get_mut(id.index as usize)?;
+    if slot.generation == id.generation { slot.link.as_mut() } else { None }
+}
+
+/// Appends one frame, or nothing if its payload is over `max`.
+fn append(
+    out: &mut Vec<u8>,
+    max: usize,
+    write: impl FnOnce(&mut Vec<u8>),
+) -> Result<(), SendError> {
+    let before = out.len();
+    let mut bytes = 0;
+    put_frame(out, |out| {
+        write(out);
+        bytes = out.len() - before - 1;
+    });
+    if bytes > max {
+        out.truncate(before);
+        return Err(SendError::TooLong { bytes, max });
+    }
+    Ok(())
+}
