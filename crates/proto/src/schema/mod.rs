@@ -202,6 +202,8 @@ pub enum Pattern {
     Invoke,
     /// From a server to a client or a group of clients, no answer.
     Sync,
+    /// From a server to the members of a group only, no answer.
+    Multicast,
     /// From a server to one client, with an answer.
     Call,
     /// From anywhere to the subscribers of a topic.
