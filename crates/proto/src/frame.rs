@@ -199,20 +199,27 @@ pub fn split_frame(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, W
 
 /// Appends one frame whose payload `write` produces.
 ///
-/// The length is known only afterwards, so one byte is reserved and the rare longer payload is
-/// moved by the few bytes its length needs.
+/// The length is known only afterwards, so one byte is reserved and the rarer longer payload is
+/// moved by the few bytes its length needs. Allocates nothing but what `out` grows by.
 pub fn put_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.push(0);
     write(out);
-    let len = (out.len() - start - 1) as u64;
+    let end = out.len();
+    let len = (end - start - 1) as u64;
     if len < 0x80 {
         out[start] = len as u8;
         return;
     }
-    let mut prefix = Vec::with_capacity(varint_len(len));
-    put_varint(&mut prefix, len);
-    out.splice(start..=start, prefix);
+    let more = varint_len(len) - 1;
+    out.resize(end + more, 0);
+    out.copy_within(start + 1..end, start + 1 + more);
+    let mut rest = len;
+    for byte in &mut out[start..start + more] {
+        *byte = rest as u8 | 0x80;
+        rest >>= 7;
+    }
+    out[start + more] = rest as u8;
 }
 
 /// One stream or group that a resuming client lists.
