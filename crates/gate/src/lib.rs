@@ -1,1 +1,27 @@
-//! Placeholder of the `gate` crate.
+//! The gate: where clients come in, and are kept apart from everything behind.
+//!
+//! A gate admits clients by ticket, forwards frames between their streams and the workers that
+//! own them without looking inside, copies casts to groups, and holds every limit of the edge.
+//! It keeps no state of a session that a resume at another gate would miss.
+#![forbid(unsafe_code)]
+
+mod bucket;
+mod conn;
+mod gate;
+mod groups;
+mod guard;
+mod login;
+mod options;
+mod output;
+mod policy;
+mod stats;
+mod table;
+pub mod ticket;
+mod traffic;
+
+pub use conn::ConnectionInfo;
+pub use gate::{Closing, Gate, Parts, Refused};
+pub use guard::{Banned, Network};
+pub use options::{Options, OverRate, Rate};
+pub use policy::{EdgeFrame, Policy, Verdict, method_level, method_rate};
+pub use stats::{Rule, Stats};

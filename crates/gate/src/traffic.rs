@@ -1,0 +1,496 @@
+//! What admitted clients and the workers behind them say to each other.
+
+use std::net::SocketAddr;
+
+use env::{Instant, WallTime};
+use mesh::SendError;
+use proto::frame::{CloseCode, DownFrame, Status, StreamUp, UpFrame, head, put_frame};
+use proto::link::{self, GroupId, LinkFrame, Slot, WorkerId};
+use proto::{MethodId, Reader, WireError, put_varint};
+
+use crate::conn::{Conn, Membership, Phase, Route, Session};
+use crate::gate::{End, Flow, Gate, Notice, touch};
+use crate::login::Admitted;
+use crate::policy::{EdgeFrame, Verdict};
+use crate::{OverRate, Rule};
+
+/// Bursts that a session may be over its rate before it is closed all the same.
+const BURSTS_OVER_MAX: u64 = 4;
+
+/// What rates and policies say to a client's frame.
+enum Ruling {
+    Pass,
+    Drop,
+    /// It goes on as an empty call of no method, so that its number is used up.
+    Empty,
+    Close(&'static str),
+}
+
+impl Gate {
+    /// A frame of an admitted client. The hot path: nothing is allocated, bodies are not read.
+    #[inline]
+    pub(crate) fn handle_live(&mut self, now: Instant, slot: Slot, payload: &[u8]) -> Flow {
+        let head = payload[0];
+        if !(head::TELL..=head::ACK_UP).contains(&head) {
+            return self.handle_control(now, slot, payload);
+        }
+        let mut reader = Reader::new(&payload[1..]);
+        let Ok(stream) = reader.varint_u32() else {
+            self.refuse(now, slot, WireError::Truncated);
+            return Flow::Ended;
+        };
+        let fields = reader.rest();
+        let conn = self.conns.get_mut(slot).expect("a frame came from it");
+        let Phase::Session(session) = &mut conn.phase else { return Flow::Ended };
+        let Some((owner, to)) =
+            session.route(stream).and_then(|route| route.owner.map(|owner| (owner, route.slot)))
+        else {
+            return self.handle_unroutable(slot, stream, head, fields);
+        };
+        let rates = (session.messages, session.bytes);
+        let over_messages = session.messages.draw(now, self.messages, 1);
+        let over_bytes = session.bytes.draw(now, self.bytes, payload.len() as u64);
+        if over_messages + over_bytes > 0 || !self.policies.is_empty() {
+            let over = (over_bytes, Rule::Bytes).max((over_messages, Rule::Messages));
+            let peer = conn.peer;
+            match self.judge(now, slot, (head, stream, fields), over, peer) {
+                Ruling::Pass => {}
+                Ruling::Drop => {
+                    if let Some(session) = self.session_mut(slot) {
+                        (session.messages, session.bytes) = rates;
+                    }
+                    return Flow::Next;
+                }
+                Ruling::Empty => return self.forward_empty(now, slot, (owner, to), head, fields),
+                Ruling::Close(reason) => {
+                    self.end(now, slot, &End::new(CloseCode::Limit, reason));
+                    return Flow::Ended;
+                }
+            }
+        }
+        let sent =
+            self.mesh.send(now, owner, |out| link::put_up(out, owner.worker, to, head, fields));
+        if let Err(error) = sent {
+            if let Some(session) = self.session_mut(slot) {
+                (session.messages, session.bytes) = rates;
+            }
+            return self.handle_unsent(now, slot, error);
+        }
+        self.stats.frames_up += 1;
+        Flow::Next
+    }
+
+    /// The link to an owner took no frame. What was numbered must not be skipped, so either the
+    /// client waits or it has to resume.
+    #[cold]
+    fn handle_unsent(&mut self, now: Instant, slot: Slot, error: SendError) -> Flow {
+        if error == SendError::Full {
+            self.pause(now, slot);
+            return Flow::Pause;
+        }
+        self.stats.hit(Rule::NodeLost);
+        let reason = "a server cannot be reached, resume";
+        self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
+        Flow::Ended
+    }
+
+    /// Looks at a frame of a session that is over its rate, or that policies want to see.
+    #[cold]
+    fn judge(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        (head, stream, fields): (u8, u32, &[u8]),
+        (over, rule): (u64, Rule),
+        peer: SocketAddr,
+    ) -> Ruling {
+        let Ok(frame) = StreamUp::decode_fields(head, &mut Reader::new(fields)) else {
+            // Its owner will say so.
+            return Ruling::Pass;
+        };
+        if over > 0 {
+            self.stats.hit(rule);
+            let may_be_lost = matches!(frame, StreamUp::Tell { number: 0, .. });
+            match self.options.over_rate {
+                OverRate::Warn => {}
+                OverRate::Close => return Ruling::Close("too many messages"),
+                OverRate::Thin if may_be_lost => {
+                    self.stats.hit(Rule::Thinned);
+                    return Ruling::Drop;
+                }
+                OverRate::Thin if over >= BURSTS_OVER_MAX => {
+                    return Ruling::Close("too many messages");
+                }
+                OverRate::Thin => {}
+            }
+        }
+        let (StreamUp::Tell { number, method, body, .. }
+        | StreamUp::Request { number, method, body, .. }) = frame
+        else {
+            return Ruling::Pass;
+        };
+        let session = self.conns.get(slot).and_then(Conn::session).expect("a frame came from it");
+        let kind = session.route(stream).map(|route| route.kind).unwrap_or_default();
+        let (account, level) = (session.account, session.level);
+        let frame = EdgeFrame { account, level, peer, kind, method, number, body };
+        for policy in &mut self.policies {
+            match policy(now, &frame) {
+                Verdict::Pass => continue,
+                Verdict::Refuse => {
+                    self.stats.hit(Rule::Policy);
+                    return if number == 0 { Ruling::Drop } else { Ruling::Empty };
+                }
+                Verdict::Close => {
+                    self.stats.hit(Rule::Policy);
+                    return Ruling::Close("refused by a rule of this server");
+                }
+            }
+        }
+        Ruling::Pass
+    }
+
+    /// Forwards a refused call without its method and body: its number is used up, and its owner
+    /// answers with an error as to any method it does not know.
+    fn forward_empty(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        (owner, to): (WorkerId, Slot),
+        head: u8,
+        fields: &[u8],
+    ) -> Flow {
+        let frame = match StreamUp::decode_fields(head, &mut Reader::new(fields)) {
+            Ok(StreamUp::Tell { number, ack, .. }) => {
+                StreamUp::Tell { number, ack, method: MethodId(0), body: &[] }
+            }
+            Ok(StreamUp::Request { number, ack, deadline_ms, .. }) => {
+                StreamUp::Request { number, ack, method: MethodId(0), deadline_ms, body: &[] }
+            }
+            _ => return Flow::Next,
+        };
+        self.scratch.clear();
+        frame.encode_fields(&mut self.scratch);
+        let fields = &self.scratch;
+        let sent =
+            self.mesh.send(now, owner, |out| link::put_up(out, owner.worker, to, head, fields));
+        match sent {
+            Ok(()) => Flow::Next,
+            Err(error) => self.handle_unsent(now, slot, error),
+        }
+    }
+
+    /// A frame for a stream that leads nowhere: the client is told, and it is counted.
+    #[cold]
+    fn handle_unroutable(&mut self, slot: Slot, stream: u32, head: u8, fields: &[u8]) -> Flow {
+        self.stats.hit(Rule::Unroutable);
+        let number = Reader::new(fields).varint().unwrap_or(0);
+        let conn = self.conns.get_mut(slot).expect("a frame came from it");
+        let was_open = conn.session().is_some_and(|session| session.route(stream).is_some());
+        if head != head::ACK_UP {
+            let status = if was_open { Status::Unavailable } else { Status::NotFound };
+            self.pool.fill(&mut conn.output);
+            conn.put(&DownFrame::Fault { stream, number, status });
+            touch(&mut self.dirty, conn, slot);
+        }
+        Flow::Next
+    }
+
+    /// Any other frame of an admitted client.
+    fn handle_control(&mut self, now: Instant, slot: Slot, payload: &[u8]) -> Flow {
+        let frame = match UpFrame::decode(payload) {
+            Ok(frame) => frame,
+            Err(error) => {
+                self.refuse(now, slot, error);
+                return Flow::Ended;
+            }
+        };
+        let conn = self.conns.get_mut(slot).expect("a frame came from it");
+        let Phase::Session(session) = &mut conn.phase else { return Flow::Ended };
+        if session.messages.draw(now, self.messages, 1) > BURSTS_OVER_MAX
+            && self.options.over_rate != OverRate::Warn
+        {
+            self.stats.hit(Rule::Messages);
+            self.end(now, slot, &End::new(CloseCode::Limit, "too many messages"));
+            return Flow::Ended;
+        }
+        match frame {
+            UpFrame::Ping { token } => {
+                self.pool.fill(&mut conn.output);
+                conn.put(&DownFrame::Pong { token });
+                touch(&mut self.dirty, conn, slot);
+                if conn.output.len() > conn.look_at {
+                    self.crowded(now, slot);
+                }
+                Flow::Next
+            }
+            UpFrame::Pong { token } => {
+                conn.ping.answered(now, token);
+                Flow::Next
+            }
+            UpFrame::Close { code, .. } => self.end_by_client(now, slot, code),
+            _ => {
+                self.refuse(now, slot, WireError::Kind(payload[0]));
+                Flow::Ended
+            }
+        }
+    }
+
+    /// The client leaves: for good if it says goodbye, else to come back.
+    pub(crate) fn end_by_client(&mut self, now: Instant, slot: Slot, code: CloseCode) -> Flow {
+        let home = match code {
+            CloseCode::Goodbye => Notice::Logout,
+            _ => Notice::Detached,
+        };
+        self.end(now, slot, &End { code, reason: "", home });
+        Flow::Ended
+    }
+
+    fn session_mut(&mut self, slot: Slot) -> Option<&mut Session> {
+        self.conns.get_mut(slot).and_then(Conn::session_mut)
+    }
+
+    /// Takes a frame from another worker of the cluster. `wall` dates resume tokens.
+    #[inline]
+    pub fn handle_link(&mut self, now: Instant, wall: WallTime, from: WorkerId, payload: &[u8]) {
+        if let Some((conn, frame)) = link::read_down(payload) {
+            self.stats.frames_down += 1;
+            self.pass_down(now, conn, frame);
+            return;
+        }
+        match LinkFrame::decode(payload) {
+            Ok((_, frame)) => self.handle_link_frame(now, wall, from, frame),
+            Err(error) => {
+                self.stats.hit(Rule::LinkFrame);
+                tracing::warn!(?from, %error, "a link frame cannot be read");
+            }
+        }
+    }
+
+    fn handle_link_frame(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        from: WorkerId,
+        frame: LinkFrame<'_>,
+    ) {
+        match frame {
+            LinkFrame::Cast { group, frame } => self.cast(now, group, frame),
+            LinkFrame::Join { group, conn, kind, number, name, .. } => {
+                let handle = group.handle();
+                let joined = DownFrame::Joined { group: handle, kind, number, name };
+                self.join_group(now, group, conn, &joined);
+            }
+            LinkFrame::Leave { group, conn } => self.leave(now, group, conn),
+            LinkFrame::Disband { group } => self.disband(now, group),
+            LinkFrame::Welcome {
+                conn,
+                session,
+                account,
+                generation,
+                resumed,
+                resume_window_ms: window_ms,
+            } => {
+                let admitted = Admitted { conn, session, account, generation, resumed, window_ms };
+                self.handle_welcome(now, wall, from, admitted);
+            }
+            LinkFrame::Close { conn, code, reason } => {
+                // What may be resumed was closed by an owner; the home does not know yet.
+                let home = if code.may_resume() { Notice::Detached } else { Notice::Nothing };
+                self.end(now, conn, &End { code, reason, home });
+            }
+            LinkFrame::Route { conn, stream, owner, slot, kind, epoch, name, announce } => {
+                let route = Route { stream, slot, owner: Some(owner), kind, epoch };
+                let bound = DownFrame::Bound { stream, kind, epoch, name };
+                self.handle_route(now, conn, route, announce.then_some(&bound));
+            }
+            LinkFrame::Unroute { conn, stream, code } => {
+                self.handle_unroute(now, conn, stream, code)
+            }
+            _ => {
+                self.stats.hit(Rule::LinkFrame);
+                tracing::warn!(?from, "a link frame is not meant for a gate");
+            }
+        }
+    }
+
+    /// Appends a frame to what goes to a client.
+    #[inline]
+    fn pass_down(&mut self, now: Instant, slot: Slot, frame: &[u8]) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            self.stats.hit(Rule::Stale);
+            return;
+        };
+        if conn.session().is_none() || frame.is_empty() {
+            self.stats.hit(Rule::Stale);
+            return;
+        }
+        let lane = conn.lane();
+        self.pool.fill(lane);
+        put_varint(lane, frame.len() as u64);
+        lane.extend_from_slice(frame);
+        self.sent_down(now, slot);
+    }
+
+    /// Tells a client something, now or after its welcome.
+    fn tell(&mut self, now: Instant, slot: Slot, frame: &DownFrame<'_>) {
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        self.pool.fill(conn.lane());
+        conn.put(frame);
+        self.sent_down(now, slot);
+    }
+
+    /// Checks the limits of what was just appended.
+    #[inline]
+    fn sent_down(&mut self, now: Instant, slot: Slot) {
+        let held_max = self.options.held_bytes_max;
+        let Some(conn) = self.conns.get_mut(slot) else { return };
+        if let Phase::Session(session) = &conn.phase
+            && let Some(waiting) = &session.waiting
+        {
+            if waiting.held.len() > held_max {
+                self.stats.hit(Rule::Held);
+                let reason = "too much came before the login was done";
+                self.end(now, slot, &End::new(CloseCode::Limit, reason));
+            }
+            return;
+        }
+        touch(&mut self.dirty, conn, slot);
+        if conn.output.len() > conn.look_at {
+            self.crowded(now, slot);
+        }
+    }
+
+    fn handle_route(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        route: Route,
+        bound: Option<&DownFrame<'_>>,
+    ) {
+        let streams_max = self.options.streams_max;
+        let Some(session) = self.session_mut(slot) else {
+            self.stats.hit(Rule::Stale);
+            return;
+        };
+        match session.routes.iter_mut().find(|known| known.stream == route.stream) {
+            Some(known) if route.epoch < known.epoch => {
+                self.stats.hit(Rule::Stale);
+                return;
+            }
+            Some(known) => *known = route,
+            None => {
+                if session.routes.len() >= streams_max {
+                    // Ended streams are remembered only while there is room.
+                    session.routes.retain(|route| route.owner.is_some());
+                }
+                if session.routes.len() >= streams_max {
+                    self.stats.hit(Rule::Streams);
+                    let reason = "the session has too many streams";
+                    self.end(now, slot, &End::new(CloseCode::Limit, reason));
+                    return;
+                }
+                session.routes.push(route);
+            }
+        }
+        if let Some(bound) = bound {
+            self.tell(now, slot, bound);
+        }
+    }
+
+    fn handle_unroute(&mut self, now: Instant, slot: Slot, stream: u32, code: CloseCode) {
+        let Some(session) = self.session_mut(slot) else {
+            self.stats.hit(Rule::Stale);
+            return;
+        };
+        if let Some(route) = session.routes.iter_mut().find(|route| route.stream == stream) {
+            route.owner = None;
+        }
+        self.tell(now, slot, &DownFrame::Unbound { stream, code });
+    }
+
+    /// Copies one cast to all members: encoded once.
+    fn cast(&mut self, now: Instant, id: GroupId, frame: &[u8]) {
+        self.stats.casts += 1;
+        let Some(group) = self.groups.find(id) else {
+            self.stats.hit(Rule::Stale);
+            return;
+        };
+        let mut copy = std::mem::take(&mut self.scratch);
+        copy.clear();
+        put_frame(&mut copy, |out| {
+            out.push(head::CAST);
+            put_varint(out, u64::from(id.handle()));
+            out.extend_from_slice(frame);
+        });
+        // A member that is given up leaves the group, and the last one takes its place: from the
+        // last to the first each gets its copy once.
+        let mut place = self.groups.get(group).members.len();
+        while place > 0 {
+            place -= 1;
+            let Some(&member) = self.groups.get(group).members.get(place) else { continue };
+            let conn = self.conns.get_mut(member).expect("members leave when their client does");
+            let lane = conn.lane();
+            self.pool.fill(lane);
+            lane.extend_from_slice(&copy);
+            self.stats.copies += 1;
+            self.sent_down(now, member);
+        }
+        self.scratch = copy;
+    }
+
+    fn join_group(&mut self, now: Instant, id: GroupId, slot: Slot, joined: &DownFrame<'_>) {
+        let handle = id.handle();
+        let known = self.groups.find(id);
+        let Some(session) = self.conns.get(slot).and_then(Conn::session) else {
+            self.stats.hit(Rule::Stale);
+            return;
+        };
+        let mut memberships = session.memberships.iter();
+        if known.is_none_or(|known| memberships.all(|in_it| in_it.group != known)) {
+            let mut others = session.memberships.iter().map(|in_it| self.groups.get(in_it.group));
+            if session.memberships.len() >= self.options.groups_max
+                || others.any(|other| other.id.handle() == handle)
+            {
+                self.stats.hit(Rule::Groups);
+                let reason = "the session is in too many groups";
+                self.end(now, slot, &End::new(CloseCode::Limit, reason));
+                return;
+            }
+            let membership = self.groups.join(id, slot);
+            self.session_mut(slot).expect("it joins").memberships.push(membership);
+        }
+        self.tell(now, slot, joined);
+    }
+
+    fn leave(&mut self, now: Instant, id: GroupId, slot: Slot) {
+        let Some(group) = self.groups.find(id) else { return };
+        let Some(session) = self.session_mut(slot) else { return };
+        let Some(at) = session.memberships.iter().position(|in_it| in_it.group == group) else {
+            return;
+        };
+        let membership = session.memberships.swap_remove(at);
+        self.leave_group(membership);
+        self.tell(now, slot, &DownFrame::Left { group: id.handle() });
+    }
+
+    /// Takes a member out of a group; its session must forget the membership.
+    pub(crate) fn leave_group(&mut self, membership: Membership) {
+        let Some(moved) = self.groups.leave(membership) else { return };
+        let session = self.session_mut(moved).expect("members are sessions");
+        let moved = session.memberships.iter_mut().find(|in_it| in_it.group == membership.group);
+        moved.expect("members know their groups").place = membership.place;
+    }
+
+    /// Ends a group: all members here are told.
+    pub(crate) fn disband(&mut self, now: Instant, id: GroupId) {
+        let Some(group) = self.groups.find(id) else { return };
+        while let Some(&member) = self.groups.get(group).members.last() {
+            let session = self.session_mut(member).expect("members are sessions");
+            let at = session.memberships.iter().position(|in_it| in_it.group == group);
+            let membership =
+                session.memberships.swap_remove(at.expect("members know their groups"));
+            self.leave_group(membership);
+            self.tell(now, member, &DownFrame::Left { group: id.handle() });
+        }
+    }
+}
