@@ -8,6 +8,7 @@ mod id;
 pub mod link;
 pub mod schema;
 pub mod stream;
+pub mod ticket;
 mod varint;
 
 pub use codec::{Bytes, DecodeError, Decoder, Message, decode, encode, encode_into};
