@@ -12,8 +12,10 @@ mod mesh;
 mod options;
 #[cfg(test)]
 mod tests;
+mod wires;
 
 pub use key::Key;
 pub use local::{LocalFrames, local_frames};
 pub use mesh::{Frame, Mesh, Output};
 pub use options::{Counters, LinkId, Options, PeerInfo, Refused, SendError};
+pub use wires::{Heard, PeerChange, Wires};

@@ -101,7 +101,7 @@ mod tests {
             (id(1, 0), vec![4; 70_000]),
         ];
         let mut lane = Lane::default();
-        let mut push = |lane: &mut Lane, at: usize| {
+        let push = |lane: &mut Lane, at: usize| {
             let (from, payload) = &mail[at];
             assert_eq!(lane.push(*from, |out| out.extend_from_slice(payload)), payload.len());
         };

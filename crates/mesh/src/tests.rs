@@ -223,8 +223,8 @@ fn both_dial_at_once_and_each_keeps_its_link() {
         a dials b
         b dials a
         b: a up
-        a: b up
         a has "b1" from b
+        a: b up
         b has "a1" from a
         b has "a2" from a
         a has "b2" from b
@@ -310,9 +310,6 @@ fn a_peer_that_only_sends_lives() {
 
 #[test]
 fn strangers_are_refused_and_counted() {
-    let options = Options::default;
-    let other_cluster = || Options { cluster: "other".into(), ..options() };
-    let secret = || Key::shared(&[1; 32]);
     let refused = |config: fn(usize) -> (Options, Key)| {
         let mut net = Net::with(2, config);
         net.send(0, 1, "secret").unwrap();
@@ -320,7 +317,6 @@ fn strangers_are_refused_and_counted() {
         assert!(!net.trace.contains("secret") && !net.trace.contains("up"), "{}", net.trace);
         net.meshes[1].counters()
     };
-    let _ = (other_cluster, secret);
     let counters = refused(|node| {
         let cluster = ["one", "two"][node].to_owned();
         (Options { cluster, ..Options::default() }, Key::shared(&[1; 32]))
@@ -377,7 +373,13 @@ fn hostile_bytes_close_the_link_and_nothing_else() {
         name: "a",
         nonce: [9; 16],
     };
-    let long = "n".repeat(257);
+    let mut long = vec![0x01, 0, 1, 8];
+    long.extend_from_slice(b"mainstay");
+    long.extend_from_slice(&[1; 9]);
+    proto::put_blob(&mut long, &[b'n'; 257]);
+    long.extend_from_slice(&[9; 16]);
+    let mut long_name = Vec::new();
+    put_frame(&mut long_name, |out| out.extend_from_slice(&long));
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("empty frame", vec![0]),
         ("endless varint", vec![0xff; 16]),
@@ -386,7 +388,7 @@ fn hostile_bytes_close_the_link_and_nothing_else() {
         ("ping before proof", frame(&LinkFrame::Ping { token: 1 })),
         ("proof before hello", frame(&LinkFrame::Prove { proof: [0; 32] })),
         ("other version", frame(&hello_of(2))),
-        ("long name", frame(&hello(id(0), &long))),
+        ("long name", long_name),
         ("zero incarnation", frame(&hello(WorkerId::default(), "z"))),
         ("two hellos", [frame(&hello_of(1)), frame(&hello_of(1))].concat()),
         (
@@ -440,9 +442,9 @@ fn a_full_queue_refuses_requests_then_replies_end_the_link() {
     net.send(0, 1, "open").unwrap();
     net.settle();
     let text = "x".repeat(200);
-    let long = "x".repeat(299);
-    let max = options.frame_bytes_max;
-    assert_eq!(net.send(0, 1, &long), Err(SendError::TooLong { bytes: 303, max }));
+    let (bytes, max) = (301, options.frame_bytes_max);
+    let sent = net.meshes[0].send(net.now, id(1), |out| out.extend_from_slice(&[0x50; 301]));
+    assert_eq!(sent, Err(SendError::TooLong { bytes, max }));
     let sent = (0..20).take_while(|_| net.send(0, 1, &text).is_ok()).count();
     assert_eq!(sent, 5);
     assert_eq!(net.send(0, 1, &text), Err(SendError::Full));
