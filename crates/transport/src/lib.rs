@@ -5,6 +5,7 @@
 //! for a connection, and is the only place beside `env` that talks to the operating system.
 #![forbid(unsafe_code)]
 
+mod board;
 pub mod memory;
 mod sniff;
 mod sockets;
@@ -13,6 +14,7 @@ mod timer;
 mod waker;
 pub mod ws;
 
+pub use board::{Board, Doorbell};
 pub use sniff::{SNIFF_BYTES_MAX, Sniff, sniff};
 pub use sockets::{Counters, Event, ListenOptions, ListenerId, Options, Read, Sockets, Write};
 pub use table::Token;
