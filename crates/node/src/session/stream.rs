@@ -25,6 +25,10 @@ pub(super) struct Stream<T, P> {
     pub handle: u32,
     pub epoch: u64,
     pub generation: u64,
+    /// Names the stream to the gate of its present connection. Every connection gets another
+    /// name, so that late frames of an earlier one are told from those of this one, even when
+    /// both came through one gate.
+    pub route: u32,
     pub link: Link,
     pub inbound: Inbound,
     /// Requests that wait for their answer, oldest first.
@@ -111,6 +115,7 @@ impl<T, P> Stream<T, P> {
             handle,
             epoch,
             generation: 0,
+            route: 0,
             link: Link::Away { frames: 0, bytes: 0 },
             inbound: Inbound::default(),
             open: Vec::new(),
@@ -264,7 +269,7 @@ impl<T, P> Stream<T, P> {
                 conn,
                 stream: self.handle,
                 owner: self.info.owner,
-                slot: self.info.slot,
+                slot: Slot { index: self.info.slot.index, generation: self.route },
                 kind: self.target.kind,
                 epoch: self.epoch,
                 name: &self.info.stream,

@@ -169,6 +169,8 @@ pub struct Streams<E: Entities> {
 
 struct Entry<E: Entities> {
     generation: u32,
+    /// The name that the last connection of any stream in this place was given.
+    routes: u32,
     stream: Option<Box<StreamOf<E>>>,
 }
 
@@ -344,7 +346,7 @@ impl<E: Entities> Streams<E> {
 
     fn open<O: Outlet>(&mut self, out: &mut O, entities: &mut E, wish: Loading, seat: E::Seat) {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.table.push(Entry { generation: 1, stream: None });
+            self.table.push(Entry { generation: 1, routes: 0, stream: None });
             (self.table.len() - 1) as u32
         });
         let slot = Slot { index, generation: self.table[index as usize].generation };
@@ -365,6 +367,7 @@ impl<E: Entities> Streams<E> {
         stream.generation = wish.generation;
         if let Some((gate, conn)) = wish.place {
             stream.link = Link::Attached { gate, conn };
+            stream.route = self.table[index as usize].next_route();
         }
         // The route goes the way that all frames of the stream go, so it is there before them.
         stream.announce(out);
@@ -404,6 +407,9 @@ impl<E: Entities> Streams<E> {
             return self.violation(slot);
         }
         stream.link = Link::Attached { gate, conn };
+        let route = self.table[slot.index as usize].next_route();
+        let stream = find_mut(&mut self.table, slot).expect("it was found");
+        stream.route = route;
         stream.announce(out);
         let mut took = stream.catch_up(out);
         took &= self.groups.attach(out, slot.index, (gate, conn), listed);
@@ -415,23 +421,25 @@ impl<E: Entities> Streams<E> {
 
     // -- from gates --
 
-    /// Handles what a client sent on the stream `slot`: head byte and fields, as `Up` carries them.
+    /// Handles what a client sent on a stream: head byte and fields, as `Up` carries them. `route`
+    /// is the slot that its gate was given for the connection.
     pub fn handle_up<O: Outlet>(
         &mut self,
         now: Instant,
         out: &mut O,
         entities: &mut E,
-        (from, slot): (WorkerId, Slot),
+        (from, route): (WorkerId, Slot),
         frame: &[u8],
     ) {
-        let Some(stream) = find_mut(&mut self.table, slot) else {
+        let entry = self.table.get_mut(route.index as usize);
+        let stream = entry.and_then(|entry| entry.stream.as_deref_mut());
+        let Some(stream) =
+            stream.filter(|s| s.route == route.generation && s.gate() == Some(from))
+        else {
             self.stats.stale += 1;
             return;
         };
-        if stream.gate() != Some(from) {
-            self.stats.stale += 1;
-            return;
-        }
+        let slot = stream.info.slot;
         let mut reader = Reader::new(frame);
         let head = reader.byte();
         let Ok(up) = head.and_then(|head| StreamUp::decode_fields(head, &mut reader)) else {
@@ -907,6 +915,13 @@ impl<E: Entities> Streams<E> {
 
     fn slot_of(&self, index: u32) -> Slot {
         Slot { index, generation: self.table[index as usize].generation }
+    }
+}
+
+impl<E: Entities> Entry<E> {
+    fn next_route(&mut self) -> u32 {
+        self.routes = self.routes.wrapping_add(1);
+        self.routes
     }
 }
 
