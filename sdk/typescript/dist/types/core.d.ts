@@ -1,0 +1,279 @@
+/** The protocol as a pure state machine: no I/O, no clock, no randomness of its own. The same
+ * machine as the Rust SDK's `client::Core`; times are milliseconds of the caller's clock. */
+import { CallError, type End, type Lost } from "./error.ts";
+import { CloseCode, Status } from "./frame.ts";
+import { type Grant } from "./ticket.ts";
+/** What a client holds, waits for and sends at most. */
+export interface Limits {
+    /** Longest frame taken from the server before it let us in, in bytes. */
+    greetingBytesMax: number;
+    /** Longest frame taken from the server after that, in bytes. */
+    frameBytesMax: number;
+    /** Most commands of one stream kept until the server has applied them. */
+    resendFramesMax: number;
+    /** Most bytes of bodies of one stream kept until the server has applied them. */
+    resendBytesMax: number;
+    /** Most requests without an answer, over all streams. */
+    requestsMax: number;
+    /** Most server calls that wait for our answer; further ones are answered `Busy`. */
+    callsMax: number;
+    /** Most streams, bound or asked for by name. */
+    streamsMax: number;
+    /** Most groups. */
+    groupsMax: number;
+    /** Most keys of `tellLatest` that wait for the next flush, over all streams. */
+    latestMax: number;
+    /** Most bytes that wait for a server that does not read; more breaks the connection. */
+    outgoingBytesMax: number;
+    /** How long a request waits for its answer if it does not say. */
+    requestWaitMs: number;
+    /** How long connecting may take. */
+    connectWaitMs: number;
+    /** How long the server may take to let us in. */
+    handshakeWaitMs: number;
+    /** A ping goes out this often; a shorter interval named by the server wins. */
+    heartbeatMs: number;
+    /** Silence of this many heartbeats breaks the connection. */
+    missedMax: number;
+    /** An acknowledgement waits at most this long for a frame to ride on. */
+    ackWaitMs: number;
+    /** The pause before the first reconnect; each further one is twice as long. */
+    retryFirstMs: number;
+    /** The longest pause between reconnects. */
+    retryMaxMs: number;
+    /** Reconnects in a row that may fail before the session ends; `undefined` tries for ever. */
+    triesMax: number | undefined;
+    /** A connection that held this long makes the next pause short again. */
+    stableAfterMs: number;
+}
+/** The limits used unless told otherwise. */
+export declare const DEFAULT_LIMITS: Readonly<Limits>;
+/** What happened, in order. */
+export type CoreEvent = {
+    type: "connected";
+    session: Uint8Array;
+    resumed: boolean;
+} | {
+    type: "bound";
+    stream: string;
+    kind: number;
+} | {
+    type: "unbound";
+    stream: string;
+    code: CloseCode;
+} | {
+    type: "push";
+    stream: string;
+    method: number;
+    body: Uint8Array;
+} | {
+    type: "call";
+    call: number;
+    stream: string;
+    method: number;
+    deadline: number;
+    body: Uint8Array;
+} | {
+    type: "joined";
+    group: string;
+    kind: number;
+} | {
+    type: "left";
+    group: string;
+} | {
+    type: "cast";
+    group: string;
+    method: number;
+    body: Uint8Array;
+}
+/** A request ended; exactly once for each that was taken. */
+ | {
+    type: "reply";
+    request: number;
+    body?: Uint8Array;
+    error?: CallError;
+}
+/** Commands after `durable` did not last; requests among them that waited have failed. */
+ | {
+    type: "rolledBack";
+    stream: string;
+    durable: number;
+    sent: number;
+} | {
+    type: "lost";
+    reason: Lost;
+} | {
+    type: "retry";
+    attempt: number;
+    at: number;
+} | {
+    type: "ended";
+    end: End;
+};
+/** What the loop around a `Core` has to do: connect, send `takeOutgoing()`, or drop the connection
+ * and report nothing more of it. */
+export type CoreOutput = {
+    type: "connect";
+    attempt: number;
+} | {
+    type: "flush";
+} | {
+    type: "close";
+};
+/** Counters of one session, and what its pings measured. */
+export interface Stats {
+    /** The last round trip in milliseconds, or `undefined` before the first. */
+    rtt: number | undefined;
+    rttSmooth: number;
+    jitter: number;
+    bytesIn: number;
+    bytesOut: number;
+    framesIn: number;
+    framesOut: number;
+    logins: number;
+    resumes: number;
+    losses: number;
+    requests: number;
+    resent: number;
+    /** Frames for streams or groups that we do not have. */
+    strays: number;
+}
+/** One client. After each `handle...` and each act, call `pollOutput` until it gives `undefined`,
+ * then `pollEvent`. Call `handleTimeout` when `pollTimeout` has passed. */
+export declare class Core {
+    private readonly limits;
+    private readonly agent;
+    private readonly interfaceHash;
+    private readonly random;
+    private grant;
+    private endedBy;
+    private resume;
+    private state;
+    private attached;
+    private wantsConnect;
+    private wantsClose;
+    private flushTold;
+    private inbox;
+    private readonly outbox;
+    private events;
+    private streak;
+    private tries;
+    private heartbeat;
+    private sendBytesMax;
+    private heardAt;
+    private pingAt;
+    private ping;
+    private pings;
+    private serverWall;
+    private streams;
+    private groups;
+    private requests;
+    private requestsMade;
+    private calls;
+    private callsSeen;
+    private published;
+    private counters;
+    /** `random` gives numbers in 0..1, for the jitter of pauses. */
+    constructor(grant: Grant, options: {
+        agent?: string;
+        interfaceHash?: bigint;
+        limits?: Partial<Limits>;
+        random: () => number;
+    });
+    /** Starts to connect. Does nothing unless at rest. */
+    start(now: number): void;
+    /** Starts over as a new session; one that still goes on is dropped and its requests fail. */
+    login(now: number, grant: Grant): void;
+    /** Says goodbye and ends the session. */
+    close(): void;
+    /** Breaks the connection on purpose; the session resumes after the usual pause. */
+    cut(now: number): void;
+    /** Tries to connect now instead of at the end of the pause, as when the network came back. */
+    hurry(now: number): void;
+    /** Allows the server to call `method`. Other calls are answered `UnknownMethod`. */
+    publish(method: number): void;
+    /** Sends a request; it ends with a `reply` event. Without `deadlineMs` the method's own holds.
+     * Throws `CallError` (`full`, `too long`, `ended`) if nothing was taken. */
+    request(now: number, stream: string, method: number, body: Uint8Array, deadlineMs?: number): number;
+    /** Forgets a request: it completes with `timeout` or `not sent` at once. */
+    cancel(request: number): void;
+    /** Sends a message: in order, at most once, kept over breaks. Throws `CallError`. */
+    tell(now: number, stream: string, method: number, body: Uint8Array): void;
+    /** Sends a message of which only the newest per `key` matters. Throws `CallError`. */
+    tellLatest(stream: string, method: number, key: string, body: Uint8Array): void;
+    /** Answers a call of the server. One whose deadline has passed is dropped quietly. */
+    answer(now: number, call: number, status: Status, body: Uint8Array): void;
+    /** Measures the round trip now, instead of at the next heartbeat. */
+    measure(now: number): void;
+    isConnected(): boolean;
+    isEnded(): boolean;
+    isBound(stream: string): boolean;
+    /** The names of the bound streams. */
+    boundStreams(): string[];
+    requestsOpen(): number;
+    stats(): Stats;
+    /** The server's wall clock, as far as the handshake told. */
+    serverWallMs(now: number): number | undefined;
+    pollOutput(): CoreOutput | undefined;
+    /** Takes the bytes to send. A driver whose transport holds much already comes back later, so
+     * that newer states may still replace older ones. */
+    takeOutgoing(): Uint8Array;
+    pollEvent(): CoreEvent | undefined;
+    /** When `handleTimeout` has something to do; `undefined` if never. */
+    pollTimeout(): number | undefined;
+    /** The connection asked for stands. A plain TCP one begins with the preface. */
+    handleConnected(now: number, transport: "tcp" | "websocket"): void;
+    /** The connection ended, or could not be made. */
+    handleClosed(now: number): void;
+    /** Bytes arrived; a later call may bring the rest of a frame. */
+    handleBytes(now: number, bytes: Uint8Array): void;
+    /** Does what is due. */
+    handleTimeout(now: number): void;
+    /** Handles all whole frames; how many bytes they took, or all if the connection is over. */
+    private handleFrames;
+    private handleFrame;
+    private told;
+    /** Shows ticket or resume token, with a proof that it is ours. */
+    private prove;
+    private welcome;
+    private sendPing;
+    private measured;
+    private deadAt;
+    /** Whether there is a connection, or one is being made. */
+    private isBusy;
+    private connect;
+    /** The connection is of no use any more: pause, then connect again. */
+    private lose;
+    /** Ends the session: fails all requests, forgets streams and groups. */
+    private finish;
+    private forgetStreams;
+    private send;
+    private hasOutgoing;
+    private clearBuffers;
+    private streamNamed;
+    private newOutbound;
+    private boundNamed;
+    private checkLength;
+    /** Numbers and keeps a command, and sends it if the stream is live. */
+    private push;
+    /** Sends all kept commands of a stream, in order. */
+    private resend;
+    private putLatest;
+    private sendAck;
+    private handleStreamFrame;
+    private byHandle;
+    private acknowledged;
+    /** Takes note of a frame that arrived; its stream, if the frame is to be handled. */
+    private arrive;
+    private bound;
+    /** The owner begins a new epoch: what it was sent before did not last, what it was not sent is
+     * numbered anew. */
+    private startEpoch;
+    private dropStream;
+    private called;
+    private cast;
+    private completeWith;
+    private complete;
+    /** Ends a request without an answer. */
+    private expire;
+}
