@@ -10,6 +10,8 @@ pub mod memory;
 mod sniff;
 mod sockets;
 mod table;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod waker;
 pub mod ws;

@@ -57,7 +57,7 @@ impl Default for ListenOptions {
 
 /// Names one listener of one [`Sockets`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ListenerId(Token);
+pub struct ListenerId(pub(crate) Token);
 
 /// What [`Sockets::poll`] found.
 #[derive(Debug)]
@@ -619,7 +619,8 @@ impl Sockets {
         self.again.push(token);
     }
 
-    fn pause(&mut self, listener: Token) {
+    /// Stops accepting for a while, after the system had no descriptor or memory for it.
+    pub(crate) fn pause(&mut self, listener: Token) {
         self.counters.accept_pauses += 1;
         self.paused.push((listener, self.clock.now() + self.options.accept_pause));
         self.set_timer();
