@@ -8,11 +8,10 @@ mod event;
 pub mod fake;
 mod limits;
 mod stats;
-mod ticket;
 
 pub use crate::core::{Core, Identity};
 pub use error::{CallError, End, Lost, Next};
 pub use event::{CallId, Event, Output, RequestId, Transport};
 pub use limits::Limits;
+pub use proto::ticket::Grant;
 pub use stats::Stats;
-pub use ticket::Grant;

@@ -10,7 +10,7 @@ use proto::frame::{
 use super::{Core, Resume, State};
 use crate::error::{CallError, End, Lost};
 use crate::event::{Event, Transport};
-use crate::ticket::{login_proof, resume_proof};
+use proto::ticket::{login_proof, resume_proof};
 
 /// Why handling a frame ends the connection.
 pub(super) enum Break {

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ticket::Grant;
 use env::{Instant, Random};
 use proto::frame::{CloseCode, Status, UpFrame, put_frame};
+use proto::ticket::Grant;
 use proto::{MethodId, SessionId};
 
 use self::stream::{Kept, Stream};
@@ -336,12 +336,14 @@ impl Core {
     }
 
     /// The bytes to send. The driver takes out what it has sent and comes back for the rest when
-    /// the transport accepts more.
+    /// the transport accepts more; until then it ignores `Output::Flush`.
     pub fn outgoing(&mut self) -> &mut Vec<u8> {
         /// While this much waits already, newer states may still replace older ones.
         const SOON_BYTES: usize = 16 * 1024;
         if self.outbox.len() < SOON_BYTES {
             self.put_latest();
+        } else {
+            self.flush_told = false;
         }
         &mut self.outbox
     }

@@ -212,6 +212,7 @@ impl Core {
         let stream = &mut self.streams[index];
         let Some(handle) = stream.handle else { return };
         stream.phase = Phase::Live;
+        self.flush_told = false;
         if stream.outbound.is_empty() {
             return;
         }
