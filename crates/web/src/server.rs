@@ -68,12 +68,8 @@ impl Server {
         let (queue, connections) = mpsc::channel(256);
         let (stop, stopped) = watch::channel(false);
         let open = Arc::new(AtomicUsize::new(0));
-        let server = Server {
-            queue,
-            open: open.clone(),
-            stop,
-            connections_max: options.connections_max,
-        };
+        let server =
+            Server { queue, open: open.clone(), stop, connections_max: options.connections_max };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let router = router.layer(DefaultBodyLimit::max(options.body_bytes_max));
         let thread = std::thread::Builder::new().name("web".to_owned()).spawn(move || {
@@ -118,7 +114,7 @@ impl Loop {
         let mut stopped = self.stopped.clone();
         loop {
             let next = tokio::select! {
-                _ = stopped.wait_for(|stop| *stop) => None,
+                () = until_stopped(&mut stopped) => None,
                 next = connections.recv() => next,
             };
             let Some((stream, read)) = next else { break };
@@ -150,7 +146,7 @@ impl Loop {
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
                 _ = connection.as_mut() => {}
-                _ = stopped.wait_for(|stop| *stop) => {
+                () = until_stopped(&mut stopped) => {
                     connection.as_mut().graceful_shutdown();
                     let _ = connection.await;
                 }
@@ -159,6 +155,11 @@ impl Loop {
         });
         Ok(())
     }
+}
+
+async fn until_stopped(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the server itself is gone.
+    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 /// A stream whose first bytes were read by somebody else.

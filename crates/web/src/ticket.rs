@@ -74,21 +74,18 @@ pub struct GrantText {
     pub secret: String,
     /// The session's id, in hex.
     pub session: String,
-    /// The account.
-    pub account: u64,
     /// End of the ticket's life, wall-clock milliseconds.
     pub expires_ms: u64,
 }
 
 impl GrantText {
     /// Writes a grant as text.
-    pub fn new(grant: &Grant, claims: &Claims) -> Self {
+    pub fn new(grant: &Grant) -> Self {
         GrantText {
             ticket: STANDARD.encode(&grant.ticket),
             secret: STANDARD.encode(grant.secret),
             session: grant.session.to_string(),
-            account: claims.account.0,
-            expires_ms: claims.expires.0,
+            expires_ms: grant.expires.0,
         }
     }
 }
@@ -132,8 +129,8 @@ impl Guests {
             issued,
             expires: env::WallTime(issued.0 + self.0.options.ticket_life.as_millis() as u64),
         };
-        let grant = self.0.keys.issue(&mut state.random, &claims);
-        GrantText::new(&grant, &claims)
+        let grant = self.0.keys.issue(&mut state.random, claims);
+        GrantText::new(&grant)
     }
 }
 
@@ -160,7 +157,8 @@ async fn grant(
     Query(ask): Query<Ask>,
 ) -> Response {
     let name = ask.name.trim();
-    if name.chars().count() > guests.0.options.name_chars_max || name.chars().any(char::is_control) {
+    if name.chars().count() > guests.0.options.name_chars_max || name.chars().any(char::is_control)
+    {
         let message =
             format!("a name has at most {} printable characters", guests.0.options.name_chars_max);
         return fault(StatusCode::BAD_REQUEST, "bad_name", message);

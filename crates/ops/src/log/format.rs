@@ -33,7 +33,8 @@ where
         write!(out, " {}{}", fields.message, fields.rest)?;
         for span in context.event_scope().into_iter().flatten() {
             write!(out, " in {}", span.name())?;
-            if let Some(fields) = span.extensions().get::<tracing_subscriber::fmt::FormattedFields<N>>()
+            if let Some(fields) =
+                span.extensions().get::<tracing_subscriber::fmt::FormattedFields<N>>()
                 && !fields.is_empty()
             {
                 write!(out, "{{{}}}", fields.fields)?;

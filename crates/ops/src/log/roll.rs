@@ -59,8 +59,7 @@ impl Roll {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
             name.starts_with(&prefix) && name.ends_with(".log")
         };
-        let mut files: Vec<_> =
-            entries.flatten().map(|entry| entry.path()).filter(ours).collect();
+        let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(ours).collect();
         files.sort_by_key(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok());
         let surplus = files.len().saturating_sub(self.options.files_max.max(1));
         for path in &files[..surplus] {

@@ -60,7 +60,9 @@ fn write_all(jobs: &Receiver<Job>, mut writer: Box<dyn Write + Send>, lost: &Ato
             }
         }
         let now = lost.load(Ordering::Relaxed);
-        if now > told && writer.write_all(format!("({} log lines lost)\n", now - told).as_bytes()).is_ok() {
+        if now > told
+            && writer.write_all(format!("({} log lines lost)\n", now - told).as_bytes()).is_ok()
+        {
             told = now;
         }
     }
