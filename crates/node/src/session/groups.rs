@@ -231,11 +231,7 @@ impl Groups {
     }
 
     /// Ends the group.
-    pub(super) fn disband(
-        &mut self,
-        out: &mut impl Outlet,
-        id: GroupId,
-    ) -> Result<(), GroupError> {
+    pub(super) fn disband(&mut self, out: &mut impl Outlet, id: GroupId) -> Result<(), GroupError> {
         let index = self.index_of(id).ok_or(GroupError::NotFound)?;
         self.end(out, index);
         Ok(())

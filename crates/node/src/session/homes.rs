@@ -159,10 +159,21 @@ struct Stream {
 #[derive(Debug)]
 enum StreamState {
     /// To be asked for again at this time.
-    Pausing { until: Instant },
+    Pausing {
+        until: Instant,
+    },
     /// Asked for with the session's `generation` of then.
-    Asked { owner: WorkerId, until: Instant, generation: u64, seen: u64, groups: Vec<Seen> },
-    Bound { owner: WorkerId, slot: Slot },
+    Asked {
+        owner: WorkerId,
+        until: Instant,
+        generation: u64,
+        seen: u64,
+        groups: Vec<Seen>,
+    },
+    Bound {
+        owner: WorkerId,
+        slot: Slot,
+    },
 }
 
 impl Homes {
@@ -554,8 +565,7 @@ impl Homes {
             self.again(io, account, handle, Status::Unavailable);
             return;
         };
-        stream.state =
-            StreamState::Asked { owner, until, generation, seen: 0, groups: Vec::new() };
+        stream.state = StreamState::Asked { owner, until, generation, seen: 0, groups: Vec::new() };
         let frame = LinkFrame::Bind {
             session: id,
             account,
@@ -711,8 +721,8 @@ impl Homes {
         let mut stream = session.streams.remove(at);
         self.timers.remove(&(stream.timer(), account, handle));
         let passing = matches!(status, Status::Unavailable | Status::Busy | Status::Timeout);
-        let room_is_gone = stream.target.home != Incarnation::NONE
-            && io.places.worker_of(stream.target).is_none();
+        let room_is_gone =
+            stream.target.home != Incarnation::NONE && io.places.worker_of(stream.target).is_none();
         let tries_left = stream.lasting || stream.tries < self.options.bind_tries;
         if passing && !room_is_gone && tries_left {
             let doubled = 1u32 << stream.tries.saturating_sub(1).min(16);

@@ -188,7 +188,10 @@ impl<T, P> Stream<T, P> {
         } else {
             let (stream, ack) = (self.handle, self.inbound.tell());
             let status = Status::Repeated;
-            self.send(out, &DownFrame::Reply { stream, number: 0, ack, request, status, body: &[] });
+            self.send(
+                out,
+                &DownFrame::Reply { stream, number: 0, ack, request, status, body: &[] },
+            );
         }
     }
 

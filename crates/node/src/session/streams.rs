@@ -433,8 +433,7 @@ impl<E: Entities> Streams<E> {
     ) {
         let entry = self.table.get_mut(route.index as usize);
         let stream = entry.and_then(|entry| entry.stream.as_deref_mut());
-        let Some(stream) =
-            stream.filter(|s| s.route == route.generation && s.gate() == Some(from))
+        let Some(stream) = stream.filter(|s| s.route == route.generation && s.gate() == Some(from))
         else {
             self.stats.stale += 1;
             return;
@@ -515,14 +514,7 @@ impl<E: Entities> Streams<E> {
         }
     }
 
-    fn answered(
-        &mut self,
-        entities: &mut E,
-        slot: Slot,
-        call: u64,
-        status: Status,
-        body: &[u8],
-    ) {
+    fn answered(&mut self, entities: &mut E, slot: Slot, call: u64, status: Status, body: &[u8]) {
         let Some(stream) = find_mut(&mut self.table, slot) else { return };
         // The answer of a call that is over reaches nobody.
         if let Some(at) = stream.calls.iter().position(|open| open.id == call) {

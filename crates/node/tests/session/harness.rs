@@ -467,8 +467,7 @@ impl World {
     ) -> R {
         let server = self.servers.get_mut(&node).expect("a node of the test");
         let mut port = Port { from: node, wires: &mut self.wires, room: self.room };
-        let mut io =
-            Scope { now: self.now, wall: self.wall, out: &mut port, places: &self.map };
+        let mut io = Scope { now: self.now, wall: self.wall, out: &mut port, places: &self.map };
         let result = act(server, &mut io);
         server.streams.settle(io.out, &mut server.fake);
         result
