@@ -3,12 +3,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ticket::TicketKeys;
 use cluster::Directory;
 use env::{Instant, Random, WallTime, Wheel};
 use mesh::Mesh;
 use proto::frame::{CloseCode, DownFrame, split_frame};
 use proto::link::{LinkFrame, Slot, WorkerId};
+use proto::ticket::TicketKeys;
 use proto::{Incarnation, WireError};
 
 use crate::bucket::Price;

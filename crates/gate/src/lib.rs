@@ -16,7 +16,8 @@ mod output;
 mod policy;
 mod stats;
 mod table;
-pub mod ticket;
+#[cfg(test)]
+mod tests;
 mod traffic;
 
 pub use conn::ConnectionInfo;

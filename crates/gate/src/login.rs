@@ -1,9 +1,9 @@
 //! From the first frame to the home's decision.
 
-use crate::ticket::{self, ResumeClaims};
 use env::{Instant, WallTime};
 use proto::frame::{CloseCode, DownFrame, Seen, UpFrame, VERSION, Welcome};
 use proto::link::{Admission, LinkFrame, Slot, WorkerId};
+use proto::ticket::{self, ResumeClaims};
 use proto::{AccountId, SessionId, WireError};
 
 use crate::bucket::Bucket;

@@ -1,0 +1,235 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::{Verdict, method_level, method_rate};
+
+fn check(rig: &mut Rig, expected: Expect) {
+    expected.assert_eq(&rig.trace());
+}
+
+#[test]
+fn frames_go_up_and_down_in_order() {
+    let mut rig = rig();
+    let player = rig.login("10.0.0.1", 7);
+    rig.client(player.conn, &tell(1, 1, b"a"));
+    rig.client(player.conn, &request(1, 2, &[9; 200]));
+    let ack = StreamUp::Ack { ack: 3 };
+    rig.client(player.conn, &UpFrame::Stream { stream: 1, frame: ack });
+    rig.push(player.conn, 1, 1, b"one");
+    rig.push(player.conn, 2, 1, &[5; 300]);
+    check(&mut rig, expect![[r#"
+        -> Up Tell #1 add a
+        -> Up Request #2 add 200 bytes
+        -> Up Ack { ack: 3 }
+        c0 Push 1 #1 one
+        c0 Push 1 #2 300 bytes
+    "#]]);
+    let stats = rig.gate.stats();
+    assert_eq!((stats.frames_up, stats.frames_down), (3, 2));
+}
+
+#[test]
+fn any_cut_of_the_stream_gives_the_same_frames() {
+    let mut bytes = Vec::new();
+    for number in 1..=6u64 {
+        let body = vec![number as u8; (number * number * 9) as usize];
+        put_frame(&mut bytes, |out| tell(1, number, &body).encode(out));
+    }
+    let mut whole = rig();
+    let player = whole.login("10.0.0.1", 7);
+    whole.raw(player.conn, &bytes);
+    let expected = whole.trace();
+    assert_eq!(expected.lines().count(), 6);
+    for cut in 0..bytes.len() {
+        let mut rig = rig();
+        let player = rig.login("10.0.0.1", 7);
+        rig.raw(player.conn, &bytes[..cut]);
+        rig.raw(player.conn, &bytes[cut..]);
+        assert_eq!(rig.trace(), expected, "cut at {cut}");
+    }
+    let mut single = rig();
+    let player = single.login("10.0.0.1", 7);
+    for byte in &bytes {
+        single.raw(player.conn, std::slice::from_ref(byte));
+    }
+    assert_eq!(single.trace(), expected);
+}
+
+#[test]
+fn ended_stream_answers_differently_from_one_that_never_was() {
+    let mut rig = rig();
+    let player = rig.login("10.0.0.1", 7);
+    let code = CloseCode::Unavailable;
+    rig.home(&LinkFrame::Unroute { conn: player.conn, stream: 1, code });
+    rig.client(player.conn, &request(1, 4, b""));
+    rig.client(player.conn, &request(9, 5, b""));
+    check(&mut rig, expect![[r#"
+        c0 Unbound { stream: 1, code: Unavailable }
+        c0 Fault { stream: 1, number: 4, status: Unavailable }
+        c0 Fault { stream: 9, number: 5, status: NotFound }
+    "#]]);
+    assert_eq!(rig.hits(Rule::Unroutable), 2);
+}
+
+#[test]
+fn older_route_of_a_handle_does_not_replace_a_newer_one() {
+    let mut rig = rig();
+    let player = rig.login("10.0.0.1", 7);
+    let route = |epoch, owner| LinkFrame::Route {
+        conn: player.conn,
+        stream: 1,
+        owner,
+        slot: STREAM_SLOT,
+        kind: KIND,
+        epoch,
+        name: "avatar",
+        announce: true,
+    };
+    rig.home(&route(3, HOME));
+    rig.home(&route(2, FAR_OWNER));
+    rig.client(player.conn, &tell(1, 1, b"to home"));
+    check(&mut rig, expect![[r#"
+        c0 Bound 1 avatar epoch 3
+        -> Up Tell #1 add to home
+    "#]]);
+}
+
+#[test]
+fn policies_refuse_without_breaking_the_numbering() {
+    let policies = vec![method_rate(KIND, ADD, crate::Rate::new(1, 2))];
+    let mut rig = Rig::new(Options::default(), policies);
+    let player = rig.login("10.0.0.1", 7);
+    for number in 1..=3 {
+        rig.client(player.conn, &request(1, number, b"x"));
+    }
+    // What may be lost is dropped.
+    rig.client(player.conn, &tell(1, 0, b"x"));
+    rig.client(player.conn, &tell(1, 4, b"x"));
+    check(&mut rig, expect![[r#"
+        -> Up Request #1 add x
+        -> Up Request #2 add x
+        -> Up Request #3 no method 
+        -> Up Tell #4 no method 
+    "#]]);
+    assert_eq!(rig.hits(Rule::Policy), 3);
+}
+
+#[test]
+fn policy_may_close() {
+    let close: Policy =
+        Box::new(|_, frame| if frame.body == b"bomb" { Verdict::Close } else { Verdict::Pass });
+    let policies = vec![method_level(KIND, MethodId::of("admin"), 9), close];
+    let mut rig = Rig::new(Options::default(), policies);
+    let player = rig.login("10.0.0.1", 7);
+    rig.client(player.conn, &tell(1, 1, b"fine"));
+    rig.client(player.conn, &tell(1, 2, b"bomb"));
+    rig.client(player.conn, &tell(1, 3, b"late"));
+    check(&mut rig, expect![[r#"
+        -> Up Tell #1 add fine
+        c0 Close Limit refused by a rule of this server
+        c0 closed
+        -> Detached account 7 generation 1 Limit
+    "#]]);
+}
+
+#[test]
+fn full_link_makes_the_client_wait_and_loses_nothing() {
+    let mut rig = rig();
+    let player = rig.login("10.0.0.1", 7);
+    rig.route(player.conn, 2, FAR_OWNER);
+    rig.trace();
+    // The far node is not connected: its queue takes one megabyte.
+    let body = vec![1; 60_000];
+    let mut bytes = Vec::new();
+    for number in 1..=3 {
+        put_frame(&mut bytes, |out| tell(2, number, &body).encode(out));
+    }
+    let mut sent = 0;
+    while !rig.gate.is_paused(player.conn) {
+        let mut one = Vec::new();
+        put_frame(&mut one, |out| tell(2, sent + 1, &body).encode(out));
+        rig.raw(player.conn, &one);
+        rig.pass(secs(1) / 10);
+        sent += 1;
+        assert!(sent < 40, "the link never fills");
+    }
+    assert!(rig.hits(Rule::Paused) > 0);
+    let frames_up = rig.gate.stats().frames_up;
+    assert_eq!(frames_up, sent - 1);
+    rig.raw(player.conn, &bytes);
+    assert_eq!(rig.gate.stats().frames_up, frames_up);
+    // The node stays away, and the mesh gives its mail up.
+    rig.pass(secs(3));
+    rig.gate.mesh().handle_timeout(rig.now);
+    rig.gate.handle_peer_down(rig.now, FAR);
+    rig.drain();
+    check(&mut rig, expect![[r#"
+        c0 Close Unavailable a server was lost, resume
+        c0 closed
+        -> Detached account 7 generation 1 Unavailable
+    "#]]);
+}
+
+#[test]
+fn lost_owner_is_told_within_the_same_turn() {
+    let mut rig = rig();
+    let near = rig.login("10.0.0.1", 7);
+    let far = rig.login("10.0.0.1", 8);
+    rig.route(far.conn, 2, FAR_OWNER);
+    rig.trace();
+    rig.gate.handle_peer_down(rig.now, FAR);
+    rig.drain();
+    // Other players are untouched.
+    rig.client(near.conn, &tell(1, 1, b"x"));
+    check(&mut rig, expect![[r#"
+        c1 Close Unavailable a server was lost, resume
+        c1 closed
+        -> Detached account 8 generation 1 Unavailable
+        -> Up Tell #1 add x
+    "#]]);
+}
+
+#[test]
+fn lost_home_is_told_and_not_bothered() {
+    let mut rig = rig();
+    rig.login("10.0.0.1", 7);
+    rig.gate.handle_peer_down(rig.now, NODE);
+    rig.drain();
+    check(&mut rig, expect![[r#"
+        c0 Close Unavailable a server was lost, resume
+        c0 closed
+    "#]]);
+}
+
+#[test]
+fn round_trips_are_measured() {
+    let mut rig = rig();
+    let player = rig.login("10.0.0.1", 7);
+    rig.pass(secs(6));
+    check(&mut rig, expect![[r#"
+        c0 Ping { token: 1 }
+    "#]]);
+    rig.now = rig.now + millis(40);
+    rig.client(player.conn, &UpFrame::Pong { token: 1 });
+    let info = &rig.gate.connections(10)[0];
+    assert_eq!((info.rtt, info.jitter), (Some(millis(40)), Some(millis(20))));
+    assert_eq!(info.session, Some((player.session, AccountId(7))));
+    // A pong that nobody asked for changes nothing.
+    rig.client(player.conn, &UpFrame::Pong { token: 1 });
+    assert_eq!(rig.gate.connections(10)[0].rtt, Some(millis(40)));
+    rig.client(player.conn, &UpFrame::Ping { token: 99 });
+    check(&mut rig, expect![[r#"
+        c0 Pong { token: 99 }
+    "#]]);
+}
+
+#[test]
+fn link_frames_that_make_no_sense_are_counted() {
+    let mut rig = rig();
+    rig.gate.handle_link(rig.now, rig.wall, HOME, &[0xff, 1]);
+    rig.gate.handle_link(rig.now, rig.wall, HOME, &[]);
+    rig.home(&LinkFrame::Cancel { call: Slot::default() });
+    rig.push(Slot { index: 3, generation: 3 }, 1, 1, b"nobody");
+    check(&mut rig, expect![[""]]);
+    assert_eq!((rig.hits(Rule::LinkFrame), rig.hits(Rule::Stale)), (3, 1));
+}
