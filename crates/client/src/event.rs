@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use env::Instant;
-use proto::frame::CloseCode;
+use proto::frame::{CloseCode, Status};
 use proto::{KindId, MethodId, SessionId};
 
 use crate::error::{CallError, End, Lost};
@@ -88,6 +88,13 @@ pub enum Event {
         request: RequestId,
         /// The encoded answer, or why there is none.
         result: Result<Vec<u8>, CallError>,
+    },
+    /// A tell reached the entity's node but was not taken, such as by a full mailbox.
+    Refused {
+        /// The stream's name.
+        stream: Arc<str>,
+        /// Why.
+        status: Status,
     },
     /// The entity behind `stream` crashed and went back to an earlier state. Its commands after
     /// `durable` did not last; requests among them that waited have failed with `RolledBack`.

@@ -241,13 +241,14 @@ impl FakeServer {
                 self.admit(connection, ticket, false, &[], &[]);
             }
             UpFrame::Resume { token, generation, streams, groups, .. } => {
-                let known = self.sessions.get(token).is_some_and(|s| generation <= s.generation);
+                let known = self.sessions.get(token).is_some_and(|s| generation > s.generation);
                 if self.forgets || !known {
                     let code = CloseCode::SessionLost;
                     self.say(connection, &DownFrame::Close { code, reason: "too late" });
                     self.connections.get_mut(&connection).expect("known").closed = true;
                     return;
                 }
+                self.sessions.get_mut(token).expect("known").generation = generation;
                 self.admit(connection, token, true, &streams, &groups);
             }
             UpFrame::Stream { stream, frame } => {
@@ -275,7 +276,7 @@ impl FakeServer {
     ) {
         self.connections.get_mut(&connection).expect("known").ticket = Some(ticket.to_vec());
         let session = self.sessions.get_mut(ticket).expect("known");
-        session.generation += 1;
+        session.generation = session.generation.max(1);
         session.connection = Some(connection);
         let (generation, epoch) = (session.generation, session.epoch);
         let applied = session.inbound.tell();

@@ -160,7 +160,8 @@ impl Core {
     fn prove(&mut self, now: Instant, nonce: &[u8; 16]) {
         let until = now + self.limits.handshake_wait;
         self.state = State::Admitting { until, resuming: self.resume.is_some() };
-        if let Some(resume) = &self.resume {
+        if let Some(resume) = &mut self.resume {
+            resume.generation += 1;
             let seen = |handle, number| Seen { handle, number };
             let bound = self.streams.iter();
             let streams = bound

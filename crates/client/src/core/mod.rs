@@ -63,6 +63,7 @@ pub struct Core {
     pings: u64,
     server_wall: Option<(u64, Instant)>,
     streams: Vec<Stream>,
+    streams_made: u64,
     groups: Vec<Group>,
     requests: BTreeMap<RequestId, Request>,
     deadlines: BTreeSet<(Instant, RequestId)>,
@@ -104,6 +105,8 @@ struct Resume {
     session: SessionId,
     secret: [u8; 32],
     token: Vec<u8>,
+    /// The highest one asked for or granted. Each attempt asks for the next, so that the server
+    /// can tell a late attempt from a new one.
     generation: u64,
 }
 
@@ -116,14 +119,16 @@ struct Group {
 
 #[derive(Debug)]
 struct Request {
-    stream: Arc<str>,
+    /// Id of its stream.
+    stream: u64,
     number: u64,
     deadline: Instant,
 }
 
 #[derive(Debug)]
 struct ServerCall {
-    stream: Arc<str>,
+    /// Id of its stream.
+    stream: u64,
     call: u64,
     deadline: Instant,
 }
@@ -156,6 +161,7 @@ impl Core {
             pings: 0,
             server_wall: None,
             streams: Vec::new(),
+            streams_made: 0,
             groups: Vec::new(),
             requests: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -240,7 +246,7 @@ impl Core {
         self.stats.requests += 1;
         let stream = &mut self.streams[index];
         stream.waiting.insert(number, request);
-        self.requests.insert(request, Request { stream: stream.name.clone(), number, deadline });
+        self.requests.insert(request, Request { stream: stream.id, number, deadline });
         self.deadlines.insert((deadline, request));
         Ok(request)
     }
@@ -310,8 +316,10 @@ impl Core {
         body: &[u8],
     ) -> Result<(), CallError> {
         let Some(waiting) = self.calls.get(&call) else { return Ok(()) };
-        let (name, number) = (waiting.stream.clone(), waiting.call);
-        let index = self.bound_index(&name)?;
+        let (stream, number) = (waiting.stream, waiting.call);
+        let Some(index) = self.streams.iter().position(|known| known.id == stream) else {
+            return Ok(());
+        };
         let kept = Kept::Answer { call: number, status, body: body.into() };
         self.push(now, index, kept, None)?;
         self.calls.remove(&call);
@@ -369,7 +377,7 @@ impl Core {
 
     /// Whether `stream` is bound to an entity.
     pub fn is_bound(&self, stream: &str) -> bool {
-        self.streams.iter().any(|known| *known.name == *stream && known.handle.is_some())
+        self.bound_index(stream).is_ok()
     }
 
     /// How many requests wait for their answer.

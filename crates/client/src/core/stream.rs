@@ -18,7 +18,10 @@ use crate::limits::Limits;
 /// One stream by name; it may not be bound yet.
 #[derive(Debug)]
 pub(super) struct Stream {
+    pub id: u64,
     pub name: Arc<str>,
+    /// Another stream has its name now; the server is about to end this one.
+    retired: bool,
     /// `None` until the server binds it.
     pub handle: Option<u32>,
     kind: KindId,
@@ -110,9 +113,11 @@ pub(super) struct Latest {
 }
 
 impl Stream {
-    fn new(name: &str, limits: &Limits) -> Self {
+    fn new(id: u64, name: &str, limits: &Limits) -> Self {
         Stream {
+            id,
             name: name.into(),
+            retired: false,
             handle: None,
             kind: KindId::default(),
             epoch: 0,
@@ -125,6 +130,10 @@ impl Stream {
             waiting: BTreeMap::new(),
             latest: Vec::new(),
         }
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        *self.name == *name && !self.retired
     }
 
     pub fn is_live(&self) -> bool {
@@ -153,18 +162,19 @@ impl Core {
         if let Some(end) = &self.ended {
             return Err(CallError::Ended(end.clone()));
         }
-        if let Some(index) = self.streams.iter().position(|stream| *stream.name == *name) {
+        if let Some(index) = self.streams.iter().position(|stream| stream.is_called(name)) {
             return Ok(index);
         }
         if self.streams.len() >= self.limits.streams_max {
             return Err(CallError::Full { frames: self.streams.len(), bytes: 0 });
         }
-        self.streams.push(Stream::new(name, &self.limits));
+        self.streams_made += 1;
+        self.streams.push(Stream::new(self.streams_made, name, &self.limits));
         Ok(self.streams.len() - 1)
     }
 
     pub(super) fn bound_index(&self, name: &str) -> Result<usize, CallError> {
-        let bound = |stream: &Stream| *stream.name == *name && stream.handle.is_some();
+        let bound = |stream: &Stream| stream.is_called(name) && stream.handle.is_some();
         self.streams.iter().position(bound).ok_or_else(|| match &self.ended {
             Some(end) => CallError::Ended(end.clone()),
             None => CallError::NotBound(name.to_owned()),
@@ -330,6 +340,9 @@ impl Core {
                 let Some(index) = self.by_handle(stream) else { return Ok(()) };
                 if let Some(request) = self.streams[index].waiting.remove(&number) {
                     self.complete(request, result_of(status, &[]));
+                } else if status != Status::Ok {
+                    let stream = self.streams[index].name.clone();
+                    self.events.push_back(Event::Refused { stream, status });
                 }
                 Ok(())
             }
@@ -388,6 +401,11 @@ impl Core {
             return self.bound(now, handle, kind, epoch, name);
         }
         let stream = &mut self.streams[index];
+        if stream.handle.is_some_and(|old| old != handle) {
+            // The name moves to another stream; what was sent on this one may still be answered.
+            stream.retired = true;
+            return self.bound(now, handle, kind, epoch, name);
+        }
         let known = stream.handle.is_some();
         let same = known && stream.epoch == epoch && stream.kind == kind;
         stream.handle = Some(handle);
@@ -464,10 +482,10 @@ impl Core {
                 }
             }
         }
-        let name = stream.name.clone();
-        self.calls.retain(|_, call| call.stream != name);
+        let (id, stream) = (stream.id, stream.name.clone());
+        self.calls.retain(|_, call| call.stream != id);
         if touched && !other_kind {
-            self.events.push_back(Event::RolledBack { stream: name, durable, sent });
+            self.events.push_back(Event::RolledBack { stream, durable, sent });
         }
         for (number, request) in failed {
             let gone = CallError::Refused(Status::Gone);
@@ -484,11 +502,13 @@ impl Core {
 
     fn drop_stream(&mut self, index: usize, code: CloseCode) {
         let stream = self.streams.remove(index);
-        self.calls.retain(|_, call| call.stream != stream.name);
+        self.calls.retain(|_, call| call.stream != stream.id);
         for (_, request) in stream.waiting {
             self.complete(request, Err(CallError::Refused(Status::Gone)));
         }
-        self.events.push_back(Event::Unbound { stream: stream.name, code });
+        if !stream.retired {
+            self.events.push_back(Event::Unbound { stream: stream.name, code });
+        }
     }
 
     fn called(
@@ -515,8 +535,9 @@ impl Core {
         }
         self.calls_seen += 1;
         let id = CallId(self.calls_seen);
-        let stream = self.streams[index].name.clone();
-        self.calls.insert(id, ServerCall { stream: stream.clone(), call, deadline });
+        let Stream { id: stream_id, name, .. } = &self.streams[index];
+        let (stream, stream_id) = (name.clone(), *stream_id);
+        self.calls.insert(id, ServerCall { stream: stream_id, call, deadline });
         let body = body.to_vec();
         self.events.push_back(Event::Call { call: id, stream, method, deadline, body });
         Ok(())
@@ -578,7 +599,7 @@ impl Core {
     pub(super) fn expire(&mut self, request: RequestId) {
         let Some(Request { stream, number, .. }) = self.requests.get(&request) else { return };
         let mut sent = true;
-        if let Some(stream) = self.streams.iter_mut().find(|known| known.name == *stream) {
+        if let Some(stream) = self.streams.iter_mut().find(|known| known.id == *stream) {
             stream.waiting.remove(number);
             sent = *number <= stream.sent;
         }

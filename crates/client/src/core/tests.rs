@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use env::{Instant, Random};
 use expect_test::{Expect, expect};
-use proto::frame::{CloseCode, Status};
+use proto::KindId;
+use proto::frame::{CloseCode, DownFrame, Status, put_frame};
 
 use super::{Core, Identity};
 use crate::event::{Event, Output, RequestId, Transport};
@@ -184,6 +185,7 @@ impl Pair {
             }
             Event::Joined { group, .. } => writeln!(self.trace, "joined {group}").unwrap(),
             Event::Left { group } => writeln!(self.trace, "left {group}").unwrap(),
+            Event::Refused { status, .. } => writeln!(self.trace, "refused {status:?}").unwrap(),
             Event::RolledBack { durable, sent, .. } => {
                 writeln!(self.trace, "rolled back {durable}..{sent}").unwrap();
             }
@@ -537,6 +539,40 @@ fn an_unbound_stream_fails_its_requests() {
         note refused: no stream "counter" is bound
     "#]],
     );
+}
+
+#[test]
+fn a_name_can_move_to_another_stream() {
+    let mut pair = Pair::up(Limits::default());
+    pair.act("mute a");
+    pair.settle();
+    let down = |pair: &mut Pair, frame: DownFrame<'_>| {
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, |out| frame.encode(out));
+        pair.core.handle_bytes(pair.now, &bytes);
+    };
+    let kind = KindId::of("arena");
+    down(&mut pair, DownFrame::Bound { stream: 9, kind, epoch: 1, name: STREAM });
+    // The old stream's entity still answers what it was sent, then the stream ends unnoticed.
+    let (number, ack, request) = (1, 1, 1);
+    let (status, body) = (Status::Ok, b"late".as_slice());
+    down(&mut pair, DownFrame::Reply { stream: 7, number, ack, request, status, body });
+    down(&mut pair, DownFrame::Unbound { stream: 7, code: CloseCode::Goodbye });
+    assert!(pair.core.is_bound(STREAM));
+    let (number, method, body) = (1, method::PUSH, b"new".as_slice());
+    down(&mut pair, DownFrame::Push { stream: 9, number, ack: 0, method, body });
+    down(&mut pair, DownFrame::Fault { stream: 9, number: 1, status: Status::Busy });
+    pair.server.hangs = true;
+    pair.connection = None;
+    pair.settle();
+    expect![[r#"
+        0.0s connected resumed=false
+        0.0s bound counter
+        0.0s bound counter
+        0.0s reply 1 late
+        0.0s push new
+        0.0s refused Busy
+    "#]].assert_eq(&pair.trace);
 }
 
 #[test]
