@@ -1,1 +1,33 @@
-fn main() {}
+//! `bench NAME`: measures Mainstay next to the physical limit in the same run.
+
+mod raw;
+mod timers;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+bench NAME
+
+  raw      the limit: a bare epoll echo server under the common load generator
+  timers   one million timers on the wheel, next to Tokio's
+
+Build with --release. Exit code 1 means that a goal was missed.
+";
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let met = match args[..] {
+        ["raw"] => raw::run()?,
+        ["timers"] => timers::run()?,
+        // What the benchmarks start as processes of their own.
+        ["child-raw-echo", port] => {
+            return raw::raw_echo(port.parse()?).map(|()| ExitCode::SUCCESS);
+        }
+        _ => {
+            print!("{HELP}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
