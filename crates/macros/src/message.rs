@@ -55,11 +55,8 @@ struct TypeOptions {
 
 impl TypeOptions {
     fn read(input: &DeriveInput) -> Result<Self> {
-        let mut options = TypeOptions {
-            root: syn::parse_quote!(::mainstay::rt),
-            name: None,
-            transparent: false,
-        };
+        let mut options =
+            TypeOptions { root: syn::parse_quote!(::mainstay::rt), name: None, transparent: false };
         for attr in ours(&input.attrs) {
             attr.parse_nested_meta(|meta| {
                 if meta.path.is_ident("root") {
@@ -343,7 +340,10 @@ fn enum_bodies(options: &TypeOptions, data: &DataEnum) -> Result<Bodies> {
 /// Numbers the variants: `id`, else the discriminant, else one more than the variant before.
 fn plan_variants(data: &DataEnum) -> Result<Vec<VariantPlan<'_>>> {
     if data.variants.is_empty() {
-        return Err(Error::new(Span::call_site(), "an enum without variants has no values to send"));
+        return Err(Error::new(
+            Span::call_site(),
+            "an enum without variants has no values to send",
+        ));
     }
     let mut plans: Vec<VariantPlan<'_>> = Vec::new();
     let mut taken: BTreeMap<u64, &Ident> = BTreeMap::new();
@@ -408,9 +408,7 @@ fn read_variant(variant: &Variant) -> Result<(Option<u64>, bool)> {
             } else if meta.path.is_ident("fallback") {
                 fallback = true;
             } else {
-                return Err(
-                    meta.error("unknown option; known on a variant: `id = 3`, `fallback`")
-                );
+                return Err(meta.error("unknown option; known on a variant: `id = 3`, `fallback`"));
             }
             Ok(())
         })?;

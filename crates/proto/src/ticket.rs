@@ -225,13 +225,9 @@ impl TicketKeys {
         let (_, key) = known.ok_or(TicketError::UnknownKey(id))?;
         let buffer = &mut buffer[..body.len()];
         buffer.copy_from_slice(body);
-        key.open_in_place(
-            Nonce::assume_unique_for_key(nonce),
-            Aad::from(associated(id)),
-            buffer,
-        )
-        .map(|plain| &*plain)
-        .map_err(|_| TicketError::Forged)
+        key.open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated(id)), buffer)
+            .map(|plain| &*plain)
+            .map_err(|_| TicketError::Forged)
     }
 }
 

@@ -168,9 +168,6 @@ pub fn check_length<T: Length>(
 ///
 /// [`Problem::Range`] within field `name`.
 #[inline]
-pub fn check_finite<T: Finite + Display>(
-    value: &T,
-    name: &'static str,
-) -> Result<(), DecodeError> {
+pub fn check_finite<T: Finite + Display>(value: &T, name: &'static str) -> Result<(), DecodeError> {
     if value.is_finite() { Ok(()) } else { Err(range(value, "finite numbers").within(name)) }
 }

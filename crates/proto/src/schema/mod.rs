@@ -5,9 +5,16 @@
 //! it never assigns them: they are hashes of names.
 
 mod builder;
+mod client;
+mod compare;
+mod json;
+mod lock;
+mod parse;
 mod shape;
 
 pub use builder::{SchemaBuilder, SchemaError};
+pub use compare::{Change, compare};
+pub use lock::{Lock, LockError};
 pub use shape::Shape;
 
 use std::collections::BTreeMap;
