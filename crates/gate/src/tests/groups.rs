@@ -37,14 +37,17 @@ fn cast_reaches_every_member_once() {
     rig.join(players[0].conn, group(1));
     rig.join(players[2].conn, group(2));
     rig.cast(group(1), 4, b"boom");
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Joined arena #3
         c1 Joined arena #3
         c0 Joined arena #3
         c2 Joined arena #3
         c1 Cast #4 boom
         c0 Cast #4 boom
-    "#]]);
+    "#]],
+    );
     let stats = rig.gate.stats();
     assert_eq!((stats.groups, stats.members, stats.casts, stats.copies), (2, 3, 1, 2));
     rig.home(&LinkFrame::Leave { group: group(1), conn: players[0].conn });
@@ -52,11 +55,14 @@ fn cast_reaches_every_member_once() {
     rig.cast(group(1), 5, b"bang");
     rig.home(&LinkFrame::Disband { group: group(1) });
     rig.cast(group(1), 6, b"nobody");
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Left
         c1 Cast #5 bang
         c1 Left
-    "#]]);
+    "#]],
+    );
     assert_eq!((rig.gate.stats().groups, rig.gate.stats().members), (1, 1));
     assert_eq!(rig.hits(Rule::Stale), 1);
 }
@@ -115,11 +121,14 @@ fn group_owner_lost_means_group_left() {
     rig.join(player.conn, group(1));
     rig.gate.handle_peer_down(rig.now, FAR);
     rig.drain();
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Joined arena #3
         c0 Joined arena #3
         c0 Left
-    "#]]);
+    "#]],
+    );
     assert_eq!(rig.gate.stats().groups, 1);
 }
 
@@ -139,11 +148,14 @@ fn slow_member_is_given_up_and_the_others_get_their_copy() {
     rig.cast(group(1), 4, &[2; 20_000]);
     rig.is_reading = true;
     rig.drain();
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Detached account 1 generation 1 SlowReader
         c1 Close SlowReader reads too slowly
         c2 Cast #4 20000 bytes
         c0 Cast #4 20000 bytes
-    "#]]);
+    "#]],
+    );
     assert_eq!((rig.hits(Rule::SlowReader), rig.gate.stats().members), (1, 2));
 }

@@ -15,19 +15,25 @@ fn login_binds_streams_after_the_welcome() {
     // Owners may be faster than the home.
     rig.route(conn, 1, HOME);
     rig.push(conn, 1, 1, b"hi");
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Open c0 account 7 Ada from 10.0.0.1
-    "#]]);
+    "#]],
+    );
     rig.welcome(conn, grant.session, 7, 1);
     rig.push(conn, 2, 1, b"again");
     rig.client(conn, &tell(1, 1, b"x"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Welcome generation 1 resumed false
         c0 Bound 1 avatar epoch 1
         c0 Push 1 #1 hi
         c0 Push 1 #2 again
         -> Up Tell #1 add x
-    "#]]);
+    "#]],
+    );
     assert_eq!((rig.gate.stats().sessions, rig.gate.stats().waiting), (1, 0));
 }
 
@@ -36,11 +42,14 @@ fn goodbye_logs_out_and_leaves_nothing() {
     let mut rig = rig();
     let player = rig.login("10.0.0.1", 7);
     rig.client(player.conn, &UpFrame::Close { code: CloseCode::Goodbye, reason: "" });
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close Goodbye 
         c0 closed
         -> Logout account 7 generation 1
-    "#]]);
+    "#]],
+    );
     assert_eq!(rig.gate.stats().connections, 0);
 }
 
@@ -50,9 +59,12 @@ fn broken_connection_detaches() {
     let player = rig.login("10.0.0.1", 7);
     rig.gate.handle_closed(rig.now, player.conn);
     rig.drain();
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Detached account 7 generation 1 GoingAway
-    "#]]);
+    "#]],
+    );
     assert_eq!(rig.gate.stats().connections, 0);
 }
 
@@ -66,11 +78,14 @@ fn client_that_leaves_before_its_welcome_is_detached() {
     rig.drain();
     // The answer finds nobody; the home hears it once more.
     rig.welcome(conn, grant.session, 7, 1);
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Open c0 account 7 Ada from 10.0.0.1
         -> Detached account 7 generation 1 GoingAway
         -> Detached account 7 generation 1 GoingAway
-    "#]]);
+    "#]],
+    );
     assert_eq!(rig.hits(Rule::Stale), 1);
 }
 
@@ -87,12 +102,15 @@ fn resume_goes_to_the_home_with_what_was_seen() {
     rig.welcome(conn, player.session, 7, 2);
     rig.route(conn, 1, HOME);
     rig.client(conn, &tell(1, 6, b"next"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Resume c0 account 7 generation 2 [(1, 5)]
         c0 Welcome generation 2 resumed true
         c0 Bound 1 avatar epoch 1
         -> Up Tell #6 add next
-    "#]]);
+    "#]],
+    );
     assert_eq!((rig.gate.stats().logins, rig.gate.stats().resumes), (1, 1));
 }
 
@@ -103,11 +121,14 @@ fn resume_refused_by_the_home_closes_for_good() {
     let conn = rig.open("10.0.0.2").unwrap();
     rig.resume(conn, &player, 2);
     rig.home(&LinkFrame::Close { conn, code: CloseCode::SessionLost, reason: "too late" });
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Resume c1 account 7 generation 2 [(1, 5)]
         c1 Close SessionLost too late
         c1 closed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -116,10 +137,13 @@ fn superseded_connection_is_closed_by_the_home_alone() {
     let player = rig.login("10.0.0.1", 7);
     let code = CloseCode::Replaced;
     rig.home(&LinkFrame::Close { conn: player.conn, code, reason: "you came back elsewhere" });
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close Replaced you came back elsewhere
         c0 closed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -128,11 +152,14 @@ fn close_by_an_owner_that_may_be_resumed_reaches_the_home() {
     let player = rig.login("10.0.0.1", 7);
     let code = CloseCode::SlowReader;
     rig.home(&LinkFrame::Close { conn: player.conn, code, reason: "" });
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close SlowReader 
         c0 closed
         -> Detached account 7 generation 1 SlowReader
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -142,11 +169,14 @@ fn kick_during_login_is_carried_through() {
     let grant = rig.grant(7, 0);
     rig.ask(conn, &grant);
     rig.home(&LinkFrame::Close { conn, code: CloseCode::Kicked, reason: "cheater" });
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Open c0 account 7 Ada from 10.0.0.1
         c0 Close Kicked cheater
         c0 closed
-    "#]]);
+    "#]],
+    );
     assert_eq!(rig.gate.stats().connections, 0);
 }
 
@@ -157,12 +187,15 @@ fn home_that_does_not_answer_is_not_waited_for() {
     let grant = rig.grant(7, 0);
     rig.ask(conn, &grant);
     rig.pass(secs(5));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Open c0 account 7 Ada from 10.0.0.1
         c0 Close Unavailable the session's home does not answer
         c0 closed
         -> Detached account 7 generation 1 Unavailable
-    "#]]);
+    "#]],
+    );
     assert_eq!(rig.hits(Rule::HomeWait), 1);
 }
 
@@ -173,10 +206,13 @@ fn no_node_with_sessions_is_said_at_once() {
     let conn = rig.open("10.0.0.1").unwrap();
     let grant = rig.grant(7, 0);
     rig.ask(conn, &grant);
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close Unavailable no node serves sessions
         c0 closed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -201,6 +237,7 @@ fn bad_tickets_never_reach_a_home() {
         ("cut", &good.ticket[..good.ticket.len() - 1], good.secret),
         ("expired", &good.ticket, good.secret),
     ];
+    let mut trace = String::new();
     for (name, ticket, secret) in cases {
         if name == "expired" {
             rig.pass(secs(61));
@@ -209,26 +246,20 @@ fn bad_tickets_never_reach_a_home() {
         let nonce = rig.hello(conn);
         let proof = login_proof(&secret, &nonce, ticket);
         rig.client(conn, &UpFrame::Login { ticket, proof });
-        let text = rig.trace();
-        rig.trace.push_str(&format!("{name}:\n{text}"));
+        trace += &format!("{name}: {}", rig.trace());
     }
-    check(&mut rig, expect![[r#"
-        expired:
-        cut:
-        stolen: without its secret:
-        foreign:
-        none:
-        c0 Close Ticket ticket is missing
+    expect![[r#"
+        none: c0 Close Ticket ticket is missing
         c0 closed
-        c0 Close Ticket ticket is not from this cluster, or was changed
+        foreign: c0 Close Ticket ticket is not from this cluster, or was changed
         c0 closed
-        c0 Close Ticket the proof does not fit the ticket
+        stolen: without its secret: c0 Close Ticket the proof does not fit the ticket
         c0 closed
-        c0 Close Ticket ticket is not from this cluster, or was changed
+        cut: c0 Close Ticket ticket is not from this cluster, or was changed
         c0 closed
-        c0 Close Ticket ticket has expired: get a new one
+        expired: c0 Close Ticket ticket has expired: get a new one
         c0 closed
-    "#]]);
+    "#]].assert_eq(&trace);
     assert_eq!(rig.hits(Rule::Ticket), 5);
 }
 
@@ -242,10 +273,13 @@ fn proof_of_one_connection_is_no_use_on_another() {
     let second = rig.open("10.0.0.1").unwrap();
     rig.hello(second);
     rig.client(second, &UpFrame::Login { ticket: &grant.ticket, proof });
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c1 Close Ticket the proof does not fit the ticket
         c1 closed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -255,19 +289,25 @@ fn stolen_resume_token_is_useless_without_the_key() {
     player.secret = [0; 32];
     let conn = rig.open("10.0.0.2").unwrap();
     rig.resume(conn, &player, 2);
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c1 Close Ticket the proof does not fit the token
         c1 closed
-    "#]]);
+    "#]],
+    );
     // A resume token is no ticket either.
     let conn = rig.open("10.0.0.2").unwrap();
     let nonce = rig.hello(conn);
     let proof = login_proof(&player.secret, &nonce, &player.token);
     rig.client(conn, &UpFrame::Login { ticket: &player.token, proof });
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c1 Close Ticket a ticket is no resume token, and a resume token no ticket
         c1 closed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -289,6 +329,18 @@ fn frames_out_of_order_close_with_protocol() {
     let conn = rig.open("10.0.0.1").unwrap();
     rig.ask(conn, &grant);
     rig.client(conn, &tell(1, 1, b"x"));
+    check(&mut rig, expect![[r#"
+        c0 Close Protocol frame kind 0x02 is not known here
+        c0 closed
+        c0 Close Protocol frame kind 0x04 is not known here
+        c0 closed
+        c0 Close Protocol frame kind 0x01 is not known here
+        c0 closed
+        -> Open c0 account 7 Ada from 10.0.0.1
+        c0 Close Protocol frame kind 0x04 is not known here
+        c0 closed
+        -> Detached account 7 generation 1 Protocol
+    "#]]);
     // Login again when logged in.
     let player = rig.login("10.0.0.1", 8);
     rig.client(player.conn, &login);
@@ -305,10 +357,13 @@ fn other_version_is_told_to_update() {
     let mut rig = rig();
     let conn = rig.open("10.0.0.1").unwrap();
     rig.client(conn, &UpFrame::Hello { version: 9, features: 0, interface: 0, agent: "old" });
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close Version this server speaks version 1
         c0 closed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -343,23 +398,29 @@ fn drain_sends_everybody_elsewhere() {
     rig.gate.drain(rig.now, millis(200));
     assert_eq!(rig.open("10.0.0.1").unwrap_err().rule, Rule::Draining);
     rig.drain();
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c2 Close GoingAway this gate is going down
         c3 Close GoingAway this gate is going down
         c2 closed
         c3 closed
         -> Detached account 2 generation 1 GoingAway
         -> Detached account 3 generation 1 GoingAway
-    "#]]);
+    "#]],
+    );
     assert!(!rig.gate.is_drained());
     rig.pass(millis(150));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close GoingAway this gate is going down
         c1 Close GoingAway this gate is going down
         c0 closed
         c1 closed
         -> Detached account 0 generation 1 GoingAway
         -> Detached account 1 generation 1 GoingAway
-    "#]]);
+    "#]],
+    );
     assert!(rig.gate.is_drained());
 }

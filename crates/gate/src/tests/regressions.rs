@@ -45,7 +45,8 @@ fn x9_forged_length_buffers_nothing_and_many_frames_in_one_read_all_arrive() {
         -> Up Tell #4 add x
         -> Up Tell #5 add x
         -> Detached account 7 generation 1 Protocol
-    "#]].assert_eq(&rig.trace());
+    "#]]
+    .assert_eq(&rig.trace());
     // A length that never ends, and an empty frame, byte by byte.
     for forged in [&[0xff; 12][..], &[0]] {
         let player = rig.login("10.0.0.1", 8);
@@ -70,7 +71,8 @@ fn x22_nothing_is_left_after_all_clients_left() {
     rig.client(players[0].conn, &tell(1, 1, b"first"));
     expect![[r#"
         -> Up Tell #1 add first
-    "#]].assert_eq(&rig.trace());
+    "#]]
+    .assert_eq(&rig.trace());
     for (at, player) in players.iter().enumerate() {
         match at % 4 {
             0 => rig.client(player.conn, &UpFrame::Close { code: CloseCode::Goodbye, reason: "" }),
@@ -118,7 +120,8 @@ fn x22_home_is_chosen_again_after_a_loss() {
     expect![[r#"
         c0 Close SessionLost log in again
         c0 closed
-    "#]].assert_eq(&rig.trace());
+    "#]]
+    .assert_eq(&rig.trace());
 }
 
 /// X23: the gate believed the identity that the client wrote into its messages, dropped what it
@@ -141,6 +144,7 @@ fn x23_identity_is_the_tickets_unroutable_is_told_and_early_joins_wait() {
         c0 Cast #4 before the welcome
         c0 Cast #5 after
         c0 Fault { stream: 77, number: 1, status: NotFound }
-    "#]].assert_eq(&rig.trace());
+    "#]]
+    .assert_eq(&rig.trace());
     assert_eq!(rig.hits(Rule::Unroutable), 1);
 }

@@ -17,13 +17,16 @@ fn frames_go_up_and_down_in_order() {
     rig.client(player.conn, &UpFrame::Stream { stream: 1, frame: ack });
     rig.push(player.conn, 1, 1, b"one");
     rig.push(player.conn, 2, 1, &[5; 300]);
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Up Tell #1 add a
         -> Up Request #2 add 200 bytes
         -> Up Ack { ack: 3 }
         c0 Push 1 #1 one
         c0 Push 1 #2 300 bytes
-    "#]]);
+    "#]],
+    );
     let stats = rig.gate.stats();
     assert_eq!((stats.frames_up, stats.frames_down), (3, 2));
 }
@@ -63,11 +66,14 @@ fn ended_stream_answers_differently_from_one_that_never_was() {
     rig.home(&LinkFrame::Unroute { conn: player.conn, stream: 1, code });
     rig.client(player.conn, &request(1, 4, b""));
     rig.client(player.conn, &request(9, 5, b""));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Unbound { stream: 1, code: Unavailable }
         c0 Fault { stream: 1, number: 4, status: Unavailable }
         c0 Fault { stream: 9, number: 5, status: NotFound }
-    "#]]);
+    "#]],
+    );
     assert_eq!(rig.hits(Rule::Unroutable), 2);
 }
 
@@ -88,10 +94,13 @@ fn older_route_of_a_handle_does_not_replace_a_newer_one() {
     rig.home(&route(3, HOME));
     rig.home(&route(2, FAR_OWNER));
     rig.client(player.conn, &tell(1, 1, b"to home"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Bound 1 avatar epoch 3
         -> Up Tell #1 add to home
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -105,12 +114,15 @@ fn policies_refuse_without_breaking_the_numbering() {
     // What may be lost is dropped.
     rig.client(player.conn, &tell(1, 0, b"x"));
     rig.client(player.conn, &tell(1, 4, b"x"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Up Request #1 add x
         -> Up Request #2 add x
         -> Up Request #3 no method 
         -> Up Tell #4 no method 
-    "#]]);
+    "#]],
+    );
     assert_eq!(rig.hits(Rule::Policy), 3);
 }
 
@@ -124,12 +136,15 @@ fn policy_may_close() {
     rig.client(player.conn, &tell(1, 1, b"fine"));
     rig.client(player.conn, &tell(1, 2, b"bomb"));
     rig.client(player.conn, &tell(1, 3, b"late"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Up Tell #1 add fine
         c0 Close Limit refused by a rule of this server
         c0 closed
         -> Detached account 7 generation 1 Limit
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -163,11 +178,14 @@ fn full_link_makes_the_client_wait_and_loses_nothing() {
     rig.gate.mesh().handle_timeout(rig.now);
     rig.gate.handle_peer_down(rig.now, FAR);
     rig.drain();
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close Unavailable a server was lost, resume
         c0 closed
         -> Detached account 7 generation 1 Unavailable
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -181,12 +199,15 @@ fn lost_owner_is_told_within_the_same_turn() {
     rig.drain();
     // Other players are untouched.
     rig.client(near.conn, &tell(1, 1, b"x"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c1 Close Unavailable a server was lost, resume
         c1 closed
         -> Detached account 8 generation 1 Unavailable
         -> Up Tell #1 add x
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -195,10 +216,13 @@ fn lost_home_is_told_and_not_bothered() {
     rig.login("10.0.0.1", 7);
     rig.gate.handle_peer_down(rig.now, NODE);
     rig.drain();
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close Unavailable a server was lost, resume
         c0 closed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -206,9 +230,12 @@ fn round_trips_are_measured() {
     let mut rig = rig();
     let player = rig.login("10.0.0.1", 7);
     rig.pass(secs(6));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Ping { token: 1 }
-    "#]]);
+    "#]],
+    );
     rig.now = rig.now + millis(40);
     rig.client(player.conn, &UpFrame::Pong { token: 1 });
     let info = &rig.gate.connections(10)[0];
@@ -218,9 +245,12 @@ fn round_trips_are_measured() {
     rig.client(player.conn, &UpFrame::Pong { token: 1 });
     assert_eq!(rig.gate.connections(10)[0].rtt, Some(millis(40)));
     rig.client(player.conn, &UpFrame::Ping { token: 99 });
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Pong { token: 99 }
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
