@@ -1,1 +1,44 @@
-//! The arena sample.
+//! A top-down arena: people and bots move, shoot, pick things up, chat, and see a score table.
+//!
+//! `rules` and `world` are the game, without any engine. `avatar` is a player's own entity, `lobby`
+//! finds a field with room, `field` is a scene that runs one arena at 20 steps a second.
+
+mod avatar;
+mod bot;
+mod field;
+mod lobby;
+mod messages;
+pub mod rules;
+mod web;
+pub mod world;
+
+use mainstay::prelude::*;
+
+pub use avatar::{Avatar, Record};
+pub use bot::Player as BotPlayer;
+pub use field::Field;
+pub use lobby::{Lobby, Place};
+pub use messages::{ArenaClient, Input, Name, PlayError, Playing, Row};
+
+/// How large the arenas are.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Players of one arena; when it is full, the next opens.
+    pub field_players_max: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { field_players_max: 250 }
+    }
+}
+
+/// The game: hand it to `mainstay::run`.
+pub fn app(options: Options) -> App {
+    App::new("arena")
+        .entity::<Avatar>()
+        .entity_with(move || Lobby::new(options))
+        .entity::<Field>()
+        .agent::<Avatar>("avatar")
+        .page(web::ASSETS)
+}

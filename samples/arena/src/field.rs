@@ -1,0 +1,264 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mainstay::env::Random;
+use mainstay::prelude::*;
+use mainstay::scene::{ReplicaId, Steps, Viewer, ViewerOptions};
+
+use crate::avatar::Avatar;
+use crate::lobby::Lobby;
+use crate::messages::{ArenaClient, Input, Name, Row};
+use crate::rules;
+use crate::world::{self, Happening, PlayerId, World};
+
+/// How long an entered player may take to bind the `arena` stream.
+const BIND_WAIT: Duration = Duration::from_secs(10);
+
+/// One arena: a scene of 20 steps a second. It ends when the last player has left.
+#[entity(spawned, steps_per_second = 20)]
+pub struct Field {
+    world: World,
+    players: BTreeMap<u64, Player>,
+    group: Option<Group<ArenaClient>>,
+    /// Reused at each step.
+    interest: Vec<(ReplicaId, f32)>,
+    packet: Vec<u8>,
+}
+
+struct Player {
+    id: PlayerId,
+    name: String,
+    /// `None` until the client's stream is bound.
+    peer: Option<Peer>,
+    viewer: Viewer,
+    told: world::Score,
+    entered: u64,
+}
+
+impl Field {
+    /// An empty arena, sized for about `capacity` players.
+    pub fn new(capacity: u32, random: Random) -> Self {
+        Field {
+            world: World::new(capacity, random),
+            players: BTreeMap::new(),
+            group: None,
+            interest: Vec::new(),
+            packet: Vec::new(),
+        }
+    }
+}
+
+#[rpc]
+impl Field {
+    /// Puts an account's player into the arena; a player who is in it already stays as is.
+    #[invoke(server)]
+    fn enter(&mut self, cx: &mut Cx<Self>, account: u64, name: String) -> Option<u32> {
+        if let Some(player) = self.players.get_mut(&account) {
+            player.name = name;
+            return Some(player.id.0);
+        }
+        let id = self.world.join((account % 16) as u8)?;
+        let player = Player {
+            id,
+            name,
+            peer: None,
+            viewer: Viewer::new(ViewerOptions::default()),
+            told: world::Score::default(),
+            entered: cx.now().as_millis(),
+        };
+        self.players.insert(account, player);
+        Some(id.0)
+    }
+
+    /// Where the player wants to go. Sent as `latest`: what is overtaken is dropped.
+    #[tell(client)]
+    fn steer(&mut self, cx: &mut Cx<Self>, input: Input) {
+        let Some(player) = player_of(&mut self.players, cx) else { return };
+        player.viewer.acknowledge(input.seen);
+        let Input { x, y, angle, fire, .. } = input;
+        self.world.steer(player.id, world::Input { x, y, angle, fire });
+    }
+
+    /// Says something to everybody in the arena.
+    #[tell(client, rate = "2/s")]
+    fn say(&mut self, cx: &mut Cx<Self>, #[arg(len = "1..=120")] text: String) {
+        let Some(player) = player_of(&mut self.players, cx) else { return };
+        let from = player.name.clone();
+        if let Some(group) = &self.group {
+            cx.cast(group).chat(from, text);
+        }
+    }
+
+    /// Comes back at once instead of waiting. `false` if the player is alive.
+    #[request(client)]
+    fn respawn(&mut self, cx: &mut Cx<Self>) -> bool {
+        player_of(&mut self.players, cx).is_some_and(|player| self.world.respawn(player.id))
+    }
+
+    /// The caller's score.
+    #[request(client)]
+    fn score(&mut self, cx: &mut Cx<Self>) -> Row {
+        let Some(player) = player_of(&mut self.players, cx) else { return Row::default() };
+        row(player.id, self.world.score(player.id).unwrap_or_default())
+    }
+
+    #[hook]
+    fn created(&mut self, cx: &mut Cx<Self>) {
+        self.group = Some(cx.group::<ArenaClient>("arena"));
+        cx.every(Duration::from_secs(1), Duration::from_secs(1), Times::Forever).second();
+    }
+
+    #[hook]
+    fn online(&mut self, cx: &mut Cx<Self>, peer: Peer) {
+        let names: Vec<_> = self.players.values().map(name_of).collect();
+        let Some(player) = self.players.get_mut(&peer.account().0) else { return };
+        let is_new = player.peer.is_none();
+        player.peer = Some(peer.clone());
+        if !is_new {
+            return;
+        }
+        let group = self.group.as_ref().expect("opened when created");
+        cx.cast(group).names(vec![name_of(player)]);
+        group.join(cx, &peer);
+        // In pieces, so that none is over the limit of a frame.
+        for piece in names.chunks(200) {
+            cx.client::<ArenaClient>(&peer).names(piece.to_vec());
+        }
+    }
+
+    #[hook]
+    fn offline(&mut self, cx: &mut Cx<Self>, peer: Peer, _code: CloseCode) {
+        // A lost connection leaves the player standing; only the end of the session removes it.
+        let away = cx.peers().iter().any(|other| other.account() == peer.account());
+        if let Some(player) = self.players.get(&peer.account().0) {
+            let stopped = world::Input::default();
+            self.world.steer(player.id, stopped);
+        }
+        if !away {
+            self.remove(cx, peer.account().0);
+        }
+    }
+
+    /// Once a second: the table, the count, and whether anybody is left.
+    #[timer]
+    fn second(&mut self, cx: &mut Cx<Self>) {
+        let now = cx.now().as_millis();
+        let late = |player: &Player| {
+            player.peer.is_none() && now - player.entered > BIND_WAIT.as_millis() as u64
+        };
+        let late: Vec<_> =
+            self.players.iter().filter(|(_, p)| late(p)).map(|(account, _)| *account).collect();
+        for account in late {
+            self.remove(cx, account);
+        }
+        let mut rows: Vec<_> = self
+            .players
+            .values()
+            .filter_map(|player| Some(row(player.id, self.world.score(player.id)?)))
+            .collect();
+        rows.sort_by_key(|row| (std::cmp::Reverse(row.points), row.id));
+        rows.truncate(10);
+        let players = self.players.len() as u32;
+        if let Some(group) = &self.group {
+            cx.cast(group).table(rows, players);
+        }
+        let lobby = cx.entity::<Lobby>(0);
+        if self.players.is_empty() && self.world.step_number() > 600 {
+            let _ = lobby.ended(cx.me());
+            cx.destroy();
+        } else {
+            let _ = lobby.count(cx.me(), players);
+        }
+    }
+
+    #[hook]
+    fn step(&mut self, cx: &mut Cx<Self>, steps: Steps) {
+        for _ in 0..steps.count {
+            let happenings = self.world.step();
+            self.tell_happenings(cx, &happenings);
+        }
+        self.tell_views(cx);
+    }
+}
+
+impl Field {
+    fn tell_happenings(&mut self, cx: &mut Cx<Self>, happenings: &[Happening]) {
+        if happenings.is_empty() {
+            return;
+        }
+        let by_id: BTreeMap<_, _> = self.players.iter().map(|(key, p)| (p.id, *key)).collect();
+        for happening in happenings {
+            let Happening::Killed { killer, victim } = *happening else { continue };
+            for id in [killer, victim] {
+                let player = by_id.get(&id).and_then(|key| self.players.get(key));
+                if let Some(peer) = player.and_then(|player| player.peer.as_ref()) {
+                    cx.client::<ArenaClient>(peer).beaten(killer.0, victim.0);
+                }
+            }
+        }
+        for (account, player) in &mut self.players {
+            let Some(score) = self.world.score(player.id) else { continue };
+            if score == player.told {
+                continue;
+            }
+            let told = std::mem::replace(&mut player.told, score);
+            let record = cx.entity::<Avatar>(*account).record();
+            let _ = record.add(
+                score.kills - told.kills,
+                score.deaths - told.deaths,
+                score.points - told.points,
+            );
+            if let Some(peer) = &player.peer {
+                cx.client::<ArenaClient>(peer).own(row(player.id, score));
+            }
+        }
+    }
+
+    /// One packet for each client that is connected.
+    fn tell_views(&mut self, cx: &mut Cx<Self>) {
+        let step = self.world.step_number();
+        for player in self.players.values_mut() {
+            let Some(peer) = player.peer.as_ref().filter(|peer| peer.is_connected()) else {
+                continue;
+            };
+            let Some(place) = self.world.position(player.id) else { continue };
+            self.interest.clear();
+            let inner = rules::VIEW_RADIUS * rules::VIEW_RADIUS;
+            self.world.near(place, rules::LEAVE_RADIUS, |id, distance| {
+                // One's own body comes first, whatever the crowd.
+                let distance = if id == player.id { -1.0 } else { distance };
+                if distance <= inner || player.viewer.sees(id) {
+                    self.interest.push((id, distance));
+                }
+            });
+            player.viewer.look(&mut self.interest, step);
+            self.packet.clear();
+            player.viewer.write(self.world.board(), step, &mut self.packet);
+            cx.client::<ArenaClient>(peer).view(Bytes(self.packet.clone()));
+        }
+    }
+
+    fn remove(&mut self, cx: &mut Cx<Self>, account: u64) {
+        let Some(player) = self.players.remove(&account) else { return };
+        self.world.leave(player.id);
+        if let Some(group) = &self.group {
+            cx.cast(group).left(player.id.0);
+        }
+    }
+}
+
+fn player_of<'a>(
+    players: &'a mut BTreeMap<u64, Player>,
+    cx: &Cx<Field>,
+) -> Option<&'a mut Player> {
+    let account = cx.caller().client()?.account();
+    players.get_mut(&account.0)
+}
+
+fn name_of(player: &Player) -> Name {
+    Name { id: player.id.0, name: player.name.clone() }
+}
+
+fn row(id: PlayerId, score: world::Score) -> Row {
+    Row { id: id.0, points: score.points, kills: score.kills, deaths: score.deaths }
+}

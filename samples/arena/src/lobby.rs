@@ -1,0 +1,68 @@
+use mainstay::prelude::*;
+
+use crate::Options;
+use crate::field::Field;
+use crate::rules;
+
+/// The one place that knows all arenas.
+#[entity(singleton)]
+pub struct Lobby {
+    options: Options,
+    fields: Vec<Open>,
+}
+
+struct Open {
+    field: Ref<Field>,
+    players: u32,
+}
+
+/// A seat in an arena.
+#[derive(Clone, Debug, Message)]
+pub struct Place {
+    /// The arena.
+    pub field: Ref<Field>,
+    /// Edge of its map, in units.
+    pub edge: f32,
+}
+
+impl Lobby {
+    /// A lobby without arenas.
+    pub fn new(options: Options) -> Self {
+        Lobby { options, fields: Vec::new() }
+    }
+}
+
+#[rpc]
+impl Lobby {
+    /// An arena with a free seat; opens one if all are full.
+    #[invoke(server)]
+    fn find_place(&mut self, cx: &mut Cx<Self>) -> Result<Place, String> {
+        let most = self.options.field_players_max;
+        let edge = rules::map_edge(most);
+        let free = self.fields.iter_mut().find(|open| open.players < most);
+        if let Some(open) = free {
+            // Counted at once, so that a crowd does not run for one seat.
+            open.players += 1;
+            return Ok(Place { field: open.field, edge });
+        }
+        let field = Field::new(most, cx.random(|random| random.fork()));
+        let field = cx.spawn(field).map_err(|error| error.to_string())?;
+        tracing::info!(field = %field.id(), "arena opened");
+        self.fields.push(Open { field, players: 1 });
+        Ok(Place { field, edge })
+    }
+
+    /// What an arena really holds.
+    #[tell(server)]
+    fn count(&mut self, _cx: &mut Cx<Self>, field: Ref<Field>, players: u32) {
+        if let Some(open) = self.fields.iter_mut().find(|open| open.field.id() == field.id()) {
+            open.players = players;
+        }
+    }
+
+    /// An arena has ended.
+    #[tell(server)]
+    fn ended(&mut self, _cx: &mut Cx<Self>, field: Ref<Field>) {
+        self.fields.retain(|open| open.field.id() != field.id());
+    }
+}

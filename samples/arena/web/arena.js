@@ -1,0 +1,248 @@
+// The arena's page: joins, sends inputs, draws. The session reconnects and resumes by itself.
+import { Session, decodeValue, encodeValue, guestGrant, methodId } from "/mainstay.js";
+import { Mirror, View } from "/view.js";
+
+const $ = (id) => document.getElementById(id);
+const method = Object.fromEntries(
+  ["play", "drop_me", "steer", "say", "respawn", "score", "view", "names", "left", "table", "own", "chat", "beaten"]
+    .map((name) => [name, methodId(name)]),
+);
+
+const mirror = new Mirror();
+const view = new View($("field"));
+const game = {
+  me: 0, edge: 900, playing: false, players: 0, resumes: 0, live: false,
+  names: new Map(), score: { id: 0, points: 0, kills: 0, deaths: 0 },
+  input: { x: 0, y: 0, angle: 0, fire: false },
+};
+let session, arena, avatar, lostAt = 0;
+
+// ---- joining -------------------------------------------------------------------------------
+
+$("name").value = sessionStorage.getItem("name") ?? "";
+$("welcome").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = $("name").value.trim() || `Guest ${Math.floor(Math.random() * 900 + 100)}`;
+  sessionStorage.setItem("name", name);
+  $("play").disabled = true;
+  join(name).catch((error) => {
+    $("play").disabled = false;
+    feed(`could not join: ${error.message}`);
+  });
+});
+
+async function join(name) {
+  session?.close();
+  session = new Session({ grant: () => guestGrant(name), agent: "arena-page/1", renew: false });
+  avatar = session.stream("avatar");
+  arena = session.stream("arena");
+  listen();
+  await session.ready;
+  const [me, edge] = decodeValue(await avatar.request(method.play, encodeValue([name])));
+  Object.assign(game, { me, edge, playing: true });
+  $("welcome").hidden = true;
+  $("welcome").style.display = "none";
+  $("field").focus();
+}
+
+function listen() {
+  session.on("connected", ({ resumed }) => {
+    game.live = true;
+    show("state", "connected", "ok");
+    $("banner").hidden = true;
+    if (resumed) {
+      game.resumes += 1;
+      $("resumes").textContent = game.resumes;
+      feed(`session resumed after ${Math.round(performance.now() - lostAt)} ms`);
+    }
+    session.measure();
+  });
+  session.on("lost", () => {
+    game.live = false;
+    lostAt = performance.now();
+    show("state", "reconnecting", "away");
+    banner("connection lost – resuming");
+  });
+  session.on("ended", ({ end }) => {
+    game.live = game.playing = false;
+    show("state", "ended", "away");
+    banner(`session ended (${end.kind}) – reload to play again`);
+  });
+  arena.on(method.view, (body) => {
+    const [packet] = decodeValue(body);
+    mirror.apply(packet, performance.now());
+  });
+  arena.on(method.own, (body) => {
+    const [[id, points, kills, deaths]] = decodeValue(body);
+    game.score = { id, points, kills, deaths };
+    $("own").replaceChildren(...cells(["you", `${kills} / ${deaths}`, points]));
+  });
+  arena.on(method.names, (body) => learn(decodeValue(body)[0]));
+  arena.on(method.beaten, (body) => beaten(...decodeValue(body)));
+  const group = session.group("arena");
+  group.on(method.names, (body) => learn(decodeValue(body)[0]));
+  group.on(method.left, (body) => game.names.delete(decodeValue(body)[0]));
+  group.on(method.table, (body) => table(...decodeValue(body)));
+  group.on(method.chat, (body) => chat(...decodeValue(body)));
+}
+
+// ---- what the server tells -----------------------------------------------------------------
+
+function learn(names) {
+  for (const [id, name] of names) game.names.set(id, name);
+}
+
+const nameOf = (id) => game.names.get(id) ?? `#${id}`;
+
+function cells(values) {
+  return values.map((value) => Object.assign(document.createElement("span"), { textContent: value }));
+}
+
+function table(rows, players) {
+  game.players = players;
+  $("table").replaceChildren(...rows.map(([id, points, kills, deaths]) => {
+    const line = document.createElement("li");
+    if (id === game.me) line.className = "me";
+    line.append(...cells([nameOf(id), `${kills} / ${deaths}`, points]));
+    return line;
+  }));
+  $("in-view").textContent =
+    `${[...mirror.replicas.values()].filter((r) => r.kind === 0).length} of ${players}`;
+}
+
+function beaten(killer, victim) {
+  const body = mirror.replicas.get(victim);
+  if (body) view.burst(body.x, body.y, View.colour(body.colour));
+  feed(killer === game.me ? `you beat ${nameOf(victim)}` : `${nameOf(killer)} beat you`);
+}
+
+function chat(from, text) {
+  const line = document.createElement("li");
+  line.append(Object.assign(document.createElement("b"), { textContent: from }), ` ${text}`);
+  $("lines").append(line);
+  while ($("lines").children.length > 7) $("lines").firstChild.remove();
+}
+
+function feed(text) {
+  const line = Object.assign(document.createElement("div"), { textContent: text });
+  $("feed").append(line);
+  setTimeout(() => line.remove(), 4000);
+}
+
+function banner(text) {
+  $("banner").textContent = text;
+  $("banner").hidden = false;
+}
+
+function show(id, text, className) {
+  $(id).textContent = text;
+  $(id).className = className;
+}
+
+// ---- what the player wants -----------------------------------------------------------------
+
+const held = new Set();
+const keys = { w: "up", a: "left", s: "down", d: "right", ArrowUp: "up", ArrowLeft: "left", ArrowDown: "down", ArrowRight: "right" };
+
+function steer() {
+  game.input.x = held.has("right") - held.has("left");
+  game.input.y = held.has("down") - held.has("up");
+}
+
+addEventListener("keydown", (event) => {
+  if (event.target.tagName === "INPUT") return;
+  if (event.key === "Enter") return $("say").focus();
+  const way = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!way) return;
+  event.preventDefault();
+  held.add(way);
+  steer();
+});
+addEventListener("keyup", (event) => {
+  held.delete(keys[event.key.length === 1 ? event.key.toLowerCase() : event.key]);
+  steer();
+});
+addEventListener("blur", () => {
+  held.clear();
+  game.input.fire = false;
+  steer();
+});
+addEventListener("pointermove", (event) => { game.input.angle = view.aim(event.clientX, event.clientY); });
+$("field").addEventListener("pointerdown", () => {
+  document.activeElement?.blur();
+  game.input.fire = true;
+});
+addEventListener("pointerup", () => { game.input.fire = false; });
+$("say").addEventListener("keydown", (event) => {
+  if (event.key === "Escape") return event.target.blur();
+  if (event.key !== "Enter") return;
+  const text = event.target.value.trim();
+  event.target.value = "";
+  event.target.blur();
+  if (text) tell(arena, method.say, [text]);
+});
+$("cut").addEventListener("click", () => session?.cut());
+$("kick").addEventListener("click", () => tell(avatar, method.drop_me, []));
+
+function tell(stream, id, values, options) {
+  try {
+    stream?.tell(id, encodeValue(values), options);
+  } catch (error) {
+    // Not bound just now (reconnecting): the next input counts, a chat line can be sent again.
+    if (!options) feed(`not sent: ${error.message}`);
+  }
+}
+
+let sent = "";
+setInterval(() => {
+  if (!game.playing || !game.live || !arena?.isBound) return;
+  const { x, y, angle, fire } = game.input;
+  const input = [mirror.step, x, y, angle, fire];
+  // While nothing moves and nothing is seen, there is nothing to say.
+  const text = input.join();
+  if (text === sent) return;
+  sent = text;
+  tell(arena, method.steer, [input], { latest: "input" });
+}, 50);
+
+// ---- the panel and the picture -------------------------------------------------------------
+
+let before = { bytesIn: 0, bytesOut: 0 };
+setInterval(() => {
+  const stats = session?.stats();
+  if (!stats) return;
+  $("rtt").textContent = stats.rtt === undefined ? "–" : stats.rtt.toFixed(1);
+  $("rate-in").textContent = Math.max(0, stats.bytesIn - before.bytesIn).toLocaleString("en");
+  $("rate-out").textContent = Math.max(0, stats.bytesOut - before.bytesOut).toLocaleString("en");
+  before = stats;
+  if (game.live) session.measure();
+}, 1000);
+
+let drawnAt = performance.now();
+function frame(now) {
+  const elapsed = Math.min(100, now - drawnAt);
+  drawnAt = now;
+  const me = mirror.replicas.get(game.me);
+  view.predict(me, game.input, game.edge, elapsed);
+  if (game.playing && game.live) {
+    const dead = me && me.health === 0;
+    if (dead) banner("beaten – back in a moment");
+    else if (!$("banner").hidden) $("banner").hidden = true;
+  }
+  view.draw(mirror, game, now, elapsed);
+  requestAnimationFrame(frame);
+}
+requestAnimationFrame(frame);
+
+/** What tests look at. */
+globalThis.arena = {
+  get playing() { return game.playing; },
+  snapshot() {
+    const me = mirror.replicas.get(game.me);
+    const seen = [...mirror.replicas.values()].filter((r) => r.kind === 0).map(({ id, x, y }) => ({ id, x, y }));
+    return {
+      me: game.me, logins: session?.stats()?.logins, x: me?.x, y: me?.y, points: game.score.points,
+      players: game.players, resumes: game.resumes, live: game.live, step: mirror.step, seen,
+    };
+  },
+};
