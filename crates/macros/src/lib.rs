@@ -2,9 +2,83 @@
 //!
 //! Generated paths start at `::mainstay::rt`, or at the `root` given in the attribute.
 
+mod client;
+mod dispatch;
+mod entity;
 mod message;
+mod method;
+mod options;
+mod rpc;
+mod service;
+mod stub;
+mod test;
+mod wire;
 
 use proc_macro::TokenStream;
+use syn::parse::Parser;
+use syn::{Error, Item, Path};
+
+/// Makes a struct an entity kind. Its methods stand in one `#[rpc]` block of the same module.
+///
+/// Fields of type `Component<C>` are its components. Options: `name = ".."` (else the type's name
+/// in snake case), `alias = ".."` (a former name), `room` (only by spawn), `singleton`,
+/// `create = path` (a `fn(u64) -> Self`; else `Default`), `mailbox_max`, `calls_max`,
+/// `turns_max`, `on_panic = restart | remove`.
+#[proc_macro_attribute]
+pub fn entity(attr: TokenStream, item: TokenStream) -> TokenStream {
+    let expanded =
+        syn::parse2(item.into()).and_then(|item| entity::expand(attr.into(), item, "Keyed"));
+    finish(expanded)
+}
+
+/// Makes a struct a component: `#[component(of = Avatar, needs(Wallet))]`. Its methods stand in
+/// one `#[rpc]` block of the same module; what it needs starts before it.
+#[proc_macro_attribute]
+pub fn component(attr: TokenStream, item: TokenStream) -> TokenStream {
+    finish(entity::expand_component(attr.into(), item.into()))
+}
+
+/// Makes a struct a stateless service, or a trait the interface of one that any plain struct may
+/// implement: `#[service] trait Shop` gives `ShopService`, which callers name and which
+/// `ShopService::new(implementation)` makes.
+#[proc_macro_attribute]
+pub fn service(attr: TokenStream, item: TokenStream) -> TokenStream {
+    let expanded = syn::parse2(item.into()).and_then(|item| match item {
+        Item::Struct(item) => entity::expand(attr.into(), item, "Service"),
+        Item::Trait(item) => service::expand(attr.into(), item),
+        other => Err(Error::new_spanned(other, "a service is a struct or a trait")),
+    });
+    finish(expanded)
+}
+
+/// Makes the marked methods of an impl block remote methods, timers and hooks.
+///
+/// `#[tell(client)]`, `#[request(client)]`, `#[invoke]` state pattern and callers (`client`,
+/// `server`, `operator`); nothing is callable unless stated. With them go `deadline = "4s"`,
+/// `level = 1`, `rate = "30/s"`, `interleave`, `idempotent`, `latest`, `alias = "old_name"`.
+/// `#[timer]` methods run when a timer fires, `#[hook]` methods at the point of an entity's life
+/// that their name states. Arguments may have limits: `#[arg(range = 1..=100, len = ..=64)]`.
+/// Unmarked methods are private helpers.
+#[proc_macro_attribute]
+pub fn rpc(attr: TokenStream, item: TokenStream) -> TokenStream {
+    finish(rpc::expand(attr.into(), item.into()))
+}
+
+/// Makes a trait the interface of a client: what it lets servers call.
+///
+/// `#[sync]` sends to one client or a group, `#[sync(latest)]` and `#[sync(latest(argument))]`
+/// keep only the newest, `#[sync(unreliable)]` may be lost, `#[multicast]` is for groups only, and
+/// `#[call]` has an answer.
+#[proc_macro_attribute]
+pub fn client(attr: TokenStream, item: TokenStream) -> TokenStream {
+    finish(client::expand(attr.into(), item.into()))
+}
+
+/// Runs an async test against a simulated cluster: `#[mainstay::test(seed = 1, faults = ..)]`.
+#[proc_macro_attribute]
+pub fn test(attr: TokenStream, item: TokenStream) -> TokenStream {
+    finish(test::expand(attr.into(), item.into()))
+}
 
 /// Lets a struct or enum travel: as argument, reply, error or document field.
 ///
@@ -17,4 +91,35 @@ use proc_macro::TokenStream;
 #[proc_macro_derive(Message, attributes(message, arg))]
 pub fn message(input: TokenStream) -> TokenStream {
     message::derive(input.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+fn finish(expanded: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
+    expanded.unwrap_or_else(Error::into_compile_error).into()
+}
+
+/// Where generated paths start unless the attribute says otherwise.
+fn default_root() -> Path {
+    syn::parse_quote!(::mainstay::rt)
+}
+
+/// Reads an attribute that has no option but `root = path`.
+fn read_root(attr: proc_macro2::TokenStream) -> syn::Result<Path> {
+    let mut root = default_root();
+    let parser = syn::meta::parser(|meta| {
+        if !meta.path.is_ident("root") {
+            return Err(meta.error("unknown option; the methods have theirs"));
+        }
+        root = meta.value()?.call(Path::parse_mod_style)?;
+        Ok(())
+    });
+    parser.parse2(attr)?;
+    Ok(root)
+}
+
+/// Collects errors, so that one compilation shows all of them.
+fn combine(problems: &mut Option<Error>, error: Error) {
+    match problems {
+        None => *problems = Some(error),
+        Some(first) => first.combine(error),
+    }
 }

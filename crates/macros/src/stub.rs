@@ -1,0 +1,259 @@
+//! Stubs: what callers call, what timers are started on, and the table of ids.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
+
+use crate::method::{Caller, Method, Output, Role};
+use crate::rpc::Interface;
+use crate::wire;
+
+/// The names of what is generated for one module.
+pub struct Names {
+    pub stub: Ident,
+    pub timers: Ident,
+    pub ids: Ident,
+}
+
+impl Names {
+    pub fn of(owner: &Ident) -> Self {
+        Names {
+            stub: format_ident!("{owner}Stub"),
+            timers: format_ident!("{owner}Timers"),
+            ids: format_ident!("{owner}Methods"),
+        }
+    }
+}
+
+/// The three structs.
+pub fn structs(interface: &Interface) -> TokenStream {
+    let root = &interface.root;
+    let owner = &interface.owner;
+    let Names { stub, timers, ids } = Names::of(owner);
+    let stub_docs = format!("Calls the methods of a [`{owner}`].");
+    let timer_docs = format!("Starts the timers of a [`{owner}`].");
+    let id_docs = format!("The ids of the methods of [`{owner}`], for clients and tools.");
+    let fields = remote(interface).map(|method| {
+        let ident = &method.ident;
+        let docs = format!("The id of `{}`.", method.name);
+        quote!(#[doc = #docs] pub #ident: #root::MethodId)
+    });
+    let methods_docs = "The ids of its remote methods.";
+    quote! {
+        #[doc = #stub_docs]
+        #[allow(private_bounds, private_interfaces, dead_code)]
+        pub struct #stub<'c, __P: #root::Part<Module = #owner>> {
+            link: #root::Link<'c, __P::Owner>,
+            part: ::core::marker::PhantomData<__P>,
+        }
+
+        #[doc = #timer_docs]
+        #[allow(private_bounds, private_interfaces, dead_code)]
+        pub struct #timers<'c, __P: #root::Part<Module = #owner>> {
+            schedule: #root::Schedule<'c, __P::Owner>,
+            part: ::core::marker::PhantomData<__P>,
+        }
+
+        #[doc = #id_docs]
+        #[derive(Clone, Copy, Debug)]
+        #[allow(dead_code)]
+        pub struct #ids { #(#fields),* }
+
+        #[allow(dead_code)]
+        impl #owner {
+            #[doc = #methods_docs]
+            pub fn methods() -> #ids {
+                <Self as #root::Methods>::ids("")
+            }
+        }
+    }
+}
+
+fn remote(interface: &Interface) -> impl Iterator<Item = &Method> {
+    interface.methods.iter().filter(|method| matches!(method.role, Role::Remote(_)))
+}
+
+/// The `ids` function of `Methods`.
+pub fn make_ids(interface: &Interface) -> TokenStream {
+    let root = &interface.root;
+    let ids = Names::of(&interface.owner).ids;
+    let fields = remote(interface).map(|method| {
+        let (ident, name) = (&method.ident, &method.name);
+        quote!(#ident: #root::method_id(__field, #name))
+    });
+    quote! {
+        fn ids(__field: &str) -> Self::Ids {
+            #ids { #(#fields),* }
+        }
+    }
+}
+
+/// The methods on stubs and timers. Stands where `__Message` and `__Reply` are in scope.
+pub fn impls(interface: &Interface) -> TokenStream {
+    let root = &interface.root;
+    let owner = &interface.owner;
+    let Names { stub, timers, .. } = Names::of(owner);
+    let calls = remote(interface)
+        .filter(|method| method.allows(Caller::Server))
+        .map(|method| call(interface, method));
+    let starts = interface
+        .methods
+        .iter()
+        .filter(|method| matches!(method.role, Role::Timer))
+        .map(|method| start(interface, method));
+    quote! {
+        #[allow(dead_code, private_interfaces, private_bounds, clippy::all, clippy::pedantic)]
+        impl<'c, __P: #root::Part<Module = #owner>> #stub<'c, __P> {
+            #(#calls)*
+        }
+
+        #[allow(private_bounds)]
+        impl<__P: #root::Part<Module = #owner>> ::core::clone::Clone for #stub<'_, __P> {
+            fn clone(&self) -> Self {
+                #stub {
+                    link: ::core::clone::Clone::clone(&self.link),
+                    part: ::core::marker::PhantomData,
+                }
+            }
+        }
+
+        #[allow(dead_code, private_interfaces, private_bounds, clippy::all, clippy::pedantic)]
+        impl<'c, __P: #root::Part<Module = #owner>> #timers<'c, __P> {
+            /// Files the timer under `key`; many may share one.
+            #[must_use]
+            pub fn key(
+                mut self,
+                key: impl ::core::convert::Into<::std::borrow::Cow<'static, str>>,
+            ) -> Self {
+                self.schedule = self.schedule.key(key);
+                self
+            }
+
+            #(#starts)*
+        }
+    }
+}
+
+/// A method of the stub.
+fn call(interface: &Interface, method: &Method) -> TokenStream {
+    let root = &interface.root;
+    let Method { ident, docs, .. } = method;
+    let variant = method.variant();
+    let (names, types) = (method.arg_idents(), method.arg_types());
+    let message = quote!(__P::message(__Message::#variant(#(#names),*)));
+    let problem = problem(interface, method);
+    if !method.answers() {
+        let refuse = problem.map(|problem| {
+            quote! {
+                if let ::core::option::Option::Some(__problem) = #problem {
+                    return self.link.tell_refused(__problem);
+                }
+            }
+        });
+        return quote! {
+            #(#docs)*
+            pub fn #ident(
+                &self,
+                #(#names: #types),*
+            ) -> ::core::result::Result<(), #root::CallError> {
+                #refuse
+                self.link.tell(#message)
+            }
+        };
+    }
+    let (output, extract) = extract(interface, method);
+    let refuse = problem.map(|problem| {
+        quote! {
+            if let ::core::option::Option::Some(__problem) = #problem {
+                return self.link.refused(__problem, __extract);
+            }
+        }
+    });
+    quote! {
+        #(#docs)*
+        pub fn #ident(&self, #(#names: #types),*) -> #root::Call<__P::Owner, #output> {
+            let __extract: fn(
+                ::core::result::Result<<__P::Owner as #root::Entity>::Reply, #root::CallError>,
+            ) -> #output = #extract;
+            #refuse
+            self.link.call(#message, __extract)
+        }
+    }
+}
+
+/// What a call gives, and the function that makes it of the entity's reply.
+fn extract(interface: &Interface, method: &Method) -> (TokenStream, TokenStream) {
+    let root = &interface.root;
+    let variant = method.variant();
+    let (ok, err, some) = (
+        quote!(::core::result::Result::Ok),
+        quote!(::core::result::Result::Err),
+        quote!(::core::option::Option::Some),
+    );
+    match &method.output {
+        Output::Fallible { ok: value, error } => (
+            quote!(::core::result::Result<#value, #root::Failure<#error>>),
+            quote! {
+                |__reply| match __reply.map(__P::reply) {
+                    #ok(#some(__Reply::#variant(#ok(__value)))) => #ok(__value),
+                    #ok(#some(__Reply::#variant(#err(__error)))) => #err(#root::Failure::App(__error)),
+                    #ok(_) => #err(#root::Failure::Call(#root::wrong_reply())),
+                    #err(__error) => #err(#root::Failure::Call(__error)),
+                }
+            },
+        ),
+        _ => {
+            let value = method.answer_type();
+            (
+                quote!(::core::result::Result<#value, #root::CallError>),
+                quote! {
+                    |__reply| match __reply.map(__P::reply) {
+                        #ok(#some(__Reply::#variant(__value))) => #ok(__value),
+                        #ok(_) => #err(#root::wrong_reply()),
+                        #err(__error) => #err(__error),
+                    }
+                },
+            )
+        }
+    }
+}
+
+/// An expression of type `Option<String>`: which argument is outside its limits. `None` if no
+/// argument has any.
+fn problem(interface: &Interface, method: &Method) -> Option<TokenStream> {
+    let root = &interface.root;
+    let checks: TokenStream = method
+        .args
+        .iter()
+        .map(|arg| {
+            let ident = &arg.ident;
+            wire::arg_checks(root, arg, &quote!(&#ident))
+        })
+        .collect();
+    if checks.is_empty() {
+        return None;
+    }
+    Some(quote! {
+        (|| -> ::core::result::Result<(), #root::codec::DecodeError> {
+            #checks
+            ::core::result::Result::Ok(())
+        })()
+        .err()
+        .map(|__error| ::std::string::ToString::to_string(&__error))
+    })
+}
+
+/// A method of the timers.
+fn start(interface: &Interface, method: &Method) -> TokenStream {
+    let root = &interface.root;
+    let Method { ident, docs, .. } = method;
+    let variant = method.variant();
+    let (names, types) = (method.arg_idents(), method.arg_types());
+    quote! {
+        #(#docs)*
+        pub fn #ident(self, #(#names: #types),*) -> #root::TimerId {
+            self.schedule.start(move || {
+                __P::message(__Message::#variant(#(::core::clone::Clone::clone(&#names)),*))
+            })
+        }
+    }
+}
