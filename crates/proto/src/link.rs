@@ -439,7 +439,7 @@ impl<'a> LinkFrame<'a> {
                 session: SessionId(r.array()?),
                 account: AccountId(r.varint()?),
                 generation: r.varint()?,
-                resumed: r.byte()? != 0,
+                resumed: r.flag()?,
                 resume_window_ms: r.varint_u32()?,
             },
             kind::CLOSE => LinkFrame::Close {
@@ -455,7 +455,7 @@ impl<'a> LinkFrame<'a> {
                 kind: KindId(r.u32()?),
                 epoch: r.varint()?,
                 name: r.text(TEXT_BYTES_MAX)?,
-                announce: r.byte()? != 0,
+                announce: r.flag()?,
             },
             kind::UNROUTE => LinkFrame::Unroute {
                 conn: read_slot(&mut r)?,

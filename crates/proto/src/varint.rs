@@ -42,6 +42,15 @@ impl<'a> Reader<'a> {
         Ok(first)
     }
 
+    /// Takes one byte that is 0 or 1.
+    pub fn flag(&mut self) -> Result<bool, WireError> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(WireError::Range),
+        }
+    }
+
     /// Takes one varint. Longer than needed or over 64 bits is refused, so that every value has
     /// one encoding.
     pub fn varint(&mut self) -> Result<u64, WireError> {
