@@ -350,7 +350,7 @@ impl<'a> UpFrame<'a> {
                 out.extend_from_slice(&[head::HELLO, *version]);
                 put_varint(out, *features);
                 out.extend_from_slice(&interface.to_le_bytes());
-                put_blob(out, agent.as_bytes());
+                put_text(out, agent);
             }
             UpFrame::Login { ticket, proof } => {
                 out.push(head::LOGIN);
@@ -573,7 +573,7 @@ impl<'a> DownFrame<'a> {
             head::WELCOME => DownFrame::Welcome(Welcome {
                 session: SessionId(r.array()?),
                 generation: r.varint()?,
-                resumed: r.byte()? != 0,
+                resumed: r.flag()?,
                 token: r.blob(TICKET_BYTES_MAX)?,
                 resume_window_ms: r.varint_u32()?,
                 heartbeat_ms: r.varint_u32()?,
@@ -676,7 +676,7 @@ impl<'a> DownFrame<'a> {
                 put_head(out, head::BOUND, *stream);
                 out.extend_from_slice(&kind.0.to_le_bytes());
                 put_varint(out, *epoch);
-                put_blob(out, name.as_bytes());
+                put_text(out, name);
             }
             DownFrame::Unbound { stream, code } => {
                 put_head(out, head::UNBOUND, *stream);
@@ -721,7 +721,7 @@ impl<'a> DownFrame<'a> {
                 put_head(out, head::JOINED, *group);
                 out.extend_from_slice(&kind.0.to_le_bytes());
                 put_varint(out, *number);
-                put_blob(out, name.as_bytes());
+                put_text(out, name);
             }
             DownFrame::Left { group } => put_head(out, head::LEFT, *group),
             DownFrame::Fault { stream, number, status } => {
@@ -767,7 +767,9 @@ pub(crate) fn read_seen(reader: &mut Reader<'_>) -> Result<Vec<Seen>, WireError>
         .collect()
 }
 
+/// Appends the first [`RESUME_ITEMS_MAX`] items: what is left off counts as not seen.
 pub(crate) fn put_seen(out: &mut Vec<u8>, items: &[Seen]) {
+    let items = &items[..items.len().min(RESUME_ITEMS_MAX)];
     put_varint(out, items.len() as u64);
     for item in items {
         put_varint(out, u64::from(item.handle));

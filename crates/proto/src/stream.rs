@@ -187,6 +187,7 @@ impl Inbound {
 /// The last answers of a stream, so that a repeated request gets its first answer again.
 #[derive(Debug, Default)]
 pub struct Answers {
+    bytes: usize,
     kept: VecDeque<(u64, Rc<[u8]>)>,
 }
 
@@ -194,12 +195,19 @@ impl Answers {
     /// Most answers kept.
     pub const ANSWERS_MAX: usize = 64;
 
-    /// Keeps the answer to request `number`.
+    /// Most bytes of answers kept; a single longer one is kept alone.
+    pub const BYTES_MAX: usize = 64 * 1024;
+
+    /// Keeps the answer to request `number`, and forgets the oldest beyond the limits.
     pub fn keep(&mut self, number: u64, answer: Rc<[u8]>) {
-        if self.kept.len() == Self::ANSWERS_MAX {
-            self.kept.pop_front();
-        }
+        self.bytes += answer.len();
         self.kept.push_back((number, answer));
+        while self.kept.len() > Self::ANSWERS_MAX
+            || self.bytes > Self::BYTES_MAX && self.kept.len() > 1
+        {
+            let (_, oldest) = self.kept.pop_front().expect("more than one is kept");
+            self.bytes -= oldest.len();
+        }
     }
 
     /// The answer to request `number`, if it is still kept.
