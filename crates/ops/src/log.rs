@@ -16,7 +16,7 @@ use tracing_subscriber::{Layer, fmt, reload};
 
 use format::Lines;
 pub use roll::RollOptions;
-use sink::Sink;
+use sink::{Shared, Sink};
 
 /// Where logs go and what they hold.
 #[derive(Clone, Debug)]
@@ -93,7 +93,9 @@ impl Log {
             let colour = io::IsTerminal::is_terminal(&io::stderr());
             let sink = Sink::start(Box::new(io::stderr()), options.queue_lines_max);
             sinks.push(sink.clone());
-            layers.push(fmt::layer().event_format(Lines { colour }).with_writer(sink).boxed());
+            layers.push(
+                fmt::layer().event_format(Lines { colour }).with_writer(Shared(sink)).boxed(),
+            );
         }
         if let Some(files) = &options.files {
             let file = roll::Roll::open(files.clone())
@@ -101,7 +103,7 @@ impl Log {
             let sink = Sink::start(Box::new(file), options.queue_lines_max);
             sinks.push(sink.clone());
             let lines = Lines { colour: false };
-            layers.push(fmt::layer().event_format(lines).with_writer(sink).boxed());
+            layers.push(fmt::layer().event_format(lines).with_writer(Shared(sink)).boxed());
         }
         let subscriber = tracing_subscriber::registry().with(levels).with(layers);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)?;
