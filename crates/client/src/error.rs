@@ -38,9 +38,23 @@ pub enum CallError {
     /// No stream of that name is bound.
     #[error("no stream {0:?} is bound")]
     NotBound(String),
+    /// The answer is not of the type that was asked for: the program is older or newer than the
+    /// server.
+    #[error("the answer cannot be read: {0}")]
+    BadReply(proto::DecodeError),
     /// The session ended; see [`End::next`].
     #[error("the session ended: {0}")]
     Ended(End),
+}
+
+impl CallError {
+    /// The method's own error as `E`, if it is one.
+    pub fn app<E: proto::Message>(&self) -> Option<E> {
+        match self {
+            CallError::App(body) => proto::decode(body).ok(),
+            _ => None,
+        }
+    }
 }
 
 /// Why a session ended for good.

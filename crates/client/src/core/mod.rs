@@ -415,7 +415,12 @@ impl Core {
         self.flush_told = false;
     }
 
-    fn has_outgoing(&self) -> bool {
+    /// For what else a connection needs to be unpredictable.
+    pub(crate) fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    pub(crate) fn has_outgoing(&self) -> bool {
         !self.outbox.is_empty()
             || self.streams.iter().any(|stream| stream.is_live() && !stream.latest.is_empty())
     }

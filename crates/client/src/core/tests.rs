@@ -572,7 +572,8 @@ fn a_name_can_move_to_another_stream() {
         0.0s reply 1 late
         0.0s push new
         0.0s refused Busy
-    "#]].assert_eq(&pair.trace);
+    "#]]
+    .assert_eq(&pair.trace);
 }
 
 #[test]
