@@ -133,6 +133,16 @@ mod tests {
         .lines()
         .map(str::to_owned)
         .collect();
-        expect_test::expect![[""]].assert_eq(&lines.join("\n"));
+        expect_test::expect![[r#"
+            tcp://127.0.0.1:7000
+            ws://game.example:80/play
+            ws://[::1]:8080/other
+            "tcp://game.example" is no address of a gate: the port is missing
+            "tcp://::1:70" is no address of a gate: write IPv6 addresses in brackets
+            "tcp://a:99999" is no address of a gate: the port is no number
+            "wss://a" is no address of a gate: TLS is not spoken yet: use ws or tcp
+            "a:70" is no address of a gate: write tcp://host:port or ws://host:port/play
+            "tcp://:70" is no address of a gate: the host is missing or the port is 0
+            "tcp://a:70/x" is no address of a gate: tcp has no path"#]].assert_eq(&lines.join("\n"));
     }
 }

@@ -3,6 +3,8 @@
 //! It is strict where a gate is: a wrong order of frames, a gap or a false acknowledgement panics,
 //! because here the client under test is at fault.
 
+mod gate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -12,6 +14,8 @@ use proto::frame::{
 };
 use proto::stream::{Answers, Arrival, Inbound, Limits, Outbound};
 use proto::{KindId, MethodId, SessionId};
+
+pub use gate::FakeGate;
 
 /// Methods of the fake's only entity, which every session reaches as stream `"counter"`.
 pub mod method {
@@ -165,6 +169,14 @@ impl FakeServer {
         let bound: Vec<_> = self.sessions.values().filter_map(|s| s.connection).collect();
         for connection in bound {
             self.say(connection, &DownFrame::Ping { token: 9 });
+        }
+    }
+
+    /// Pushes `body` to all sessions.
+    pub fn push(&mut self, body: &[u8]) {
+        let bound: Vec<_> = self.sessions.values().filter_map(|s| s.connection).collect();
+        for connection in bound {
+            self.send(connection, Down::Push { body: body.to_vec() });
         }
     }
 
