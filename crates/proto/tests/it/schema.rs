@@ -184,7 +184,7 @@ fn contradictions_are_refused() {
     builder.interface(interface("L", Form::Service, vec![]));
     expect![[r#"
         the declarations contradict each other:
-        schema::Item and schema::contradictions_are_refused::other::Thing are both called Item: give one of them #[message(name = "..")]
+        it::schema::Item and it::schema::contradictions_are_refused::other::Thing are both called Item: give one of them #[message(name = "..")]
         L (as Old) and K (as Old) have one id: rename one of them
         K.b (as b) and K.a (as b) have one id: rename one of them
         K.b: the answer is an option of an option or of (), which travels as one nil: use an enum"#]]

@@ -1,0 +1,7 @@
+//! Tests of the wire: one binary, so that they link once.
+
+mod message;
+mod samples;
+mod schema;
+mod stream;
+mod wire;
