@@ -1,6 +1,7 @@
 //! `bench NAME`: measures Mainstay next to the physical limit in the same run.
 
 mod raw;
+mod tick;
 mod timers;
 
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ const HELP: &str = "\
 bench NAME
 
   raw      the limit: a bare epoll echo server under the common load generator
+  tick     how late ticks come at 20 and 60 Hz while a core is loaded to 70 %
   timers   one million timers on the wheel, next to Tokio's
 
 Build with --release. Exit code 1 means that a goal was missed.
@@ -19,6 +21,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let met = match args[..] {
         ["raw"] => raw::run()?,
+        ["tick"] => tick::run()?,
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.
         ["child-raw-echo", port] => {
