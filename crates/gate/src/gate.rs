@@ -388,6 +388,18 @@ impl Gate {
         self.end(now, slot, &End::new(CloseCode::Protocol, &error.to_string()));
     }
 
+    /// The client gave a sign of life below the stream of frames.
+    pub fn handle_alive(&mut self, now: Instant, slot: Slot) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.heard_at = now;
+        }
+    }
+
+    /// Counts what the caller held back itself, below the stream of frames.
+    pub fn note(&mut self, rule: Rule) {
+        self.stats.hit(rule);
+    }
+
     /// The client's socket is closed: by the client, by an error, or after
     /// [`poll_close`](Gate::poll_close).
     pub fn handle_closed(&mut self, now: Instant, slot: Slot) {

@@ -7,6 +7,7 @@
 
 mod bucket;
 mod conn;
+mod driver;
 mod gate;
 mod groups;
 mod guard;
@@ -21,6 +22,7 @@ mod tests;
 mod traffic;
 
 pub use conn::ConnectionInfo;
+pub use driver::{Failed, HttpSink, PolicyMaker, Server, Setup, StartError};
 pub use gate::{Closing, Gate, Parts, Refused};
 pub use guard::{Banned, Network};
 pub use options::{Options, OverRate, Rate};

@@ -314,7 +314,8 @@ fn silent_client_is_pinged_then_closed() {
         18s c0 Close Idle silent for too long
         18s c0 closed
         18s -> Detached account 7 generation 1 Idle
-    "#]].assert_eq(&trace);
+    "#]]
+    .assert_eq(&trace);
     assert_eq!(rig.gate.stats().sessions, 1, "the busy one was not cut off");
 }
 

@@ -259,7 +259,8 @@ fn bad_tickets_never_reach_a_home() {
         c0 closed
         expired: c0 Close Ticket ticket has expired: get a new one
         c0 closed
-    "#]].assert_eq(&trace);
+    "#]]
+    .assert_eq(&trace);
     assert_eq!(rig.hits(Rule::Ticket), 5);
 }
 
@@ -329,7 +330,9 @@ fn frames_out_of_order_close_with_protocol() {
     let conn = rig.open("10.0.0.1").unwrap();
     rig.ask(conn, &grant);
     rig.client(conn, &tell(1, 1, b"x"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close Protocol frame kind 0x02 is not known here
         c0 closed
         c0 Close Protocol frame kind 0x04 is not known here
@@ -340,15 +343,19 @@ fn frames_out_of_order_close_with_protocol() {
         c0 Close Protocol frame kind 0x04 is not known here
         c0 closed
         -> Detached account 7 generation 1 Protocol
-    "#]]);
+    "#]],
+    );
     // Login again when logged in.
     let player = rig.login("10.0.0.1", 8);
     rig.client(player.conn, &login);
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close Protocol frame kind 0x02 is not known here
         c0 closed
         -> Detached account 8 generation 1 Protocol
-    "#]]);
+    "#]],
+    );
     assert_eq!(rig.hits(Rule::Protocol), 5);
 }
 

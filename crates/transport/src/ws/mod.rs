@@ -7,7 +7,7 @@ mod frame;
 mod handshake;
 
 pub use frame::{
-    CloseCode, Decoder, MASK_HEADER_BYTES_MAX, Piece, Role, put_close, put_masked, put_pong,
+    CloseCode, Control, Decoder, MASK_HEADER_BYTES_MAX, Piece, Role, put_close, put_masked, put_pong,
     wrap_binary,
 };
 pub use handshake::{

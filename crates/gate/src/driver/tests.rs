@@ -1,0 +1,423 @@
+//! A gate with real sockets, pipes and threads, before a scripted node.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+
+use cluster::{NodeInfo, SESSION_KIND};
+use mesh::{Heard, Wires};
+use proto::frame::{DownFrame, StreamUp, UpFrame, VERSION, put_frame, split_frame};
+use proto::link::LinkFrame;
+use proto::ticket::{Claims, login_proof};
+use proto::{AccountId, KindId, MethodId, Reader};
+use transport::ws::{Decoder, Piece, Role, check_answer, put_masked, request};
+use transport::{Doorbell, Event, Read, Token};
+
+use super::*;
+
+const GATE: Incarnation = Incarnation(11);
+const NODE: Incarnation = Incarnation(22);
+const ECHO: MethodId = MethodId::of("echo");
+
+/// A node that admits everybody and echoes.
+struct Echo {
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    thread: Option<JoinHandle<Vec<String>>>,
+    address: Option<SocketAddr>,
+}
+
+struct EchoLoop {
+    mesh: Mesh,
+    sockets: Sockets,
+    wires: Wires,
+    doorbell: Doorbell,
+    heard: Vec<String>,
+}
+
+impl Echo {
+    /// Links by pipe over `board`, or by TCP without one.
+    fn start(board: &Board, over_tcp: bool) -> Echo {
+        let clock = Clock::system();
+        let mut sockets = Sockets::new(transport::Options::default(), clock.clone()).unwrap();
+        let me = WorkerId { node: NODE, worker: 0 };
+        let links = mesh::Options::default();
+        let mesh = Mesh::new(me, "echo", links, Key::none(), Random::from_seed(5));
+        let address = over_tcp.then(|| {
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            sockets.listen(any, ListenOptions::default()).unwrap().1
+        });
+        let waker = sockets.waker();
+        let doorbell = board.open(NODE.0, 0, sockets.waker());
+        let stop = Arc::new(AtomicBool::new(false));
+        let node = EchoLoop {
+            mesh,
+            sockets,
+            wires: Wires::new(board.clone()),
+            doorbell,
+            heard: Vec::new(),
+        };
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || node.run(&clock, &stopped));
+        Echo { stop, waker, thread: Some(thread), address }
+    }
+
+    fn directory(&self) -> Arc<Directory> {
+        let mut info = NodeInfo::new("echo", NODE);
+        info.kinds = vec![SESSION_KIND];
+        info.mesh = self.address.into_iter().collect();
+        Arc::new(Directory::new(1, [Arc::new(info)]))
+    }
+
+    /// Stops it and gives what it heard besides calls.
+    fn stop(mut self) -> Vec<String> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.waker.wake();
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl EchoLoop {
+    fn run(mut self, clock: &Clock, stopped: &AtomicBool) -> Vec<String> {
+        let mut events = Vec::new();
+        while !stopped.load(Ordering::SeqCst) {
+            self.sockets.poll(Some(Duration::from_millis(100)), &mut events).unwrap();
+            let now = clock.now();
+            self.mesh.handle_timeout(now);
+            for event in events.drain(..) {
+                if let Event::Woken = event {
+                    for end in self.doorbell.take() {
+                        self.wires.accept_pipe(now, &mut self.mesh, &mut self.sockets, end);
+                    }
+                } else if let Event::Accepted { socket, .. } = event {
+                    self.wires.accept(now, &mut self.mesh, &mut self.sockets, socket);
+                }
+                let Self { mesh, sockets, wires, .. } = &mut self;
+                if let Heard::Readable(token, link) = wires.handle_event(now, mesh, sockets, &event)
+                {
+                    self.read(now, token, link);
+                }
+            }
+            self.wires.flush(now, &mut self.mesh, &mut self.sockets, |_| {});
+        }
+        self.heard
+    }
+
+    fn read(&mut self, now: env::Instant, token: Token, link: mesh::LinkId) {
+        let mut scratch = vec![0; 65_536];
+        let read = self.sockets.read(token, &mut scratch);
+        if let Read::Data(n) | Read::More(n) = read {
+            let mut input = &scratch[..n];
+            while let Some(frame) = self.mesh.next_frame(now, link, &mut input) {
+                self.answer(now, frame.from, &frame.payload);
+            }
+        }
+        match read {
+            Read::More(_) => self.sockets.read_later(token),
+            Read::Closed(_) => {
+                self.wires.handle_closed(now, &mut self.mesh, &mut self.sockets, token);
+            }
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, now: env::Instant, from: WorkerId, payload: &[u8]) {
+        let mut send = |frame: LinkFrame<'_>| {
+            self.mesh.send(now, from, |out| frame.encode(from.worker, out)).unwrap();
+        };
+        match LinkFrame::decode(payload).unwrap().1 {
+            LinkFrame::Open(admission) => {
+                let conn = admission.conn;
+                send(LinkFrame::Welcome {
+                    conn,
+                    session: admission.session,
+                    account: admission.account,
+                    generation: 1,
+                    resumed: false,
+                    resume_window_ms: 60_000,
+                });
+                send(LinkFrame::Route {
+                    conn,
+                    stream: 1,
+                    owner: WorkerId { node: NODE, worker: 0 },
+                    // The test's owner finds the connection by its own slot.
+                    slot: conn,
+                    kind: KindId::of("echo"),
+                    epoch: 1,
+                    name: "echo",
+                    announce: true,
+                });
+            }
+            LinkFrame::Up { slot: conn, frame } => {
+                let mut reader = Reader::new(frame);
+                let head = reader.byte().unwrap();
+                let up = StreamUp::decode_fields(head, &mut reader).unwrap();
+                let StreamUp::Tell { number, body, .. } = up else { return };
+                let mut down = Vec::new();
+                DownFrame::Push { stream: 1, number, ack: number, method: ECHO, body }
+                    .encode(&mut down);
+                send(LinkFrame::Down { conn, frame: &down });
+            }
+            LinkFrame::Detached { code, .. } => self.heard.push(format!("Detached {code:?}")),
+            LinkFrame::Logout { .. } => self.heard.push("Logout".into()),
+            other => self.heard.push(format!("{other:?}")),
+        }
+    }
+}
+
+/// A blocking client.
+struct Player {
+    stream: TcpStream,
+    /// Present for a WebSocket.
+    decoder: Option<Decoder>,
+    input: Vec<u8>,
+}
+
+impl Player {
+    fn plain(address: SocketAddr) -> Player {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"MSY1").unwrap();
+        Player { stream, decoder: None, input: Vec::new() }
+    }
+
+    fn web(address: SocketAddr) -> Player {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let options = UpgradeOptions::default();
+        stream.write_all(&request("localhost", &options, [3; 16])).unwrap();
+        let mut head = Vec::new();
+        let used = loop {
+            let mut piece = [0; 1024];
+            let n = stream.read(&mut piece).unwrap();
+            assert!(n > 0, "{}", String::from_utf8_lossy(&head));
+            head.extend_from_slice(&piece[..n]);
+            if let Some(used) = check_answer(&head, &options, [3; 16]).unwrap() {
+                break used;
+            }
+        };
+        assert_eq!(used, head.len());
+        let decoder = Some(Decoder::new(Role::Client, 1 << 20));
+        Player { stream, decoder, input: Vec::new() }
+    }
+
+    fn send(&mut self, frames: &[UpFrame<'_>]) {
+        let mut bytes = Vec::new();
+        for frame in frames {
+            put_frame(&mut bytes, |out| frame.encode(out));
+        }
+        if self.decoder.is_some() {
+            let mut masked = Vec::new();
+            // In two messages, cut inside a frame.
+            let (first, second) = bytes.split_at(bytes.len() / 2);
+            for part in [first, second] {
+                put_masked(&mut masked, part, [1, 2, 3, 4]);
+            }
+            bytes = masked;
+        }
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The next frame, or `None` at the end of the connection.
+    fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some((payload, used)) = split_frame(&self.input, 1 << 20).unwrap() {
+                let payload = payload.to_vec();
+                self.input.drain(..used);
+                return Some(payload);
+            }
+            let mut piece = [0; 4096];
+            let n = self.stream.read(&mut piece).ok().filter(|n| *n > 0)?;
+            let Some(decoder) = &mut self.decoder else {
+                self.input.extend_from_slice(&piece[..n]);
+                continue;
+            };
+            let mut rest = &mut piece[..n];
+            while let Some(piece) = decoder.next(&mut rest).unwrap() {
+                match piece {
+                    Piece::Data(data) => self.input.extend_from_slice(data),
+                    // What came before it is still read; then the end of the socket follows.
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn login(&mut self, keys: &TicketKeys, account: u64) {
+        let wall = Clock::system().wall();
+        let claims = Claims {
+            account: AccountId(account),
+            level: 0,
+            name: "Ada".into(),
+            issued: wall,
+            expires: env::WallTime(wall.0 + 60_000),
+        };
+        let grant = keys.issue(&mut Random::from_seed(account), claims);
+        self.send(&[UpFrame::Hello { version: VERSION, features: 0, interface: 0, agent: "t" }]);
+        let challenge = self.next().expect("a challenge");
+        let Ok(DownFrame::Challenge { nonce, .. }) = DownFrame::decode(&challenge) else {
+            panic!()
+        };
+        let proof = login_proof(&grant.secret, &nonce, &grant.ticket);
+        self.send(&[UpFrame::Login { ticket: &grant.ticket, proof }]);
+        let welcome = self.next().expect("a welcome");
+        assert!(matches!(DownFrame::decode(&welcome), Ok(DownFrame::Welcome(_))));
+        let bound = self.next().expect("a stream");
+        assert!(matches!(DownFrame::decode(&bound), Ok(DownFrame::Bound { stream: 1, .. })));
+    }
+
+    fn echo(&mut self, bodies: &[&[u8]]) {
+        let frames: Vec<UpFrame<'_>> = (1u64..)
+            .zip(bodies)
+            .map(|(number, body)| UpFrame::Stream {
+                stream: 1,
+                frame: StreamUp::Tell { number, ack: 0, method: ECHO, body },
+            })
+            .collect();
+        self.send(&frames);
+        for body in bodies {
+            let frame = self.next().expect("an echo");
+            match DownFrame::decode(&frame) {
+                Ok(DownFrame::Push { body: got, .. }) => assert_eq!(got, *body),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+fn setup(echo: &Echo, board: &Board) -> Setup {
+    let keys = TicketKeys::new(vec![(1, [7; 32])]);
+    let mut setup = Setup::new("gate", GATE, keys);
+    setup.board = board.clone();
+    setup.directory = echo.directory();
+    setup
+}
+
+#[test]
+fn plain_and_web_clients_reach_a_node_of_the_same_process_and_of_another() {
+    for over_tcp in [false, true] {
+        let board = Board::new();
+        let echo = Echo::start(&board, over_tcp);
+        let setup = setup(&echo, &board);
+        let server = Server::start(setup.clone()).unwrap();
+        let address = server.addresses()[0];
+        let mut plain = Player::plain(address);
+        plain.login(&setup.keys, 1);
+        let mut web = Player::web(address);
+        web.login(&setup.keys, 2);
+        for player in [&mut plain, &mut web] {
+            player.echo(&[b"one", &[2; 200], &[3; 30_000], b""]);
+        }
+        plain.send(&[UpFrame::Close { code: CloseCode::Goodbye, reason: "" }]);
+        let close = plain.next().expect("a close frame");
+        assert!(matches!(DownFrame::decode(&close), Ok(DownFrame::Close { .. })));
+        assert_eq!(plain.next(), None);
+        // The other is sent elsewhere.
+        server.drain(Duration::ZERO);
+        let close = web.next().expect("a close frame");
+        let code = CloseCode::GoingAway;
+        assert!(
+            matches!(DownFrame::decode(&close), Ok(DownFrame::Close { code: c, .. }) if c == code)
+        );
+        assert_eq!(web.next(), None);
+        let shared = server.shared.clone();
+        server.join().unwrap();
+        let stats = *lock(&shared.workers[0].stats);
+        assert_eq!((stats.logins, stats.frames_up, stats.frames_down), (2, 8, 8));
+        assert_eq!((stats.connections, stats.sessions), (0, 0));
+        assert_eq!(echo.stop(), ["Logout", "Detached GoingAway"]);
+    }
+}
+
+#[test]
+fn several_workers_share_one_port_and_find_their_own_mail() {
+    let board = Board::new();
+    let echo = Echo::start(&board, true);
+    let mut setup = setup(&echo, &board);
+    setup.workers = 3;
+    let server = Server::start(setup.clone()).unwrap();
+    let mut players: Vec<Player> = (0..12)
+        .map(|account| {
+            let mut player = Player::plain(server.addresses()[0]);
+            player.login(&setup.keys, account);
+            player
+        })
+        .collect();
+    for player in &mut players {
+        player.echo(&[b"x"]);
+    }
+    let listed = server.connections(100, Duration::from_secs(5));
+    assert_eq!(listed.len(), 12);
+    assert!(listed.iter().map(|(worker, _)| *worker).any(|worker| worker > 0));
+    server.stop();
+    server.join().unwrap();
+    assert_eq!(echo.stop().len(), 12);
+}
+
+#[test]
+fn http_is_handed_on_and_garbage_is_closed() {
+    let board = Board::new();
+    let echo = Echo::start(&board, false);
+    let mut setup = setup(&echo, &board);
+    setup.http = Some(Arc::new(|mut stream, head| {
+        stream.set_nonblocking(false).unwrap();
+        let answer = format!("HTTP/1.1 200 OK\r\n\r\n{} bytes", head.len());
+        stream.write_all(answer.as_bytes()).unwrap();
+    }));
+    let server = Server::start(setup).unwrap();
+    let ask = |text: &[u8]| {
+        let mut stream = TcpStream::connect(server.addresses()[0]).unwrap();
+        for piece in text.chunks(3) {
+            // The other side may have closed already.
+            let _ = stream.write_all(piece);
+        }
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    assert!(ask(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 200 OK"));
+    assert_eq!(ask(b"SSH-2.0-OpenSSH"), "");
+    let refused = ask(b"GET /play HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n");
+    assert!(refused.starts_with("HTTP/1.1 4"), "{refused}");
+    server.stop();
+    server.join().unwrap();
+    assert!(echo.stop().is_empty());
+}
+
+#[test]
+fn lost_node_is_told_to_its_players_and_the_gate_goes_on() {
+    let board = Board::new();
+    let echo = Echo::start(&board, true);
+    let setup = setup(&echo, &board);
+    let server = Server::start(setup.clone()).unwrap();
+    let mut player = Player::plain(server.addresses()[0]);
+    player.login(&setup.keys, 1);
+    echo.stop();
+    let close = player.next().expect("a close frame");
+    match DownFrame::decode(&close) {
+        Ok(DownFrame::Close { code, .. }) => assert!(code.may_resume()),
+        other => panic!("{other:?}"),
+    }
+    let echo = Echo::start(&board, true);
+    server.set_directory(echo.directory());
+    // The first tries may still find the old address.
+    let mut player = Player::plain(server.addresses()[0]);
+    player.login(&setup.keys, 2);
+    player.echo(&[b"again"]);
+    server.stop();
+    server.join().unwrap();
+}
+
+#[test]
+fn bad_setups_say_what_is_wrong() {
+    let board = Board::new();
+    let echo = Echo::start(&board, false);
+    let mut setup = setup(&echo, &board);
+    setup.mesh_listen = Some("0.0.0.0:0".parse().unwrap());
+    let error = Server::start(setup.clone()).err().unwrap().to_string();
+    assert_eq!(error, "cannot take links on 0.0.0.0:0 without a key: set the cluster's mesh key");
+    setup.mesh_listen = None;
+    setup.listen = vec!["203.0.113.7:1".parse().unwrap()];
+    let error = Server::start(setup).err().unwrap().to_string();
+    assert!(error.starts_with("cannot listen on 203.0.113.7:1: "), "{error}");
+    echo.stop();
+}
