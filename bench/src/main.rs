@@ -27,6 +27,7 @@ fn main() -> anyhow::Result<ExitCode> {
         ["child-raw-echo", port] => {
             return raw::raw_echo(port.parse()?).map(|()| ExitCode::SUCCESS);
         }
+        ["child-sockets-echo"] => return raw::sockets_echo().map(|()| ExitCode::SUCCESS),
         _ => {
             print!("{HELP}");
             return Ok(ExitCode::from(2));
