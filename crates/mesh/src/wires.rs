@@ -88,6 +88,11 @@ impl Wires {
         self.links.is_empty()
     }
 
+    /// Whether a socket has not taken everything that was to be written.
+    pub fn is_blocked(&self) -> bool {
+        self.wires.values().any(|wire| wire.is_blocked)
+    }
+
     /// Takes an event of the sockets, if it is about a link.
     pub fn handle_event(
         &mut self,

@@ -53,6 +53,11 @@ impl Board {
         Doorbell { board: self.clone(), at: (node, worker), serial }
     }
 
+    /// Whether a worker of the node is listed.
+    pub fn has(&self, node: u64) -> bool {
+        self.lock().by_worker.range((node, 0)..=(node, u8::MAX)).next().is_some()
+    }
+
     /// Connects to a worker of a node, or to another worker of that node if it is not listed, by a
     /// pipe that holds `bytes_max` bytes each way. `None` if no worker of the node is listed or
     /// too many wait for it already.
