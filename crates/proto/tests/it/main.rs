@@ -4,4 +4,5 @@ mod message;
 mod samples;
 mod schema;
 mod stream;
+mod vectors;
 mod wire;
