@@ -45,6 +45,9 @@ pub(crate) struct Link {
     pub deadline: Instant,
     heard: Instant,
     pings: u32,
+    /// When the last ping left; the token of its pong.
+    pinged_at: Instant,
+    pub round_trip: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,8 @@ pub(crate) enum Reason {
     Overflow,
     Slow,
     Removed,
+    /// Another dial to the same node was faster.
+    Superseded,
     /// The driver says that it is closed.
     Gone,
 }
@@ -114,6 +119,8 @@ impl Link {
             deadline,
             heard: Instant::ZERO,
             pings: 0,
+            pinged_at: Instant::NEVER,
+            round_trip: None,
         }
     }
 
@@ -201,7 +208,7 @@ impl Link {
     }
 
     /// Takes a frame of a link that is up, if it belongs to the link itself.
-    pub(crate) fn handle_own(&mut self, payload: &[u8]) -> Result<bool, WireError> {
+    pub(crate) fn handle_own(&mut self, now: Instant, payload: &[u8]) -> Result<bool, WireError> {
         if *payload.first().ok_or(WireError::Truncated)? >= OWN_KINDS_END {
             return Ok(false);
         }
@@ -210,7 +217,12 @@ impl Link {
                 put_frame(&mut self.out, |out| LinkFrame::Pong { token }.encode(0, out));
                 Ok(true)
             }
-            LinkFrame::Pong { .. } => Ok(true),
+            LinkFrame::Pong { token } => {
+                if token == self.pinged_at.as_nanos() {
+                    self.round_trip = Some(now - self.pinged_at);
+                }
+                Ok(true)
+            }
             _ => Err(WireError::Kind(payload[0])),
         }
     }
@@ -239,7 +251,8 @@ impl Link {
         }
         self.pings += 1;
         self.deadline = self.heard + heartbeat * (self.pings + 1);
-        let token = u64::from(self.pings);
+        self.pinged_at = now;
+        let token = now.as_nanos();
         put_frame(&mut self.out, |out| LinkFrame::Ping { token }.encode(0, out));
         Beat::Ping
     }

@@ -61,8 +61,12 @@ struct Peer {
     info: Option<PeerInfo>,
     /// Where our frames go, while it is up.
     link: Option<LinkId>,
-    /// The dial under way.
-    dial: Option<LinkId>,
+    /// The dials under way: the first to be proven wins.
+    dials: Vec<LinkId>,
+    /// How many of the addresses this round of dials has tried.
+    tried: usize,
+    /// When to dial the next address beside the ones under way.
+    next_dial: Instant,
     /// Frames that wait for a link, and until when.
     pending: Vec<u8>,
     pending_until: Instant,
@@ -205,6 +209,12 @@ impl Mesh {
         peer.is_some_and(|peer| peer.link.is_some())
     }
 
+    /// The round trip to a node, as the last ping measured it; links are pinged when silent.
+    pub fn round_trip(&self, node: Incarnation) -> Option<std::time::Duration> {
+        let peer = self.peers[*self.peer_index.get(&node)? as usize].as_ref()?;
+        self.links[peer.link?.index as usize].link.as_ref()?.round_trip
+    }
+
     // ---- sending ----
 
     /// Appends one frame for `to`, whose payload `write` produces, destination byte included.
@@ -321,9 +331,9 @@ impl Mesh {
             peer.pending_until = now + self.options.pending_wait;
             self.next_timeout = self.next_timeout.min(peer.pending_until);
         }
-        let idle = peer.dial.is_none() && peer.retry_at.is_none();
-        if idle {
-            self.dial(now, at);
+        let is_idle = peer.dials.is_empty() && peer.retry_at.is_none();
+        if is_idle {
+            self.dial_all(now, at);
         }
         Ok(())
     }
@@ -403,7 +413,7 @@ impl Mesh {
                 self.handle_handshake(now, id, &payload);
                 continue;
             }
-            match link.handle_own(&payload) {
+            match link.handle_own(now, &payload) {
                 Ok(true) if link.out.len() >= self.options.queue_bytes_hard => {
                     self.close_link(now, id, Reason::Overflow);
                 }
@@ -571,9 +581,10 @@ impl Mesh {
         peer.links_up += 1;
         peer.failures = 0;
         peer.retry_at = None;
-        if peer.dial == Some(id) {
-            peer.dial = None;
+        if side == Side::Dialer {
+            self.cancel_other_dials(now, at, id);
         }
+        let peer = self.peer_mut(at);
         // Of two links made at the same time each side keeps to the one that it used first.
         if peer.link.is_none() {
             self.adopt_link(at, id);
@@ -621,32 +632,75 @@ impl Mesh {
         let peer = self.peer_mut(at);
         if peer.retry_at.is_some_and(|retry_at| retry_at <= now) {
             peer.retry_at = None;
-            self.dial(now, at);
+            self.dial_all(now, at);
+        } else if peer.next_dial <= now {
+            self.dial_next(now, at);
         }
         let peer = self.peers[at as usize].as_ref().expect("dialing removes no peer");
         let retry_at = peer.retry_at.unwrap_or(Instant::NEVER);
-        self.next_timeout = self.next_timeout.min(retry_at).min(peer.pending_until);
+        let next = retry_at.min(peer.pending_until).min(peer.next_dial);
+        self.next_timeout = self.next_timeout.min(next);
     }
 
-    fn dial(&mut self, now: Instant, at: u32) {
-        let peer = self.peer_mut(at);
-        let (node, failures) = (peer.node, peer.failures);
+    /// Begins a round of dials: the first address now, each other when those before it have
+    /// failed or had `dial_stagger` (as RFC 8305 does), until one is up.
+    fn dial_all(&mut self, now: Instant, at: u32) {
+        self.peer_mut(at).tried = 0;
+        self.dial_next(now, at);
+    }
+
+    fn dial_next(&mut self, now: Instant, at: u32) {
+        let peer = self.peers[at as usize].as_mut().expect("the caller looked");
+        peer.next_dial = Instant::NEVER;
         let Some(info) = &peer.info else { return };
-        // Each failure moves on to the next address.
-        let address = match info.addresses.len() {
-            0 => None,
-            count => Some(info.addresses[failures as usize % count]),
-        };
         if self.links_open >= self.options.links_max {
-            self.plan_retry(now, at);
+            if peer.dials.is_empty() {
+                self.plan_retry(now, at);
+            }
             return;
         }
+        let address = info.addresses.get(peer.tried).copied();
+        peer.tried += 1;
+        if peer.tried < info.addresses.len() {
+            peer.next_dial = now + self.options.dial_stagger;
+            self.next_timeout = self.next_timeout.min(peer.next_dial);
+        }
+        let node = peer.node;
         self.counters.dials += 1;
         let deadline = now + self.options.connect_wait;
         let link = self.insert_link(Side::Dialer, Stage::Dialing, deadline);
         find(&mut self.links, link).expect("just inserted").peer = Some(at);
-        self.peer_mut(at).dial = Some(link);
+        self.peer_mut(at).dials.push(link);
         self.outputs.push_back(Output::Dial { link, to: node, address });
+    }
+
+    /// One dial is up: the others end, but for those whose peer may have proven us already and
+    /// send on them.
+    fn cancel_other_dials(&mut self, now: Instant, at: u32, winner: LinkId) {
+        let peer = self.peer_mut(at);
+        peer.next_dial = Instant::NEVER;
+        peer.dials.retain(|dial| *dial != winner);
+        for dial in peer.dials.clone() {
+            let stage = find(&mut self.links, dial).map(|link| link.stage);
+            if matches!(stage, Some(Stage::Dialing | Stage::Hello)) {
+                self.close_link(now, dial, Reason::Superseded);
+            }
+        }
+    }
+
+    /// A dial ended without being up.
+    fn handle_dial_failed(&mut self, now: Instant, at: u32, id: LinkId) {
+        let peer = self.peers[at as usize].as_mut().expect("the caller looked");
+        peer.dials.retain(|dial| *dial != id);
+        let Some(info) = &peer.info else { return };
+        if peer.link.is_some() {
+            return;
+        }
+        if peer.next_dial != Instant::NEVER && peer.tried < info.addresses.len() {
+            self.dial_next(now, at);
+        } else if peer.dials.is_empty() {
+            self.plan_retry(now, at);
+        }
     }
 
     /// Waits longer with each failure, for ever, and never in step with others.
@@ -695,14 +749,11 @@ impl Mesh {
             self.handshakes -= 1;
         }
         let Some(at) = link.peer else { return };
-        let peer = self.peers[at as usize].as_mut().expect("a link's peer is there");
-        if peer.dial == Some(id) {
-            peer.dial = None;
-            if peer.info.is_some() && peer.link.is_none() {
-                self.plan_retry(now, at);
-            }
-        }
         if !link.is_up() {
+            if reason != Reason::Superseded {
+                self.handle_dial_failed(now, at, id);
+            }
+            self.forget_peer(at);
             return;
         }
         let peer = self.peer_mut(at);
@@ -733,7 +784,7 @@ impl Mesh {
         }
         if let Some(other) = other {
             self.adopt_link(at, other);
-        } else if peer.dial.is_none() {
+        } else if peer.dials.is_empty() {
             // A moment's wait, so that both sides do not hammer a node that just fell.
             self.plan_retry(now, at);
         }
@@ -749,6 +800,7 @@ impl Mesh {
             Reason::Protocol(_) => &mut counters.protocol_errors,
             Reason::Silent => &mut counters.silent,
             Reason::Overflow => &mut counters.overflows,
+            Reason::Superseded => return,
             Reason::Slow | Reason::Gone | Reason::Removed => match link.stage {
                 Stage::Dialing => &mut counters.dial_failures,
                 Stage::Hello | Stage::Prove => &mut counters.handshake_failures,
@@ -795,7 +847,9 @@ impl Mesh {
             node,
             info: None,
             link: None,
-            dial: None,
+            dials: Vec::new(),
+            tried: 0,
+            next_dial: Instant::NEVER,
             pending: Vec::new(),
             pending_until: Instant::NEVER,
             retry_at: None,
@@ -819,7 +873,7 @@ impl Mesh {
     /// Forgets a peer that is neither listed nor connected.
     fn forget_peer(&mut self, at: u32) {
         let Some(peer) = &self.peers[at as usize] else { return };
-        if peer.info.is_none() && peer.links_up == 0 && peer.dial.is_none() {
+        if peer.info.is_none() && peer.links_up == 0 && peer.dials.is_empty() {
             self.peer_index.remove(&peer.node);
             self.peers[at as usize] = None;
             self.peers_free.push(at);

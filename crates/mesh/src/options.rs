@@ -22,6 +22,8 @@ pub struct Options {
     pub pending_wait: Duration,
     /// How long a dial may take.
     pub connect_wait: Duration,
+    /// How long one address of a node is tried before the next is tried beside it.
+    pub dial_stagger: Duration,
     /// How long the handshake may take.
     pub handshake_wait: Duration,
     /// A link silent for this long is pinged.
@@ -50,6 +52,7 @@ impl Default for Options {
             pending_bytes_max: 1024 * 1024,
             pending_wait: Duration::from_secs(3),
             connect_wait: Duration::from_secs(3),
+            dial_stagger: Duration::from_millis(250),
             handshake_wait: Duration::from_secs(5),
             heartbeat: Duration::from_secs(6),
             missed_max: 3,
@@ -73,7 +76,7 @@ pub struct LinkId {
 pub struct PeerInfo {
     /// The name that it must prove to have.
     pub name: String,
-    /// Its addresses, best first. Empty for a node of this process, which the driver finds
+    /// Its addresses, best first; the first that answers wins. Empty for a node of this process, which the driver finds
     /// by itself.
     pub addresses: Vec<SocketAddr>,
 }

@@ -331,6 +331,50 @@ fn strangers_are_refused_and_counted() {
 }
 
 #[test]
+fn of_several_addresses_the_first_to_answer_wins() {
+    let address = |n: u8| std::net::SocketAddr::from(([10, 0, 0, n], 7000));
+    let mut net = Net::new(2, &Options::default());
+    let info = PeerInfo { name: "b".into(), addresses: (1..=4).map(address).collect() };
+    net.meshes[0].set_peer(id(1).node, info);
+    let mut dials = Vec::new();
+    let dialed = |net: &mut Net, dials: &mut Vec<(LinkId, String)>| {
+        net.now += Duration::from_millis(250);
+        net.meshes[0].handle_timeout(net.now);
+        while let Some(output) = net.meshes[0].poll_output() {
+            let Output::Dial { link, address, .. } = output else { panic!("{output:?}") };
+            dials.push((link, address.unwrap().ip().to_string()));
+        }
+        dials.iter().map(|(_, ip)| ip.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    net.send(0, 1, "one").unwrap();
+    assert_eq!(dialed(&mut net, &mut dials), "10.0.0.1 10.0.0.2");
+    // A failure does not wait for the next one's turn.
+    net.meshes[0].handle_connect_failed(net.now, dials[1].0);
+    assert_eq!(dialed(&mut net, &mut dials), "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4");
+    assert_eq!(dialed(&mut net, &mut dials), "10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4");
+    let links: Vec<LinkId> = dials.iter().map(|(link, _)| *link).collect();
+    for link in [links[2], links[0]] {
+        let other = net.meshes[1].handle_accepted(net.now).unwrap();
+        net.wires.insert((0, link), (1, other));
+        net.wires.insert((1, other), (0, link));
+    }
+    net.meshes[0].handle_connected(net.now, links[2]);
+    net.settle();
+    net.check(expect![[r#"
+        b: a up
+        a: b up
+        b has "one" from a
+    "#]]);
+    // The slower ones were cancelled, and nobody dials any more.
+    assert_eq!(net.wires.len(), 2);
+    net.wait(20 * SECOND);
+    net.check(expect![[""]]);
+    assert_eq!(net.meshes[0].links_held(), (1, 0));
+    assert_eq!(net.meshes[0].counters().dials, 4);
+    assert_eq!(net.meshes[0].round_trip(id(1).node), Some(Duration::ZERO));
+}
+
+#[test]
 fn another_node_at_the_address_is_not_taken_for_the_one_meant() {
     let mut net = Net::new(2, &Options::default());
     // b restarted under a new incarnation, but a still dials the old one.
