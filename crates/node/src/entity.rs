@@ -58,11 +58,8 @@ pub trait Entity: Sized + 'static {
     /// # Errors
     ///
     /// What is wrong with the bytes.
-    fn decode_reply(
-        method: usize,
-        status: Status,
-        body: &[u8],
-    ) -> Result<Self::Reply, DecodeError>;
+    fn decode_reply(method: usize, status: Status, body: &[u8])
+    -> Result<Self::Reply, DecodeError>;
 
     /// Makes the stub over a link.
     fn stub(link: Link<'_, Self>) -> Self::Stub<'_>;

@@ -1,5 +1,41 @@
 //! Workers, entities, components, services, sessions and groups.
+#![deny(unsafe_code)]
 
+mod call;
+mod component;
+mod cx;
+mod entity;
+mod error;
+mod guard;
+mod host;
+mod module;
+mod options;
 pub mod pattern;
+mod push;
 pub mod route;
+pub mod rt;
 pub mod session;
+mod step;
+mod timer;
+mod turn;
+
+pub use call::{Call, ClientCall, wrong_reply};
+pub use component::Component;
+pub use cx::{
+    Blocking, Caller, Cx, GroupSlot, Link, Outside, Peer, PeerInfo, PoolFull, PushMode, Ref,
+    Reporter, Sleep, This,
+};
+pub use entity::{
+    Callers, Class, Entity, Hook, Hooks, KindInfo, MethodInfo, OnPanic, Rate, method_table,
+};
+pub use error::{CallError, Elapsed, Failure};
+pub use guard::{guard, guarded};
+pub use host::{
+    Activation, Alone, BUCKETS_US, Batch, Beat, BlockingPool, ClientMessage, ClientOut,
+    ClientRequest, Event, FrameClass, Host, HostSetup, HostStats, Inline, MethodStats, Place,
+    Pulse, Router, ShardStats, Target,
+};
+pub use options::HostOptions;
+pub use push::*;
+pub use step::{Step, Turn};
+pub use timer::{Schedule, TimerId, Times};

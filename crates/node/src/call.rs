@@ -1,0 +1,186 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use env::Instant;
+use proto::EntityId;
+use proto::frame::Status;
+use proto::link::Slot;
+
+use crate::entity::Entity;
+use crate::error::{CallError, Fault};
+use crate::host::hub::Hub;
+use crate::host::people::ClientLane;
+use crate::host::send::Outbound;
+use crate::host::shard::Shard;
+use crate::host::turns::TurnId;
+
+/// A call to an entity of kind `T` that gives an `O`. Nothing is sent before it is first polled;
+/// dropping it afterwards tells the other side that nobody waits.
+#[must_use = "a call does nothing unless it is awaited"]
+pub struct Call<T: Entity, O> {
+    shard: Rc<Shard<T>>,
+    id: EntityId,
+    from: EntityId,
+    turn: TurnId,
+    limit: Option<Duration>,
+    begun: Instant,
+    extract: fn(Result<T::Reply, CallError>) -> O,
+    state: State<T>,
+}
+
+enum State<T: Entity> {
+    Fresh(T::Message),
+    Refused(Fault),
+    Sent(Slot),
+    Over,
+}
+
+/// A call's future is never pinned inside: it holds no reference to itself.
+impl<T: Entity, O> Unpin for Call<T, O> {}
+
+impl<T: Entity, O> Call<T, O> {
+    pub(crate) fn new(
+        shard: Rc<Shard<T>>,
+        id: EntityId,
+        from: EntityId,
+        turn: TurnId,
+        message: Result<T::Message, Fault>,
+        extract: fn(Result<T::Reply, CallError>) -> O,
+    ) -> Self {
+        let state = match message {
+            Ok(message) => State::Fresh(message),
+            Err(fault) => State::Refused(fault),
+        };
+        Call { shard, id, from, turn, limit: None, begun: Instant::ZERO, extract, state }
+    }
+
+    /// Waits at most this long, instead of the method's or the node's time. Never longer than
+    /// whoever called the turn that makes the call.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// The same call with its result changed by `then`.
+    fn end(&mut self, result: Result<T::Reply, Fault>) -> O {
+        self.state = State::Over;
+        let waited = || self.shard.hub.now.get() - self.begun;
+        (self.extract)(result.map_err(|fault| fault.into_error(self.id, waited())))
+    }
+}
+
+impl<T: Entity, O> Future for Call<T, O> {
+    type Output = O;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<O> {
+        let this = self.get_mut();
+        if let State::Sent(slot) = this.state {
+            let waiter = this.shard.hub.waiter(context);
+            return match this.shard.poll_call(slot, this.turn, waiter) {
+                Some(result) => Poll::Ready(this.end(result)),
+                None => Poll::Pending,
+            };
+        }
+        match std::mem::replace(&mut this.state, State::Over) {
+            State::Fresh(message) => {
+                this.begun = this.shard.hub.now.get();
+                let waiter = this.shard.hub.waiter(context);
+                let Call { id, from, turn, .. } = *this;
+                let out = Outbound { id, message, from, turn };
+                match this.shard.send_call(out, this.limit, waiter) {
+                    Ok(slot) => {
+                        this.state = State::Sent(slot);
+                        Poll::Pending
+                    }
+                    Err(fault) => Poll::Ready(this.end(Err(fault))),
+                }
+            }
+            State::Refused(fault) => {
+                this.begun = this.shard.hub.now.get();
+                Poll::Ready(this.end(Err(fault)))
+            }
+            State::Sent(_) => unreachable!("handled above"),
+            State::Over => panic!("a call was polled after its end"),
+        }
+    }
+}
+
+impl<T: Entity, O> Drop for Call<T, O> {
+    fn drop(&mut self) {
+        if let State::Sent(slot) = self.state {
+            self.shard.drop_call(slot, self.turn);
+        }
+    }
+}
+
+impl<T: Entity, O> fmt::Debug for Call<T, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("to", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// The reply to a call was another method's: a peer with a wrong interface.
+pub fn wrong_reply() -> CallError {
+    CallError::Failed(EntityId::default())
+}
+
+/// A call to one client, under way. Gives the status and the encoded answer.
+#[must_use = "the answer comes by awaiting"]
+pub struct ClientCall {
+    hub: Rc<Hub>,
+    turn: TurnId,
+    begun: Instant,
+    state: Result<u64, Option<Fault>>,
+}
+
+impl ClientCall {
+    pub(crate) fn new(hub: &Rc<Hub>, turn: TurnId, begun: Result<u64, Fault>) -> Self {
+        let state = begun.map_err(Some);
+        ClientCall { hub: Rc::clone(hub), turn, begun: hub.now.get(), state }
+    }
+}
+
+impl Future for ClientCall {
+    type Output = Result<(Status, Vec<u8>), CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = match &mut self.state {
+            Err(fault) => Err(fault.take().unwrap_or(Fault::TIMEOUT)),
+            Ok(tag) => {
+                let tag = *tag;
+                let waiter = self.hub.waiter(context);
+                let answer = self.hub.clients.borrow_mut().poll_call(tag, waiter);
+                match answer {
+                    None => return Poll::Pending,
+                    Some(result) => {
+                        self.state = Err(None);
+                        self.hub.forget_client_call(self.turn, tag);
+                        result
+                    }
+                }
+            }
+        };
+        let waited = self.hub.now.get() - self.begun;
+        Poll::Ready(result.map_err(|fault| fault.into_error(EntityId::default(), waited)))
+    }
+}
+
+impl Drop for ClientCall {
+    fn drop(&mut self) {
+        if let Ok(tag) = self.state {
+            ClientLane::drop_call(&mut self.hub.clients.borrow_mut(), tag);
+            self.hub.forget_client_call(self.turn, tag);
+        }
+    }
+}
+
+impl fmt::Debug for ClientCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCall").finish_non_exhaustive()
+    }
+}

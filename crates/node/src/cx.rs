@@ -1,0 +1,854 @@
+//! What a handler reaches the world through.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use env::{Instant, Random, WallTime};
+use proto::codec::{DecodeError, Decoder, Message};
+use proto::frame::CloseCode;
+use proto::link::Slot;
+use proto::schema::{SchemaBuilder, Shape};
+use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
+
+use crate::call::Call;
+use crate::entity::{Class, Entity, Rate};
+use crate::error::{CallError, Elapsed, Fault};
+use crate::host::hub::Hub;
+use crate::host::mail::{FROM_CLIENT, FROM_OPERATOR, FROM_OUTSIDE, FROM_SELF, Origin};
+use crate::host::people::ClientCallRequest;
+use crate::host::send::Outbound;
+use crate::host::shard::{CLOSING, Shard};
+use crate::host::turns::TurnId;
+use crate::timer::{Schedule, TimerId, Times};
+
+pub use crate::call::ClientCall;
+pub use crate::host::people::{GroupSlot, PushMode};
+pub use crate::host::sleep::{Blocking, PoolFull, Sleep};
+
+/// Names an entity of kind `T` anywhere in the cluster, also after it moved.
+pub struct Ref<T> {
+    id: EntityId,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: Entity> Ref<T> {
+    /// The keyed entity with `key`.
+    pub const fn keyed(key: u64) -> Self {
+        Ref { id: EntityId::keyed(T::KIND.id, key), kind: PhantomData }
+    }
+
+    /// The entity with this id, if it is of kind `T`.
+    pub fn from_id(id: EntityId) -> Option<Self> {
+        (id.kind == T::KIND.id).then_some(Ref { id, kind: PhantomData })
+    }
+
+    /// Which entity of the cluster.
+    pub const fn id(self) -> EntityId {
+        self.id
+    }
+
+    /// Its key.
+    pub const fn key(self) -> u64 {
+        self.id.key
+    }
+}
+
+impl<T> Clone for Ref<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Ref<T> {}
+
+impl<T> PartialEq for Ref<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl<T> Eq for Ref<T> {}
+
+impl<T> PartialOrd for Ref<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Ref<T> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.id.cmp(&other.id)
+    }
+}
+
+impl<T> std::hash::Hash for Ref<T> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
+
+impl<T: Entity> fmt::Debug for Ref<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", T::KIND.name, self.id.key)
+    }
+}
+
+/// Travels as an array of two numbers: home and key.
+impl<T: Entity> Message for Ref<T> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        (self.id.home.0, self.id.key).encode(out);
+    }
+
+    fn decode(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let (home, key) = <(u64, u64)>::decode(d)?;
+        let id = EntityId { kind: T::KIND.id, home: Incarnation(home), key };
+        Ok(Ref { id, kind: PhantomData })
+    }
+
+    fn shape(s: &mut SchemaBuilder) -> Shape {
+        <(u64, u64)>::shape(s)
+    }
+}
+
+/// Who called the handler.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Caller {
+    /// Another entity or service.
+    Entity(EntityId),
+    /// A client, by its session: never by anything that it says itself.
+    Client(Peer),
+    /// An operator, through the console.
+    Operator,
+    /// Server code that is no entity, such as a web handler.
+    Outside,
+    /// The entity itself: a timer or a point of its life.
+    Own,
+}
+
+/// One client at one entity: what the session layer vouches for. A cheap clone; lives as long as
+/// the stream does, and names nothing after that.
+#[derive(Clone)]
+pub struct Peer {
+    shared: Rc<PeerShared>,
+}
+
+/// What is known of a client.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// The stream, on the worker that owns it.
+    pub slot: Slot,
+    /// The session.
+    pub session: SessionId,
+    /// The account.
+    pub account: AccountId,
+    /// Login level of the account.
+    pub level: u8,
+    /// Name of the stream, as the client knows it.
+    pub stream: Rc<str>,
+}
+
+struct PeerShared {
+    info: PeerInfo,
+    /// Tokens left per method that has a rate, and when they were counted.
+    rates: RefCell<Vec<(KindId, u16, f64, Instant)>>,
+    refused: Cell<u64>,
+}
+
+impl Peer {
+    /// Made by the session layer, once per stream.
+    pub fn new(info: PeerInfo) -> Self {
+        let shared = PeerShared { info, rates: RefCell::default(), refused: Cell::new(0) };
+        Peer { shared: Rc::new(shared) }
+    }
+
+    /// The stream.
+    pub fn slot(&self) -> Slot {
+        self.shared.info.slot
+    }
+
+    /// The session.
+    pub fn session(&self) -> SessionId {
+        self.shared.info.session
+    }
+
+    /// The account.
+    pub fn account(&self) -> AccountId {
+        self.shared.info.account
+    }
+
+    /// Login level of the account.
+    pub fn level(&self) -> u8 {
+        self.shared.info.level
+    }
+
+    /// Name of the stream, as the client knows it.
+    pub fn stream(&self) -> &str {
+        &self.shared.info.stream
+    }
+
+    /// How many messages were refused because they came too fast.
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.get()
+    }
+
+    /// Takes a token of the method's bucket, if there is one.
+    pub(crate) fn spend(&self, kind: KindId, method: u16, rate: Rate, now: Instant) -> bool {
+        let mut rates = self.shared.rates.borrow_mut();
+        let full = f64::from(rate.count);
+        let at = rates.iter().position(|(of, which, ..)| *of == kind && *which == method);
+        let bucket = match at {
+            Some(at) => &mut rates[at],
+            None => {
+                rates.push((kind, method, full, now));
+                let last = rates.len() - 1;
+                &mut rates[last]
+            }
+        };
+        let passed = (now - bucket.3).as_secs_f64() * 1_000.0;
+        bucket.2 = full.min(bucket.2 + passed * full / f64::from(rate.per_ms.max(1)));
+        bucket.3 = now;
+        if bucket.2 < 1.0 {
+            self.shared.refused.set(self.shared.refused.get() + 1);
+            return false;
+        }
+        bucket.2 -= 1.0;
+        true
+    }
+}
+
+impl PartialEq for Peer {
+    fn eq(&self, other: &Self) -> bool {
+        self.slot() == other.slot()
+    }
+}
+
+impl Eq for Peer {}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PeerInfo { slot, account, stream, .. } = &self.shared.info;
+        write!(f, "Peer({stream} of {}, {}.{})", account.0, slot.index, slot.generation)
+    }
+}
+
+/// The way to one entity: what stubs wrap.
+pub struct Link<'c, T: Entity> {
+    shard: Rc<Shard<T>>,
+    id: EntityId,
+    from: EntityId,
+    turn: TurnId,
+    context: PhantomData<&'c ()>,
+}
+
+impl<T: Entity> Link<'_, T> {
+    fn new(hub: &Rc<Hub>, id: EntityId, from: EntityId, turn: TurnId) -> Self {
+        Link { shard: hub.shard::<T>(), id, from, turn, context: PhantomData }
+    }
+
+    /// The entity that it leads to.
+    pub fn id(&self) -> EntityId {
+        self.id
+    }
+
+    /// Makes a call. `extract` takes the method's value out of the reply.
+    #[inline]
+    pub fn call<O>(
+        &self,
+        message: T::Message,
+        extract: fn(Result<T::Reply, CallError>) -> O,
+    ) -> Call<T, O> {
+        Call::new(Rc::clone(&self.shard), self.id, self.from, self.turn, Ok(message), extract)
+    }
+
+    /// Makes a call that fails with `BadArgument` when it is awaited.
+    pub fn refused<O>(
+        &self,
+        problem: impl Into<Box<str>>,
+        extract: fn(Result<T::Reply, CallError>) -> O,
+    ) -> Call<T, O> {
+        let fault = Err(Fault::BadArgument(problem.into()));
+        Call::new(Rc::clone(&self.shard), self.id, self.from, self.turn, fault, extract)
+    }
+
+    /// Sends a message that nobody waits for.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not taken: `Busy`, `Gone`, `NotFound`, `Denied`, `Unavailable`. What was taken
+    /// may still be lost with a node.
+    #[inline]
+    pub fn tell(&self, message: T::Message) -> Result<(), CallError> {
+        let out = Outbound { id: self.id, message, from: self.from, turn: self.turn };
+        self.shard.send_tell(out).map_err(|fault| fault.into_error(self.id, Duration::ZERO))
+    }
+
+    /// A message whose arguments are outside their limits.
+    ///
+    /// # Errors
+    ///
+    /// Always `BadArgument`.
+    pub fn tell_refused(&self, problem: impl Into<Box<str>>) -> Result<(), CallError> {
+        Err(CallError::BadArgument { target: self.id, problem: problem.into() })
+    }
+}
+
+impl<T: Entity> Clone for Link<'_, T> {
+    fn clone(&self) -> Self {
+        Link { shard: Rc::clone(&self.shard), context: PhantomData, ..*self }
+    }
+}
+
+impl<T: Entity> fmt::Debug for Link<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("to", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What a handler of kind `E` reaches the world through.
+pub struct Cx<E: Entity> {
+    shard: Rc<Shard<E>>,
+    entity: u32,
+    turn: TurnId,
+}
+
+impl<E: Entity> Cx<E> {
+    #[inline]
+    pub(crate) fn new(shard: Rc<Shard<E>>, entity: u32, turn: TurnId) -> Self {
+        Cx { shard, entity, turn }
+    }
+
+    pub(crate) fn shard(&self) -> &Rc<Shard<E>> {
+        &self.shard
+    }
+
+    /// A second context of the same turn.
+    pub(crate) fn twin(&self) -> Self {
+        Cx::new(Rc::clone(&self.shard), self.entity, self.turn)
+    }
+
+    fn hub(&self) -> &Rc<Hub> {
+        &self.shard.hub
+    }
+
+    // -- who and when --
+
+    /// Monotonic time of this turn of the worker.
+    pub fn now(&self) -> Instant {
+        self.hub().now.get()
+    }
+
+    /// Wall-clock time of this turn of the worker.
+    pub fn wall(&self) -> WallTime {
+        self.hub().wall.get()
+    }
+
+    /// The entity's own id.
+    pub fn id(&self) -> EntityId {
+        self.shard.id_of(self.entity)
+    }
+
+    /// The entity's own key.
+    pub fn key(&self) -> u64 {
+        self.id().key
+    }
+
+    /// A reference to the entity itself.
+    pub fn me(&self) -> Ref<E> {
+        Ref { id: self.id(), kind: PhantomData }
+    }
+
+    /// Lends the worker's randomness, which simulation can repeat.
+    pub fn random<R>(&self, with: impl FnOnce(&mut Random) -> R) -> R {
+        with(&mut self.hub().random.borrow_mut())
+    }
+
+    /// Who called.
+    pub fn caller(&self) -> Caller {
+        let of = |origin: &Origin, from: EntityId| match origin {
+            Origin::Client(peer, _) => Caller::Client(peer.clone()),
+            _ if from == FROM_OUTSIDE => Caller::Outside,
+            _ if from == FROM_OPERATOR => Caller::Operator,
+            _ if from == FROM_SELF || from == FROM_CLIENT => Caller::Own,
+            _ => Caller::Entity(from),
+        };
+        if self.turn.is_none() {
+            let running = self.hub().running.borrow();
+            return of(&running.origin, running.from);
+        }
+        let turns = self.hub().turns.borrow();
+        turns.get(self.turn).map_or(Caller::Outside, |turn| of(&turn.origin, turn.from))
+    }
+
+    /// Whether anybody still waits for this turn's answer. When not, calls fail with `Cancelled`.
+    pub fn is_cancelled(&self) -> bool {
+        self.hub().turns.borrow().get(self.turn).is_some_and(|turn| turn.cancelled)
+    }
+
+    /// Lends the entity's whole state, for a component's handler that needs its siblings.
+    ///
+    /// # Panics
+    ///
+    /// If the entity is lent already: a handler of the entity itself has it as `self`.
+    pub fn with<R>(&self, with: impl FnOnce(&mut E) -> R) -> R {
+        let state = self.shard.cells.borrow().get(self.entity).and_then(|slot| slot.state.clone());
+        let Some(state) = state else { panic!("{} has no state: it is ending", E::KIND.name) };
+        match state.try_borrow_mut() {
+            Ok(mut state) => with(&mut state),
+            Err(_) => {
+                panic!("{} is borrowed already: its own handler has it as `self`", E::KIND.name)
+            }
+        }
+    }
+
+    // -- others --
+
+    /// The entity that `target` names.
+    pub fn at<T: Entity>(&self, target: Ref<T>) -> T::Stub<'_> {
+        T::stub(Link::new(self.hub(), target.id, self.id(), self.turn))
+    }
+
+    /// The keyed entity of kind `T` with `key`.
+    pub fn entity<T: Entity>(&self, key: u64) -> T::Stub<'_> {
+        self.at(Ref::<T>::keyed(key))
+    }
+
+    /// The service or singleton `S`.
+    pub fn service<S: Entity>(&self) -> S::Stub<'_> {
+        self.at(Ref::<S>::keyed(0))
+    }
+
+    /// Makes a room on this worker.
+    ///
+    /// # Errors
+    ///
+    /// `Busy` at the limit of entities, `NotFound` if this node does not offer the kind.
+    pub fn spawn<T: Entity>(&self, state: T) -> Result<Ref<T>, CallError> {
+        spawn(self.hub(), state)
+    }
+
+    /// Ends this entity when this turn does: its `Destroyed` hook runs, its timers are cancelled,
+    /// its waiting mail is answered `Gone`.
+    pub fn destroy(&self) {
+        if let Some(slot) = self.shard.cells.borrow_mut().get_mut(self.entity) {
+            slot.flags |= CLOSING;
+        }
+    }
+
+    // -- time --
+
+    /// Waits. Nobody else has the entity meanwhile, unless the handler is `interleave`. Ends early
+    /// once nobody waits for this turn any more.
+    pub fn sleep(&self, time: Duration) -> Sleep {
+        Sleep::new(self.hub(), self.turn, self.now() + time)
+    }
+
+    /// Waits until the worker's next turn.
+    pub fn next_turn(&self) -> Sleep {
+        self.sleep(Duration::ZERO)
+    }
+
+    /// Waits for `future`, but not longer than `limit`.
+    ///
+    /// # Errors
+    ///
+    /// `Elapsed` if it took longer; the future is dropped.
+    pub async fn timeout<F: Future>(
+        &self,
+        limit: Duration,
+        future: F,
+    ) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        let mut sleep = pin!(self.sleep(limit));
+        std::future::poll_fn(move |context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Ok(output));
+            }
+            sleep.as_mut().poll(context).map(|()| Err(Elapsed(limit)))
+        })
+        .await
+    }
+
+    /// A timer that calls back once, after `time`. A time of zero means the worker's next turn.
+    pub fn after(&self, time: Duration) -> E::Timers<'_> {
+        let first = self.now() + time;
+        E::timers(Schedule::new(&self.shard, self.entity, first, None, Times::Count(1)))
+    }
+
+    /// A timer that calls back after `first` and then at every `interval`, without drift, `times` in all.
+    pub fn every(
+        &self,
+        first: Duration,
+        interval: Duration,
+        times: impl Into<Times>,
+    ) -> E::Timers<'_> {
+        let first = self.now() + first;
+        E::timers(Schedule::new(&self.shard, self.entity, first, Some(interval), times.into()))
+    }
+
+    /// A timer that calls back once, when the wall shows `wall` as far as is known now; at once if
+    /// that has passed.
+    pub fn at_wall(&self, wall: WallTime) -> E::Timers<'_> {
+        self.after(Duration::from_millis(wall.0.saturating_sub(self.wall().0)))
+    }
+
+    /// Cancels all timers under `key`; gives how many. None is no error.
+    pub fn cancel(&self, key: &str) -> usize {
+        let timers = self.shard.timers_of(self.entity, Some(key));
+        timers.into_iter().filter(|timer| self.shard.cancel_timer(*timer)).count()
+    }
+
+    /// Cancels one timer. `false` if it is gone, which is no error.
+    pub fn cancel_timer(&self, timer: TimerId) -> bool {
+        self.shard.has_timer(self.entity, timer.0) && self.shard.cancel_timer(timer.0)
+    }
+
+    /// Whether there is a timer under `key`. One whose last callback is running still counts.
+    pub fn has_timer(&self, key: &str) -> bool {
+        !self.shard.timers_of(self.entity, Some(key)).is_empty()
+    }
+
+    /// Whether `timer` is still there. One whose last callback is running still counts.
+    pub fn has_timer_id(&self, timer: TimerId) -> bool {
+        self.shard.has_timer(self.entity, timer.0)
+    }
+
+    /// Runs work that blocks on the node's pool and waits for its result.
+    pub fn blocking<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Blocking<R> {
+        let pool = Rc::clone(&*self.hub().pool.borrow());
+        Blocking::start(&*pool, work)
+    }
+
+    // -- topics --
+
+    /// Sends to all subscribers of `topic`, whoever they are. With none it goes nowhere.
+    pub fn notify<M: Message>(&self, topic: &str, message: &M) {
+        self.hub().notify(topic, proto::encode(message));
+    }
+
+    /// Listens to `topic`: each message of it becomes the message that `make` makes. Listening
+    /// twice replaces. Ends with the entity.
+    pub fn subscribe<M: Message>(&self, topic: &str, make: impl Fn(M) -> E::Message + 'static) {
+        self.shard.subscribe(
+            self.entity,
+            topic,
+            Box::new(move |body| proto::decode::<M>(body).map(&make)),
+        );
+    }
+
+    /// Stops listening to `topic`.
+    pub fn unsubscribe(&self, topic: &str) {
+        self.shard.unsubscribe(self.entity, topic);
+    }
+
+    // -- clients --
+
+    /// The clients that are bound to this entity, connected or away.
+    pub fn peers(&self) -> Vec<Peer> {
+        self.shard.peers.borrow().get(&self.entity).cloned().unwrap_or_default()
+    }
+
+    /// Opens a group of clients of the interface `kind`. It ends with this entity.
+    pub fn group_open(&self, name: &str, kind: KindId) -> GroupSlot {
+        let owner = self.shard.target_of(self.entity);
+        self.hub().clients.borrow_mut().group_open(owner, name, kind)
+    }
+
+    /// Gives the client's session a stream called `name` that leads to `target`.
+    pub fn bind<T: Entity>(&self, peer: &Peer, name: &str, target: Ref<T>) {
+        self.hub().clients.borrow_mut().bind(peer.slot(), name, target.id);
+    }
+
+    /// Ends the stream called `name` of the client's session.
+    pub fn unbind(&self, peer: &Peer, name: &str) {
+        self.hub().clients.borrow_mut().unbind(peer.slot(), name);
+    }
+
+    // -- reports --
+
+    /// Reports an error of a timer's callback.
+    pub(crate) fn report_failure(&self, error: &dyn fmt::Display) {
+        let origin = if self.turn.is_none() {
+            match &self.hub().running.borrow().origin {
+                Origin::Timer(slot) => Some(*slot),
+                _ => None,
+            }
+        } else {
+            match self.hub().turns.borrow().get(self.turn).map(|turn| &turn.origin) {
+                Some(Origin::Timer(slot)) => Some(*slot),
+                _ => None,
+            }
+        };
+        if let Some(slot) = origin {
+            self.shard.timer_failed(slot, error.to_string());
+        }
+    }
+
+    /// What reports of a component's hooks go through.
+    pub fn reporter(&self) -> Reporter {
+        Reporter { hub: Rc::clone(self.hub()), id: self.id() }
+    }
+}
+
+impl<E: Entity> fmt::Debug for Cx<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cx").field("of", &self.id()).finish_non_exhaustive()
+    }
+}
+
+/// Where failures of a component's hooks are reported.
+#[derive(Clone)]
+pub struct Reporter {
+    pub(crate) hub: Rc<Hub>,
+    pub(crate) id: EntityId,
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter").field("of", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// The state of an entity, for a handler that others may interleave with.
+pub struct This<S> {
+    state: Rc<RefCell<S>>,
+}
+
+impl<S> This<S> {
+    /// Made by generated code.
+    pub fn new(state: Rc<RefCell<S>>) -> Self {
+        This { state }
+    }
+
+    /// Lends the state for as long as `with` runs; it cannot be kept across an `await`.
+    ///
+    /// # Panics
+    ///
+    /// If called inside itself.
+    pub fn with<R>(&self, with: impl FnOnce(&mut S) -> R) -> R {
+        match self.state.try_borrow_mut() {
+            Ok(mut state) => with(&mut state),
+            Err(_) => panic!("`this.with` inside `this.with`"),
+        }
+    }
+}
+
+impl<S> Clone for This<S> {
+    fn clone(&self) -> Self {
+        This { state: Rc::clone(&self.state) }
+    }
+}
+
+impl<S> fmt::Debug for This<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("This").finish_non_exhaustive()
+    }
+}
+
+/// The way into a worker's entities for server code that is no entity: web handlers, the console,
+/// tests. Its calls are futures that any executor of the worker's own thread may poll.
+#[derive(Clone)]
+pub struct Outside {
+    hub: Rc<Hub>,
+    from: EntityId,
+}
+
+impl Outside {
+    pub(crate) fn new(hub: &Rc<Hub>) -> Self {
+        Outside { hub: Rc::clone(hub), from: FROM_OUTSIDE }
+    }
+
+    /// The same, calling as an operator: only methods that name operators as callers.
+    #[must_use]
+    pub fn operator(&self) -> Self {
+        Outside { hub: Rc::clone(&self.hub), from: FROM_OPERATOR }
+    }
+
+    /// Monotonic time of this turn of the worker.
+    pub fn now(&self) -> Instant {
+        self.hub.now.get()
+    }
+
+    /// The entity that `target` names.
+    pub fn at<T: Entity>(&self, target: Ref<T>) -> T::Stub<'_> {
+        T::stub(Link::new(&self.hub, target.id, self.from, TurnId::NONE))
+    }
+
+    /// The keyed entity of kind `T` with `key`.
+    pub fn entity<T: Entity>(&self, key: u64) -> T::Stub<'_> {
+        self.at(Ref::<T>::keyed(key))
+    }
+
+    /// The service or singleton `S`.
+    pub fn service<S: Entity>(&self) -> S::Stub<'_> {
+        self.at(Ref::<S>::keyed(0))
+    }
+
+    /// Makes a room on this worker.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cx::spawn`].
+    pub fn spawn<T: Entity>(&self, state: T) -> Result<Ref<T>, CallError> {
+        spawn(&self.hub, state)
+    }
+
+    /// Sends to all subscribers of `topic`.
+    pub fn notify<M: Message>(&self, topic: &str, message: &M) {
+        self.hub.notify(topic, proto::encode(message));
+    }
+}
+
+impl fmt::Debug for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outside").finish_non_exhaustive()
+    }
+}
+
+/// What reaches clients is the same inside and outside of entities.
+macro_rules! client_side {
+    ($($header:tt)*) => {
+        $($header)* {
+            /// Sends to one client without an answer; `write` appends the arguments. In order with
+            /// the replies of the same entity.
+            pub fn push_raw(
+                &self,
+                peer: &Peer,
+                method: MethodId,
+                mode: PushMode,
+                write: impl FnOnce(&mut Vec<u8>),
+            ) {
+                self.lane().clients.borrow_mut().push(peer.slot(), method, mode, write);
+            }
+
+            /// Calls one client and waits for its answer, at most `wait` (2 s if not given).
+            pub fn call_client_raw(
+                &self,
+                peer: &Peer,
+                method: MethodId,
+                wait: Option<Duration>,
+                write: impl FnOnce(&mut Vec<u8>),
+            ) -> ClientCall {
+                let wait = wait.unwrap_or(Duration::from_secs(2));
+                let begun = self.lane().call_client(self.lane_turn(), peer, method, wait, write);
+                ClientCall::new(self.lane(), self.lane_turn(), begun)
+            }
+
+            /// Takes a client into a group.
+            pub fn group_join(&self, group: GroupSlot, peer: &Peer) {
+                self.lane().clients.borrow_mut().group_join(group, peer.slot());
+            }
+
+            /// Takes a client out of a group.
+            pub fn group_leave(&self, group: GroupSlot, peer: &Peer) {
+                self.lane().clients.borrow_mut().group_leave(group, peer.slot());
+            }
+
+            /// Sends to all clients of a group.
+            pub fn group_cast_raw(
+                &self,
+                group: GroupSlot,
+                method: MethodId,
+                mode: PushMode,
+                write: impl FnOnce(&mut Vec<u8>),
+            ) {
+                self.lane().clients.borrow_mut().group_cast(group, method, mode, write);
+            }
+
+            /// Ends a group.
+            pub fn group_close(&self, group: GroupSlot) {
+                self.lane().clients.borrow_mut().group_close(group);
+            }
+
+            /// Ends the client's session.
+            pub fn kick(&self, peer: &Peer, code: CloseCode, reason: &str) {
+                self.lane().clients.borrow_mut().kick(peer.slot(), code, reason);
+            }
+        }
+    };
+}
+
+client_side!(impl<E: Entity> Cx<E>);
+client_side!(impl Outside);
+
+impl<E: Entity> Cx<E> {
+    fn lane(&self) -> &Rc<Hub> {
+        &self.shard.hub
+    }
+
+    fn lane_turn(&self) -> TurnId {
+        self.turn
+    }
+}
+
+impl Outside {
+    fn lane(&self) -> &Rc<Hub> {
+        &self.hub
+    }
+
+    fn lane_turn(&self) -> TurnId {
+        TurnId::NONE
+    }
+}
+
+impl Hub {
+    /// Begins a call to a client.
+    fn call_client(
+        &self,
+        turn: TurnId,
+        peer: &Peer,
+        method: MethodId,
+        wait: Duration,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<u64, Fault> {
+        let now = self.now.get();
+        let mut deadline = now + wait;
+        let tag = self.next_tag.get();
+        if let Some(turn) = self.turns.borrow_mut().get_mut(turn) {
+            if turn.cancelled {
+                return Err(Fault::Cancelled);
+            }
+            deadline = deadline.min(turn.deadline);
+            turn.client_calls.push(tag);
+        }
+        self.next_tag.set(tag + 1);
+        self.sweep_by(deadline);
+        let request =
+            ClientCallRequest { peer: peer.slot(), method, deadline, wait: deadline - now };
+        let begun = self.clients.borrow_mut().call(tag, request, write);
+        if begun.is_err() {
+            self.forget_client_call(turn, tag);
+        }
+        begun.map(|()| tag)
+    }
+
+    pub(crate) fn forget_client_call(&self, turn: TurnId, tag: u64) {
+        if let Some(turn) = self.turns.borrow_mut().get_mut(turn) {
+            turn.client_calls.retain(|other| *other != tag);
+        }
+    }
+}
+
+fn spawn<T: Entity>(hub: &Rc<Hub>, state: T) -> Result<Ref<T>, CallError> {
+    let shard = hub.shard::<T>();
+    let number = hub.next_room.get();
+    let key = number << 8 | u64::from(hub.me.worker);
+    let id = EntityId { kind: T::KIND.id, home: hub.me.node, key };
+    if !shard.hosted.get() || T::KIND.class == Class::Service {
+        return Err(CallError::NotFound(id));
+    }
+    hub.next_room.set(number + 1);
+    shard
+        .add(id.home, id.key, Some(state))
+        .map_err(|fault| fault.into_error(id, Duration::ZERO))?;
+    Ok(Ref { id, kind: PhantomData })
+}

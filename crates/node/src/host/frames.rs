@@ -1,0 +1,133 @@
+//! Encoded frames for other nodes, until the driver takes them.
+
+use env::Instant;
+use proto::link::{Call, LinkFrame, Slot, WorkerId};
+use proto::{EntityId, MethodId};
+
+use super::hub::{Hub, bump};
+use super::shard::Shard;
+use crate::entity::Entity;
+use crate::error::Fault;
+
+/// What a frame may suffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameClass {
+    /// A call or tell: may be refused when the way is full.
+    Call,
+    /// An answer, a cancellation or a probe: must be taken.
+    Reply,
+}
+
+struct Item {
+    to: WorkerId,
+    class: FrameClass,
+    end: usize,
+    /// The pending call that fails if the frame is refused.
+    call: Option<Slot>,
+}
+
+pub(crate) struct Frames {
+    bytes: Vec<u8>,
+    items: Vec<Item>,
+}
+
+/// Buffers above this are given back after a flood.
+const KEEP_BYTES: usize = 1 << 20;
+
+impl Frames {
+    pub fn new() -> Self {
+        Frames { bytes: Vec::new(), items: Vec::new() }
+    }
+
+    fn push(&mut self, to: WorkerId, class: FrameClass, call: Option<Slot>, frame: &LinkFrame<'_>) {
+        frame.encode(to.worker, &mut self.bytes);
+        self.items.push(Item { to, class, end: self.bytes.len(), call });
+    }
+
+    /// Adds a frame that must be taken.
+    pub fn control(&mut self, to: WorkerId, frame: &LinkFrame<'_>) {
+        self.push(to, FrameClass::Reply, None, frame);
+    }
+}
+
+impl Hub {
+    /// Gives all frames to `take`, in order. `false` refuses a call.
+    pub fn drain_frames(
+        self: &std::rc::Rc<Self>,
+        mut take: impl FnMut(WorkerId, FrameClass, &[u8]) -> bool,
+    ) {
+        let Frames { mut bytes, mut items } = self.frames.replace(Frames::new());
+        let mut refused = Vec::new();
+        let mut start = 0;
+        for item in &items {
+            let taken = take(item.to, item.class, &bytes[start..item.end]);
+            start = item.end;
+            if !taken && item.class == FrameClass::Call {
+                refused.extend(item.call);
+            }
+        }
+        bytes.clear();
+        items.clear();
+        bytes.shrink_to(KEEP_BYTES);
+        {
+            let mut frames = self.frames.borrow_mut();
+            if frames.items.is_empty() {
+                *frames = Frames { bytes, items };
+            }
+        }
+        for call in refused {
+            if let Some(shard) = self.shard_at(super::calls::shard_of(call.index)) {
+                bump(&self.count.busy);
+                shard.refuse_call(call, Fault::BUSY);
+            }
+        }
+    }
+}
+
+impl<E: Entity> Shard<E> {
+    /// Encodes a call or tell to another node.
+    pub fn frame_call(
+        &self,
+        to: WorkerId,
+        call: Option<Slot>,
+        target: EntityId,
+        deadline: Instant,
+        message: &E::Message,
+        chain: Vec<EntityId>,
+    ) {
+        let mut scratch = self.hub.scratch.take();
+        scratch.clear();
+        E::encode_message(message, &mut scratch);
+        let method = E::KIND.methods.get(E::method(message)).map_or(MethodId(0), |info| info.id);
+        let remaining = (deadline - self.hub.now.get()).as_nanos().div_ceil(1_000_000);
+        let remaining_ms = u32::try_from(remaining).unwrap_or(u32::MAX);
+        let frame = LinkFrame::Call(Call {
+            call,
+            from: self.hub.me,
+            target,
+            method,
+            remaining_ms,
+            chain,
+            body: &scratch,
+        });
+        self.hub.frames.borrow_mut().push(to, FrameClass::Call, call, &frame);
+        self.hub.scratch.replace(scratch);
+    }
+
+    /// Encodes an answer to another node.
+    pub fn frame_reply(&self, to: WorkerId, call: Slot, result: Result<E::Reply, Fault>) {
+        let mut scratch = self.hub.scratch.take();
+        scratch.clear();
+        let status = match result {
+            Ok(reply) => E::encode_reply(&reply, &mut scratch),
+            Err(fault) => fault.status(),
+        };
+        let frame = LinkFrame::Answer { call, status, body: &scratch };
+        self.hub.frames.borrow_mut().push(to, FrameClass::Reply, None, &frame);
+        self.hub.scratch.replace(scratch);
+    }
+
+    pub fn frame_cancel(&self, to: WorkerId, call: Slot) {
+        self.hub.frames.borrow_mut().control(to, &LinkFrame::Cancel { call });
+    }
+}

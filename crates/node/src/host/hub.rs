@@ -1,0 +1,542 @@
+//! What all shards of a worker share: time, ready queue, turns, alarms, outputs.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use env::{Instant, Random, WallTime, Wheel};
+use proto::link::{Slot, WorkerId};
+use proto::{EntityId, Incarnation, KindId};
+
+use super::HostSetup;
+use super::calls::{SHARDS_MAX, Waiter, shard_of};
+use super::cycle::Graph;
+use super::event::{Event, Events};
+use super::frames::Frames;
+use super::mail::Origin;
+use super::people::ClientLane;
+use super::router::Router;
+use super::shard::{AnyShard, Shard};
+use super::sleep::Sleeps;
+use super::turns::{TurnId, Turns, Wakes, turn_waker};
+use super::watch::Watch;
+use crate::entity::Entity;
+use crate::error::Fault;
+use crate::options::HostOptions;
+use crate::turn::{Placed, Slots};
+
+/// What is ready to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ready {
+    /// An entity with mail.
+    Entity { shard: u16, index: u32 },
+    /// A turn whose wait is over.
+    Turn(TurnId),
+}
+
+/// What comes due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Alarm {
+    Timer { shard: u16, timer: Slot },
+    Sleep(Slot),
+}
+
+/// The message that is being handled, until it is answered or becomes an open turn.
+pub(crate) struct Running {
+    pub origin: Origin,
+    pub from: EntityId,
+    pub deadline: Instant,
+    pub method: u16,
+    /// The turn it became.
+    pub turn: TurnId,
+}
+
+/// Things that a worker's host counts.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub late_replies: Cell<u64>,
+    pub dropped_replies: Cell<u64>,
+    pub expired_mail: Cell<u64>,
+    pub timeouts: Cell<u64>,
+    pub busy: Cell<u64>,
+    pub denied: Cell<u64>,
+    pub bad_arguments: Cell<u64>,
+    pub cycles: Cell<u64>,
+    pub panics: Cell<u64>,
+    pub probes: Cell<u64>,
+    pub timer_overruns: Cell<u64>,
+}
+
+pub(crate) fn bump(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
+
+/// The shared part of a worker's host.
+pub(crate) struct Hub {
+    pub options: HostOptions,
+    pub me: WorkerId,
+    pub workers: u8,
+    pub now: Cell<Instant>,
+    pub wall: Cell<WallTime>,
+    pub random: RefCell<Random>,
+    pub router: Rc<dyn Router>,
+    shards: RefCell<Shards>,
+    pub ready: RefCell<VecDeque<Ready>>,
+    pub turns: RefCell<Turns>,
+    pub slots: Rc<Slots>,
+    pub running: RefCell<Running>,
+    /// The waker of the turn that is being polled, by its address, and the turn.
+    polled: Cell<(*const (), TurnId)>,
+    pub alarms: RefCell<Wheel<Alarm>>,
+    pub sleeps: RefCell<Sleeps>,
+    /// When the earliest deadline may have come.
+    pub sweep_at: Cell<Instant>,
+    pub next_room: Cell<u64>,
+    pub next_tag: Cell<u64>,
+    pub clients: RefCell<ClientLane>,
+    pub frames: RefCell<Frames>,
+    pub events: RefCell<Events>,
+    /// How many shards listen to each topic.
+    pub topics: RefCell<BTreeMap<String, u32>>,
+    pub dirty_lanes: RefCell<Vec<(u16, u8)>>,
+    pub depths: RefCell<Vec<Arc<std::sync::atomic::AtomicU32>>>,
+    pub pool: RefCell<Rc<dyn super::sleep::BlockingPool>>,
+    pub wakes: Arc<Wakes>,
+    pub watch: Watch,
+    pub count: Counters,
+    pub entities: Cell<u32>,
+    pub timers: Cell<u32>,
+    /// Where encoded bytes are built that nobody keeps.
+    pub scratch: RefCell<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Shards {
+    list: Vec<ShardEntry>,
+    /// Positions in `list` by the lowest bits of the kind, without collisions.
+    table: Vec<Option<(KindId, u16)>>,
+}
+
+struct ShardEntry {
+    typed: Box<dyn Any>,
+    any: Rc<dyn AnyShard>,
+}
+
+impl Hub {
+    pub fn new(options: HostOptions, setup: HostSetup) -> Rc<Self> {
+        let HostSetup { me, workers, clock, random, router } = setup;
+        let now = clock.now();
+        let wall = clock.wall();
+        Rc::new(Hub {
+            me,
+            workers,
+            now: Cell::new(now),
+            wall: Cell::new(wall),
+            random: RefCell::new(random),
+            router,
+            shards: RefCell::default(),
+            ready: RefCell::new(VecDeque::new()),
+            turns: RefCell::new(Turns::new()),
+            slots: Slots::new(),
+            running: RefCell::new(Running {
+                origin: Origin::Tell,
+                from: super::mail::FROM_OUTSIDE,
+                deadline: Instant::NEVER,
+                method: 0,
+                turn: TurnId::NONE,
+            }),
+            polled: Cell::new((std::ptr::null(), TurnId::NONE)),
+            alarms: RefCell::new(Wheel::new(now, Wheel::<Alarm>::TICK)),
+            sleeps: RefCell::new(Sleeps::new()),
+            sweep_at: Cell::new(Instant::NEVER),
+            next_room: Cell::new(1),
+            next_tag: Cell::new(1),
+            clients: RefCell::new(ClientLane::new()),
+            frames: RefCell::new(Frames::new()),
+            events: RefCell::new(Events::new()),
+            topics: RefCell::default(),
+            dirty_lanes: RefCell::default(),
+            depths: RefCell::default(),
+            pool: RefCell::new(Rc::new(super::sleep::Inline)),
+            wakes: Wakes::new(),
+            watch: Watch::new(clock, options.slow_handler),
+            count: Counters::default(),
+            entities: Cell::new(0),
+            timers: Cell::new(0),
+            scratch: RefCell::default(),
+            options,
+        })
+    }
+
+    /// The shard of `T`, made if this is the first that is heard of the kind.
+    ///
+    /// # Panics
+    ///
+    /// If another type has the same kind name.
+    #[inline]
+    pub fn shard<T: Entity>(self: &Rc<Self>) -> Rc<Shard<T>> {
+        if let Some(shard) = self.find_shard::<T>() {
+            return shard;
+        }
+        self.add_shard::<T>()
+    }
+
+    #[inline]
+    fn find_shard<T: Entity>(&self) -> Option<Rc<Shard<T>>> {
+        let shards = self.shards.borrow();
+        let index = shards.position(T::KIND.id)?;
+        match shards.list[index].typed.downcast_ref::<Rc<Shard<T>>>() {
+            Some(shard) => Some(Rc::clone(shard)),
+            None => panic!("two kinds are called `{}`: rename one", T::KIND.name),
+        }
+    }
+
+    fn add_shard<T: Entity>(self: &Rc<Self>) -> Rc<Shard<T>> {
+        let mut shards = self.shards.borrow_mut();
+        let index = shards.list.len();
+        assert!(index < SHARDS_MAX, "a node has at most {SHARDS_MAX} kinds");
+        let shard = Shard::<T>::new(Rc::clone(self), index as u16);
+        let entry = ShardEntry {
+            typed: Box::new(Rc::clone(&shard)),
+            any: Rc::clone(&shard) as Rc<dyn AnyShard>,
+        };
+        shards.list.push(entry);
+        shards.index();
+        shard
+    }
+
+    /// The shard at `index`, its type hidden.
+    #[inline]
+    pub fn any_shard(&self, index: usize) -> Rc<dyn AnyShard> {
+        Rc::clone(&self.shards.borrow().list[index].any)
+    }
+
+    /// The shard of a kind, by its id or an alias's.
+    pub fn shard_of_kind(&self, kind: KindId) -> Option<Rc<dyn AnyShard>> {
+        let shards = self.shards.borrow();
+        let index = shards.position(kind)?;
+        Some(Rc::clone(&shards.list[index].any))
+    }
+
+    /// All shards, in the order of their registration.
+    pub fn all_shards(&self) -> Vec<Rc<dyn AnyShard>> {
+        self.shards.borrow().list.iter().map(|entry| Rc::clone(&entry.any)).collect()
+    }
+
+    /// Lets go of everything, so that the rings of references end.
+    pub fn clear(&self) {
+        for shard in self.all_shards() {
+            shard.clear();
+        }
+        loop {
+            let open = self.turns.borrow().iter().map(|(id, _)| id).next();
+            let Some(id) = open else { break };
+            let closed = self.turns.borrow_mut().close(id);
+            drop(closed);
+        }
+        let shards = std::mem::take(&mut *self.shards.borrow_mut());
+        drop(shards);
+    }
+
+    #[inline]
+    pub fn push_ready(&self, ready: Ready) {
+        self.ready.borrow_mut().push_back(ready);
+    }
+
+    /// Makes sure that the next sweep comes no later than `deadline`, to the next
+    /// four milliseconds: deadlines are coarse, so that one sweep serves many calls.
+    #[inline]
+    pub fn sweep_by(&self, deadline: Instant) {
+        if deadline < self.sweep_at.get() {
+            self.sweep_at.set(coarse(deadline));
+        }
+    }
+
+    /// Wakes a turn through the ready queue.
+    #[inline]
+    pub fn wake_turn(&self, id: TurnId) {
+        let mut turns = self.turns.borrow_mut();
+        if let Some(turn) = turns.get_mut(id)
+            && !turn.queued
+        {
+            turn.queued = true;
+            drop(turns);
+            self.push_ready(Ready::Turn(id));
+        }
+    }
+
+    /// Who to tell when the future that `context` belongs to can go on.
+    #[inline]
+    pub fn waiter(&self, context: &Context<'_>) -> Waiter {
+        let (waker, turn) = self.polled.get();
+        if waker == context.waker().data() && !turn.is_none() {
+            Waiter::Turn(turn)
+        } else {
+            Waiter::Waker(context.waker().clone())
+        }
+    }
+
+    pub fn tell_waiter(&self, waiter: Waiter) {
+        match waiter {
+            Waiter::Turn(turn) => self.wake_turn(turn),
+            Waiter::Waker(waker) => waker.wake(),
+        }
+    }
+
+    /// Polls the future of a turn with the turn's own waker.
+    pub fn poll_placed(&self, id: TurnId, placed: &mut Placed) -> Poll<()> {
+        let waker = self.waker_of(id);
+        let before = self.polled.replace((waker.data(), id));
+        /// Puts back what was there, also if the poll panics.
+        struct Restore<'a>(&'a Hub, (*const (), TurnId), TurnId, Option<Waker>);
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                self.0.polled.set(self.1);
+                self.0.turns.borrow_mut().keep_waker(self.2.index, self.3.take());
+            }
+        }
+        let restore = Restore(self, before, id, Some(waker));
+        let Some(waker) = &restore.3 else { unreachable!("it was just put there") };
+        placed.poll(&mut Context::from_waker(waker))
+    }
+
+    #[inline]
+    fn waker_of(&self, id: TurnId) -> Waker {
+        let kept = self.turns.borrow_mut().take_waker(id.index);
+        kept.unwrap_or_else(|| turn_waker(&self.wakes, id.index))
+    }
+
+    /// Runs an entity's batch; gives how much of a turn's budget it takes at most.
+    pub fn run_entity(&self, shard: u16, index: u32) -> u32 {
+        self.any_shard(usize::from(shard)).run(index);
+        self.options.batch
+    }
+
+    /// Nobody on `node` waits for anything any more.
+    pub fn cancel_turns_of(self: &Rc<Self>, node: Incarnation) {
+        let lost: Vec<TurnId> = {
+            let turns = self.turns.borrow();
+            let waits = |origin: &Origin| matches!(origin, Origin::Remote(remote) if remote.from.node == node);
+            turns.iter().filter(|(_, turn)| waits(&turn.origin)).map(|(id, _)| id).collect()
+        };
+        lost.into_iter().for_each(|turn| self.cancel_turn(turn));
+    }
+
+    /// Goes on with a turn that was woken.
+    pub fn run_turn(self: &Rc<Self>, id: TurnId) {
+        let (shard, entity, mut placed) = {
+            let mut turns = self.turns.borrow_mut();
+            let Some(turn) = turns.get_mut(id) else { return };
+            turn.queued = false;
+            let (shard, entity, exclusive) = (turn.shard, turn.entity, turn.exclusive);
+            drop(turns);
+            let shard = self.any_shard(usize::from(shard));
+            if !exclusive && shard.is_busy(entity) {
+                if let Some(turn) = self.turns.borrow_mut().get_mut(id) {
+                    turn.deferred = true;
+                }
+                return;
+            }
+            let mut turns = self.turns.borrow_mut();
+            let Some(turn) = turns.get_mut(id) else { return };
+            let Some(placed) = turn.future.take() else { return };
+            self.watch.begin(turn.shard, turn.method, entity, 0);
+            (shard, entity, placed)
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| self.poll_placed(id, &mut placed)));
+        self.watch.end();
+        match polled {
+            Ok(Poll::Ready(())) => {
+                drop_quietly(placed);
+                shard.turn_done(entity, id);
+            }
+            Ok(Poll::Pending) => {
+                let mut turns = self.turns.borrow_mut();
+                let Some(turn) = turns.get_mut(id) else { return };
+                turn.future = Some(placed);
+                let given_up = turn.cancelled;
+                drop(turns);
+                shard.turn_waits(entity, given_up);
+            }
+            Err(panic) => {
+                drop_quietly(placed);
+                shard.turn_panicked(entity, id, panic_text(&*panic));
+            }
+        }
+    }
+
+    /// Fails everything that `turn` waits for, and what runs below it. The turn goes on and ends by
+    /// itself.
+    pub fn cancel_turn(self: &Rc<Self>, turn: TurnId) {
+        let mut work = vec![turn];
+        while let Some(id) = work.pop() {
+            let (calls, sleeps, client_calls) = {
+                let mut turns = self.turns.borrow_mut();
+                let Some(turn) = turns.get_mut(id) else { continue };
+                if turn.cancelled {
+                    continue;
+                }
+                turn.cancelled = true;
+                (turn.calls.clone(), turn.sleeps.clone(), turn.client_calls.clone())
+            };
+            for tag in client_calls {
+                let told = self.clients.borrow_mut().answered(tag, Err(Fault::Cancelled));
+                if let Ok(Some(waiter)) = told {
+                    self.tell_waiter(waiter);
+                }
+            }
+            for packed in calls {
+                let shard = self.any_shard(shard_of(packed));
+                if let Some(slot) = shard.call_name(packed) {
+                    shard.fail_call(slot, Fault::Cancelled, &mut work);
+                }
+            }
+            let woken: Vec<Waiter> = {
+                let mut table = self.sleeps.borrow_mut();
+                sleeps.iter().filter_map(|index| table.end_early(*index)).collect()
+            };
+            woken.into_iter().for_each(|waiter| self.tell_waiter(waiter));
+        }
+    }
+
+    /// Fails calls whose deadline has passed.
+    pub fn sweep(self: &Rc<Self>) {
+        let now = self.now.get();
+        if now < self.sweep_at.get() {
+            return;
+        }
+        let mut next = Instant::NEVER;
+        let mut below = Vec::new();
+        for shard in self.all_shards() {
+            next = next.min(shard.sweep(now, &mut below));
+        }
+        let (told, next_client) = self.clients.borrow_mut().sweep(now);
+        told.into_iter().for_each(|waiter| self.tell_waiter(waiter));
+        below.into_iter().for_each(|turn| self.cancel_turn(turn));
+        self.sweep_at.set(coarse(next.min(next_client)));
+    }
+
+    /// Everything that came due by now.
+    pub fn fire_alarms(self: &Rc<Self>) {
+        self.alarms.borrow_mut().handle_timeout(self.now.get());
+        loop {
+            let due = self.alarms.borrow_mut().poll();
+            match due {
+                None => return,
+                Some((_, Alarm::Timer { shard, timer })) => {
+                    self.any_shard(usize::from(shard)).fire_timer(timer);
+                }
+                Some((_, Alarm::Sleep(slot))) => {
+                    let waiter = self.sleeps.borrow_mut().fire(slot);
+                    if let Some(waiter) = waiter {
+                        self.tell_waiter(waiter);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn event(&self, event: Event) {
+        self.events.borrow_mut().push(event);
+    }
+
+    /// The graph of who waits for whom, as far as this worker sees it.
+    pub fn graph(self: &Rc<Self>) -> Graph<'_> {
+        Graph::new(self)
+    }
+
+    /// A call's default deadline.
+    pub fn call_wait(&self, method_ms: u32) -> Duration {
+        match method_ms {
+            0 => self.options.call_wait,
+            ms => Duration::from_millis(u64::from(ms)),
+        }
+    }
+}
+
+impl Shards {
+    #[inline]
+    fn position(&self, kind: KindId) -> Option<usize> {
+        let mask = self.table.len().wrapping_sub(1);
+        match self.table.get(kind.0 as usize & mask) {
+            Some(Some((found, index))) if *found == kind => Some(usize::from(*index)),
+            _ => None,
+        }
+    }
+
+    /// Builds the table: the smallest power of two in which no two kinds collide. Kind ids are
+    /// hashes, so it stays small.
+    fn index(&mut self) {
+        let mut ids = Vec::new();
+        for (index, entry) in self.list.iter().enumerate() {
+            let kind = entry.any.kind();
+            ids.push((kind.id, index as u16));
+            ids.extend(kind.aliases.iter().map(|alias| (KindId::of(alias), index as u16)));
+        }
+        let mut size = (ids.len() * 2).next_power_of_two();
+        'sizes: loop {
+            self.table.clear();
+            self.table.resize(size, None);
+            for (kind, index) in &ids {
+                let place = &mut self.table[kind.0 as usize & (size - 1)];
+                if let Some((other, _)) = place {
+                    assert!(
+                        other != kind,
+                        "two kinds have the name or alias with id {:08x}: rename one",
+                        kind.0
+                    );
+                    size *= 2;
+                    continue 'sizes;
+                }
+                *place = Some((*kind, *index));
+            }
+            return;
+        }
+    }
+}
+
+/// The end of the four milliseconds (about) that `deadline` is in.
+fn coarse(deadline: Instant) -> Instant {
+    const GRAIN: u64 = 1 << 22;
+    if deadline == Instant::NEVER {
+        return deadline;
+    }
+    Instant::from_nanos(deadline.as_nanos().saturating_add(GRAIN - 1) & !(GRAIN - 1))
+}
+
+/// Drops what belongs to a game. A panic in its `drop` must not take the worker along.
+pub(crate) fn drop_quietly<T>(value: T) {
+    if catch_unwind(AssertUnwindSafe(|| drop(value))).is_err() {
+        tracing::error!("a panic in the drop of {}", std::any::type_name::<T>());
+    }
+}
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a text".to_owned()
+    }
+}
+
+impl Hub {
+    /// The name and the calling turn of the pending call in a slot now.
+    pub fn any_call(&self, slot: Slot) -> Option<(Slot, TurnId)> {
+        let shard = self.shard_at(shard_of(slot.index))?;
+        let (name, _, _, turn) = shard.call_info(slot.index)?;
+        Some((name, turn))
+    }
+
+    /// The shard at `index`, if there is one: for indices that come from peers.
+    pub fn shard_at(&self, index: usize) -> Option<Rc<dyn AnyShard>> {
+        self.shards.borrow().list.get(index).map(|entry| Rc::clone(&entry.any))
+    }
+}

@@ -1,0 +1,241 @@
+//! Mail between the workers of one node: typed, never encoded, in batches.
+//!
+//! A batch goes from one worker to another for one kind: its messages, and apart from them the
+//! answers, cancellations and probes, which no limit refuses. How batches travel is the driver's
+//! business; how many messages may be under way is counted here.
+
+use std::any::Any;
+use std::fmt;
+use std::mem;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use env::Instant;
+use proto::link::{Slot, WorkerId};
+use proto::{EntityId, KindId};
+
+use super::cycle::{Probe, Walk};
+use super::hub::bump;
+use super::mail::{Body, Mail, Origin, RemoteOrigin};
+use super::shard::{BUSY, Shard};
+use crate::entity::Entity;
+use crate::error::Fault;
+
+/// One message on its way to another worker.
+struct Parcel<M> {
+    target: EntityId,
+    call: Option<Slot>,
+    from: EntityId,
+    deadline: Instant,
+    method: u16,
+    chain: Box<[EntityId]>,
+    message: M,
+}
+
+/// What waits to go to one worker.
+pub(crate) struct Lane<E: Entity> {
+    parcels: Vec<Parcel<E::Message>>,
+    replies: Vec<(Slot, Result<E::Reply, Fault>)>,
+    cancels: Vec<Slot>,
+    probes: Vec<Probe>,
+    dirty: bool,
+}
+
+impl<E: Entity> Lane<E> {
+    fn new() -> Self {
+        Lane {
+            parcels: Vec::new(),
+            replies: Vec::new(),
+            cancels: Vec::new(),
+            probes: Vec::new(),
+            dirty: false,
+        }
+    }
+}
+
+/// Messages and answers from one worker for one kind, on their way to another worker of the node.
+pub struct Batch {
+    from: WorkerId,
+    kind: KindId,
+    load: Box<dyn Any + Send>,
+    /// Given back when the messages have arrived, or were lost.
+    credit: Credit,
+}
+
+/// Room in the queue between two workers, taken by messages under way.
+struct Credit {
+    depth: Arc<AtomicU32>,
+    taken: u32,
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        self.depth.fetch_sub(self.taken, Ordering::Relaxed);
+    }
+}
+
+impl Batch {
+    /// The worker that it comes from.
+    pub fn from(&self) -> WorkerId {
+        self.from
+    }
+
+    /// How many messages are in it, answers not counted.
+    pub fn messages(&self) -> u32 {
+        self.credit.taken
+    }
+
+    pub(crate) fn kind(&self) -> KindId {
+        self.kind
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("from", &self.from)
+            .field("kind", &self.kind)
+            .field("messages", &self.credit.taken)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<E: Entity> Shard<E> {
+    fn with_lane<R>(&self, worker: u8, with: impl FnOnce(&mut Lane<E>) -> R) -> R {
+        let mut lanes = self.lanes.borrow_mut();
+        let at = usize::from(worker);
+        if lanes.len() <= at {
+            lanes.resize_with(at + 1, Lane::new);
+        }
+        let lane = &mut lanes[at];
+        if !mem::replace(&mut lane.dirty, true) {
+            self.hub.dirty_lanes.borrow_mut().push((self.index, worker));
+        }
+        with(lane)
+    }
+
+    fn depth(&self, worker: u8) -> Arc<AtomicU32> {
+        let mut depths = self.hub.depths.borrow_mut();
+        let at = usize::from(worker);
+        if depths.len() <= at {
+            depths.resize_with(at + 1, Arc::default);
+        }
+        Arc::clone(&depths[at])
+    }
+
+    /// Takes room for one message to `worker`.
+    pub fn reserve_lane(&self, worker: u8) -> Result<(), Fault> {
+        let depth = self.depth(worker);
+        if depth.load(Ordering::Relaxed) >= self.hub.options.worker_queue_max {
+            bump(&self.hub.count.busy);
+            return Err(Fault::BUSY);
+        }
+        depth.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub fn lane_call(
+        &self,
+        worker: u8,
+        call: Option<Slot>,
+        target: EntityId,
+        from: EntityId,
+        deadline: Instant,
+        method: u16,
+        chain: Box<[EntityId]>,
+        message: E::Message,
+    ) {
+        let parcel = Parcel { target, call, from, deadline, method, chain, message };
+        self.with_lane(worker, |lane| lane.parcels.push(parcel));
+    }
+
+    pub fn lane_reply(&self, worker: u8, call: Slot, result: Result<E::Reply, Fault>) {
+        self.with_lane(worker, |lane| lane.replies.push((call, result)));
+    }
+
+    pub fn lane_cancel(&self, worker: u8, call: Slot) {
+        self.with_lane(worker, |lane| lane.cancels.push(call));
+    }
+
+    pub fn lane_probe(&self, worker: u8, probe: Probe) {
+        self.with_lane(worker, |lane| lane.probes.push(probe));
+    }
+
+    /// Takes what waits for `worker`.
+    pub fn batch_for(&self, worker: u8) -> Option<Batch> {
+        let mut lanes = self.lanes.borrow_mut();
+        let lane = lanes.get_mut(usize::from(worker))?;
+        let full = mem::replace(lane, Lane::new());
+        drop(lanes);
+        let credit = Credit { depth: self.depth(worker), taken: full.parcels.len() as u32 };
+        Some(Batch { from: self.hub.me, kind: E::KIND.id, load: Box::new(full), credit })
+    }
+
+    /// Takes in what another worker sent.
+    pub fn accept_batch(self: &std::rc::Rc<Self>, batch: Batch) {
+        let Batch { from, load, credit, .. } = batch;
+        let Ok(lane) = load.downcast::<Lane<E>>() else {
+            tracing::error!(kind = E::KIND.name, "a batch of another type with this kind's name");
+            return;
+        };
+        // Answers first: whoever waits has the older claim.
+        for (call, result) in lane.replies {
+            self.complete(call, result);
+        }
+        for parcel in lane.parcels {
+            self.accept_parcel(from, parcel);
+        }
+        for call in lane.cancels {
+            self.hub.cancel_remote(from, call);
+        }
+        for probe in lane.probes {
+            self.hub.graph().handle_probe(probe);
+        }
+        drop(credit);
+    }
+
+    fn accept_parcel(self: &Rc<Self>, from: WorkerId, parcel: Parcel<E::Message>) {
+        let Parcel { target, call, from: caller, deadline, method, chain, message } = parcel;
+        let origin = match call {
+            Some(_) => Origin::Remote(Box::new(RemoteOrigin { from, call, chain })),
+            None => Origin::Tell,
+        };
+        let body = Body::Message(message);
+        self.accept_mail(target, Mail { origin, from: caller, deadline, method, body });
+    }
+
+    /// Puts mail from another worker into its mailbox, or answers why not.
+    pub fn accept_mail(self: &Rc<Self>, target: EntityId, mail: Mail<E>) {
+        let taken = self.find_or_activate(target).and_then(|index| {
+            let cells = self.cells.borrow();
+            self.accepts(&cells, index)?;
+            Ok((index, cells.slots[index as usize].flags & BUSY != 0))
+        });
+        match taken {
+            Err(fault) => self.answer(mail.origin, Err(fault)),
+            Ok((index, busy)) => {
+                let walk = match (&mail.origin, busy) {
+                    (Origin::Remote(remote), true) => self.walk_behind(index, remote.call),
+                    _ => None,
+                };
+                let origin = match (&mail.origin, walk.is_some()) {
+                    (Origin::Remote(remote), true) => remote.call.map(|call| (remote.from, call)),
+                    _ => None,
+                };
+                self.push(&mut self.cells.borrow_mut(), index, mail);
+                if let (Some(walk), Some((from, call))) = (walk, origin) {
+                    self.probe_on(&walk, from, call);
+                }
+            }
+        }
+    }
+
+    /// What a call from another worker would wait for behind a busy entity.
+    fn walk_behind(self: &Rc<Self>, index: u32, call: Option<Slot>) -> Option<Walk> {
+        call?;
+        let first = crate::host::shard::AnyShard::exclusive_turn(&**self, index)?;
+        self.hub.graph().walk(first, None).ok()
+    }
+}

@@ -1,0 +1,471 @@
+//! Clients: what they ask of entities, and what entities send to them.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use env::Instant;
+use proto::frame::{CloseCode, Status};
+use proto::link::Slot;
+use proto::{EntityId, KindId, MethodId};
+
+use super::calls::Waiter;
+use super::hub::{Hub, bump};
+use super::mail::{Body, FROM_CLIENT, Mail, Origin};
+use super::shard::{Shard, Target};
+use crate::cx::Peer;
+use crate::entity::Entity;
+use crate::error::Fault;
+use crate::pattern::Pattern;
+
+/// A message of a client to the entity behind one of its streams.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientMessage<'a> {
+    /// Which method.
+    pub method: MethodId,
+    /// Its arguments.
+    pub body: &'a [u8],
+    /// Who waits for the answer; `None` for a tell.
+    pub request: Option<ClientRequest>,
+}
+
+/// A request of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientRequest {
+    /// Comes back with the reply.
+    pub tag: u64,
+    /// How long the client waits; `None` for the method's own time.
+    pub wait: Option<Duration>,
+}
+
+/// How a push may be treated on a slow or lossy way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushMode {
+    /// Every one arrives, in order.
+    Reliable,
+    /// Only the newest with this key is kept.
+    Latest(u64),
+    /// It may be lost.
+    Unreliable,
+}
+
+/// Names a group of clients on the worker that owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupSlot(pub Slot);
+
+/// What entities have for clients and their sessions, in the order in which they said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientOut<'a> {
+    /// One-way to one client.
+    Push {
+        /// The stream.
+        peer: Slot,
+        /// A method of the client's interface.
+        method: MethodId,
+        /// How it may be treated.
+        mode: PushMode,
+        /// Its arguments.
+        body: &'a [u8],
+    },
+    /// The answer to a request.
+    Reply {
+        /// The stream.
+        peer: Slot,
+        /// As it came with the request.
+        tag: u64,
+        /// How it ended.
+        status: Status,
+        /// The reply, or the method's own error.
+        body: &'a [u8],
+    },
+    /// A call to one client, to be answered by
+    /// [`Host::client_answered`](super::Host::client_answered) within `wait`.
+    Call {
+        /// The stream.
+        peer: Slot,
+        /// Comes back with the answer.
+        tag: u64,
+        /// A method of the client's interface.
+        method: MethodId,
+        /// How long the caller waits.
+        wait: Duration,
+        /// Its arguments.
+        body: &'a [u8],
+    },
+    /// A group begins. It ends with its owner, or by `GroupClose`.
+    GroupOpen {
+        /// The entity that owns it.
+        owner: Option<Target>,
+        /// Its name here.
+        group: GroupSlot,
+        /// Its name for people.
+        name: &'a str,
+        /// The client interface that is called.
+        kind: KindId,
+    },
+    /// A client joins.
+    GroupJoin {
+        /// Which group.
+        group: GroupSlot,
+        /// Which stream.
+        peer: Slot,
+    },
+    /// A client leaves.
+    GroupLeave {
+        /// Which group.
+        group: GroupSlot,
+        /// Which stream.
+        peer: Slot,
+    },
+    /// One-way to all members.
+    GroupCast {
+        /// Which group.
+        group: GroupSlot,
+        /// A method of the client's interface.
+        method: MethodId,
+        /// How it may be treated.
+        mode: PushMode,
+        /// Its arguments.
+        body: &'a [u8],
+    },
+    /// A group ends.
+    GroupClose {
+        /// Which group.
+        group: GroupSlot,
+    },
+    /// The session of this client gets a stream to `target` under `name`, instead of what has that name.
+    Bind {
+        /// Any stream of the session.
+        peer: Slot,
+        /// Name of the stream.
+        name: &'a str,
+        /// Where it leads.
+        target: EntityId,
+    },
+    /// The session's stream `name` ends.
+    Unbind {
+        /// Any stream of the session.
+        peer: Slot,
+        /// Name of the stream.
+        name: &'a str,
+    },
+    /// The session ends.
+    Kick {
+        /// Any stream of the session.
+        peer: Slot,
+        /// What the client is told.
+        code: CloseCode,
+        /// The same in words.
+        reason: &'a str,
+    },
+}
+
+/// One output without its bytes, which lie in the lane's buffer up to `end`.
+struct Item {
+    what: What,
+    end: usize,
+}
+
+enum What {
+    Push { peer: Slot, method: MethodId, mode: PushMode },
+    Reply { peer: Slot, tag: u64, status: Status },
+    Call { peer: Slot, tag: u64, method: MethodId, wait: Duration },
+    GroupOpen { owner: Option<Target>, group: GroupSlot, kind: KindId },
+    GroupJoin { group: GroupSlot, peer: Slot },
+    GroupLeave { group: GroupSlot, peer: Slot },
+    GroupCast { group: GroupSlot, method: MethodId, mode: PushMode },
+    GroupClose { group: GroupSlot },
+    Bind { peer: Slot, target: EntityId },
+    Unbind { peer: Slot },
+    Kick { peer: Slot, code: CloseCode },
+}
+
+/// Outputs to clients, and calls to them that wait for an answer.
+pub(crate) struct ClientLane {
+    bytes: Vec<u8>,
+    items: Vec<Item>,
+    next_group: u32,
+    calls: std::collections::BTreeMap<u64, ClientPending>,
+}
+
+struct ClientPending {
+    peer: Slot,
+    deadline: Instant,
+    waiter: Option<Waiter>,
+    result: Option<Result<(Status, Vec<u8>), Fault>>,
+}
+
+/// Buffers above this are given back after a flood.
+const KEEP_BYTES: usize = 1 << 20;
+
+/// Most calls to clients that wait, all entities of the worker together.
+const CLIENT_CALLS_MAX: usize = 65_536;
+
+impl ClientLane {
+    pub fn new() -> Self {
+        ClientLane {
+            bytes: Vec::new(),
+            items: Vec::new(),
+            next_group: 0,
+            calls: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn put(&mut self, what: What, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.items.push(Item { what, end: self.bytes.len() });
+    }
+
+    pub fn push(
+        &mut self,
+        peer: Slot,
+        method: MethodId,
+        mode: PushMode,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.put(What::Push { peer, method, mode }, write);
+    }
+
+    pub fn group_open(&mut self, owner: Option<Target>, name: &str, kind: KindId) -> GroupSlot {
+        self.next_group += 1;
+        let group = GroupSlot(Slot { index: self.next_group, generation: 0 });
+        self.put(What::GroupOpen { owner, group, kind }, |out| out.extend(name.as_bytes()));
+        group
+    }
+
+    pub fn group_join(&mut self, group: GroupSlot, peer: Slot) {
+        self.put(What::GroupJoin { group, peer }, |_| ());
+    }
+
+    pub fn group_leave(&mut self, group: GroupSlot, peer: Slot) {
+        self.put(What::GroupLeave { group, peer }, |_| ());
+    }
+
+    pub fn group_cast(
+        &mut self,
+        group: GroupSlot,
+        method: MethodId,
+        mode: PushMode,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.put(What::GroupCast { group, method, mode }, write);
+    }
+
+    pub fn group_close(&mut self, group: GroupSlot) {
+        self.put(What::GroupClose { group }, |_| ());
+    }
+
+    pub fn bind(&mut self, peer: Slot, name: &str, target: EntityId) {
+        self.put(What::Bind { peer, target }, |out| out.extend(name.as_bytes()));
+    }
+
+    pub fn unbind(&mut self, peer: Slot, name: &str) {
+        self.put(What::Unbind { peer }, |out| out.extend(name.as_bytes()));
+    }
+
+    pub fn kick(&mut self, peer: Slot, code: CloseCode, reason: &str) {
+        self.put(What::Kick { peer, code }, |out| out.extend(reason.as_bytes()));
+    }
+
+    /// Begins a call to a client.
+    pub fn call(
+        &mut self,
+        tag: u64,
+        new: ClientCallRequest,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Fault> {
+        if self.calls.len() >= CLIENT_CALLS_MAX {
+            return Err(Fault::BUSY);
+        }
+        let ClientCallRequest { peer, method, deadline, wait } = new;
+        let pending = ClientPending { peer, deadline, waiter: None, result: None };
+        self.calls.insert(tag, pending);
+        self.put(What::Call { peer, tag, method, wait }, write);
+        Ok(())
+    }
+
+    /// Takes the answer of a call to a client, or notes who waits now.
+    pub fn poll_call(
+        &mut self,
+        tag: u64,
+        waiter: Waiter,
+    ) -> Option<Result<(Status, Vec<u8>), Fault>> {
+        let Some(call) = self.calls.get_mut(&tag) else { return Some(Err(Fault::TIMEOUT)) };
+        match call.result.take() {
+            Some(result) => {
+                self.calls.remove(&tag);
+                Some(result)
+            }
+            None => {
+                call.waiter = Some(waiter);
+                None
+            }
+        }
+    }
+
+    pub fn drop_call(&mut self, tag: u64) {
+        self.calls.remove(&tag);
+    }
+
+    /// An answer came; gives who is to be told, or an error if nobody waits for it.
+    pub fn answered(
+        &mut self,
+        tag: u64,
+        result: Result<(Status, Vec<u8>), Fault>,
+    ) -> Result<Option<Waiter>, ()> {
+        match self.calls.get_mut(&tag) {
+            Some(call) if call.result.is_none() => {
+                call.result = Some(result);
+                Ok(call.waiter.take())
+            }
+            _ => Err(()),
+        }
+    }
+
+    /// Fails the calls whose time is over, or that went to `peer`; gives who is to be told.
+    fn fail_where(&mut self, fault: &Fault, test: impl Fn(&ClientPending) -> bool) -> Vec<Waiter> {
+        let mut told = Vec::new();
+        for call in self.calls.values_mut() {
+            if call.result.is_none() && test(call) {
+                call.result = Some(Err(fault.clone()));
+                told.extend(call.waiter.take());
+            }
+        }
+        told
+    }
+
+    /// Fails calls whose time is over.
+    pub fn sweep(&mut self, now: Instant) -> (Vec<Waiter>, Instant) {
+        let told = self.fail_where(&Fault::TIMEOUT, |call| call.deadline <= now);
+        let waiting = self.calls.values().filter(|call| call.result.is_none());
+        let next = waiting.map(|call| call.deadline).min().unwrap_or(Instant::NEVER);
+        (told, next)
+    }
+
+    /// Fails calls to a client that is gone.
+    pub fn peer_gone(&mut self, peer: Slot) -> Vec<Waiter> {
+        self.fail_where(&Fault::GONE, |call| call.peer == peer)
+    }
+
+    pub fn open_calls(&self) -> usize {
+        self.calls.len()
+    }
+}
+
+/// A call to a client about to begin.
+pub(crate) struct ClientCallRequest {
+    pub peer: Slot,
+    pub method: MethodId,
+    pub deadline: Instant,
+    pub wait: Duration,
+}
+
+impl Hub {
+    /// Gives all outputs to `take`, in order.
+    pub fn drain_clients(&self, mut take: impl FnMut(ClientOut<'_>)) {
+        let (mut bytes, mut items) = {
+            let mut lane = self.clients.borrow_mut();
+            if lane.items.is_empty() {
+                return;
+            }
+            (std::mem::take(&mut lane.bytes), std::mem::take(&mut lane.items))
+        };
+        let mut start = 0;
+        for item in items.drain(..) {
+            let body = &bytes[start..item.end];
+            start = item.end;
+            // Names were written from `&str`.
+            let text = || std::str::from_utf8(body).unwrap_or_default();
+            take(match item.what {
+                What::Push { peer, method, mode } => ClientOut::Push { peer, method, mode, body },
+                What::Reply { peer, tag, status } => ClientOut::Reply { peer, tag, status, body },
+                What::Call { peer, tag, method, wait } => {
+                    ClientOut::Call { peer, tag, method, wait, body }
+                }
+                What::GroupOpen { owner, group, kind } => {
+                    ClientOut::GroupOpen { owner, group, name: text(), kind }
+                }
+                What::GroupJoin { group, peer } => ClientOut::GroupJoin { group, peer },
+                What::GroupLeave { group, peer } => ClientOut::GroupLeave { group, peer },
+                What::GroupCast { group, method, mode } => {
+                    ClientOut::GroupCast { group, method, mode, body }
+                }
+                What::GroupClose { group } => ClientOut::GroupClose { group },
+                What::Bind { peer, target } => ClientOut::Bind { peer, name: text(), target },
+                What::Unbind { peer } => ClientOut::Unbind { peer, name: text() },
+                What::Kick { peer, code } => ClientOut::Kick { peer, code, reason: text() },
+            });
+        }
+        bytes.clear();
+        bytes.shrink_to(KEEP_BYTES);
+        let mut lane = self.clients.borrow_mut();
+        if lane.items.is_empty() {
+            lane.bytes = bytes;
+            lane.items = items;
+        }
+    }
+}
+
+impl<E: Entity> Shard<E> {
+    /// Checks a client's message and puts it into the mailbox.
+    pub fn accept_client(
+        self: &Rc<Self>,
+        index: u32,
+        peer: &Peer,
+        message: ClientMessage<'_>,
+    ) -> Result<(), Status> {
+        let hub = &*self.hub;
+        let method = self.method(message.method).ok_or(Status::UnknownMethod)?;
+        let info = &E::KIND.methods[usize::from(method)];
+        // A method that only servers invoke is never a client's request, whatever it is marked.
+        let pattern = info.pattern.ok_or(Status::UnknownMethod)?;
+        let fits = match message.request {
+            Some(_) => pattern.answers(),
+            None => pattern == Pattern::Tell,
+        };
+        if !info.callers.client || !fits || peer.level() < info.level {
+            bump(&hub.count.denied);
+            return Err(Status::Denied);
+        }
+        if let Some(rate) = info.rate
+            && !peer.spend(E::KIND.id, method, rate, hub.now.get())
+        {
+            bump(&hub.count.busy);
+            return Err(Status::Busy);
+        }
+        self.accepts(&self.cells.borrow(), index).map_err(|fault| fault.status())?;
+        let decoded = E::decode_message(usize::from(method), message.body);
+        let decoded = decoded.map_err(|error| {
+            bump(&hub.count.bad_arguments);
+            tracing::debug!(kind = E::KIND.name, method = info.name, "refused: {error}");
+            Status::BadArgument
+        })?;
+        let deadline = match message.request {
+            None => Instant::NEVER,
+            Some(request) => {
+                let own = hub.call_wait(info.deadline_ms);
+                hub.now.get() + request.wait.map_or(own, |wait| wait.min(MAX_CLIENT_WAIT))
+            }
+        };
+        let origin = Origin::Client(peer.clone(), message.request.map(|request| request.tag));
+        let body = Body::Message(decoded);
+        let mail = Mail { origin, from: FROM_CLIENT, deadline, method, body };
+        self.push(&mut self.cells.borrow_mut(), index, mail);
+        Ok(())
+    }
+
+    /// Answers a client's request.
+    pub fn answer_client(&self, peer: &Peer, tag: Option<u64>, result: Result<E::Reply, Fault>) {
+        let Some(tag) = tag else { return };
+        let mut lane = self.hub.clients.borrow_mut();
+        let ClientLane { bytes, items, .. } = &mut *lane;
+        let status = match result {
+            Ok(reply) => E::encode_reply(&reply, bytes),
+            Err(fault) => fault.status(),
+        };
+        let what = What::Reply { peer: peer.slot(), tag, status };
+        items.push(Item { what, end: bytes.len() });
+    }
+}
+
+/// The longest that a client may ask to wait.
+const MAX_CLIENT_WAIT: Duration = Duration::from_secs(60);

@@ -1,0 +1,35 @@
+use proto::EntityId;
+use proto::link::WorkerId;
+
+/// Where an entity is, as far as this worker has heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On this worker, or it is to be made here.
+    Here,
+    /// On another worker of this node.
+    Worker(u8),
+    /// On a worker of another node.
+    Node(WorkerId),
+    /// Nowhere any more: its node is dead.
+    Gone,
+    /// No node offers its kind.
+    Unknown,
+    /// Its node cannot be reached now.
+    Away,
+}
+
+/// Tells the host where a message must go whose target it does not hold itself.
+pub trait Router {
+    /// Where `id` lives or is to be made.
+    fn place(&self, id: EntityId) -> Place;
+}
+
+/// A router for one worker on its own: everything is here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Router for Alone {
+    fn place(&self, _: EntityId) -> Place {
+        Place::Here
+    }
+}

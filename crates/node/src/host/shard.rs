@@ -1,0 +1,1095 @@
+//! The entities of one kind on one worker: their states, mailboxes and turns.
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use env::{FastMap, Instant};
+use hashbrown::HashTable;
+use proto::frame::CloseCode;
+use proto::link::Slot;
+use proto::{EntityId, Incarnation, MethodId, name_hash};
+
+use super::calls::{Calls, Sent};
+use super::event::Event;
+use super::hub::{Hub, Ready, bump, drop_quietly, panic_text};
+use super::lane::Lane;
+use super::mail::{Body, FROM_SELF, HOOK, Mail, Mailbox, Mailroom, NONE, Origin};
+use super::timers::TimerTable;
+use super::topics::Ears;
+use super::turns::{NewTurn, TurnId};
+use super::watch::method_path;
+use crate::cx::Peer;
+use crate::entity::{Class, Entity, Hook, Hooks, KindInfo, OnPanic};
+use crate::error::Fault;
+use crate::step::{Step, Turn};
+
+/// Where an entity is within its worker. A stale one names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    pub(crate) shard: u16,
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// It lies in the ready queue, or is running.
+pub(crate) const READY: u8 = 1;
+/// An exclusive turn is open.
+pub(crate) const BUSY: u8 = 2;
+/// Its document is not there yet.
+pub(crate) const LOADING: u8 = 4;
+/// It ends with the turn that runs.
+pub(crate) const CLOSING: u8 = 8;
+/// It panicked too often.
+pub(crate) const QUARANTINED: u8 = 16;
+
+/// One entity.
+pub(crate) struct EntitySlot<E> {
+    pub state: Option<Rc<RefCell<E>>>,
+    pub home: Incarnation,
+    pub key: u64,
+    pub generation: u32,
+    pub mailbox: Mailbox,
+    /// Its first open turn.
+    pub turns: u32,
+    /// Its first timer.
+    pub timers: u32,
+    pub open: u16,
+    pub flags: u8,
+    pub used: bool,
+}
+
+/// All entities of the shard.
+pub(crate) struct Cells<E: Entity> {
+    pub slots: Vec<EntitySlot<E>>,
+    pub free: Vec<u32>,
+    /// Positions by home and key.
+    ids: HashTable<u32>,
+    pub room: Mailroom<E>,
+}
+
+/// Limits of the kind, with the node's where it has none of its own.
+pub(crate) struct Limits {
+    pub mailbox_max: u32,
+    pub calls_max: u32,
+    pub turns_max: u16,
+}
+
+/// One kind on one worker.
+pub(crate) struct Shard<E: Entity> {
+    pub hub: Rc<Hub>,
+    pub index: u16,
+    /// Whether entities of the kind may live here.
+    pub hosted: Cell<bool>,
+    pub cells: RefCell<Cells<E>>,
+    pub calls: RefCell<Calls<E>>,
+    pub timers: RefCell<TimerTable<E>>,
+    pub lanes: RefCell<Vec<Lane<E>>>,
+    pub limits: Limits,
+    methods: FastMap<u32, u16>,
+    /// Clients that are bound to an entity.
+    pub peers: RefCell<FastMap<u32, Vec<Peer>>>,
+    /// When entities panicked lately.
+    panics: RefCell<FastMap<u32, Vec<Instant>>>,
+    pub ears: RefCell<Ears<E>>,
+}
+
+/// How many panics within the window quarantine an entity.
+const PANICS_MAX: usize = 3;
+
+fn hash(home: Incarnation, key: u64) -> u64 {
+    let mixed = (key ^ home.0.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 32)
+}
+
+impl<E: Entity> Cells<E> {
+    fn new() -> Self {
+        Cells { slots: Vec::new(), free: Vec::new(), ids: HashTable::new(), room: Mailroom::new() }
+    }
+
+    #[inline]
+    pub fn find(&self, home: Incarnation, key: u64) -> Option<u32> {
+        let found = self.ids.find(hash(home, key), |index| {
+            let slot = &self.slots[*index as usize];
+            slot.key == key && slot.home == home
+        });
+        found.copied()
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut EntitySlot<E>> {
+        self.slots.get_mut(index as usize).filter(|slot| slot.used)
+    }
+
+    pub fn get(&self, index: u32) -> Option<&EntitySlot<E>> {
+        self.slots.get(index as usize).filter(|slot| slot.used)
+    }
+
+    /// How many entities there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn insert(
+        &mut self,
+        home: Incarnation,
+        key: u64,
+        state: Option<Rc<RefCell<E>>>,
+        flags: u8,
+    ) -> u32 {
+        let index = match self.free.pop() {
+            Some(index) => {
+                let slot = &mut self.slots[index as usize];
+                slot.state = state;
+                slot.home = home;
+                slot.key = key;
+                slot.flags = flags;
+                slot.used = true;
+                index
+            }
+            None => {
+                let index = self.slots.len() as u32;
+                self.slots.push(EntitySlot {
+                    state,
+                    home,
+                    key,
+                    generation: 0,
+                    mailbox: Mailbox::EMPTY,
+                    turns: NONE,
+                    timers: NONE,
+                    open: 0,
+                    flags,
+                    used: true,
+                });
+                index
+            }
+        };
+        let Cells { ids, slots, .. } = self;
+        ids.insert_unique(hash(home, key), index, |index| {
+            let slot = &slots[*index as usize];
+            hash(slot.home, slot.key)
+        });
+        index
+    }
+
+    fn remove(&mut self, index: u32) -> Option<Rc<RefCell<E>>> {
+        let slot = &mut self.slots[index as usize];
+        let (home, key) = (slot.home, slot.key);
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.used = false;
+        slot.flags = 0;
+        slot.open = 0;
+        let state = slot.state.take();
+        let slots = &self.slots;
+        let entry = self.ids.find_entry(hash(home, key), |other| *other == index);
+        debug_assert!(!slots.is_empty());
+        if let Ok(entry) = entry {
+            entry.remove();
+        }
+        self.free.push(index);
+        state
+    }
+}
+
+impl<E: Entity> Shard<E> {
+    pub fn new(hub: Rc<Hub>, index: u16) -> Rc<Self> {
+        let mut methods = FastMap::default();
+        for (position, method) in E::KIND.methods.iter().enumerate() {
+            if method.pattern.is_none() {
+                continue;
+            }
+            methods.insert(method.id.0, position as u16);
+            for alias in method.aliases {
+                let mut id = MethodId::of(alias);
+                if !method.field.is_empty() {
+                    id = MethodId::in_component(name_hash(method.field), id);
+                }
+                methods.entry(id.0).or_insert(position as u16);
+            }
+        }
+        let or = |own: u32, node: u32| if own == 0 { node } else { own };
+        let (kind, options) = (E::KIND, &hub.options);
+        let limits = Limits {
+            mailbox_max: or(kind.mailbox_max, options.mailbox_max),
+            calls_max: or(kind.calls_max, options.entity_calls_max),
+            turns_max: or(kind.turns_max, options.entity_turns_max).min(u32::from(u16::MAX)) as u16,
+        };
+        hub.watch.pulse().add_kind(kind);
+        Rc::new(Shard {
+            index,
+            hosted: Cell::new(false),
+            cells: RefCell::new(Cells::new()),
+            calls: RefCell::new(Calls::new(index)),
+            timers: RefCell::new(TimerTable::new()),
+            lanes: RefCell::default(),
+            limits,
+            methods,
+            peers: RefCell::default(),
+            panics: RefCell::default(),
+            ears: RefCell::new(Ears::new()),
+            hub,
+        })
+    }
+
+    /// The position of a method.
+    pub fn method(&self, id: MethodId) -> Option<u16> {
+        self.methods.get(&id.0).copied()
+    }
+
+    /// The id of the entity at `index`.
+    pub fn id_of(&self, index: u32) -> EntityId {
+        let cells = self.cells.borrow();
+        match cells.slots.get(index as usize) {
+            Some(slot) => EntityId { kind: E::KIND.id, home: slot.home, key: slot.key },
+            None => EntityId { kind: E::KIND.id, ..EntityId::default() },
+        }
+    }
+
+    pub fn target_of(&self, index: u32) -> Option<Target> {
+        let cells = self.cells.borrow();
+        let slot = cells.get(index)?;
+        Some(Target { shard: self.index, index, generation: slot.generation })
+    }
+
+    /// Whether the node has room for one more entity.
+    fn has_room(&self) -> bool {
+        self.hub.entities.get() < self.hub.options.entities_max
+    }
+
+    /// Adds an entity; its `Created` hook is its first turn.
+    ///
+    /// # Errors
+    ///
+    /// `BUSY` if the worker is full or the id is taken.
+    pub fn add(
+        self: &Rc<Self>,
+        home: Incarnation,
+        key: u64,
+        state: Option<E>,
+    ) -> Result<u32, Fault> {
+        if !self.has_room() {
+            bump(&self.hub.count.busy);
+            return Err(Fault::BUSY);
+        }
+        let flags = if state.is_some() { 0 } else { LOADING };
+        let state = state.map(|state| Rc::new(RefCell::new(state)));
+        let mut cells = self.cells.borrow_mut();
+        let is_there = flags == 0;
+        let index = cells.insert(home, key, state, flags);
+        self.hub.entities.set(self.hub.entities.get() + 1);
+        if is_there && E::KIND.hooks.has(Hooks::CREATED) {
+            self.push(&mut cells, index, hook_mail(Hook::Created));
+        }
+        Ok(index)
+    }
+
+    /// Puts mail into a mailbox and makes the entity ready, if nothing holds it up.
+    #[inline]
+    pub fn push(&self, cells: &mut Cells<E>, index: u32, mail: Mail<E>) {
+        let Cells { slots, room, .. } = cells;
+        let slot = &mut slots[index as usize];
+        room.push(&mut slot.mailbox, mail);
+        if slot.flags & (READY | BUSY | LOADING | QUARANTINED) == 0 {
+            slot.flags |= READY;
+            self.hub.push_ready(Ready::Entity { shard: self.index, index });
+        }
+    }
+
+    /// Whether the entity takes one more message from outside.
+    #[inline]
+    pub fn accepts(&self, cells: &Cells<E>, index: u32) -> Result<(), Fault> {
+        let slot = &cells.slots[index as usize];
+        if slot.flags & (CLOSING | QUARANTINED) != 0 {
+            return Err(if slot.flags & CLOSING != 0 { Fault::GONE } else { Fault::UNAVAILABLE });
+        }
+        if slot.mailbox.len >= self.limits.mailbox_max
+            || cells.room.len() >= self.hub.options.mail_max
+        {
+            bump(&self.hub.count.busy);
+            return Err(Fault::BUSY);
+        }
+        Ok(())
+    }
+
+    /// The entity that `id` names, made or asked for if it is a keyed one that belongs here.
+    pub fn find_or_activate(self: &Rc<Self>, id: EntityId) -> Result<u32, Fault> {
+        if let Some(index) = self.cells.borrow().find(id.home, id.key) {
+            return Ok(index);
+        }
+        if !self.hosted.get() {
+            return Err(Fault::NOT_FOUND);
+        }
+        if id.home != Incarnation::NONE {
+            return Err(self.missing_room(id));
+        }
+        if E::KIND.class == Class::Room {
+            return Err(Fault::NOT_FOUND);
+        }
+        if self.hub.options.activate_by_event && E::KIND.class != Class::Service {
+            let index = self.add(id.home, id.key, None)?;
+            self.hub.event(Event::Activate(self.id_of(index)));
+            return Ok(index);
+        }
+        let made = catch_unwind(AssertUnwindSafe(|| E::create(id.key)));
+        match made {
+            Ok(Some(state)) => self.add(id.home, id.key, Some(state)),
+            Ok(None) => Err(Fault::NOT_FOUND),
+            Err(panic) => {
+                self.report_panic(id, "create".to_owned(), panic_text(&*panic));
+                Err(Fault::FAILED)
+            }
+        }
+    }
+
+    /// Why there is no room with `id`: rooms are numbered, so it is known whether there ever was.
+    fn missing_room(&self, id: EntityId) -> Fault {
+        let was_made = id.key >> 8 < self.hub.next_room.get();
+        if id.home == self.hub.me.node && was_made { Fault::GONE } else { Fault::NOT_FOUND }
+    }
+
+    /// Handles up to a batch of the entity's messages.
+    fn run_batch(self: &Rc<Self>, index: u32) {
+        let hub = &*self.hub;
+        let now = hub.now.get();
+        for _ in 0..hub.options.batch {
+            let (mail, state, key) = {
+                let mut cells = self.cells.borrow_mut();
+                let Cells { slots, room, .. } = &mut *cells;
+                let Some(slot) = slots.get_mut(index as usize) else { return };
+                if slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED) != 0 {
+                    slot.flags &= !READY;
+                    if slot.flags & (CLOSING | BUSY) == CLOSING {
+                        drop(cells);
+                        self.close(index, CloseCode::Goodbye, true);
+                    }
+                    return;
+                }
+                if slot.open >= self.limits.turns_max
+                    && room.peek(&slot.mailbox).is_some_and(|mail| interleaves::<E>(mail.method))
+                {
+                    // The turn that ends makes it ready again.
+                    slot.flags &= !READY;
+                    return;
+                }
+                let Some(mail) = room.pop(&mut slot.mailbox) else {
+                    slot.flags &= !READY;
+                    return;
+                };
+                (mail, slot.state.clone(), slot.key)
+            };
+            let Some(state) = state else { return };
+            if mail.deadline <= now {
+                bump(&hub.count.expired_mail);
+                self.answer(mail.origin, Err(Fault::TIMEOUT));
+                continue;
+            }
+            if let Origin::Timer(timer) = mail.origin
+                && !self.timer_wanted(timer)
+            {
+                self.timer_over(timer);
+                continue;
+            }
+            hub.watch.begin(self.index, mail.method, index, key);
+            {
+                let mut running = hub.running.borrow_mut();
+                running.origin = mail.origin;
+                running.from = mail.from;
+                running.deadline = mail.deadline;
+                running.method = mail.method;
+                running.turn = TurnId::NONE;
+            }
+            let turn = Turn::new(Rc::clone(self), index, state);
+            let _: Step = match mail.body {
+                Body::Message(message) => E::dispatch(turn, message),
+                Body::Hook(hook) => E::hook(turn, hook),
+            };
+            hub.watch.end();
+            let left = std::mem::take(&mut hub.running.borrow_mut().origin);
+            if !matches!(left, Origin::Tell) {
+                // The handler dropped its turn instead of ending it.
+                self.answer(left, Err(Fault::FAILED));
+            }
+        }
+        self.requeue(index);
+    }
+
+    /// After a batch: back to the end of the ready queue if there is more to do.
+    fn requeue(self: &Rc<Self>, index: u32) {
+        let mut cells = self.cells.borrow_mut();
+        let Some(slot) = cells.get_mut(index) else { return };
+        if slot.flags & (CLOSING | BUSY) == CLOSING {
+            drop(cells);
+            self.close(index, CloseCode::Goodbye, true);
+        } else if slot.mailbox.len == 0 || slot.flags & (BUSY | LOADING | QUARANTINED) != 0 {
+            slot.flags &= !READY;
+        } else {
+            drop(cells);
+            self.hub.push_ready(Ready::Entity { shard: self.index, index });
+        }
+    }
+
+    /// Makes an entity ready that may have been held up.
+    pub fn nudge(&self, index: u32) {
+        let mut cells = self.cells.borrow_mut();
+        let Some(slot) = cells.get_mut(index) else { return };
+        let idle = slot.flags & (READY | BUSY | LOADING | QUARANTINED) == 0;
+        if idle && (slot.mailbox.len > 0 || slot.flags & CLOSING != 0) {
+            slot.flags |= READY;
+            drop(cells);
+            self.hub.push_ready(Ready::Entity { shard: self.index, index });
+        }
+    }
+
+    /// Makes the running message an open turn. `None` if the worker has too many.
+    pub fn open_turn(&self, entity: u32) -> Option<TurnId> {
+        let mut running = self.hub.running.borrow_mut();
+        let mut turns = self.hub.turns.borrow_mut();
+        if turns.open_count() >= self.hub.options.turns_max {
+            return None;
+        }
+        let exclusive = !interleaves::<E>(running.method);
+        let id = turns.open(NewTurn {
+            shard: self.index,
+            entity,
+            method: running.method,
+            exclusive,
+            origin: std::mem::take(&mut running.origin),
+            from: running.from,
+            deadline: running.deadline,
+            calls_max: self.limits.calls_max,
+        });
+        running.turn = id;
+        let mut cells = self.cells.borrow_mut();
+        if let Some(slot) = cells.get_mut(entity) {
+            if let Some(turn) = turns.get_mut(id) {
+                turn.next = slot.turns;
+            }
+            slot.turns = id.index;
+            slot.open += 1;
+            if exclusive {
+                slot.flags |= BUSY;
+            }
+        }
+        Some(id)
+    }
+
+    /// An async handler came to its end: answers. The turn itself ends when its future is dropped.
+    pub fn finish(&self, id: TurnId, reply: Option<E::Reply>) {
+        let origin = match self.hub.turns.borrow_mut().get_mut(id) {
+            Some(turn) => std::mem::take(&mut turn.origin),
+            None => return,
+        };
+        match reply {
+            Some(reply) => self.answer(origin, Ok(reply)),
+            None => self.answer_quiet(origin),
+        }
+    }
+
+    /// Takes a turn from its entity's list and frees it; gives what it still held.
+    pub fn unlink_turn(&self, entity: u32, id: TurnId) -> Option<super::turns::Closed> {
+        let mut turns = self.hub.turns.borrow_mut();
+        let exclusive = turns.get(id)?.exclusive;
+        let next = turns.get(id)?.next;
+        let mut cells = self.cells.borrow_mut();
+        if let Some(slot) = cells.get_mut(entity) {
+            if slot.turns == id.index {
+                slot.turns = next;
+            } else {
+                turns.unlink(slot.turns, id.index, next);
+            }
+            slot.open -= 1;
+            if exclusive {
+                slot.flags &= !BUSY;
+            }
+        }
+        turns.close(id)
+    }
+
+    /// Lets the entity go on after a turn that was open has ended.
+    pub fn go_on(self: &Rc<Self>, entity: u32) {
+        let (deferred, closing) = {
+            let cells = self.cells.borrow();
+            let Some(slot) = cells.get(entity) else { return };
+            if slot.flags & BUSY != 0 {
+                return;
+            }
+            (slot.turns != NONE, slot.flags & CLOSING != 0)
+        };
+        if closing {
+            self.close(entity, CloseCode::Goodbye, true);
+            return;
+        }
+        if deferred {
+            for id in self.turns_of(entity) {
+                let mut turns = self.hub.turns.borrow_mut();
+                if let Some(turn) = turns.get_mut(id)
+                    && std::mem::take(&mut turn.deferred)
+                {
+                    drop(turns);
+                    self.hub.wake_turn(id);
+                }
+            }
+        }
+        self.nudge(entity);
+    }
+
+    /// The open turns of an entity, newest first.
+    pub fn turns_of(&self, entity: u32) -> Vec<TurnId> {
+        let mut found = Vec::new();
+        let turns = self.hub.turns.borrow();
+        let mut next = self.cells.borrow().get(entity).map_or(NONE, |slot| slot.turns);
+        while let Some((id, turn)) = turns.at(next) {
+            found.push(id);
+            next = turn.next;
+        }
+        found
+    }
+
+    /// Ends an entity: last hook, `Gone` for its mail and open turns, timers cancelled.
+    pub fn close(self: &Rc<Self>, index: u32, code: CloseCode, with_hook: bool) {
+        let Some(target) = self.target_of(index) else { return };
+        let id = self.id_of(index);
+        if let Some(slot) = self.cells.borrow_mut().get_mut(index) {
+            // Nothing more comes in, and nothing makes it ready.
+            slot.flags |= CLOSING | READY;
+        }
+        if with_hook && E::KIND.hooks.has(Hooks::DESTROYED) {
+            self.run_last_hook(index, id);
+        }
+        self.drop_turns(index, &Fault::GONE);
+        self.drop_timers(index);
+        self.drop_mail(index, &Fault::GONE);
+        self.peers.borrow_mut().remove(&index);
+        self.panics.borrow_mut().remove(&index);
+        self.unsubscribe_all(index);
+        let state = {
+            let mut cells = self.cells.borrow_mut();
+            let state = cells.remove(index);
+            cells.room.shrink();
+            state
+        };
+        self.hub.entities.set(self.hub.entities.get() - 1);
+        drop_quietly(state);
+        self.hub.event(Event::Gone { id, target, code });
+    }
+
+    fn run_last_hook(self: &Rc<Self>, index: u32, id: EntityId) {
+        let state = self.cells.borrow().get(index).and_then(|slot| slot.state.clone());
+        let Some(state) = state else { return };
+        {
+            let mut running = self.hub.running.borrow_mut();
+            running.origin = Origin::Tell;
+            running.from = FROM_SELF;
+            running.deadline = Instant::NEVER;
+            running.method = HOOK;
+            running.turn = TurnId::NONE;
+        }
+        let turn = Turn::new(Rc::clone(self), index, state);
+        let ran = catch_unwind(AssertUnwindSafe(|| E::hook(turn, Hook::Destroyed)));
+        if let Err(panic) = ran {
+            let turn = self.hub.running.borrow().turn;
+            if !turn.is_none() {
+                drop(self.unlink_turn(index, turn));
+            }
+            self.report_panic(id, "hook".to_owned(), panic_text(&*panic));
+        }
+    }
+
+    /// Drops the open turns of an entity; whoever waits for them is told `fault`.
+    pub fn drop_turns(self: &Rc<Self>, index: u32, fault: &Fault) {
+        for id in self.turns_of(index) {
+            // What the turn waits for is given up, and what runs below it.
+            self.hub.cancel_turn(id);
+            if let Some(closed) = self.unlink_turn(index, id) {
+                drop_quietly(closed.future);
+                self.answer(closed.origin, Err(fault.clone()));
+            }
+        }
+    }
+
+    /// Answers all waiting mail of an entity with `fault`.
+    pub fn drop_mail(&self, index: u32, fault: &Fault) {
+        loop {
+            let mail = {
+                let mut cells = self.cells.borrow_mut();
+                let Cells { slots, room, .. } = &mut *cells;
+                let Some(slot) = slots.get_mut(index as usize) else { return };
+                room.pop(&mut slot.mailbox)
+            };
+            let Some(mail) = mail else { return };
+            self.answer(mail.origin, Err(fault.clone()));
+        }
+    }
+
+    /// A plain handler, or the first poll of an async one, panicked.
+    fn handler_panicked(self: &Rc<Self>, index: u32, text: String) {
+        self.hub.watch.end();
+        let (turn, origin, method) = {
+            let mut running = self.hub.running.borrow_mut();
+            (running.turn, std::mem::take(&mut running.origin), running.method)
+        };
+        let origin = match self.unlink_turn(index, turn) {
+            Some(closed) => {
+                drop_quietly(closed.future);
+                closed.origin
+            }
+            None => origin,
+        };
+        self.recover(index, origin, method, text);
+    }
+
+    /// After a panic: the call fails, the entity starts again, is removed or shut off.
+    fn recover(self: &Rc<Self>, index: u32, origin: Origin, method: u16, text: String) {
+        bump(&self.hub.count.panics);
+        let id = self.id_of(index);
+        self.report_panic(id, method_path(E::KIND, method), text);
+        self.answer(origin, Err(Fault::FAILED));
+        if self.cells.borrow().get(index).is_none_or(|slot| slot.flags & CLOSING != 0) {
+            self.close(index, CloseCode::Goodbye, false);
+            return;
+        }
+        self.drop_turns(index, &Fault::ROLLED_BACK);
+        if self.panics_too_often(index) {
+            if let Some(slot) = self.cells.borrow_mut().get_mut(index) {
+                slot.flags = slot.flags & !READY | QUARANTINED;
+            }
+            self.drop_mail(index, &Fault::UNAVAILABLE);
+            self.hub.event(Event::Quarantined(id));
+            return;
+        }
+        match E::KIND.on_panic {
+            OnPanic::Restart => self.restart(index, id),
+            OnPanic::Remove => self.close(index, CloseCode::Unavailable, false),
+        }
+    }
+
+    fn restart(self: &Rc<Self>, index: u32, id: EntityId) {
+        if self.hub.options.activate_by_event && id.home == Incarnation::NONE {
+            let old = match self.cells.borrow_mut().get_mut(index) {
+                Some(slot) => {
+                    slot.flags = slot.flags & !READY | LOADING;
+                    slot.state.take()
+                }
+                None => None,
+            };
+            drop_quietly(old);
+            self.hub.event(Event::Activate(id));
+            return;
+        }
+        let made = catch_unwind(AssertUnwindSafe(|| E::create(id.key)));
+        let Ok(Some(state)) = made else {
+            self.close(index, CloseCode::Unavailable, false);
+            return;
+        };
+        let old = {
+            let mut cells = self.cells.borrow_mut();
+            let Cells { slots, room, .. } = &mut *cells;
+            let slot = &mut slots[index as usize];
+            slot.flags &= !READY;
+            if E::KIND.hooks.has(Hooks::CREATED) {
+                room.push_front(&mut slot.mailbox, hook_mail(Hook::Created));
+            }
+            slot.state.replace(Rc::new(RefCell::new(state)))
+        };
+        drop_quietly(old);
+        self.nudge(index);
+    }
+
+    fn panics_too_often(&self, index: u32) -> bool {
+        let now = self.hub.now.get();
+        let window = self.hub.options.panic_window;
+        let mut panics = self.panics.borrow_mut();
+        let times = panics.entry(index).or_default();
+        times.retain(|at| now - *at < window);
+        times.push(now);
+        times.len() >= PANICS_MAX
+    }
+
+    fn report_panic(&self, id: EntityId, method: String, text: String) {
+        tracing::error!(entity = %id, kind = E::KIND.name, method, "a handler panicked: {text}");
+        self.hub.event(Event::Panicked { id, method, text });
+    }
+}
+
+/// Whether other turns may run while the method at `position` waits.
+#[inline]
+pub(crate) fn interleaves<E: Entity>(position: u16) -> bool {
+    E::KIND.methods.get(usize::from(position)).is_some_and(|method| method.interleave)
+}
+
+pub(crate) fn hook_mail<E: Entity>(hook: Hook) -> Mail<E> {
+    Mail {
+        origin: Origin::Tell,
+        from: FROM_SELF,
+        deadline: Instant::NEVER,
+        method: HOOK,
+        body: Body::Hook(hook),
+    }
+}
+
+/// A shard whose kind is hidden: what the hub and the drivers need of each.
+pub(crate) trait AnyShard {
+    fn kind(&self) -> &'static KindInfo;
+    fn is_hosted(&self) -> bool;
+    fn stats(&self) -> ShardStats;
+    fn clear(&self);
+
+    // Entities.
+    fn run(self: Rc<Self>, index: u32);
+    fn target(&self, id: EntityId) -> Option<Target>;
+    fn activate(self: Rc<Self>, id: EntityId) -> Result<(Target, bool), Fault>;
+    fn activated(self: Rc<Self>, id: EntityId, loaded: Result<(), Fault>);
+    fn destroy(self: Rc<Self>, index: u32, code: CloseCode) -> bool;
+    fn lift_quarantine(self: Rc<Self>, id: EntityId) -> bool;
+    fn hook(self: Rc<Self>, index: u32, hook: Hook);
+    fn hook_all(self: Rc<Self>, hook: Hook);
+    fn id_at(&self, index: u32) -> Option<EntityId>;
+    fn is_current(&self, target: Target) -> bool;
+    fn bind_peer(&self, index: u32, peer: &Peer, bound: bool);
+
+    // Turns.
+    fn is_busy(&self, entity: u32) -> bool;
+    fn exclusive_turn(&self, entity: u32) -> Option<TurnId>;
+    fn open_turns(&self, entity: u32) -> Vec<TurnId>;
+    fn turn_done(self: Rc<Self>, entity: u32, id: TurnId);
+    fn turn_waits(self: Rc<Self>, entity: u32, given_up: bool);
+    fn turn_panicked(self: Rc<Self>, entity: u32, id: TurnId, text: String);
+
+    // Calls.
+    fn call_name(&self, packed: u32) -> Option<Slot>;
+    fn call_info(&self, packed: u32) -> Option<(Slot, Sent, EntityId, TurnId)>;
+    fn fail_call(&self, slot: Slot, fault: Fault, below: &mut Vec<TurnId>) -> bool;
+    fn refuse_call(&self, slot: Slot, fault: Fault);
+    fn sweep(&self, now: Instant, below: &mut Vec<TurnId>) -> Instant;
+    fn node_down(&self, node: Incarnation);
+    fn answer_encoded(&self, slot: Slot, status: proto::frame::Status, body: &[u8]);
+    fn deliver_encoded(self: Rc<Self>, call: super::remote::EncodedCall<'_>);
+    fn deliver_client(
+        self: Rc<Self>,
+        index: u32,
+        peer: &Peer,
+        message: super::people::ClientMessage<'_>,
+    ) -> Result<(), proto::frame::Status>;
+    fn publish(self: Rc<Self>, topic: &str, body: &[u8]);
+
+    // Timers and lanes.
+    fn fire_timer(self: Rc<Self>, timer: Slot);
+    fn take_batch(&self, worker: u8) -> Option<super::lane::Batch>;
+    fn handle_batch(self: Rc<Self>, batch: super::lane::Batch);
+    fn send_probe(&self, worker: u8, probe: super::cycle::Probe);
+}
+
+/// What a shard holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    /// Name of the kind.
+    pub kind: &'static str,
+    /// Entities.
+    pub entities: usize,
+    /// Messages that wait, all mailboxes together.
+    pub mail: u32,
+    /// Messages in the longest mailbox.
+    pub mail_longest: u32,
+    /// Calls to this kind that wait for an answer.
+    pub calls: u32,
+    /// Timers.
+    pub timers: u32,
+    /// Entities with an exclusive turn open.
+    pub busy: usize,
+    /// Entities shut off after panics.
+    pub quarantined: usize,
+}
+
+impl<E: Entity> AnyShard for Shard<E> {
+    fn kind(&self) -> &'static KindInfo {
+        E::KIND
+    }
+
+    fn is_hosted(&self) -> bool {
+        self.hosted.get()
+    }
+
+    fn stats(&self) -> ShardStats {
+        let cells = self.cells.borrow();
+        let used = || cells.slots.iter().filter(|slot| slot.used);
+        ShardStats {
+            kind: E::KIND.name,
+            entities: cells.len(),
+            mail: cells.room.len(),
+            mail_longest: used().map(|slot| slot.mailbox.len).max().unwrap_or(0),
+            calls: self.calls.borrow().open_count(),
+            timers: self.timers.borrow().len(),
+            busy: used().filter(|slot| slot.flags & BUSY != 0).count(),
+            quarantined: used().filter(|slot| slot.flags & QUARANTINED != 0).count(),
+        }
+    }
+
+    fn clear(&self) {
+        // Taken out first: a drop of the game's must not find the table borrowed.
+        let cells = self.cells.replace(Cells::new());
+        drop_quietly(cells);
+        let timers = self.timers.replace(TimerTable::new());
+        drop_quietly(timers);
+        self.peers.borrow_mut().clear();
+        self.lanes.borrow_mut().clear();
+    }
+
+    fn run(self: Rc<Self>, index: u32) {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run_batch(index)));
+        if let Err(panic) = ran {
+            self.handler_panicked(index, panic_text(&*panic));
+        }
+    }
+
+    fn target(&self, id: EntityId) -> Option<Target> {
+        let index = self.cells.borrow().find(id.home, id.key)?;
+        self.target_of(index)
+    }
+
+    fn activate(self: Rc<Self>, id: EntityId) -> Result<(Target, bool), Fault> {
+        let index = self.find_or_activate(id)?;
+        let flags = self.cells.borrow().get(index).map_or(0, |slot| slot.flags);
+        if flags & QUARANTINED != 0 {
+            return Err(Fault::UNAVAILABLE);
+        }
+        let target = self.target_of(index).ok_or(Fault::GONE)?;
+        Ok((target, flags & LOADING == 0))
+    }
+
+    fn activated(self: Rc<Self>, id: EntityId, loaded: Result<(), Fault>) {
+        let Some(index) = self.cells.borrow().find(id.home, id.key) else { return };
+        let made = match loaded {
+            Ok(()) => catch_unwind(AssertUnwindSafe(|| E::create(id.key))),
+            Err(_) => Ok(None),
+        };
+        let fault = match (&loaded, &made) {
+            (Err(fault), _) => fault.clone(),
+            (_, Err(_)) => Fault::FAILED,
+            _ => Fault::NOT_FOUND,
+        };
+        let state = made.unwrap_or(None);
+        let result = match state {
+            Some(state) => {
+                let mut cells = self.cells.borrow_mut();
+                let Cells { slots, room, .. } = &mut *cells;
+                let slot = &mut slots[index as usize];
+                if slot.flags & LOADING == 0 {
+                    return;
+                }
+                slot.flags &= !LOADING;
+                slot.state = Some(Rc::new(RefCell::new(state)));
+                let hooks = [Hook::Loaded, Hook::Created];
+                for hook in hooks.into_iter().filter(|hook| E::KIND.hooks.has(hook.bit())) {
+                    room.push_front(&mut slot.mailbox, hook_mail(hook));
+                }
+                drop(cells);
+                self.nudge(index);
+                self.target_of(index).ok_or(fault.status())
+            }
+            None => {
+                self.drop_mail(index, &fault);
+                self.close(index, CloseCode::Unavailable, false);
+                Err(fault.status())
+            }
+        };
+        self.hub.event(Event::Activated { id, result });
+    }
+
+    fn destroy(self: Rc<Self>, index: u32, code: CloseCode) -> bool {
+        let turns = self.turns_of(index);
+        {
+            let mut cells = self.cells.borrow_mut();
+            let Some(slot) = cells.get_mut(index) else { return false };
+            slot.flags |= CLOSING;
+        }
+        if turns.is_empty() {
+            self.close(index, code, true);
+            return true;
+        }
+        // Turns under way see their awaits fail, have one more poll to end, and are then dropped.
+        self.drop_mail(index, &Fault::GONE);
+        for turn in turns {
+            self.hub.cancel_turn(turn);
+            self.hub.wake_turn(turn);
+        }
+        true
+    }
+
+    fn lift_quarantine(self: Rc<Self>, id: EntityId) -> bool {
+        let Some(index) = self.cells.borrow().find(id.home, id.key) else { return false };
+        {
+            let mut cells = self.cells.borrow_mut();
+            let Some(slot) = cells.get_mut(index) else { return false };
+            if slot.flags & QUARANTINED == 0 {
+                return false;
+            }
+            slot.flags &= !QUARANTINED;
+        }
+        self.panics.borrow_mut().remove(&index);
+        match E::KIND.on_panic {
+            OnPanic::Restart => self.restart(index, id),
+            OnPanic::Remove => self.close(index, CloseCode::Unavailable, false),
+        }
+        true
+    }
+
+    fn hook(self: Rc<Self>, index: u32, hook: Hook) {
+        if !E::KIND.hooks.has(hook.bit()) {
+            return;
+        }
+        let mut cells = self.cells.borrow_mut();
+        if cells.get(index).is_some_and(|slot| slot.flags & (CLOSING | QUARANTINED) == 0) {
+            self.push(&mut cells, index, hook_mail(hook));
+        }
+    }
+
+    fn hook_all(self: Rc<Self>, hook: Hook) {
+        for index in 0..self.cells.borrow().slots.len() as u32 {
+            Rc::clone(&self).hook(index, hook.clone());
+        }
+    }
+
+    fn id_at(&self, index: u32) -> Option<EntityId> {
+        self.cells.borrow().get(index)?;
+        Some(self.id_of(index))
+    }
+
+    fn is_current(&self, target: Target) -> bool {
+        let cells = self.cells.borrow();
+        cells.get(target.index).is_some_and(|slot| slot.generation == target.generation)
+    }
+
+    fn bind_peer(&self, index: u32, peer: &Peer, bound: bool) {
+        let mut all = self.peers.borrow_mut();
+        let peers = all.entry(index).or_default();
+        peers.retain(|other| other.slot() != peer.slot());
+        if bound {
+            peers.push(peer.clone());
+        } else if peers.is_empty() {
+            all.remove(&index);
+        }
+    }
+
+    fn is_busy(&self, entity: u32) -> bool {
+        self.cells.borrow().get(entity).is_some_and(|slot| slot.flags & BUSY != 0)
+    }
+
+    fn exclusive_turn(&self, entity: u32) -> Option<TurnId> {
+        if !self.is_busy(entity) {
+            return None;
+        }
+        let open = self.turns_of(entity);
+        let turns = self.hub.turns.borrow();
+        open.into_iter().find(|id| turns.get(*id).is_some_and(|turn| turn.exclusive))
+    }
+
+    fn open_turns(&self, entity: u32) -> Vec<TurnId> {
+        self.turns_of(entity)
+    }
+
+    fn turn_done(self: Rc<Self>, entity: u32, id: TurnId) {
+        if let Some(closed) = self.unlink_turn(entity, id) {
+            drop_quietly(closed.future);
+            // Only if the handler ended without an answer, which generated code cannot do.
+            self.answer(closed.origin, Err(Fault::FAILED));
+        }
+        self.go_on(entity);
+    }
+
+    fn turn_waits(self: Rc<Self>, entity: u32, given_up: bool) {
+        let closing = self.cells.borrow().get(entity).is_some_and(|slot| slot.flags & CLOSING != 0);
+        if closing && given_up {
+            self.close(entity, CloseCode::Goodbye, true);
+        }
+    }
+
+    fn turn_panicked(self: Rc<Self>, entity: u32, id: TurnId, text: String) {
+        let method = self.hub.turns.borrow().get(id).map_or(HOOK, |turn| turn.method);
+        let origin = self.unlink_turn(entity, id).map_or(Origin::Tell, |closed| closed.origin);
+        self.recover(entity, origin, method, text);
+    }
+
+    fn call_name(&self, packed: u32) -> Option<Slot> {
+        self.calls.borrow().name(packed)
+    }
+
+    fn call_info(&self, packed: u32) -> Option<(Slot, Sent, EntityId, TurnId)> {
+        let calls = self.calls.borrow();
+        let name = calls.name(packed)?;
+        calls.at(packed).map(|call| (name, call.sent, call.target, call.turn))
+    }
+
+    fn fail_call(&self, slot: Slot, fault: Fault, below: &mut Vec<TurnId>) -> bool {
+        self.fail(slot, fault, below)
+    }
+
+    fn refuse_call(&self, slot: Slot, fault: Fault) {
+        self.settle(slot, Err(fault));
+    }
+
+    fn sweep(&self, now: Instant, below: &mut Vec<TurnId>) -> Instant {
+        let expired = self.calls.borrow().waiting(|call| call.deadline <= now);
+        for slot in expired {
+            bump(&self.hub.count.timeouts);
+            self.fail(slot, Fault::TIMEOUT, below);
+        }
+        self.calls.borrow().next_deadline()
+    }
+
+    fn node_down(&self, node: Incarnation) {
+        let lost = self
+            .calls
+            .borrow()
+            .waiting(|call| matches!(call.sent, Sent::There(worker) if worker.node == node));
+        let mut below = Vec::new();
+        for slot in lost {
+            // A room dies with its node. Whether anything else ran is not known.
+            let target = self.calls.borrow().at(slot.index).map(|call| call.target);
+            let is_room = target.is_some_and(|target| target.home == node);
+            let fault = if is_room { Fault::GONE } else { Fault::TIMEOUT };
+            self.fail(slot, fault, &mut below);
+        }
+    }
+
+    fn answer_encoded(&self, slot: Slot, status: proto::frame::Status, body: &[u8]) {
+        self.complete_encoded(slot, status, body);
+    }
+
+    fn deliver_encoded(self: Rc<Self>, call: super::remote::EncodedCall<'_>) {
+        self.accept_encoded(call);
+    }
+
+    fn deliver_client(
+        self: Rc<Self>,
+        index: u32,
+        peer: &Peer,
+        message: super::people::ClientMessage<'_>,
+    ) -> Result<(), proto::frame::Status> {
+        self.accept_client(index, peer, message)
+    }
+
+    fn publish(self: Rc<Self>, topic: &str, body: &[u8]) {
+        self.hear(topic, body);
+    }
+
+    fn fire_timer(self: Rc<Self>, timer: Slot) {
+        self.timer_due(timer);
+    }
+
+    fn take_batch(&self, worker: u8) -> Option<super::lane::Batch> {
+        self.batch_for(worker)
+    }
+
+    fn handle_batch(self: Rc<Self>, batch: super::lane::Batch) {
+        self.accept_batch(batch);
+    }
+
+    fn send_probe(&self, worker: u8, probe: super::cycle::Probe) {
+        self.lane_probe(worker, probe);
+    }
+}
+
+/// Whether an id is one of the pseudo senders.
+pub(crate) const fn is_pseudo(id: EntityId) -> bool {
+    id.kind.0 == 0
+}

@@ -1,0 +1,353 @@
+//! Timers of entities: 1:N keys, repeats without drift, callbacks as ordinary messages.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::time::Duration;
+
+use env::{Instant, TimerKey};
+use proto::link::Slot;
+
+use super::event::Event;
+use super::hub::{Alarm, bump, drop_quietly};
+use super::mail::{Body, FROM_SELF, Mail, NONE, Origin};
+use super::shard::{CLOSING, QUARANTINED, Shard};
+use super::watch::method_path;
+use crate::entity::Entity;
+use crate::error::Fault;
+use proto::frame::Status;
+
+/// Most callbacks that a timer catches up on after a stall; older ones are skipped, in phase.
+const OWED_MAX: u32 = 16;
+
+/// A timer to be set.
+pub(crate) struct NewTimer<E: Entity> {
+    pub key: Option<Cow<'static, str>>,
+    pub first: Instant,
+    /// `None` for a single callback.
+    pub interval: Option<Duration>,
+    /// Callbacks in all; `None` for ever.
+    pub times: Option<u32>,
+    pub make: Box<dyn Fn() -> E::Message>,
+}
+
+struct Timer<E: Entity> {
+    entity: u32,
+    key: Option<Cow<'static, str>>,
+    /// When the next callback is due.
+    due: Instant,
+    interval: Option<Duration>,
+    /// Callbacks that are still to come due; `None` for ever.
+    left: Option<u32>,
+    make: Box<dyn Fn() -> E::Message>,
+    alarm: Option<TimerKey>,
+    /// Whether a callback lies in the mailbox or runs.
+    queued: bool,
+    /// Callbacks that came due meanwhile.
+    owed: u32,
+    cancelled: bool,
+    /// The entity's next timer.
+    next: u32,
+}
+
+struct TimerSlot<E: Entity> {
+    generation: u32,
+    timer: Option<Timer<E>>,
+}
+
+/// The timers of a shard.
+pub(crate) struct TimerTable<E: Entity> {
+    slots: Vec<TimerSlot<E>>,
+    free: Vec<u32>,
+    len: u32,
+}
+
+impl<E: Entity> TimerTable<E> {
+    pub fn new() -> Self {
+        TimerTable { slots: Vec::new(), free: Vec::new(), len: 0 }
+    }
+
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    fn insert(&mut self, timer: Timer<E>) -> Slot {
+        self.len += 1;
+        if let Some(index) = self.free.pop() {
+            let slot = &mut self.slots[index as usize];
+            slot.timer = Some(timer);
+            return Slot { index, generation: slot.generation };
+        }
+        let index = self.slots.len() as u32;
+        self.slots.push(TimerSlot { generation: 0, timer: Some(timer) });
+        Slot { index, generation: 0 }
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut Timer<E>> {
+        let found = self.slots.get_mut(slot.index as usize)?;
+        if found.generation == slot.generation { found.timer.as_mut() } else { None }
+    }
+
+    fn at(&self, index: u32) -> Option<(Slot, &Timer<E>)> {
+        let slot = self.slots.get(index as usize)?;
+        let timer = slot.timer.as_ref()?;
+        Some((Slot { index, generation: slot.generation }, timer))
+    }
+
+    fn remove(&mut self, slot: Slot) -> Option<Timer<E>> {
+        let found = self.slots.get_mut(slot.index as usize)?;
+        if found.generation != slot.generation {
+            return None;
+        }
+        let timer = found.timer.take()?;
+        found.generation = found.generation.wrapping_add(1);
+        self.free.push(slot.index);
+        self.len -= 1;
+        Some(timer)
+    }
+}
+
+impl<E: Entity> Shard<E> {
+    /// Sets a timer of an entity. `None` if the worker has too many, or the entity is ending.
+    pub fn set_timer(&self, entity: u32, new: NewTimer<E>) -> Option<Slot> {
+        let hub = &*self.hub;
+        if hub.timers.get() >= hub.options.timers_max {
+            tracing::error!(kind = E::KIND.name, "the worker has {} timers", hub.timers.get());
+            return None;
+        }
+        let mut cells = self.cells.borrow_mut();
+        let owner = cells.get_mut(entity)?;
+        if owner.flags & CLOSING != 0 {
+            return None;
+        }
+        let NewTimer { key, first, interval, times, make } = new;
+        if times == Some(0) {
+            return None;
+        }
+        hub.timers.set(hub.timers.get() + 1);
+        let slot = self.timers.borrow_mut().insert(Timer {
+            entity,
+            key,
+            due: first,
+            interval,
+            left: if interval.is_some() { times } else { Some(1) },
+            make,
+            alarm: None,
+            queued: false,
+            owed: 0,
+            cancelled: false,
+            next: owner.timers,
+        });
+        owner.timers = slot.index;
+        let alarm = Alarm::Timer { shard: self.index, timer: slot };
+        let key = hub.alarms.borrow_mut().insert(first, alarm);
+        if let Some(timer) = self.timers.borrow_mut().get_mut(slot) {
+            timer.alarm = Some(key);
+        }
+        Some(slot)
+    }
+
+    /// A callback of the timer is due.
+    pub fn timer_due(self: &Rc<Self>, slot: Slot) {
+        let now = self.hub.now.get();
+        let message = {
+            let mut timers = self.timers.borrow_mut();
+            let Some(timer) = timers.get_mut(slot) else { return };
+            timer.alarm = None;
+            if let Some(left) = &mut timer.left {
+                *left -= 1;
+            }
+            if timer.left != Some(0) {
+                let interval = timer.interval.unwrap_or_default();
+                timer.due += interval;
+                // After a long stall the oldest callbacks are skipped, the phase is kept.
+                let late = (now - timer.due).as_nanos();
+                let behind = late.checked_div(interval.as_nanos()).unwrap_or(0);
+                let skip = behind.saturating_sub(u128::from(OWED_MAX));
+                if skip > 0 {
+                    let skip = u64::try_from(skip).unwrap_or(u64::MAX);
+                    let nanos = (interval.as_nanos() as u64).saturating_mul(skip);
+                    timer.due += Duration::from_nanos(nanos);
+                    if let Some(left) = &mut timer.left {
+                        *left = u64::from(*left).saturating_sub(skip).max(1) as u32;
+                    }
+                    bump(&self.hub.count.timer_overruns);
+                }
+                let alarm = Alarm::Timer { shard: self.index, timer: slot };
+                timer.alarm = Some(self.hub.alarms.borrow_mut().insert(timer.due, alarm));
+            }
+            if timer.queued {
+                timer.owed = (timer.owed + 1).min(OWED_MAX);
+                return;
+            }
+            timer.queued = true;
+            ((timer.make)(), timer.entity)
+        };
+        self.mail_timer(slot, message.1, message.0);
+    }
+
+    fn mail_timer(&self, slot: Slot, entity: u32, message: E::Message) {
+        let mut cells = self.cells.borrow_mut();
+        let Some(owner) = cells.get_mut(entity) else { return };
+        if owner.flags & QUARANTINED != 0 {
+            drop(cells);
+            self.timer_over(slot);
+            return;
+        }
+        let method = E::method(&message) as u16;
+        let mail = Mail {
+            origin: Origin::Timer(slot),
+            from: FROM_SELF,
+            deadline: Instant::NEVER,
+            method,
+            body: Body::Message(message),
+        };
+        self.push(&mut cells, entity, mail);
+    }
+
+    /// A callback has ended: the timer goes on, or is over.
+    pub fn timer_over(&self, slot: Slot) {
+        let next = {
+            let mut timers = self.timers.borrow_mut();
+            let Some(timer) = timers.get_mut(slot) else { return };
+            timer.queued = false;
+            if timer.owed > 0 && !timer.cancelled {
+                timer.owed -= 1;
+                timer.queued = true;
+                Some(((timer.make)(), timer.entity))
+            } else if timer.cancelled || timer.alarm.is_none() {
+                None
+            } else {
+                return;
+            }
+        };
+        match next {
+            Some((message, entity)) => self.mail_timer(slot, entity, message),
+            None => self.free_timer(slot),
+        }
+    }
+
+    /// A callback that answers has ended. Its own error is reported.
+    pub fn timer_answered(&self, slot: Slot, result: Result<E::Reply, Fault>) {
+        let text = match &result {
+            Ok(reply) => {
+                let mut body = Vec::new();
+                let status = E::encode_reply(reply, &mut body);
+                (status == Status::App).then(|| "it answered with its own error".to_owned())
+            }
+            Err(fault) => Some(format!("{:?}", fault.status())),
+        };
+        if let Some(text) = text {
+            self.timer_failed(slot, text);
+        }
+        self.timer_over(slot);
+    }
+
+    /// Reports a callback that failed.
+    pub fn timer_failed(&self, slot: Slot, text: String) {
+        let found = self.timers.borrow_mut().get_mut(slot).map(|timer| timer.entity);
+        let Some(entity) = found else { return };
+        let method = {
+            let running = self.hub.running.borrow();
+            method_path(E::KIND, running.method)
+        };
+        let id = self.id_of(entity);
+        tracing::warn!(entity = %id, method, "a timer's callback failed: {text}");
+        self.hub.event(Event::TimerFailed { id, method, text });
+    }
+
+    /// Cancels one timer. `false` if it is gone or cancelled already.
+    pub fn cancel_timer(&self, slot: Slot) -> bool {
+        let idle = {
+            let mut timers = self.timers.borrow_mut();
+            let Some(timer) = timers.get_mut(slot) else { return false };
+            if timer.cancelled {
+                return false;
+            }
+            timer.cancelled = true;
+            timer.owed = 0;
+            if let Some(alarm) = timer.alarm.take() {
+                self.hub.alarms.borrow_mut().cancel(alarm);
+            }
+            !timer.queued
+        };
+        if idle {
+            self.free_timer(slot);
+        }
+        true
+    }
+
+    /// Whether a callback that was mailed is still wanted.
+    pub fn timer_wanted(&self, slot: Slot) -> bool {
+        self.timers.borrow_mut().get_mut(slot).is_some_and(|timer| !timer.cancelled)
+    }
+
+    /// The timers of an entity that are not cancelled, with `key` or all.
+    pub fn timers_of(&self, entity: u32, key: Option<&str>) -> Vec<Slot> {
+        let timers = self.timers.borrow();
+        let mut found = Vec::new();
+        let mut next = self.cells.borrow().get(entity).map_or(NONE, |owner| owner.timers);
+        while let Some((slot, timer)) = timers.at(next) {
+            if !timer.cancelled && (key.is_none() || timer.key.as_deref() == key) {
+                found.push(slot);
+            }
+            next = timer.next;
+        }
+        found
+    }
+
+    /// Whether the timer exists, is not cancelled, and belongs to the entity.
+    pub fn has_timer(&self, entity: u32, slot: Slot) -> bool {
+        let mut timers = self.timers.borrow_mut();
+        timers.get_mut(slot).is_some_and(|timer| !timer.cancelled && timer.entity == entity)
+    }
+
+    /// Cancels all timers of an entity that ends.
+    pub fn drop_timers(&self, entity: u32) {
+        for slot in self.timers_of(entity, None) {
+            self.cancel_timer(slot);
+        }
+        // Those whose callback is under way.
+        let mut next = self.cells.borrow().get(entity).map_or(NONE, |owner| owner.timers);
+        loop {
+            let found = self.timers.borrow().at(next).map(|(slot, timer)| (slot, timer.next));
+            let Some((slot, after)) = found else { break };
+            next = after;
+            self.free_timer(slot);
+        }
+    }
+
+    fn free_timer(&self, slot: Slot) {
+        let timer = {
+            let mut timers = self.timers.borrow_mut();
+            let Some(timer) = timers.remove(slot) else { return };
+            let mut cells = self.cells.borrow_mut();
+            if let Some(owner) = cells.get_mut(timer.entity) {
+                if owner.timers == slot.index {
+                    owner.timers = timer.next;
+                } else {
+                    timers.unlink(owner.timers, slot.index, timer.next);
+                }
+            }
+            timer
+        };
+        self.hub.timers.set(self.hub.timers.get() - 1);
+        if let Some(alarm) = timer.alarm {
+            self.hub.alarms.borrow_mut().cancel(alarm);
+        }
+        drop_quietly(timer.make);
+    }
+}
+
+impl<E: Entity> TimerTable<E> {
+    fn unlink(&mut self, first: u32, index: u32, next: u32) {
+        let mut at = first;
+        while let Some(timer) = self.slots.get_mut(at as usize).and_then(|slot| slot.timer.as_mut())
+        {
+            if timer.next == index {
+                timer.next = next;
+                return;
+            }
+            at = timer.next;
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! How long handlers take, at the price of one clock reading for many of them.
+//!
+//! Messages are measured in slices of up to sixteen. A slice shorter than 10 µs tells exactly
+//! what the histogram wants to know of each message in it. A slice that took a millisecond switches to
+//! one reading per message for a while, so that a handler that is slow again is told from its
+//! neighbours. The driver's watchdog thread sees a handler that is stuck right now through
+//! [`Pulse`].
+
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use env::{Clock, Instant};
+
+use super::mail::HOOK;
+use crate::entity::KindInfo;
+
+const SLICE: usize = 16;
+const EXACT: u32 = 1_024;
+
+/// Upper ends of the histogram's buckets, in microseconds; the last bucket has none.
+pub const BUCKETS_US: [u64; 6] = [10, 50, 100, 500, 1_000, 5_000];
+
+/// What one method cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MethodStats {
+    /// Messages handled, and polls of suspended handlers.
+    pub handled: u64,
+    /// How many took less than each of [`BUCKETS_US`], and how many took longer than all.
+    pub buckets: [u64; 7],
+    /// How many were over the budget of a handler.
+    pub slow: u64,
+    /// The longest.
+    pub worst: Duration,
+}
+
+/// A handler over its budget.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlowHandler {
+    pub shard: u16,
+    pub method: u16,
+    pub entity: u32,
+    pub took: Duration,
+    pub shared: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    shard: u16,
+    method: u16,
+    entity: u32,
+}
+
+pub(crate) struct Watch {
+    clock: Clock,
+    slow: Duration,
+    pulse: Arc<Pulse>,
+    ring: RefCell<[Entry; SLICE]>,
+    filled: Cell<usize>,
+    /// When the slice began; `NEVER` between turns of the worker.
+    since: Cell<Instant>,
+    /// Messages that are still measured one by one.
+    exact: Cell<u32>,
+    stats: RefCell<Vec<Vec<MethodStats>>>,
+    found: RefCell<Vec<SlowHandler>>,
+}
+
+/// What a worker is doing now, for a watchdog on another thread.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// Rises with each message handled.
+    count: AtomicU64,
+    /// Shard, method and entity, packed; 0 when idle.
+    current: AtomicU64,
+    key: AtomicU64,
+    kinds: Mutex<Vec<&'static KindInfo>>,
+}
+
+/// A reading of a [`Pulse`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Rises with each message handled: equal twice means stuck, if something is running.
+    pub count: u64,
+    /// Kind, method path and key of the entity that runs; `None` when idle.
+    pub running: Option<(&'static str, String, u64)>,
+}
+
+impl Pulse {
+    /// Reads it; from any thread.
+    pub fn read(&self) -> Beat {
+        let count = self.count.load(Ordering::Acquire);
+        let current = self.current.load(Ordering::Acquire);
+        if current == 0 {
+            return Beat { count, running: None };
+        }
+        let (shard, method) = ((current >> 16) as u16 as usize, current as u16);
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = kinds
+            .get(shard)
+            .map(|kind| (kind.name, method_path(kind, method), self.key.load(Ordering::Acquire)));
+        Beat { count, running }
+    }
+
+    pub(crate) fn add_kind(&self, kind: &'static KindInfo) {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).push(kind);
+    }
+}
+
+/// The path of a method by its position.
+pub(crate) fn method_path(kind: &KindInfo, method: u16) -> String {
+    match kind.methods.get(usize::from(method)) {
+        Some(info) => info.path(),
+        None if method == HOOK => "hook".to_owned(),
+        None => "?".to_owned(),
+    }
+}
+
+impl Watch {
+    pub fn new(clock: Clock, slow: Duration) -> Self {
+        Watch {
+            clock,
+            slow,
+            pulse: Arc::default(),
+            ring: RefCell::default(),
+            filled: Cell::new(0),
+            since: Cell::new(Instant::NEVER),
+            exact: Cell::new(EXACT),
+            stats: RefCell::default(),
+            found: RefCell::default(),
+        }
+    }
+
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// A message is about to be handled.
+    #[inline]
+    pub fn begin(&self, shard: u16, method: u16, entity: u32, key: u64) {
+        if self.since.get() == Instant::NEVER {
+            self.since.set(self.clock.now());
+        }
+        let filled = self.filled.get();
+        self.ring.borrow_mut()[filled % SLICE] = Entry { shard, method, entity };
+        self.filled.set(filled + 1);
+        let pulse = &*self.pulse;
+        pulse.key.store(key, Ordering::Relaxed);
+        pulse
+            .current
+            .store(1 << 32 | u64::from(shard) << 16 | u64::from(method), Ordering::Relaxed);
+        pulse.count.store(pulse.count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    }
+
+    /// The message was handled.
+    #[inline]
+    pub fn end(&self) {
+        if self.filled.get() == SLICE || self.exact.get() > 0 {
+            self.close_slice();
+        }
+    }
+
+    /// The worker stops for now.
+    pub fn pause(&self) {
+        if self.filled.get() > 0 {
+            self.close_slice();
+        }
+        self.since.set(Instant::NEVER);
+        self.pulse.current.store(0, Ordering::Release);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn close_slice(&self) {
+        let now = self.clock.now();
+        let took = now - self.since.replace(now);
+        let filled = self.filled.replace(0);
+        let ring = *self.ring.borrow();
+        let entries = &ring[..filled.min(SLICE)];
+        let mut each = took / entries.len().max(1) as u32;
+        if took < Duration::from_micros(BUCKETS_US[0]) {
+            each = each.min(took);
+        }
+        self.exact.set(if took >= Duration::from_millis(1) {
+            EXACT
+        } else {
+            self.exact.get().saturating_sub(1)
+        });
+        let bucket = BUCKETS_US.partition_point(|end| each >= Duration::from_micros(*end));
+        let mut stats = self.stats.borrow_mut();
+        for entry in entries {
+            let stats = at(&mut stats, *entry);
+            stats.handled += 1;
+            stats.buckets[bucket] += 1;
+            if each > stats.worst {
+                stats.worst = each;
+            }
+        }
+        if took >= self.slow {
+            // Of several, the one that was the slowest before is the best guess.
+            let worst = entries.iter().max_by_key(|entry| at(&mut stats, **entry).worst);
+            if let Some(worst) = worst {
+                at(&mut stats, *worst).slow += 1;
+                self.found.borrow_mut().push(SlowHandler {
+                    shard: worst.shard,
+                    method: worst.method,
+                    entity: worst.entity,
+                    took,
+                    shared: entries.len() as u32,
+                });
+            }
+        }
+    }
+
+    /// Handlers over their budget since the last time.
+    pub fn take_slow(&self) -> Vec<SlowHandler> {
+        let mut found = self.found.borrow_mut();
+        if found.is_empty() { Vec::new() } else { std::mem::take(&mut found) }
+    }
+
+    /// What the methods of a shard cost.
+    pub fn stats(&self, shard: u16, method: u16) -> MethodStats {
+        let stats = self.stats.borrow();
+        let methods = stats.get(usize::from(shard));
+        methods.and_then(|methods| methods.get(slot_of(method))).copied().unwrap_or_default()
+    }
+}
+
+/// Hooks come first in the table.
+fn slot_of(method: u16) -> usize {
+    usize::from(method.wrapping_add(1))
+}
+
+fn at(stats: &mut Vec<Vec<MethodStats>>, entry: Entry) -> &mut MethodStats {
+    let (shard, method) = (usize::from(entry.shard), slot_of(entry.method));
+    if stats.len() <= shard {
+        stats.resize_with(shard + 1, Vec::new);
+    }
+    let methods = &mut stats[shard];
+    if methods.len() <= method {
+        methods.resize_with(method + 1, MethodStats::default);
+    }
+    &mut methods[method]
+}

@@ -1,0 +1,19 @@
+//! What generated code uses. Not for games: names here follow the macros.
+
+pub use crate::call::{Call, ClientCall, wrong_reply};
+pub use crate::component::Component;
+pub use crate::cx::{Caller, Cx, GroupSlot, Link, Outside, Peer, PushMode, Ref, Reporter, This};
+pub use crate::entity::{
+    Callers, Class, Entity, Hook, Hooks, KindInfo, MethodInfo, OnPanic, Rate, method_table,
+};
+pub use crate::error::{CallError, Failure};
+pub use crate::guard::{guard, guarded};
+pub use crate::module::*;
+pub use crate::pattern::{Pattern, Route, require};
+pub use crate::push::*;
+pub use crate::step::{Step, Turn};
+pub use crate::timer::{Schedule, TimerId, Times};
+pub use proto::codec;
+pub use proto::frame::{CloseCode, Status};
+pub use proto::schema;
+pub use proto::{DecodeError, Decoder, EntityId, KindId, Message, MethodId, decode, name_hash};
