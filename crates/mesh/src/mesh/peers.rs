@@ -99,6 +99,10 @@ impl Mesh {
         let peer = self.peers[at as usize].as_mut().expect("the caller looked");
         peer.next_dial = Instant::NEVER;
         let Some(info) = &peer.info else { return };
+        if peer.link.is_some() {
+            // It came to us meanwhile.
+            return;
+        }
         if self.links_open >= self.options.links_max {
             if peer.dials.is_empty() {
                 self.plan_retry(now, at);
