@@ -666,6 +666,18 @@ impl<E: Entities> Streams<E> {
         self.groups.entity_gone(out, entity);
     }
 
+    /// Ends all streams and groups, as if all entities were gone with `code`.
+    pub fn release_all<O: Outlet>(&mut self, out: &mut O, code: CloseCode) {
+        let streams = self.table.iter().filter_map(|entry| entry.stream.as_ref());
+        let targets: BTreeSet<EntityId> = streams.map(|stream| stream.target).collect();
+        for target in targets {
+            self.entity_gone(out, target, code);
+        }
+        for wish in std::mem::take(&mut self.loading) {
+            not_bound(out, &wish, Status::Unavailable);
+        }
+    }
+
     // -- groups --
 
     /// Makes a group that lasts as long as its owner.

@@ -1,0 +1,118 @@
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use transport::Waker;
+
+use crate::host::Batch;
+use crate::worker::Worker;
+
+/// Work for a worker's own thread, from any other.
+pub(crate) type Task = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// What comes to a worker from its own process.
+pub(crate) enum Mail {
+    /// Frames from another worker of the node, as its mesh wrote them.
+    Frames(Vec<u8>),
+    /// Calls from another worker of the node.
+    Batch(Batch),
+    /// Something to be done with the worker.
+    Task(Task),
+    /// That worker's queue, which was full, has room again.
+    Room(u8),
+    /// End all sessions, then the thread.
+    Stop,
+}
+
+/// The queue in front of one worker: a lane for each worker of the node, each bounded in bytes.
+///
+/// Senders wake the worker only if it sleeps, and once.
+pub(crate) struct Inbox {
+    lanes: Mutex<Lanes>,
+    asleep: AtomicBool,
+    waker: Waker,
+    lane_bytes_max: usize,
+}
+
+struct Lanes {
+    mail: Vec<Mail>,
+    /// Bytes of frames in `mail`, by sender.
+    bytes: Vec<usize>,
+    /// Senders that found their lane full.
+    refused: Vec<u8>,
+}
+
+impl Inbox {
+    pub fn new(waker: Waker, workers: u8, lane_bytes_max: usize) -> Self {
+        let bytes = vec![0; usize::from(workers)];
+        let lanes = Lanes { mail: Vec::new(), bytes, refused: Vec::new() };
+        Inbox { lanes: Mutex::new(lanes), asleep: AtomicBool::new(false), waker, lane_bytes_max }
+    }
+
+    /// Takes a batch of frames; gives it back if the lane is full. [`Mail::Room`] follows then.
+    pub fn push_frames(&self, from: u8, batch: Vec<u8>) -> Result<(), Vec<u8>> {
+        let mut lanes = self.lock();
+        let waiting = lanes.bytes[usize::from(from)];
+        // A batch alone may be over the limit, which is about how much piles up.
+        if waiting > 0 && waiting + batch.len() > self.lane_bytes_max {
+            if !lanes.refused.contains(&from) {
+                lanes.refused.push(from);
+            }
+            return Err(batch);
+        }
+        lanes.bytes[usize::from(from)] += batch.len();
+        lanes.mail.push(Mail::Frames(batch));
+        drop(lanes);
+        self.wake_sleeper();
+        Ok(())
+    }
+
+    /// Takes what is bounded elsewhere.
+    pub fn push(&self, mail: Mail) {
+        self.lock().mail.push(mail);
+        self.wake_sleeper();
+    }
+
+    /// Takes out all mail, and the workers that are to be told that there is room again. `mail`
+    /// must be empty; its memory is used for what comes next.
+    pub fn take(&self, mail: &mut Vec<Mail>) -> Vec<u8> {
+        let mut lanes = self.lock();
+        mem::swap(&mut lanes.mail, mail);
+        if mail.is_empty() {
+            return Vec::new();
+        }
+        lanes.bytes.fill(0);
+        mem::take(&mut lanes.refused)
+    }
+
+    /// The worker is about to sleep. `false` if there is mail: it must not.
+    pub fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        let empty = self.lock().mail.is_empty();
+        if !empty {
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+        empty
+    }
+
+    /// The worker is awake.
+    pub fn wake_up(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Ends the worker's sleep, whether there is mail or not.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
+    fn wake_sleeper(&self) {
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lanes> {
+        // A panic while it is held leaves nothing half done.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,326 @@
+//! One operating-system thread for each worker: a current-thread Tokio runtime with the worker's
+//! sockets nested in it.
+
+mod inbox;
+mod keeper;
+mod pool;
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use std::{io, thread};
+
+use cluster::Cluster;
+use env::{Clock, Instant, WallTime};
+use mesh::{Heard, PeerChange, Wires};
+use proto::frame::CloseCode;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use transport::{Board, Doorbell, Event, Read, Sockets, Token};
+
+pub(crate) use inbox::{Inbox, Mail, Task};
+pub use keeper::Stuck;
+pub(crate) use keeper::{Keeper, KeeperParts, Lease};
+pub(crate) use pool::Pool;
+
+use crate::worker::{Report, Worker, WorkerStats};
+
+/// Turns without a pause after which Tokio's tasks have their turn too.
+const YIELD_EVERY: u32 = 8;
+
+/// Reads of one link before the others have their turn.
+const READS_MAX: usize = 16;
+
+/// Bytes read at once.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// What a worker's thread begins with.
+pub(crate) struct Seat {
+    pub index: u8,
+    pub sockets: Sockets,
+    pub doorbell: Doorbell,
+    pub board: Board,
+    pub clock: Clock,
+    pub cluster: Cluster,
+    pub inboxes: Vec<Arc<Inbox>>,
+    pub beacon: Arc<Beacon>,
+    /// How long an ending worker waits for its last frames to leave.
+    pub flush_wait: Duration,
+    /// Makes the worker, on its own thread.
+    pub build: Box<dyn FnOnce() -> Worker + Send>,
+}
+
+/// What a worker is at, for the keeper's thread to look at.
+#[derive(Debug, Default)]
+pub(crate) struct Beacon {
+    /// When the turn under way began, in nanoseconds; 0 between turns.
+    since: AtomicU64,
+    /// What its host runs.
+    pub pulse: std::sync::OnceLock<Arc<crate::host::Pulse>>,
+    /// Turns done.
+    pub turns: AtomicU64,
+}
+
+impl Beacon {
+    fn begin(&self, now: Instant) {
+        self.since.store(now.as_nanos().max(1), Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.since.store(0, Ordering::Relaxed);
+        self.turns.store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// When the turn under way began.
+    pub fn since(&self) -> Option<Instant> {
+        match self.since.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Instant::from_nanos(nanos)),
+        }
+    }
+}
+
+impl Seat {
+    /// Starts the thread. It gives what the worker held when it was told to stop.
+    pub fn start(self, name: &str) -> io::Result<thread::JoinHandle<WorkerStats>> {
+        thread::Builder::new().name(format!("{name}-{}", self.index)).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .event_interval(YIELD_EVERY)
+                .build()
+                .expect("the system has descriptors for a runtime");
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, Driver::new(self).run())
+        })
+    }
+}
+
+struct Driver {
+    index: u8,
+    worker: Worker,
+    wires: Wires,
+    sockets: Sockets,
+    doorbell: Doorbell,
+    board: Board,
+    clock: Clock,
+    cluster: Cluster,
+    inboxes: Vec<Arc<Inbox>>,
+    beacon: Arc<Beacon>,
+    flush_wait: Duration,
+    events: Vec<Event>,
+    mail: Vec<Mail>,
+    scratch: Box<[u8]>,
+    /// What was held when the order to stop came, and when to end at the latest.
+    stopping: Option<(WorkerStats, Instant)>,
+}
+
+/// Names the poll of the sockets to Tokio, which only waits for it.
+struct PollFd(RawFd);
+
+impl AsRawFd for PollFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl Driver {
+    fn new(seat: Seat) -> Self {
+        let mut worker = (seat.build)();
+        let inbox = seat.inboxes[usize::from(seat.index)].clone();
+        worker.host().on_wake(Arc::new(move || inbox.wake()));
+        let _ = seat.beacon.pulse.set(worker.pulse());
+        Driver {
+            index: seat.index,
+            worker,
+            wires: Wires::new(seat.board.clone()),
+            sockets: seat.sockets,
+            doorbell: seat.doorbell,
+            board: seat.board,
+            clock: seat.clock,
+            cluster: seat.cluster,
+            inboxes: seat.inboxes,
+            beacon: seat.beacon,
+            flush_wait: seat.flush_wait,
+            events: Vec::new(),
+            mail: Vec::new(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            stopping: None,
+        }
+    }
+
+    async fn run(mut self) -> WorkerStats {
+        let poll = AsyncFd::with_interest(PollFd(self.sockets.raw_fd()), Interest::READABLE)
+            .expect("a poll can be nested in Tokio's");
+        let mut turns = 0u32;
+        loop {
+            let now = self.clock.now();
+            let wall = self.clock.wall();
+            self.beacon.begin(now);
+            let mut busy = self.take_mail(now, wall);
+            busy |= self.take_events(now, wall);
+            self.follow_directory();
+            let next = self.worker.turn(now, wall);
+            busy |= self.flush(now, wall);
+            self.report();
+            self.beacon.end();
+            busy |= next.is_some_and(|at| at <= now) || self.sockets.has_more();
+            if let Some((held, until)) = &self.stopping
+                && (!busy && !self.wires.is_blocked() || now >= *until)
+            {
+                return held.clone();
+            }
+            turns = turns.wrapping_add(1);
+            if !busy {
+                self.sleep(&poll, now, next).await;
+            } else if turns % YIELD_EVERY == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Waits for sockets, for mail, for Tokio's tasks or for `next`.
+    async fn sleep(&mut self, poll: &AsyncFd<PollFd>, now: Instant, next: Option<Instant>) {
+        let stop_by = self.stopping.as_ref().map(|(_, until)| *until);
+        match [next, stop_by].into_iter().flatten().min() {
+            Some(at) => self.sockets.arm_timer(at),
+            None => self.sockets.disarm_timer(),
+        }
+        let inbox = &self.inboxes[usize::from(self.index)];
+        if !inbox.fall_asleep() {
+            return;
+        }
+        match self.sockets.unattended_deadline() {
+            None => wait_readable(poll).await,
+            Some(at) => {
+                // Only the portable fallback has deadlines that the descriptor does not show.
+                let _ = tokio::time::timeout(at.since(now), wait_readable(poll)).await;
+            }
+        }
+        inbox.wake_up();
+    }
+
+    fn take_mail(&mut self, now: Instant, wall: WallTime) -> bool {
+        let mut mail = std::mem::take(&mut self.mail);
+        for sender in self.inboxes[usize::from(self.index)].take(&mut mail) {
+            self.inboxes[usize::from(sender)].push(Mail::Room(self.index));
+        }
+        let busy = !mail.is_empty();
+        for mail in mail.drain(..) {
+            match mail {
+                Mail::Frames(batch) => self.worker.handle_local(now, wall, batch),
+                Mail::Batch(batch) => self.worker.handle_batch(now, batch),
+                Mail::Task(task) => task(&mut self.worker),
+                Mail::Room(worker) => self.worker.mesh().handle_local_room(worker),
+                Mail::Stop => self.begin_stop(now, wall),
+            }
+        }
+        self.mail = mail;
+        busy
+    }
+
+    fn begin_stop(&mut self, now: Instant, wall: WallTime) {
+        if self.stopping.is_none() {
+            self.stopping = Some((self.worker.stats(), now + self.flush_wait));
+            self.worker.stop(now, wall, CloseCode::GoingAway, "the server is going down");
+        }
+    }
+
+    fn take_events(&mut self, now: Instant, wall: WallTime) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        if let Err(error) = self.sockets.poll(Some(Duration::ZERO), &mut events) {
+            panic!("the poll of worker {} cannot be used any more: {error}", self.index);
+        }
+        let busy = !events.is_empty();
+        for event in events.drain(..) {
+            match event {
+                Event::Accepted { socket, .. } => {
+                    self.wires.accept(now, self.worker.mesh(), &mut self.sockets, socket);
+                }
+                Event::Woken => {
+                    for end in self.doorbell.take() {
+                        self.wires.accept_pipe(now, self.worker.mesh(), &mut self.sockets, end);
+                    }
+                }
+                Event::Timer => {}
+                event => {
+                    let mesh = self.worker.mesh();
+                    let heard = self.wires.handle_event(now, mesh, &mut self.sockets, &event);
+                    if let Heard::Readable(token, link) = heard {
+                        self.read(now, wall, token, link);
+                    }
+                }
+            }
+        }
+        self.events = events;
+        busy
+    }
+
+    fn read(&mut self, now: Instant, wall: WallTime, token: Token, link: mesh::LinkId) {
+        for _ in 0..READS_MAX {
+            match self.sockets.read(token, &mut self.scratch) {
+                Read::Data(n) => {
+                    self.worker.handle_bytes(now, wall, link, &self.scratch[..n]);
+                    return;
+                }
+                Read::More(n) => self.worker.handle_bytes(now, wall, link, &self.scratch[..n]),
+                Read::Blocked => return,
+                Read::Closed(_) => {
+                    let mesh = self.worker.mesh();
+                    return self.wires.handle_closed(now, mesh, &mut self.sockets, token);
+                }
+            }
+        }
+        self.sockets.read_later(token);
+    }
+
+    fn follow_directory(&mut self) {
+        let known = self.worker.directory().revision();
+        if let Some(directory) = self.cluster.directory_after(known) {
+            let board = &self.board;
+            self.worker.set_directory(directory, |node| board.has(node.0));
+        }
+    }
+
+    /// Sends everything on its way. Gives whether that gave the worker more to do.
+    fn flush(&mut self, now: Instant, wall: WallTime) -> bool {
+        let mut down = Vec::new();
+        self.wires.flush(now, self.worker.mesh(), &mut self.sockets, |change| match change {
+            PeerChange::Down(node) => down.push(node),
+            PeerChange::Up(node) => tracing::debug!(%node, "node is up"),
+        });
+        for node in &down {
+            tracing::debug!(%node, "node is down");
+            self.worker.handle_peer_down(now, wall, *node);
+        }
+        while let Some((to, batch)) = self.worker.poll_local() {
+            if let Err(batch) = self.inboxes[usize::from(to)].push_frames(self.index, batch) {
+                self.worker.mesh().handle_local_full(to, batch);
+            }
+        }
+        while let Some((to, batch)) = self.worker.poll_batch() {
+            self.inboxes[usize::from(to)].push(Mail::Batch(batch));
+        }
+        !down.is_empty()
+    }
+
+    fn report(&mut self) {
+        while let Some(report) = self.worker.poll_report() {
+            match report {
+                Report::BadFrame { from, problem } => {
+                    tracing::warn!(node = %from.node, worker = from.worker, problem, "bad frame");
+                }
+                Report::Host(event) => tracing::warn!(?event, "an entity needs attention"),
+            }
+        }
+    }
+}
+
+/// Waits until the poll has something to tell.
+async fn wait_readable(poll: &AsyncFd<PollFd>) {
+    match poll.readable().await {
+        // What comes from now on makes it readable anew; what came before is polled next.
+        Ok(mut ready) => ready.clear_ready(),
+        Err(error) => panic!("Tokio cannot wait for the sockets any more: {error}"),
+    }
+}

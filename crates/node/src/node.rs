@@ -1,0 +1,577 @@
+//! A node as a value: starts its workers, answers questions about them, stops them.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{fmt, io, thread};
+
+use cluster::{Cluster, NodeInfo, SESSION_KIND};
+use env::{Clock, Random};
+use mesh::{Key, Mesh};
+use proto::frame::CloseCode;
+use proto::link::WorkerId;
+use proto::{AccountId, Incarnation, KindId};
+use transport::{Board, ListenOptions, Sockets};
+
+use crate::cx::Outside;
+use crate::driver::{Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pool, Seat, Stuck, Task};
+use crate::entity::Entity;
+use crate::host::Host;
+use crate::options::HostOptions;
+use crate::session::{self, Binding, Bindings, Login, Refusal};
+use crate::worker::{Worker, WorkerParts, WorkerStats};
+
+/// Limits, waits and names of a node. Plain data, as a configuration file holds it.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Unique within the cluster; survives restarts, and placement goes by it.
+    pub name: String,
+    /// Threads that hold entities, 1..=255; 0 is one for each core.
+    pub workers: u8,
+    /// What it is configured to be, for people and for the console.
+    pub roles: Vec<String>,
+    /// Whether it is home to sessions.
+    pub sessions: bool,
+    /// Its share of keyed entities next to other nodes, 1..=64.
+    pub weight: u32,
+    /// Where other nodes reach it; `None` if only its own process can. Port 0 is any.
+    pub mesh_listen: Option<SocketAddr>,
+    /// The address that others are told, where it differs from the one listened on.
+    pub mesh_public: Option<SocketAddr>,
+    /// Limits of links. `workers` is set from this node's.
+    pub mesh: mesh::Options,
+    /// Limits of sockets, per worker.
+    pub sockets: transport::Options,
+    /// Limits of entities, per worker.
+    pub host: HostOptions,
+    /// Limits of sessions, streams and groups, per worker.
+    pub session: session::Options,
+    /// Most bytes of frames that wait from one worker to another.
+    pub worker_queue_bytes_max: usize,
+    /// Threads for blocking work, shared by the workers.
+    pub blocking_threads: usize,
+    /// Most jobs that wait for such a thread.
+    pub blocking_jobs_max: usize,
+    /// A turn of a worker that takes longer is reported while it lasts.
+    pub stuck_after: Duration,
+    /// How often the node tells that it is still there: a third of the registry's lease.
+    pub renew_every: Duration,
+    /// How long a stopping worker waits for its last frames to leave.
+    pub flush_wait: Duration,
+    /// How long [`NodeHandle::stats`] and [`NodeHandle::ask`] wait for a worker.
+    pub answer_wait: Duration,
+}
+
+impl NodeOptions {
+    /// A node called `name` with a worker per core that holds sessions and is reached by its own
+    /// process only.
+    pub fn new(name: impl Into<String>) -> Self {
+        NodeOptions {
+            name: name.into(),
+            workers: 0,
+            roles: Vec::new(),
+            sessions: true,
+            weight: 1,
+            mesh_listen: None,
+            mesh_public: None,
+            mesh: mesh::Options::default(),
+            sockets: transport::Options::default(),
+            host: HostOptions::default(),
+            session: session::Options::default(),
+            worker_queue_bytes_max: 8 * 1024 * 1024,
+            blocking_threads: 4,
+            blocking_jobs_max: 1_024,
+            stuck_after: Duration::from_secs(1),
+            renew_every: Duration::from_secs(5),
+            flush_wait: Duration::from_secs(2),
+            answer_wait: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What a node gets from outside: objects, as opposed to [`NodeOptions`].
+#[derive(Debug)]
+pub struct NodeEnv {
+    /// Time.
+    pub clock: Clock,
+    /// Secrets and the entities' randomness.
+    pub random: Random,
+    /// The list of nodes.
+    pub cluster: Cluster,
+    /// Where the nodes of this process find each other.
+    pub board: Board,
+    /// The secret that the nodes of the cluster share.
+    pub mesh_key: Key,
+}
+
+type Register = Arc<dyn Fn(&mut Host) + Send + Sync>;
+type Choose = Arc<dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + Sync>;
+
+/// The game's part of a node: the kinds it offers and what it binds clients to.
+#[derive(Clone, Default)]
+pub struct NodeApp {
+    kinds: Vec<KindId>,
+    register: Vec<Register>,
+    bindings: Option<Choose>,
+    interface: u64,
+}
+
+impl NodeApp {
+    /// Offers nothing yet.
+    pub fn new() -> Self {
+        NodeApp::default()
+    }
+
+    /// Offers entities of a kind, or a service.
+    #[must_use]
+    pub fn kind<E: Entity>(mut self) -> Self {
+        self.kinds.push(E::KIND.id);
+        self.register.push(Arc::new(|host: &mut Host| {
+            host.register::<E>();
+        }));
+        self
+    }
+
+    /// Chooses what each login is bound to, on whichever worker is its home. Without it a login
+    /// is bound to nothing.
+    #[must_use]
+    pub fn bindings(
+        mut self,
+        choose: impl Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + Sync + 'static,
+    ) -> Self {
+        self.bindings = Some(Arc::new(choose));
+        self
+    }
+
+    /// Tells the hash of the interface, for other nodes to compare.
+    #[must_use]
+    pub fn interface(mut self, hash: u64) -> Self {
+        self.interface = hash;
+        self
+    }
+
+    /// Does something with every worker's host before it starts, such as spawning.
+    #[must_use]
+    pub fn on_host(mut self, act: impl Fn(&mut Host) + Send + Sync + 'static) -> Self {
+        self.register.push(Arc::new(act));
+        self
+    }
+}
+
+impl fmt::Debug for NodeApp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeApp").field("kinds", &self.kinds).finish_non_exhaustive()
+    }
+}
+
+/// Why a node did not start. Nothing of it remains.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Correct the option.
+    #[error("option {option} of node {node:?} {problem}")]
+    Option {
+        /// The node's name.
+        node: String,
+        /// Which option.
+        option: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Choose another address, or stop what holds it.
+    #[error("cannot listen for nodes on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Configure a cluster key, or listen on a loopback address.
+    #[error("{0} can be reached from other machines: that needs a cluster key")]
+    Insecure(SocketAddr),
+    /// The system has no threads or descriptors left.
+    #[error("the system refuses a thread or descriptor: {0}")]
+    System(#[from] io::Error),
+    /// The cluster does not list it.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
+}
+
+/// A node that runs. Dropping the handle stops it.
+pub struct NodeHandle {
+    name: String,
+    incarnation: Incarnation,
+    mesh_addr: Option<SocketAddr>,
+    clock: Clock,
+    cluster: Cluster,
+    inboxes: Vec<Arc<Inbox>>,
+    beacons: Vec<Arc<Beacon>>,
+    answer_wait: Duration,
+    pool: Pool,
+    running: RwLock<Option<Running>>,
+}
+
+struct Running {
+    threads: Vec<JoinHandle<WorkerStats>>,
+    keeper: Keeper,
+}
+
+/// What a node holds and has seen.
+#[derive(Clone, Debug, Default)]
+pub struct NodeStats {
+    /// By worker; `None` for one that did not answer in time.
+    pub workers: Vec<Option<WorkerStats>>,
+    /// Turns done, by worker.
+    pub turns: Vec<u64>,
+    /// Turns that took too long.
+    pub stuck: Vec<Stuck>,
+}
+
+/// What a node held when it was told to stop.
+#[derive(Clone, Debug, Default)]
+pub struct StopReport {
+    /// By worker; `None` for one whose thread has panicked.
+    pub workers: Vec<Option<WorkerStats>>,
+}
+
+impl StopReport {
+    /// Sessions that were ended, streams that were closed.
+    pub fn closed(&self) -> (usize, usize) {
+        let workers = self.workers.iter().flatten();
+        workers.fold((0, 0), |(sessions, streams), worker| {
+            (sessions + worker.homes.sessions, streams + worker.streams.streams)
+        })
+    }
+}
+
+/// A game server process, or a part of one: several may live in one process.
+#[derive(Debug)]
+pub struct Node;
+
+impl Node {
+    /// Starts a node: its workers run and it is listed in the cluster when this returns.
+    ///
+    /// # Errors
+    ///
+    /// See [`NodeError`].
+    pub fn start(
+        app: &NodeApp,
+        options: NodeOptions,
+        env: NodeEnv,
+    ) -> Result<NodeHandle, NodeError> {
+        let NodeEnv { clock, mut random, cluster, board, mesh_key } = env;
+        let workers = check(&options, &mesh_key)?;
+        let incarnation = Incarnation(random.u64() | 1);
+        let mut mesh_addr = options.mesh_listen;
+        let mut seats = Vec::new();
+        for index in 0..workers {
+            let mut sockets = Sockets::new(options.sockets.clone(), clock.clone())?;
+            if let Some(address) = mesh_addr {
+                let listen = ListenOptions { reuse_port: workers > 1, ..Default::default() };
+                let listening = sockets.listen(address, listen);
+                let (_, bound) =
+                    listening.map_err(|source| NodeError::Listen { address, source })?;
+                mesh_addr = Some(bound);
+            }
+            seats.push(sockets);
+        }
+        let inboxes: Vec<Arc<Inbox>> = seats
+            .iter()
+            .map(|sockets| {
+                let bytes_max = options.worker_queue_bytes_max;
+                Arc::new(Inbox::new(sockets.waker(), workers, bytes_max))
+            })
+            .collect();
+        let pool = Pool::start(&options.name, options.blocking_threads, options.blocking_jobs_max)?;
+        let beacons: Vec<Arc<Beacon>> = inboxes.iter().map(|_| Arc::default()).collect();
+        let mut threads = Vec::new();
+        for (index, sockets) in (0..workers).zip(seats) {
+            let me = WorkerId { node: incarnation, worker: index };
+            let parts = Parts {
+                me,
+                workers,
+                app: app.clone(),
+                options: options.clone(),
+                clock: clock.clone(),
+                random: random.fork(),
+                mesh_key: mesh_key.clone(),
+                pool: pool.clone(),
+            };
+            let seat = Seat {
+                index,
+                doorbell: board.open(incarnation.0, index, sockets.waker()),
+                sockets,
+                board: board.clone(),
+                clock: clock.clone(),
+                cluster: cluster.clone(),
+                inboxes: inboxes.clone(),
+                beacon: beacons[usize::from(index)].clone(),
+                flush_wait: options.flush_wait,
+                build: Box::new(move || parts.build()),
+            };
+            match seat.start(&options.name) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    inboxes.iter().for_each(|inbox| inbox.push(Mail::Stop));
+                    pool.close();
+                    return Err(error.into());
+                }
+            }
+        }
+        follow(&cluster, &inboxes);
+        let info = listing(app, &options, (incarnation, workers), mesh_addr);
+        let listed = cluster.register(clock.now(), info.clone()).map_err(NodeError::from);
+        let lease = Lease { cluster: cluster.clone(), info, renew_every: options.renew_every };
+        let stuck_after = options.stuck_after;
+        let keeper_beacons = beacons.clone();
+        let keeper = listed.and_then(|()| {
+            let clock = clock.clone();
+            let parts = KeeperParts { clock, lease, beacons: keeper_beacons, stuck_after };
+            Keeper::start(&options.name, parts).map_err(NodeError::from)
+        });
+        let keeper = match keeper {
+            Ok(keeper) => keeper,
+            Err(error) => {
+                cluster.deregister(incarnation);
+                inboxes.iter().for_each(|inbox| inbox.push(Mail::Stop));
+                threads.into_iter().for_each(|thread| drop(thread.join()));
+                pool.close();
+                return Err(error);
+            }
+        };
+        Ok(NodeHandle {
+            name: options.name,
+            incarnation,
+            mesh_addr,
+            clock,
+            cluster,
+            inboxes,
+            beacons,
+            answer_wait: options.answer_wait,
+            pool,
+            running: RwLock::new(Some(Running { threads, keeper })),
+        })
+    }
+}
+
+/// What one worker is made of, on its way to its thread.
+struct Parts {
+    me: WorkerId,
+    workers: u8,
+    app: NodeApp,
+    options: NodeOptions,
+    clock: Clock,
+    random: Random,
+    mesh_key: Key,
+    pool: Pool,
+}
+
+impl Parts {
+    fn build(mut self) -> Worker {
+        let options = self.options;
+        let mesh_options = mesh::Options { workers: self.workers, ..options.mesh };
+        // Challenges must not be guessable, whatever the entities' randomness is seeded with.
+        let secret = self.random.fork();
+        let mesh = Mesh::new(self.me, &options.name, mesh_options, self.mesh_key, secret);
+        let bindings = match self.app.bindings {
+            Some(choose) => Bindings::new(move |login| choose(login)),
+            None => Bindings::none(),
+        };
+        let mut worker = Worker::new(WorkerParts {
+            me: self.me,
+            workers: self.workers,
+            host: options.host,
+            sessions: options.session,
+            bindings,
+            mesh,
+            clock: self.clock,
+            random: self.random,
+        });
+        worker.host().set_blocking_pool(Rc::new(self.pool));
+        for register in &self.app.register {
+            register(worker.host());
+        }
+        worker
+    }
+}
+
+fn check(options: &NodeOptions, key: &Key) -> Result<u8, NodeError> {
+    let wrong = |option, problem| {
+        let node = options.name.clone();
+        Err(NodeError::Option { node, option, problem })
+    };
+    if options.name.is_empty() || options.name.len() > proto::frame::TEXT_BYTES_MAX {
+        return wrong("name", "must have 1 to 256 bytes");
+    }
+    if options.mesh.cluster.len() > proto::frame::TEXT_BYTES_MAX {
+        return wrong("mesh.cluster", "must have at most 256 bytes");
+    }
+    if options.blocking_threads == 0 {
+        return wrong("blocking_threads", "must be at least 1");
+    }
+    if let Some(address) = options.mesh_listen.filter(|address| !key.may_bind(*address)) {
+        return Err(NodeError::Insecure(address));
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    Ok(match options.workers {
+        0 => u8::try_from(cores).unwrap_or(u8::MAX),
+        workers => workers,
+    })
+}
+
+fn listing(
+    app: &NodeApp,
+    options: &NodeOptions,
+    (incarnation, workers): (Incarnation, u8),
+    mesh_addr: Option<SocketAddr>,
+) -> NodeInfo {
+    let mut info = NodeInfo::new(options.name.clone(), incarnation);
+    info.mesh = options.mesh_public.or(mesh_addr).into_iter().collect();
+    info.roles = options.roles.clone();
+    info.kinds = app.kinds.clone();
+    if options.sessions {
+        info.kinds.push(SESSION_KIND);
+    }
+    info.workers = workers;
+    info.weight = options.weight;
+    info.interface = app.interface;
+    info
+}
+
+/// Wakes the workers when the directory changes, for as long as there are any.
+fn follow(cluster: &Cluster, inboxes: &[Arc<Inbox>]) {
+    let inboxes: Vec<_> = inboxes.iter().map(Arc::downgrade).collect();
+    cluster.on_change(move || {
+        let mut alive = false;
+        for inbox in inboxes.iter().filter_map(std::sync::Weak::upgrade) {
+            alive = true;
+            inbox.wake();
+        }
+        alive
+    });
+}
+
+impl NodeHandle {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// This life of it.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// Where it listens for other nodes.
+    pub fn mesh_addr(&self) -> Option<SocketAddr> {
+        self.mesh_addr
+    }
+
+    /// How many workers it has.
+    pub fn workers(&self) -> u8 {
+        self.inboxes.len() as u8
+    }
+
+    /// Has `act` done with a worker, on its thread, and gives what it gives. `None` if the worker
+    /// is stopped or does not come to it within `answer_wait`; it may do it later then.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such worker.
+    pub fn ask<R: Send + 'static>(
+        &self,
+        worker: u8,
+        act: impl FnOnce(&mut Worker) -> R + Send + 'static,
+    ) -> Option<R> {
+        let (tell, answer) = mpsc::sync_channel(1);
+        let task: Task = Box::new(move |worker| {
+            let _ = tell.try_send(act(worker));
+        });
+        self.inboxes[usize::from(worker)].push(Mail::Task(task));
+        match answer.recv_timeout(self.answer_wait) {
+            Ok(answer) => Some(answer),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// Runs a future on a worker's thread, among its entities, and gives its result. Dropping the
+    /// receiver does not stop it. An error means that the worker stopped before.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such worker.
+    pub fn spawn<F, R>(
+        &self,
+        worker: u8,
+        begin: impl FnOnce(Outside) -> F + Send + 'static,
+    ) -> tokio::sync::oneshot::Receiver<R>
+    where
+        F: Future<Output = R> + 'static,
+        R: Send + 'static,
+    {
+        let (tell, answer) = tokio::sync::oneshot::channel();
+        let task: Task = Box::new(move |worker| {
+            let future = begin(worker.outside());
+            tokio::task::spawn_local(async move {
+                let _ = tell.send(future.await);
+            });
+        });
+        self.inboxes[usize::from(worker)].push(Mail::Task(task));
+        answer
+    }
+
+    /// Ends the session of an account, wherever it is at home. `false` if no node holds sessions.
+    pub fn kick(&self, account: AccountId, code: CloseCode, reason: &str) -> bool {
+        let Some(home) = self.cluster.directory().home(account) else { return false };
+        let worker = if home.node == self.incarnation { home.worker } else { 0 };
+        let (reason, clock) = (reason.to_owned(), self.clock.clone());
+        let task: Task = Box::new(move |worker| {
+            worker.kick(clock.now(), account, code, &reason);
+        });
+        self.inboxes[usize::from(worker)].push(Mail::Task(task));
+        true
+    }
+
+    /// What it holds and has seen. Waits for each worker, at most `answer_wait`.
+    pub fn stats(&self) -> NodeStats {
+        let workers = (0..self.workers()).map(|w| self.ask(w, |worker| worker.stats())).collect();
+        let turns = self
+            .beacons
+            .iter()
+            .map(|beacon| beacon.turns.load(std::sync::atomic::Ordering::Relaxed));
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        let stuck = running.as_ref().map_or_else(Vec::new, |running| running.keeper.stuck());
+        NodeStats { workers, turns: turns.collect(), stuck }
+    }
+
+    /// Takes the node off the list, ends its sessions, closes its streams, and waits until its
+    /// last frames have left. A second call reports nothing.
+    pub fn stop(&self) -> StopReport {
+        let running = self.running.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(running) = running else { return StopReport::default() };
+        running.keeper.stop();
+        self.inboxes.iter().for_each(|inbox| inbox.push(Mail::Stop));
+        let workers = running.threads.into_iter().map(|thread| thread.join().ok()).collect();
+        self.pool.close();
+        StopReport { workers }
+    }
+}
+
+impl Drop for NodeHandle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeHandle")
+            .field("name", &self.name)
+            .field("incarnation", &self.incarnation)
+            .field("mesh_addr", &self.mesh_addr)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,608 @@
+//! One worker: entities, sessions and links put together, still without sockets, threads or a
+//! clock of its own.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::Directory;
+use env::{Clock, FastMap, Instant, Random, WallTime};
+use mesh::{LinkId, Mesh, PeerInfo as MeshPeer, SendError};
+use proto::frame::{CloseCode, Status};
+use proto::link::{GroupId, LinkFrame, Slot, WorkerId};
+use proto::{AccountId, EntityId, Incarnation, SessionId};
+
+use crate::cx::{GroupSlot, Outside, Peer, PushMode};
+use crate::host::{
+    Activation, Batch, ClientMessage, ClientOut, ClientRequest, Event, FrameClass, Host, HostSetup,
+    HostStats, Place, Pulse, Router, Target,
+};
+use crate::options::HostOptions;
+use crate::session::{
+    Bindings, Delivery, Entities, FromClient, GroupError, HomeStats, Homes, Opening,
+    Options as Sessions, Outlet, PeerInfo, Places, Scope, StreamStats, Streams,
+};
+
+/// Rounds of entities' work and its delivery within one turn, before the driver looks at its
+/// sockets again.
+const ROUNDS_MAX: usize = 8;
+
+/// What a [`Worker`] is made of.
+pub struct WorkerParts {
+    /// Who it is.
+    pub me: WorkerId,
+    /// How many workers the node has.
+    pub workers: u8,
+    /// Limits of its entities.
+    pub host: HostOptions,
+    /// Limits of its sessions.
+    pub sessions: Sessions,
+    /// What new sessions are bound to.
+    pub bindings: Bindings,
+    /// Its links.
+    pub mesh: Mesh,
+    /// For the measuring of handlers; time itself is handed to each call.
+    pub clock: Clock,
+    /// Where its entities' randomness comes from.
+    pub random: Random,
+}
+
+/// What a worker has to tell whoever watches over it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Report {
+    /// Something about an entity or handler.
+    Host(Event),
+    /// A frame of another worker could not be read, or is not for a node.
+    BadFrame {
+        /// Who sent it.
+        from: WorkerId,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// What a worker holds and has seen.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerStats {
+    /// Entities, mail and calls.
+    pub host: HostStats,
+    /// Sessions whose home it is.
+    pub homes: HomeStats,
+    /// Streams and groups.
+    pub streams: StreamStats,
+    /// Links.
+    pub mesh: mesh::Counters,
+    /// Frames that could not be read or were for somebody else.
+    pub bad_frames: u64,
+    /// Frames that could not be sent because their way was full or closed.
+    pub unsent: u64,
+    /// Reports dropped because nobody took them.
+    pub reports_lost: u64,
+}
+
+/// Entities, sessions and links of one worker.
+///
+/// Give it what came in with the `handle_*` functions, then call [`turn`](Self::turn), then move
+/// what [`mesh`](Self::mesh) and [`poll_batch`](Self::poll_batch) hold. In simulation many of
+/// them run on one thread.
+pub struct Worker {
+    me: WorkerId,
+    host: Host,
+    homes: Homes,
+    streams: Streams<Host>,
+    mesh: Mesh,
+    view: Rc<View>,
+    /// The groups that entities know by these names.
+    groups: FastMap<GroupSlot, OwnedGroup>,
+    /// Frames for other workers of this node.
+    local: VecDeque<(u8, Vec<u8>)>,
+    reports: VecDeque<Report>,
+    bad_frames: u64,
+    unsent: u64,
+    reports_lost: u64,
+}
+
+/// A group and the entity that opened it, if one did.
+#[derive(Clone, Copy)]
+struct OwnedGroup {
+    id: GroupId,
+    owner: Option<Target>,
+}
+
+/// Most reports kept for a driver that does not ask.
+const REPORTS_MAX: usize = 4_096;
+
+impl Worker {
+    /// A worker without entities and sessions. Register its kinds on [`host`](Self::host).
+    pub fn new(parts: WorkerParts) -> Self {
+        let WorkerParts { me, workers, host, sessions, bindings, mesh, clock, random } = parts;
+        let view =
+            Rc::new(View { me, workers, directory: RefCell::new(Arc::new(Directory::default())) });
+        let router = Rc::clone(&view) as Rc<dyn Router>;
+        let host = Host::new(host, HostSetup { me, workers, clock, random, router });
+        Worker {
+            me,
+            host,
+            homes: Homes::new(me, sessions.clone(), bindings),
+            streams: Streams::new(me, sessions),
+            mesh,
+            view,
+            groups: FastMap::default(),
+            local: VecDeque::new(),
+            reports: VecDeque::new(),
+            bad_frames: 0,
+            unsent: 0,
+            reports_lost: 0,
+        }
+    }
+
+    /// Who it is.
+    pub fn me(&self) -> WorkerId {
+        self.me
+    }
+
+    /// Its entities, to register kinds.
+    pub fn host(&mut self) -> &mut Host {
+        &mut self.host
+    }
+
+    /// A caller of its entities that is no entity.
+    pub fn outside(&self) -> Outside {
+        self.host.outside()
+    }
+
+    /// What it is doing now, for a watchdog on another thread.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        self.host.pulse()
+    }
+
+    /// Its links, for whoever moves their bytes.
+    pub fn mesh(&mut self) -> &mut Mesh {
+        &mut self.mesh
+    }
+
+    /// What it holds and has seen. Looks at every stream.
+    pub fn stats(&self) -> WorkerStats {
+        WorkerStats {
+            host: self.host.stats(),
+            homes: self.homes.stats(),
+            streams: self.streams.stats(),
+            mesh: self.mesh.counters(),
+            bad_frames: self.bad_frames,
+            unsent: self.unsent,
+            reports_lost: self.reports_lost,
+        }
+    }
+
+    /// What there is to tell about entities and peers.
+    pub fn poll_report(&mut self) -> Option<Report> {
+        self.reports.pop_front()
+    }
+
+    /// The directory that is in use.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.view.directory.borrow().clone()
+    }
+
+    /// Uses a newer directory: links to nodes that are no longer listed end. `in_process` tells
+    /// which nodes are reached without sockets.
+    pub fn set_directory(
+        &mut self,
+        directory: Arc<Directory>,
+        in_process: impl Fn(Incarnation) -> bool,
+    ) {
+        let before = self.view.directory.replace(directory.clone());
+        for info in before.nodes() {
+            if directory.node(info.incarnation).is_none() {
+                self.mesh.remove_peer(info.incarnation);
+            }
+        }
+        for info in directory.nodes() {
+            let node = info.incarnation;
+            if node == self.me.node || before.node(node) == Some(info) {
+                continue;
+            }
+            let addresses = if in_process(node) { Vec::new() } else { info.mesh.clone() };
+            self.mesh.set_peer(node, MeshPeer { name: info.name.clone(), addresses });
+        }
+    }
+
+    // -- in --
+
+    /// Takes bytes that came over a link.
+    pub fn handle_bytes(&mut self, now: Instant, wall: WallTime, link: LinkId, bytes: &[u8]) {
+        let mut input = bytes;
+        while let Some(frame) = self.mesh.next_frame(now, link, &mut input) {
+            self.handle_frame(now, wall, frame.from, &frame.payload);
+        }
+    }
+
+    /// Takes a batch of frames from a worker of this node, as its mesh wrote it.
+    pub fn handle_local(&mut self, now: Instant, wall: WallTime, batch: Vec<u8>) {
+        for (from, payload) in mesh::local_frames(&batch) {
+            self.handle_frame(now, wall, from, payload);
+        }
+        self.mesh.recycle(batch);
+    }
+
+    /// Takes a batch of calls from a worker of this node, as [`poll_batch`](Self::poll_batch)
+    /// gave it there.
+    pub fn handle_batch(&mut self, now: Instant, batch: Batch) {
+        self.host.handle_batch(now, batch);
+    }
+
+    /// Takes one frame of another worker.
+    pub fn handle_frame(&mut self, now: Instant, wall: WallTime, from: WorkerId, payload: &[u8]) {
+        let frame = match LinkFrame::decode(payload) {
+            Ok((_, frame)) => frame,
+            Err(error) => return self.bad_frame(from, error.to_string()),
+        };
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
+        match &frame {
+            LinkFrame::Up { slot, frame } => {
+                let way = (from, *slot);
+                self.streams.handle_up(now, io.out, &mut self.host, way, frame);
+            }
+            LinkFrame::Call(call) => self.host.handle_call(now, from, call),
+            LinkFrame::Answer { call, status, body } => {
+                self.host.handle_answer(*call, *status, body);
+            }
+            LinkFrame::Cancel { call } => self.host.handle_cancel(from, *call),
+            LinkFrame::Probe { origin, call, target, seen } => {
+                self.host.handle_probe(from, *origin, *call, *target, *seen);
+            }
+            LinkFrame::Ring { call } => self.host.handle_ring(*call),
+            LinkFrame::Bind { .. }
+            | LinkFrame::Attach { .. }
+            | LinkFrame::Detach { .. }
+            | LinkFrame::Unbind { .. } => {
+                self.streams.handle_link(&mut io, &mut self.host, from, &frame);
+            }
+            LinkFrame::Open(_)
+            | LinkFrame::Resume { .. }
+            | LinkFrame::Detached { .. }
+            | LinkFrame::Logout { .. }
+            | LinkFrame::Bound { .. }
+            | LinkFrame::NotBound { .. }
+            | LinkFrame::Lost { .. }
+            | LinkFrame::Rebind { .. }
+            | LinkFrame::Release { .. }
+            | LinkFrame::Kick { .. } => self.homes.handle_link(&mut io, from, &frame),
+            LinkFrame::Publish { subject, body } => {
+                let event = Event::Publish { topic: (*subject).to_owned(), body: body.to_vec() };
+                self.report(Report::Host(event));
+            }
+            other => {
+                let kind = format!("{other:?}");
+                let kind = kind.split([' ', '(']).next().unwrap_or_default();
+                self.bad_frame(from, format!("{kind} is not for a node"));
+            }
+        }
+    }
+
+    /// Takes note that what was under way to and from `node` may be lost.
+    pub fn handle_peer_down(&mut self, now: Instant, wall: WallTime, node: Incarnation) {
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        self.streams.handle_peer_down(&mut out, &mut self.host, node);
+        let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
+        self.homes.handle_peer_down(&mut io, node);
+        self.host.handle_node_down(node);
+    }
+
+    /// Asks the home of the session of `account`, wherever it is, to end it. `false` if no node
+    /// holds sessions.
+    pub fn kick(
+        &mut self,
+        now: Instant,
+        account: AccountId,
+        code: CloseCode,
+        reason: &str,
+    ) -> bool {
+        let Some(home) = self.view.home_of(account) else { return false };
+        let session = SessionId::default();
+        let frame = LinkFrame::Kick { account, session, code, reason };
+        Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent }.control(home, &frame);
+        true
+    }
+
+    /// Lets go of all clients, as before the node stops: ends the sessions whose home is here, and
+    /// has the homes of others look for their entities elsewhere.
+    pub fn stop(&mut self, now: Instant, wall: WallTime, code: CloseCode, reason: &str) {
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        self.streams.release_all(&mut out, CloseCode::Unavailable);
+        let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
+        self.homes.end_all(&mut io, code, reason);
+    }
+
+    // -- work --
+
+    /// Does what is to be done and says when to call again: `now` if there is more to do, `None`
+    /// if nothing will happen by itself.
+    pub fn turn(&mut self, now: Instant, wall: WallTime) -> Option<Instant> {
+        self.handle_timeout(now, wall);
+        let mut next = None;
+        for _ in 0..ROUNDS_MAX {
+            next = self.host.turn(now, wall);
+            if !self.exchange(now, wall) {
+                break;
+            }
+            next = Some(now);
+        }
+        let timeouts = [
+            next,
+            self.homes.poll_timeout(),
+            self.streams.poll_timeout(),
+            self.mesh.poll_timeout(),
+        ];
+        timeouts.into_iter().flatten().min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, wall: WallTime) {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(self.mesh.poll_timeout()) {
+            self.mesh.handle_timeout(now);
+        }
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        if is_due(self.streams.poll_timeout()) {
+            self.streams.handle_timeout(now, &mut out, &mut self.host);
+        }
+        if is_due(self.homes.poll_timeout()) {
+            let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
+            self.homes.handle_timeout(&mut io);
+        }
+    }
+
+    /// Delivers what the entities said. Gives whether that may have given them more to do.
+    fn exchange(&mut self, now: Instant, wall: WallTime) -> bool {
+        let mut busy = false;
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        let (streams, groups) = (&mut self.streams, &mut self.groups);
+        self.host.drain_clients(|said| {
+            busy = true;
+            client_out(now, &mut out, streams, groups, said);
+        });
+        self.host.drain_frames(|to, class, payload| {
+            let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(payload);
+            let sent = match class {
+                FrameClass::Call => out.mesh.send(now, to, write),
+                FrameClass::Reply => out.mesh.send_reply(now, to, write),
+            };
+            out.count(sent)
+        });
+        while let Some(event) = self.host.poll_event() {
+            busy = true;
+            self.handle_event(now, event);
+        }
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        self.streams.settle(&mut out, &mut self.host);
+        while let Some((worker, batch)) = self.mesh.poll_local() {
+            if worker == self.me.worker {
+                busy = true;
+                self.handle_local(now, wall, batch);
+            } else {
+                self.local.push_back((worker, batch));
+            }
+        }
+        busy
+    }
+
+    fn handle_event(&mut self, now: Instant, event: Event) {
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        match event {
+            Event::Activated { id, result } => {
+                self.streams.handle_activated(&mut out, &mut self.host, id, result);
+            }
+            Event::Gone { id, target, code } => {
+                self.streams.entity_gone(&mut out, id, code);
+                let owned = |group: &OwnedGroup| group.owner == Some(target);
+                let groups = self.groups.extract_if(|_, group| owned(group));
+                let mut groups: Vec<GroupId> = groups.map(|(_, group)| group.id).collect();
+                groups.sort_unstable();
+                for group in groups {
+                    let _ = self.streams.disband(&mut out, group);
+                }
+            }
+            event => self.report(Report::Host(event)),
+        }
+    }
+
+    // -- out --
+
+    /// Frames for another worker of this node, and which. One whose queue is full is told to
+    /// [`Mesh::handle_local_full`].
+    pub fn poll_local(&mut self) -> Option<(u8, Vec<u8>)> {
+        self.local.pop_front()
+    }
+
+    /// Calls for another worker of this node, and which.
+    pub fn poll_batch(&mut self) -> Option<(u8, Batch)> {
+        self.host.poll_batch()
+    }
+
+    fn report(&mut self, report: Report) {
+        if self.reports.len() >= REPORTS_MAX {
+            self.reports_lost += 1;
+        } else {
+            self.reports.push_back(report);
+        }
+    }
+
+    fn bad_frame(&mut self, from: WorkerId, problem: String) {
+        self.bad_frames += 1;
+        self.report(Report::BadFrame { from, problem });
+    }
+}
+
+/// Where frames of the session cores go: to the mesh.
+struct Links<'a> {
+    mesh: &'a mut Mesh,
+    now: Instant,
+    unsent: &'a mut u64,
+}
+
+impl Links<'_> {
+    fn count(&mut self, sent: Result<(), SendError>) -> bool {
+        if let Err(error) = sent {
+            *self.unsent += 1;
+            tracing::debug!(%error, "a frame is not sent");
+        }
+        sent.is_ok()
+    }
+}
+
+impl Outlet for Links<'_> {
+    fn send(&mut self, to: WorkerId, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let sent = self.mesh.send(self.now, to, write);
+        self.count(sent)
+    }
+
+    fn control(&mut self, to: WorkerId, frame: &LinkFrame<'_>) {
+        let sent = self.mesh.send_reply(self.now, to, |bytes| frame.encode(to.worker, bytes));
+        self.count(sent);
+    }
+}
+
+/// Where entities are, as this worker's directory has it.
+struct View {
+    me: WorkerId,
+    workers: u8,
+    directory: RefCell<Arc<Directory>>,
+}
+
+impl Places for View {
+    fn worker_of(&self, entity: EntityId) -> Option<WorkerId> {
+        if entity.home == self.me.node {
+            let worker = entity.worker(self.workers);
+            return (worker < self.workers).then_some(WorkerId { node: self.me.node, worker });
+        }
+        self.directory.borrow().owner_hint(entity)
+    }
+
+    fn home_of(&self, account: AccountId) -> Option<WorkerId> {
+        self.directory.borrow().home(account)
+    }
+}
+
+impl Router for View {
+    fn place(&self, entity: EntityId) -> Place {
+        match self.worker_of(entity) {
+            Some(at) if at == self.me => Place::Here,
+            Some(at) if at.node == self.me.node => Place::Worker(at.worker),
+            Some(at) => Place::Node(at),
+            None if entity.home == Incarnation::NONE => Place::Unknown,
+            None => Place::Gone,
+        }
+    }
+}
+
+impl Entities for Host {
+    type Seat = Target;
+    type Peer = Peer;
+
+    fn activate(&mut self, target: EntityId) -> Opening<Target> {
+        match Host::activate(self, target) {
+            Activation::Ready(seat) => Opening::Ready(seat),
+            Activation::Loading => Opening::Loading,
+            Activation::Refused(status) => Opening::Refused(status),
+        }
+    }
+
+    fn peer(&mut self, info: &PeerInfo) -> Peer {
+        Peer::new(crate::cx::PeerInfo {
+            slot: info.slot,
+            session: info.session,
+            account: info.account,
+            level: info.level,
+            stream: info.stream.clone(),
+        })
+    }
+
+    fn online(&mut self, seat: Target, peer: &Peer) {
+        Host::online(self, seat, peer);
+    }
+
+    fn offline(&mut self, seat: Target, peer: &Peer, code: CloseCode, ended: bool) {
+        Host::offline(self, seat, peer, code, ended);
+    }
+
+    fn deliver(
+        &mut self,
+        now: Instant,
+        seat: Target,
+        peer: &Peer,
+        message: FromClient<'_>,
+    ) -> Result<(), Status> {
+        let request = message.request.map(|(tag, deadline_ms)| ClientRequest {
+            tag,
+            wait: (deadline_ms != 0).then(|| Duration::from_millis(u64::from(deadline_ms))),
+        });
+        let message = ClientMessage { method: message.method, body: message.body, request };
+        self.deliver_client(now, seat, peer, message)
+    }
+
+    fn answered(&mut self, tag: u64, status: Status, body: &[u8]) {
+        self.client_answered(tag, status, body);
+    }
+}
+
+/// Does one thing that an entity wants with its clients.
+fn client_out(
+    now: Instant,
+    out: &mut Links<'_>,
+    streams: &mut Streams<Host>,
+    groups: &mut FastMap<GroupSlot, OwnedGroup>,
+    said: ClientOut<'_>,
+) {
+    let known = |groups: &FastMap<GroupSlot, OwnedGroup>, group: GroupSlot| {
+        groups.get(&group).map(|group| group.id).ok_or(GroupError::NotFound)
+    };
+    let problem = match said {
+        ClientOut::Push { peer, method, mode, body } => {
+            streams.push(out, peer, (method, delivery(mode)), body);
+            return;
+        }
+        ClientOut::Reply { peer, tag, status, body } => {
+            streams.reply(out, peer, tag, status, body);
+            return;
+        }
+        ClientOut::Call { peer, tag, method, wait, body } => {
+            streams.call(now, out, peer, (tag, method), Some(wait), body);
+            return;
+        }
+        ClientOut::Bind { peer, name, target } => return streams.rebind(out, peer, name, target),
+        ClientOut::Unbind { peer, name } => return streams.release(out, peer, name),
+        ClientOut::Kick { peer, code, reason } => return streams.kick(out, peer, code, reason),
+        ClientOut::GroupOpen { owner, group, name, kind } => {
+            streams.create_group(EntityId::default(), kind, name).map(|id| {
+                groups.insert(group, OwnedGroup { id, owner });
+            })
+        }
+        ClientOut::GroupJoin { group, peer } => {
+            known(groups, group).and_then(|id| streams.join(out, id, peer))
+        }
+        ClientOut::GroupLeave { group, peer } => {
+            known(groups, group).and_then(|id| streams.leave(out, id, peer))
+        }
+        ClientOut::GroupCast { group, method, mode, body } => known(groups, group)
+            .and_then(|id| streams.cast(out, id, (method, delivery(mode)), body)),
+        ClientOut::GroupClose { group } => groups
+            .remove(&group)
+            .ok_or(GroupError::NotFound)
+            .and_then(|group| streams.disband(out, group.id)),
+    };
+    if let Err(error) = problem {
+        tracing::debug!(%error, "a group could not do as asked");
+    }
+}
+
+fn delivery(mode: PushMode) -> Delivery {
+    match mode {
+        PushMode::Reliable => Delivery::Reliable,
+        PushMode::Latest(key) => Delivery::Latest(key),
+        PushMode::Unreliable => Delivery::Unreliable,
+    }
+}
