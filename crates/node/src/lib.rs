@@ -4,11 +4,13 @@
 mod call;
 mod component;
 mod cx;
+mod driver;
 mod entity;
 mod error;
 mod guard;
 mod host;
 mod module;
+mod node;
 mod options;
 pub mod pattern;
 mod push;
@@ -18,6 +20,7 @@ pub mod session;
 mod step;
 mod timer;
 mod turn;
+mod worker;
 
 pub use call::{Call, ClientCall, wrong_reply};
 pub use component::Component;
@@ -25,6 +28,7 @@ pub use cx::{
     Blocking, Caller, Cx, GroupSlot, Link, Outside, Peer, PeerInfo, PoolFull, PushMode, Ref,
     Reporter, Sleep, This,
 };
+pub use driver::Stuck;
 pub use entity::{
     Callers, Class, Entity, Hook, Hooks, KindInfo, MethodInfo, OnPanic, Rate, method_table,
 };
@@ -35,7 +39,9 @@ pub use host::{
     ClientRequest, Event, FrameClass, Host, HostSetup, HostStats, Inline, MethodStats, Place,
     Pulse, Router, ShardStats, Target,
 };
+pub use node::{Node, NodeApp, NodeEnv, NodeError, NodeHandle, NodeOptions, NodeStats, StopReport};
 pub use options::HostOptions;
 pub use push::*;
 pub use step::{Step, Turn};
 pub use timer::{Schedule, TimerId, Times};
+pub use worker::{Report, Worker, WorkerParts, WorkerStats};

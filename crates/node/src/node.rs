@@ -267,7 +267,7 @@ impl Node {
         let incarnation = Incarnation(random.u64() | 1);
         let mut mesh_addr = options.mesh_listen;
         let mut seats = Vec::new();
-        for index in 0..workers {
+        for _ in 0..workers {
             let mut sockets = Sockets::new(options.sockets.clone(), clock.clone())?;
             if let Some(address) = mesh_addr {
                 let listen = ListenOptions { reuse_port: workers > 1, ..Default::default() };

@@ -11,7 +11,7 @@ use cluster::Directory;
 use env::{Clock, FastMap, Instant, Random, WallTime};
 use mesh::{LinkId, Mesh, PeerInfo as MeshPeer, SendError};
 use proto::frame::{CloseCode, Status};
-use proto::link::{GroupId, LinkFrame, Slot, WorkerId};
+use proto::link::{GroupId, LinkFrame, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
 use crate::cx::{GroupSlot, Outside, Peer, PushMode};

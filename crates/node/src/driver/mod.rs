@@ -150,6 +150,8 @@ impl Driver {
     }
 
     async fn run(mut self) -> WorkerStats {
+        // The poll is dropped before `self`, so the descriptor is open for as long as it lives.
+        #[expect(deprecated, reason = "its replacement is unsafe, and nothing is gained by that")]
         let poll = AsyncFd::with_interest(PollFd(self.sockets.raw_fd()), Interest::READABLE)
             .expect("a poll can be nested in Tokio's");
         let mut turns = 0u32;
