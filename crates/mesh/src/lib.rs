@@ -12,6 +12,8 @@ mod mesh;
 mod options;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire_tests;
 mod wires;
 
 pub use key::Key;
