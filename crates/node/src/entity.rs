@@ -164,6 +164,8 @@ pub struct MethodInfo {
     pub idempotent: bool,
     /// Whether other turns of the entity may run while it waits.
     pub interleave: bool,
+    /// Whether a tell of a client replaces an older one of it that still waits.
+    pub latest: bool,
     /// How often one client may call it.
     pub rate: Option<Rate>,
 }
@@ -182,6 +184,7 @@ impl MethodInfo {
             deadline_ms: 0,
             idempotent: false,
             interleave: false,
+            latest: false,
             rate: None,
         }
     }

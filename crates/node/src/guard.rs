@@ -29,9 +29,14 @@ pub async fn guarded(reporter: &Reporter, component: &'static str, hook: impl Fu
 }
 
 impl Reporter {
+    /// Reports that a component's hook ended with an error of its own.
+    pub fn failed(&self, component: &'static str, error: &dyn std::fmt::Display) {
+        self.hook_failed(component, error.to_string());
+    }
+
     fn hook_failed(&self, component: &'static str, text: String) {
         let id = self.id;
-        tracing::error!(entity = %id, component, "a component's hook panicked: {text}");
+        tracing::error!(entity = %id, component, "a component's hook failed: {text}");
         self.hub.event(Event::HookFailed { id, component, text });
     }
 }

@@ -40,13 +40,13 @@ pub enum Event {
     },
     /// An entity panicked three times within a minute and is shut off.
     Quarantined(EntityId),
-    /// A component's hook panicked; the others ran.
+    /// A component's hook panicked or ended with an error; the others ran.
     HookFailed {
         /// Whose.
         id: EntityId,
         /// Which component.
         component: &'static str,
-        /// What the panic said.
+        /// What it said.
         text: String,
     },
     /// A timer's callback answered with an error or panicked; its repeats go on.

@@ -70,6 +70,7 @@ pub(crate) struct Counters {
     pub panics: Cell<u64>,
     pub probes: Cell<u64>,
     pub timer_overruns: Cell<u64>,
+    pub replaced: Cell<u64>,
 }
 
 pub(crate) fn bump(counter: &Cell<u64>) {

@@ -158,6 +158,38 @@ impl<E: Entity> Mailroom<E> {
         mail
     }
 
+    /// Takes the first message out that fulfils `test`.
+    pub fn take(
+        &mut self,
+        mailbox: &mut Mailbox,
+        mut test: impl FnMut(&Mail<E>) -> bool,
+    ) -> Option<Mail<E>> {
+        let mut before = NONE;
+        let mut at = mailbox.head;
+        while let Some(node) = self.nodes.get(at as usize) {
+            if !node.mail.as_ref().is_some_and(&mut test) {
+                before = at;
+                at = node.next;
+                continue;
+            }
+            if before == NONE {
+                return self.pop(mailbox);
+            }
+            let after = node.next;
+            self.nodes[before as usize].next = after;
+            if mailbox.tail == at {
+                mailbox.tail = before;
+            }
+            let node = &mut self.nodes[at as usize];
+            node.next = self.free;
+            self.free = at;
+            mailbox.len -= 1;
+            self.len -= 1;
+            return node.mail.take();
+        }
+        None
+    }
+
     /// The next message of a mailbox.
     #[inline]
     pub fn peek(&self, mailbox: &Mailbox) -> Option<&Mail<E>> {

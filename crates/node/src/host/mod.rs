@@ -130,6 +130,8 @@ pub struct HostStats {
     pub panics: u64,
     /// Times that a timer skipped callbacks after a stall.
     pub timer_overruns: u64,
+    /// Tells of clients that a newer one replaced.
+    pub replaced: u64,
     /// Events that nobody asked for in time.
     pub lost_events: u64,
 }
@@ -153,6 +155,16 @@ impl Host {
     /// If another type has the same kind name or alias.
     pub fn register<E: Entity>(&mut self) {
         self.hub.shard::<E>().hosted.set(true);
+    }
+
+    /// Offers a kind whose keyed entities, singletons or services `make` makes from their key.
+    ///
+    /// # Panics
+    ///
+    /// As [`register`](Self::register).
+    pub fn register_with<E: Entity>(&mut self, make: impl Fn(u64) -> Option<E> + 'static) {
+        self.register::<E>();
+        *self.hub.shard::<E>().factory.borrow_mut() = Some(Rc::new(make));
     }
 
     /// Who and where it is.
@@ -490,6 +502,7 @@ impl Host {
             probes: count.probes.get(),
             panics: count.panics.get(),
             timer_overruns: count.timer_overruns.get(),
+            replaced: count.replaced.get(),
             lost_events: hub.events.borrow().lost,
         }
     }

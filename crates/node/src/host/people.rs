@@ -11,7 +11,7 @@ use proto::{EntityId, KindId, MethodId};
 use super::calls::Waiter;
 use super::hub::{Hub, bump};
 use super::mail::{Body, FROM_CLIENT, Mail, Origin};
-use super::shard::{Shard, Target};
+use super::shard::{Cells, Shard, Target};
 use crate::cx::Peer;
 use crate::entity::Entity;
 use crate::error::Fault;
@@ -432,6 +432,9 @@ impl<E: Entity> Shard<E> {
             bump(&hub.count.busy);
             return Err(Status::Busy);
         }
+        if info.latest {
+            self.drop_older(index, peer, method);
+        }
         self.accepts(&self.cells.borrow(), index).map_err(|fault| fault.status())?;
         let decoded = E::decode_message(usize::from(method), message.body);
         let decoded = decoded.map_err(|error| {
@@ -451,6 +454,21 @@ impl<E: Entity> Shard<E> {
         let mail = Mail { origin, from: FROM_CLIENT, deadline, method, body };
         self.push(&mut self.cells.borrow_mut(), index, mail);
         Ok(())
+    }
+
+    /// Takes an older tell of the same client out of the mailbox that a newer one replaces.
+    fn drop_older(&self, index: u32, peer: &Peer, method: u16) {
+        let mut cells = self.cells.borrow_mut();
+        let Cells { slots, room, .. } = &mut *cells;
+        let slot = &mut slots[index as usize];
+        let older = room.take(&mut slot.mailbox, |mail| {
+            mail.method == method
+                && matches!(&mail.origin, Origin::Client(of, None) if of == peer)
+        });
+        drop(cells);
+        if older.is_some() {
+            bump(&self.hub.count.replaced);
+        }
     }
 
     /// Answers a client's request.

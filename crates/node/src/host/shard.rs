@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use env::{FastMap, Instant};
 use hashbrown::HashTable;
-use proto::frame::CloseCode;
+use proto::frame::{CloseCode, Status};
 use proto::link::Slot;
 use proto::{EntityId, Incarnation, MethodId, name_hash};
 
@@ -92,6 +92,8 @@ pub(crate) struct Shard<E: Entity> {
     /// When entities panicked lately.
     panics: RefCell<FastMap<u32, Vec<Instant>>>,
     pub ears: RefCell<Ears<E>>,
+    /// Makes keyed entities instead of `Entity::create`.
+    pub factory: RefCell<Option<Rc<dyn Fn(u64) -> Option<E>>>>,
 }
 
 /// How many panics within the window quarantine an entity.
@@ -227,6 +229,7 @@ impl<E: Entity> Shard<E> {
             peers: RefCell::default(),
             panics: RefCell::default(),
             ears: RefCell::new(Ears::new()),
+            factory: RefCell::new(None),
             hub,
         })
     }
@@ -330,15 +333,24 @@ impl<E: Entity> Shard<E> {
             self.hub.event(Event::Activate(self.id_of(index)));
             return Ok(index);
         }
-        let made = catch_unwind(AssertUnwindSafe(|| E::create(id.key)));
-        match made {
+        match self.create(id) {
             Ok(Some(state)) => self.add(id.home, id.key, Some(state)),
             Ok(None) => Err(Fault::NOT_FOUND),
-            Err(panic) => {
-                self.report_panic(id, "create".to_owned(), panic_text(&*panic));
-                Err(Fault::FAILED)
-            }
+            Err(fault) => Err(fault),
         }
+    }
+
+    /// Makes the state of a keyed entity; game code, so it may panic.
+    fn create(&self, id: EntityId) -> Result<Option<E>, Fault> {
+        let factory = self.factory.borrow().clone();
+        let made = catch_unwind(AssertUnwindSafe(|| match &factory {
+            Some(factory) => factory(id.key),
+            None => E::create(id.key),
+        }));
+        made.map_err(|panic| {
+            self.report_panic(id, "create".to_owned(), panic_text(&*panic));
+            Fault::FAILED
+        })
     }
 
     /// Why there is no room with `id`: rooms are numbered, so it is known whether there ever was.
@@ -676,7 +688,8 @@ impl<E: Entity> Shard<E> {
             self.hub.event(Event::Activate(id));
             return;
         }
-        let made = catch_unwind(AssertUnwindSafe(|| E::create(id.key)));
+        // A room has no key that it could be made from again.
+        let made = if id.home == Incarnation::NONE { self.create(id) } else { Ok(None) };
         let Ok(Some(state)) = made else {
             self.close(index, CloseCode::Unavailable, false);
             return;
@@ -762,14 +775,14 @@ pub(crate) trait AnyShard {
     fn refuse_call(&self, slot: Slot, fault: Fault);
     fn sweep(&self, now: Instant, below: &mut Vec<TurnId>) -> Instant;
     fn node_down(&self, node: Incarnation);
-    fn answer_encoded(&self, slot: Slot, status: proto::frame::Status, body: &[u8]);
+    fn answer_encoded(&self, slot: Slot, status: Status, body: &[u8]);
     fn deliver_encoded(self: Rc<Self>, call: super::remote::EncodedCall<'_>);
     fn deliver_client(
         self: Rc<Self>,
         index: u32,
         peer: &Peer,
         message: super::people::ClientMessage<'_>,
-    ) -> Result<(), proto::frame::Status>;
+    ) -> Result<(), Status>;
     fn publish(self: Rc<Self>, topic: &str, body: &[u8]);
 
     // Timers and lanes.
@@ -858,18 +871,9 @@ impl<E: Entity> AnyShard for Shard<E> {
 
     fn activated(self: Rc<Self>, id: EntityId, loaded: Result<(), Fault>) {
         let Some(index) = self.cells.borrow().find(id.home, id.key) else { return };
-        let made = match loaded {
-            Ok(()) => catch_unwind(AssertUnwindSafe(|| E::create(id.key))),
-            Err(_) => Ok(None),
-        };
-        let fault = match (&loaded, &made) {
-            (Err(fault), _) => fault.clone(),
-            (_, Err(_)) => Fault::FAILED,
-            _ => Fault::NOT_FOUND,
-        };
-        let state = made.unwrap_or(None);
-        let result = match state {
-            Some(state) => {
+        let made = loaded.and_then(|()| self.create(id)?.ok_or(Fault::NOT_FOUND));
+        let result = match made {
+            Ok(state) => {
                 let mut cells = self.cells.borrow_mut();
                 let Cells { slots, room, .. } = &mut *cells;
                 let slot = &mut slots[index as usize];
@@ -884,9 +888,9 @@ impl<E: Entity> AnyShard for Shard<E> {
                 }
                 drop(cells);
                 self.nudge(index);
-                self.target_of(index).ok_or(fault.status())
+                self.target_of(index).ok_or(Status::Gone)
             }
-            None => {
+            Err(fault) => {
                 self.drop_mail(index, &fault);
                 self.close(index, CloseCode::Unavailable, false);
                 Err(fault.status())
@@ -1051,7 +1055,7 @@ impl<E: Entity> AnyShard for Shard<E> {
         }
     }
 
-    fn answer_encoded(&self, slot: Slot, status: proto::frame::Status, body: &[u8]) {
+    fn answer_encoded(&self, slot: Slot, status: Status, body: &[u8]) {
         self.complete_encoded(slot, status, body);
     }
 
@@ -1064,7 +1068,7 @@ impl<E: Entity> AnyShard for Shard<E> {
         index: u32,
         peer: &Peer,
         message: super::people::ClientMessage<'_>,
-    ) -> Result<(), proto::frame::Status> {
+    ) -> Result<(), Status> {
         self.accept_client(index, peer, message)
     }
 

@@ -1,6 +1,7 @@
 //! Timers of entities: 1:N keys, repeats without drift, callbacks as ordinary messages.
 
 use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,8 +46,17 @@ struct Timer<E: Entity> {
     /// Callbacks that came due meanwhile.
     owed: u32,
     cancelled: bool,
-    /// The entity's next timer.
+    /// The entity's timers around it.
     next: u32,
+    prev: u32,
+}
+
+impl<E: Entity> Timer<E> {
+    /// The message of one callback, for its entity. Cloning its arguments is game code, so it may
+    /// panic.
+    fn made(&self) -> (Option<E::Message>, u32) {
+        (catch_unwind(AssertUnwindSafe(|| (self.make)())).ok(), self.entity)
+    }
 }
 
 struct TimerSlot<E: Entity> {
@@ -136,7 +146,9 @@ impl<E: Entity> Shard<E> {
             owed: 0,
             cancelled: false,
             next: owner.timers,
+            prev: NONE,
         });
+        self.timers.borrow_mut().set_prev(owner.timers, slot.index);
         owner.timers = slot.index;
         let alarm = Alarm::Timer { shard: self.index, timer: slot };
         let key = hub.alarms.borrow_mut().insert(first, alarm);
@@ -149,7 +161,7 @@ impl<E: Entity> Shard<E> {
     /// A callback of the timer is due.
     pub fn timer_due(self: &Rc<Self>, slot: Slot) {
         let now = self.hub.now.get();
-        let message = {
+        let made = {
             let mut timers = self.timers.borrow_mut();
             let Some(timer) = timers.get_mut(slot) else { return };
             timer.alarm = None;
@@ -180,12 +192,17 @@ impl<E: Entity> Shard<E> {
                 return;
             }
             timer.queued = true;
-            ((timer.make)(), timer.entity)
+            timer.made()
         };
-        self.mail_timer(slot, message.1, message.0);
+        self.mail_timer(slot, made);
     }
 
-    fn mail_timer(&self, slot: Slot, entity: u32, message: E::Message) {
+    fn mail_timer(&self, slot: Slot, (message, entity): (Option<E::Message>, u32)) {
+        let Some(message) = message else {
+            self.timer_failed(slot, "its arguments cannot be cloned".to_owned());
+            self.timer_over(slot);
+            return;
+        };
         let mut cells = self.cells.borrow_mut();
         let Some(owner) = cells.get_mut(entity) else { return };
         if owner.flags & QUARANTINED != 0 {
@@ -213,7 +230,7 @@ impl<E: Entity> Shard<E> {
             if timer.owed > 0 && !timer.cancelled {
                 timer.owed -= 1;
                 timer.queued = true;
-                Some(((timer.make)(), timer.entity))
+                Some(timer.made())
             } else if timer.cancelled || timer.alarm.is_none() {
                 None
             } else {
@@ -221,7 +238,7 @@ impl<E: Entity> Shard<E> {
             }
         };
         match next {
-            Some((message, entity)) => self.mail_timer(slot, entity, message),
+            Some(made) => self.mail_timer(slot, made),
             None => self.free_timer(slot),
         }
     }
@@ -322,10 +339,11 @@ impl<E: Entity> Shard<E> {
             let Some(timer) = timers.remove(slot) else { return };
             let mut cells = self.cells.borrow_mut();
             if let Some(owner) = cells.get_mut(timer.entity) {
+                timers.set_prev(timer.next, timer.prev);
                 if owner.timers == slot.index {
                     owner.timers = timer.next;
                 } else {
-                    timers.unlink(owner.timers, slot.index, timer.next);
+                    timers.set_next(timer.prev, timer.next);
                 }
             }
             timer
@@ -339,15 +357,17 @@ impl<E: Entity> Shard<E> {
 }
 
 impl<E: Entity> TimerTable<E> {
-    fn unlink(&mut self, first: u32, index: u32, next: u32) {
-        let mut at = first;
-        while let Some(timer) = self.slots.get_mut(at as usize).and_then(|slot| slot.timer.as_mut())
+    fn set_prev(&mut self, index: u32, prev: u32) {
+        if let Some(timer) = self.slots.get_mut(index as usize).and_then(|slot| slot.timer.as_mut())
         {
-            if timer.next == index {
-                timer.next = next;
-                return;
-            }
-            at = timer.next;
+            timer.prev = prev;
+        }
+    }
+
+    fn set_next(&mut self, index: u32, next: u32) {
+        if let Some(timer) = self.slots.get_mut(index as usize).and_then(|slot| slot.timer.as_mut())
+        {
+            timer.next = next;
         }
     }
 }
