@@ -130,7 +130,7 @@ pub struct Counters {
 /// The sockets, pipes, deadline and waker of one thread.
 ///
 /// Readiness is told on its edge: each event once, until the token was used. A connection costs
-/// its descriptor and 24 bytes here; bytes are read into the caller's scratch memory and written
+/// its descriptor and some 32 bytes here; bytes are read into the caller's scratch memory and written
 /// out of the caller's buffers.
 #[derive(Debug)]
 pub struct Sockets {
