@@ -139,7 +139,7 @@ var Reader = class {
   /** Position of the next byte. */
   at = 0;
   constructor(bytes) {
-    this.data = bytes;
+    this.data = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
   left() {
@@ -148,6 +148,12 @@ var Reader = class {
   byte() {
     if (this.at >= this.data.length) throw new WireError("truncated", "frame ends inside a field");
     return this.data[this.at++];
+  }
+  /** A byte that is 0 or 1. */
+  flag() {
+    const byte = this.byte();
+    if (byte > 1) throw new WireError("range", "field is out of its range");
+    return byte === 1;
   }
   /** A varint of up to 64 bits. Longer than needed is refused. */
   varint64() {
@@ -255,7 +261,9 @@ function connectTcp(url, listener) {
       if (!heard) return;
       socket = net.connect({ host: hostname.replace(/^\[|\]$/g, ""), port: Number(port), noDelay: true });
       socket.on("connect", () => heard && listener.opened("tcp"));
-      socket.on("data", (data) => heard && listener.received(data));
+      socket.on("data", ({ buffer, byteOffset, length }) => {
+        if (heard) listener.received(new Uint8Array(buffer, byteOffset, length));
+      });
       socket.on("error", () => {
       });
       socket.on("close", () => heard && listener.closed());
@@ -386,7 +394,7 @@ function encodeUp(out, frame) {
       out.byte(frame.version);
       out.varint(frame.features);
       out.u64(frame.interface);
-      out.text(frame.agent);
+      out.text(cut(frame.agent));
       break;
     case "login":
       out.byte(Head.LOGIN);
@@ -471,7 +479,7 @@ function decodeDownFields(head, r) {
         type: "welcome",
         session: r.bytes(16).slice(),
         generation: r.varint(),
-        resumed: r.byte() !== 0,
+        resumed: r.flag(),
         token: r.blob(TICKET_BYTES_MAX).slice(),
         resumeWindowMs: r.varint32(),
         heartbeatMs: r.varint32(),
@@ -990,6 +998,7 @@ var Core = class {
   pings = 0n;
   serverWall;
   streams = [];
+  streamsMade = 0;
   groups = [];
   requests = /* @__PURE__ */ new Map();
   requestsMade = 0;
@@ -1069,7 +1078,7 @@ var Core = class {
     this.requestsMade = request;
     this.counters.requests++;
     known.waiting.set(number, request);
-    this.requests.set(request, { stream, number, deadline });
+    this.requests.set(request, { stream: known.id, number, deadline });
     return request;
   }
   /** Forgets a request: it completes with `timeout` or `not sent` at once. */
@@ -1098,8 +1107,9 @@ var Core = class {
   answer(now, call, status, body) {
     const waiting = this.calls.get(call);
     if (!waiting) return;
-    const kept = { type: "answer", call: waiting.call, status, body };
-    this.push(now, this.boundNamed(waiting.stream), kept, void 0);
+    const stream = this.streams.find((known) => known.id === waiting.stream);
+    if (!stream) return;
+    this.push(now, stream, { type: "answer", call: waiting.call, status, body }, void 0);
     this.calls.delete(call);
   }
   /** Measures the round trip now, instead of at the next heartbeat. */
@@ -1114,11 +1124,11 @@ var Core = class {
     return this.state.at === "rest";
   }
   isBound(stream) {
-    return this.streams.some((known) => known.name === stream && known.handle !== void 0);
+    return this.streams.some((known) => isCalled(known, stream) && known.handle !== void 0);
   }
   /** The names of the bound streams. */
   boundStreams() {
-    return this.streams.filter((known) => known.handle !== void 0).map((known) => known.name);
+    return this.streams.filter((known) => known.handle !== void 0 && !known.retired).map((known) => known.name);
   }
   requestsOpen() {
     return this.requests.size;
@@ -1280,7 +1290,7 @@ var Core = class {
   }
   told(code, reason) {
     if (!mayResume(code)) return new Break(void 0, { kind: "server", code, reason });
-    if (code === CloseCode.Limit || code === CloseCode.Unavailable) this.streak = Math.max(this.streak, 2);
+    if (code === CloseCode.Limit || code === CloseCode.Unavailable) this.streak = Math.max(this.streak, 1);
     return new Break(`told ${closeName(code)}`);
   }
   /** Shows ticket or resume token, with a proof that it is ours. */
@@ -1288,6 +1298,7 @@ var Core = class {
     const resume = this.resume;
     this.state = { at: "admitting", until: now + this.limits.handshakeWaitMs, resuming: resume !== void 0 };
     if (resume) {
+      resume.generation++;
       const streams = this.streams.filter((stream) => stream.handle !== void 0).map((stream) => ({ handle: stream.handle, number: stream.inbound.applied })).slice(0, RESUME_ITEMS_MAX);
       const groups = this.groups.map(({ handle, last }) => ({ handle, number: last })).slice(0, RESUME_ITEMS_MAX);
       const proof = resumeProof(resume.secret, nonce, resume.token, resume.generation);
@@ -1403,11 +1414,13 @@ var Core = class {
   // -- streams --
   streamNamed(name) {
     if (this.endedBy) throw CallError.ended(this.endedBy);
-    const known = this.streams.find((stream2) => stream2.name === name);
+    const known = this.streams.find((stream2) => isCalled(stream2, name));
     if (known) return known;
     if (this.streams.length >= this.limits.streamsMax) throw CallError.full(this.streams.length, 0);
     const stream = {
+      id: ++this.streamsMade,
       name,
+      retired: false,
       handle: void 0,
       kind: 0,
       epoch: 0n,
@@ -1427,7 +1440,7 @@ var Core = class {
     return new Outbound(this.limits.resendFramesMax, this.limits.resendBytesMax);
   }
   boundNamed(name) {
-    const known = this.streams.find((stream) => stream.name === name && stream.handle !== void 0);
+    const known = this.streams.find((stream) => isCalled(stream, name) && stream.handle !== void 0);
     if (known) return known;
     throw this.endedBy ? CallError.ended(this.endedBy) : CallError.notBound(name);
   }
@@ -1542,9 +1555,13 @@ var Core = class {
       case "fault": {
         const stream = this.byHandle(frame.stream);
         const request = stream?.waiting.get(frame.number);
-        if (!stream || request === void 0) return;
-        stream.waiting.delete(frame.number);
-        this.completeWith(request, frame.status, NOTHING);
+        if (!stream) return;
+        if (request !== void 0) {
+          stream.waiting.delete(frame.number);
+          this.completeWith(request, frame.status, NOTHING);
+        } else if (frame.status !== Status.Ok) {
+          this.events.push({ type: "refused", stream: stream.name, status: frame.status });
+        }
         return;
       }
       default:
@@ -1573,13 +1590,18 @@ var Core = class {
     return stream;
   }
   bound(now, handle, kind, epoch, name) {
-    const other = this.streams.find((stream2) => stream2.handle === handle && stream2.name !== name);
+    const other = this.streams.find((stream2) => stream2.handle === handle && !isCalled(stream2, name));
     if (other) this.dropStream(other, CloseCode.Goodbye);
     let stream;
     try {
       stream = this.streamNamed(name);
     } catch {
       throw protocol("too many streams");
+    }
+    if (stream.handle !== void 0 && stream.handle !== handle) {
+      stream.retired = true;
+      this.bound(now, handle, kind, epoch, name);
+      return;
     }
     const known = stream.handle !== void 0;
     stream.handle = handle;
@@ -1617,15 +1639,15 @@ var Core = class {
       stream.waiting.set(renumbered, request);
       pending.number = renumbered;
     }
-    for (const [call, { stream: name }] of this.calls) if (name === stream.name) this.calls.delete(call);
+    for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
     if (touched && !otherKind) this.events.push({ type: "rolledBack", stream: stream.name, durable, sent });
     for (const [request, error] of failed) this.complete(request, { error });
   }
   dropStream(stream, code) {
     this.streams = this.streams.filter((known) => known !== stream);
-    for (const [call, { stream: name }] of this.calls) if (name === stream.name) this.calls.delete(call);
+    for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
     for (const request of stream.waiting.values()) this.complete(request, { error: CallError.refused(Status.Gone) });
-    this.events.push({ type: "unbound", stream: stream.name, code });
+    if (!stream.retired) this.events.push({ type: "unbound", stream: stream.name, code });
   }
   called(now, stream, call, deadline, method, body) {
     const known = this.published.has(method);
@@ -1638,7 +1660,7 @@ var Core = class {
       return;
     }
     const id = ++this.callsSeen;
-    this.calls.set(id, { stream: stream.name, call, deadline });
+    this.calls.set(id, { stream: stream.id, call, deadline });
     this.events.push({ type: "call", call: id, stream: stream.name, method, deadline, body });
   }
   cast(handle, number, method, body) {
@@ -1668,12 +1690,15 @@ var Core = class {
   expire(request) {
     const known = this.requests.get(request);
     if (!known) return;
-    const stream = this.streams.find((other) => other.name === known.stream);
+    const stream = this.streams.find((other) => other.id === known.stream);
     stream?.waiting.delete(known.number);
     const sent = !stream || known.number <= stream.sent;
     this.complete(request, { error: sent ? CallError.timeout() : CallError.notSent() });
   }
 };
+function isCalled(stream, name) {
+  return stream.name === name && !stream.retired;
+}
 function hold(stream) {
   stream.live = false;
   stream.ackAt = void 0;
@@ -1858,7 +1883,7 @@ var Decoder = class {
   at = 0;
   depth = 0;
   constructor(bytes) {
-    this.data = bytes;
+    this.data = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
   /** How many bytes have not been read. */
@@ -2553,6 +2578,7 @@ var Session = class {
         return;
       case "bound":
       case "unbound":
+      case "refused":
       case "rolledBack":
         this.emit(event.type, event);
         return;

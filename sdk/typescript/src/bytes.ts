@@ -137,7 +137,8 @@ export class Reader {
   at = 0;
 
   constructor(bytes: Uint8Array) {
-    this.data = bytes;
+    // Node's Buffer copies nothing where an array does, so it is looked at as a plain array.
+    this.data = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
@@ -148,6 +149,13 @@ export class Reader {
   byte(): number {
     if (this.at >= this.data.length) throw new WireError("truncated", "frame ends inside a field");
     return this.data[this.at++];
+  }
+
+  /** A byte that is 0 or 1. */
+  flag(): boolean {
+    const byte = this.byte();
+    if (byte > 1) throw new WireError("range", "field is out of its range");
+    return byte === 1;
   }
 
   /** A varint of up to 64 bits. Longer than needed is refused. */

@@ -54,7 +54,9 @@ function connectTcp(url: string, listener: Listener): Connection {
       if (!heard) return;
       socket = net.connect({ host: hostname.replace(/^\[|\]$/g, ""), port: Number(port), noDelay: true });
       socket.on("connect", () => heard && listener.opened("tcp"));
-      socket.on("data", (data) => heard && listener.received(data));
+      socket.on("data", ({ buffer, byteOffset, length }) => {
+        if (heard) listener.received(new Uint8Array(buffer, byteOffset, length));
+      });
       socket.on("error", () => {});
       socket.on("close", () => heard && listener.closed());
     },

@@ -101,6 +101,8 @@ export type CoreEvent =
   | { type: "cast"; group: string; method: number; body: Uint8Array }
   /** A request ended; exactly once for each that was taken. */
   | { type: "reply"; request: number; body?: Uint8Array; error?: CallError }
+  /** A tell reached the entity's node but was not taken, such as by a full mailbox. */
+  | { type: "refused"; stream: string; status: Status }
   /** Commands after `durable` did not last; requests among them that waited have failed. */
   | { type: "rolledBack"; stream: string; durable: number; sent: number }
   | { type: "lost"; reason: Lost }
@@ -136,7 +138,10 @@ type Kept =
   | { type: "answer"; call: bigint; status: Status; body: Uint8Array };
 
 interface Stream {
+  id: number;
   name: string;
+  /** Another stream has its name now; the server is about to end this one. */
+  retired: boolean;
   /** `undefined` until the server binds it. */
   handle: number | undefined;
   kind: number;
@@ -206,10 +211,11 @@ export class Core {
   private pings = 0n;
   private serverWall: { wallMs: number; at: number } | undefined;
   private streams: Stream[] = [];
+  private streamsMade = 0;
   private groups: { handle: number; name: string; last: number }[] = [];
-  private requests = new Map<number, { stream: string; number: number; deadline: number }>();
+  private requests = new Map<number, { stream: number; number: number; deadline: number }>();
   private requestsMade = 0;
-  private calls = new Map<number, { stream: string; call: bigint; deadline: number }>();
+  private calls = new Map<number, { stream: number; call: bigint; deadline: number }>();
   private callsSeen = 0;
   private published = new Set<number>();
   private counters: Stats = {
@@ -297,7 +303,7 @@ export class Core {
     this.requestsMade = request;
     this.counters.requests++;
     known.waiting.set(number, request);
-    this.requests.set(request, { stream, number, deadline });
+    this.requests.set(request, { stream: known.id, number, deadline });
     return request;
   }
 
@@ -330,8 +336,9 @@ export class Core {
   answer(now: number, call: number, status: Status, body: Uint8Array): void {
     const waiting = this.calls.get(call);
     if (!waiting) return;
-    const kept: Kept = { type: "answer", call: waiting.call, status, body };
-    this.push(now, this.boundNamed(waiting.stream), kept, undefined);
+    const stream = this.streams.find((known) => known.id === waiting.stream);
+    if (!stream) return;
+    this.push(now, stream, { type: "answer", call: waiting.call, status, body }, undefined);
     this.calls.delete(call);
   }
 
@@ -351,12 +358,12 @@ export class Core {
   }
 
   isBound(stream: string): boolean {
-    return this.streams.some((known) => known.name === stream && known.handle !== undefined);
+    return this.streams.some((known) => isCalled(known, stream) && known.handle !== undefined);
   }
 
   /** The names of the bound streams. */
   boundStreams(): string[] {
-    return this.streams.filter((known) => known.handle !== undefined).map((known) => known.name);
+    return this.streams.filter((known) => known.handle !== undefined && !known.retired).map((known) => known.name);
   }
 
   requestsOpen(): number {
@@ -536,7 +543,7 @@ export class Core {
   private told(code: CloseCode, reason: string): Break {
     if (!mayResume(code)) return new Break(undefined, { kind: "server", code, reason });
     // Coming back at once would make it worse.
-    if (code === CloseCode.Limit || code === CloseCode.Unavailable) this.streak = Math.max(this.streak, 2);
+    if (code === CloseCode.Limit || code === CloseCode.Unavailable) this.streak = Math.max(this.streak, 1);
     return new Break(`told ${closeName(code)}`);
   }
 
@@ -545,6 +552,8 @@ export class Core {
     const resume = this.resume;
     this.state = { at: "admitting", until: now + this.limits.handshakeWaitMs, resuming: resume !== undefined };
     if (resume) {
+      // Each attempt asks for the next generation, so that the server can tell a late one.
+      resume.generation++;
       const streams = this.streams
         .filter((stream) => stream.handle !== undefined)
         .map((stream) => ({ handle: stream.handle as number, number: stream.inbound.applied }))
@@ -680,11 +689,13 @@ export class Core {
 
   private streamNamed(name: string): Stream {
     if (this.endedBy) throw CallError.ended(this.endedBy);
-    const known = this.streams.find((stream) => stream.name === name);
+    const known = this.streams.find((stream) => isCalled(stream, name));
     if (known) return known;
     if (this.streams.length >= this.limits.streamsMax) throw CallError.full(this.streams.length, 0);
     const stream: Stream = {
+      id: ++this.streamsMade,
       name,
+      retired: false,
       handle: undefined,
       kind: 0,
       epoch: 0n,
@@ -706,7 +717,7 @@ export class Core {
   }
 
   private boundNamed(name: string): Stream {
-    const known = this.streams.find((stream) => stream.name === name && stream.handle !== undefined);
+    const known = this.streams.find((stream) => isCalled(stream, name) && stream.handle !== undefined);
     if (known) return known;
     throw this.endedBy ? CallError.ended(this.endedBy) : CallError.notBound(name);
   }
@@ -828,9 +839,13 @@ export class Core {
       case "fault": {
         const stream = this.byHandle(frame.stream);
         const request = stream?.waiting.get(frame.number);
-        if (!stream || request === undefined) return;
-        stream.waiting.delete(frame.number);
-        this.completeWith(request, frame.status, NOTHING);
+        if (!stream) return;
+        if (request !== undefined) {
+          stream.waiting.delete(frame.number);
+          this.completeWith(request, frame.status, NOTHING);
+        } else if (frame.status !== Status.Ok) {
+          this.events.push({ type: "refused", stream: stream.name, status: frame.status });
+        }
         return;
       }
       default:
@@ -864,13 +879,19 @@ export class Core {
 
   private bound(now: number, handle: number, kind: number, epoch: bigint, name: string): void {
     // A handle leads to one stream: what else had it is gone.
-    const other = this.streams.find((stream) => stream.handle === handle && stream.name !== name);
+    const other = this.streams.find((stream) => stream.handle === handle && !isCalled(stream, name));
     if (other) this.dropStream(other, CloseCode.Goodbye);
     let stream: Stream;
     try {
       stream = this.streamNamed(name);
     } catch {
       throw protocol("too many streams");
+    }
+    if (stream.handle !== undefined && stream.handle !== handle) {
+      // The name moves to another stream; what was sent on this one may still be answered.
+      stream.retired = true;
+      this.bound(now, handle, kind, epoch, name);
+      return;
     }
     const known = stream.handle !== undefined;
     stream.handle = handle;
@@ -910,16 +931,16 @@ export class Core {
       stream.waiting.set(renumbered, request);
       pending.number = renumbered;
     }
-    for (const [call, { stream: name }] of this.calls) if (name === stream.name) this.calls.delete(call);
+    for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
     if (touched && !otherKind) this.events.push({ type: "rolledBack", stream: stream.name, durable, sent });
     for (const [request, error] of failed) this.complete(request, { error });
   }
 
   private dropStream(stream: Stream, code: CloseCode): void {
     this.streams = this.streams.filter((known) => known !== stream);
-    for (const [call, { stream: name }] of this.calls) if (name === stream.name) this.calls.delete(call);
+    for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
     for (const request of stream.waiting.values()) this.complete(request, { error: CallError.refused(Status.Gone) });
-    this.events.push({ type: "unbound", stream: stream.name, code });
+    if (!stream.retired) this.events.push({ type: "unbound", stream: stream.name, code });
   }
 
   private called(now: number, stream: Stream, call: bigint, deadline: number, method: number, body: Uint8Array): void {
@@ -934,7 +955,7 @@ export class Core {
       return;
     }
     const id = ++this.callsSeen;
-    this.calls.set(id, { stream: stream.name, call, deadline });
+    this.calls.set(id, { stream: stream.id, call, deadline });
     this.events.push({ type: "call", call: id, stream: stream.name, method, deadline, body });
   }
 
@@ -968,11 +989,15 @@ export class Core {
   private expire(request: number): void {
     const known = this.requests.get(request);
     if (!known) return;
-    const stream = this.streams.find((other) => other.name === known.stream);
+    const stream = this.streams.find((other) => other.id === known.stream);
     stream?.waiting.delete(known.number);
     const sent = !stream || known.number <= stream.sent;
     this.complete(request, { error: sent ? CallError.timeout() : CallError.notSent() });
   }
+}
+
+function isCalled(stream: Stream, name: string): boolean {
+  return stream.name === name && !stream.retired;
 }
 
 /** Sends nothing until the server has told what it has applied. */

@@ -197,7 +197,7 @@ export function encodeUp(out: Writer, frame: UpFrame): void {
       out.byte(frame.version);
       out.varint(frame.features);
       out.u64(frame.interface);
-      out.text(frame.agent);
+      out.text(cut(frame.agent));
       break;
     case "login":
       out.byte(Head.LOGIN);
@@ -289,7 +289,7 @@ function decodeDownFields(head: number, r: Reader): DownFrame {
         type: "welcome",
         session: r.bytes(16).slice(),
         generation: r.varint(),
-        resumed: r.byte() !== 0,
+        resumed: r.flag(),
         token: r.blob(TICKET_BYTES_MAX).slice(),
         resumeWindowMs: r.varint32(),
         heartbeatMs: r.varint32(),

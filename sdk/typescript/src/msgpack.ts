@@ -164,7 +164,8 @@ export class Decoder {
   private depth = 0;
 
   constructor(bytes: Uint8Array) {
-    this.data = bytes;
+    // Node's Buffer copies nothing where an array does, so it is looked at as a plain array.
+    this.data = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 

@@ -40,6 +40,8 @@ export interface SessionEvents {
   unbound: { stream: string; code: CloseCode };
   joined: { group: string; kind: number };
   left: { group: string };
+  /** A tell reached the entity's node but was not taken, such as by a full mailbox. */
+  refused: { stream: string; status: Status };
   /** An entity crashed and went back to an earlier state. */
   rolledBack: { stream: string; durable: number; sent: number };
   /** The session is over; `nextAfter(end)` says what can be done. */
@@ -419,6 +421,7 @@ export class Session {
         return;
       case "bound":
       case "unbound":
+      case "refused":
       case "rolledBack":
         this.emit(event.type, event as never);
         return;

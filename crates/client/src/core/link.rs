@@ -149,7 +149,7 @@ impl Core {
         if code.may_resume() {
             if matches!(code, CloseCode::Limit | CloseCode::Unavailable) {
                 // Coming back at once would make it worse.
-                self.streak = self.streak.max(2);
+                self.streak = self.streak.max(1);
             }
             return Break::Lost(Lost::Told(code));
         }

@@ -429,12 +429,12 @@ fn close_codes_say_what_to_do() {
     check(
         "start; close limit; wait 2000",
         expect![[r#"
-        0.0s connected resumed=false
-        0.0s bound counter
-        0.0s lost: server said Limit
-        0.0s retry 1 in 1950ms
-        1.9s connected resumed=true
-    "#]],
+            0.0s connected resumed=false
+            0.0s bound counter
+            0.0s lost: server said Limit
+            0.0s retry 1 in 975ms
+            1.0s connected resumed=true
+        "#]],
     );
     check(
         "start; mute a; close kicked; wait 2000",

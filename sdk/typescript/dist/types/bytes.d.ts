@@ -42,6 +42,8 @@ export declare class Reader {
     constructor(bytes: Uint8Array);
     left(): number;
     byte(): number;
+    /** A byte that is 0 or 1. */
+    flag(): boolean;
     /** A varint of up to 64 bits. Longer than needed is refused. */
     varint64(): bigint;
     /** A varint that must be an exact JavaScript number (below 2^53). */

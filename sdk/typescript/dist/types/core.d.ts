@@ -93,6 +93,12 @@ export type CoreEvent = {
     body?: Uint8Array;
     error?: CallError;
 }
+/** A tell reached the entity's node but was not taken, such as by a full mailbox. */
+ | {
+    type: "refused";
+    stream: string;
+    status: Status;
+}
 /** Commands after `durable` did not last; requests among them that waited have failed. */
  | {
     type: "rolledBack";
@@ -166,6 +172,7 @@ export declare class Core {
     private pings;
     private serverWall;
     private streams;
+    private streamsMade;
     private groups;
     private requests;
     private requestsMade;

@@ -1,7 +1,7 @@
 import { type Connector } from "./connect.ts";
 import { Core, type Limits, type Stats } from "./core.ts";
 import { type End, type Lost } from "./error.ts";
-import { CloseCode } from "./frame.ts";
+import { CloseCode, Status } from "./frame.ts";
 import type { Grant } from "./ticket.ts";
 /** How to reach the game. */
 export interface SessionOptions {
@@ -53,6 +53,11 @@ export interface SessionEvents {
     };
     left: {
         group: string;
+    };
+    /** A tell reached the entity's node but was not taken, such as by a full mailbox. */
+    refused: {
+        stream: string;
+        status: Status;
     };
     /** An entity crashed and went back to an earlier state. */
     rolledBack: {
