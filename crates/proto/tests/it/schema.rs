@@ -75,6 +75,11 @@ fn sample() -> Schema {
     builder.finish().unwrap()
 }
 
+/// The text of a lock, for damaging.
+pub fn sample_lock() -> String {
+    Lock::new(sample()).render()
+}
+
 #[test]
 fn lock_text_is_readable_and_comes_back() {
     let lock = Lock::new(sample());
@@ -191,7 +196,7 @@ fn contradictions_are_refused() {
     .assert_eq(&builder.finish().unwrap_err().to_string());
 }
 
-const BASE: &str = "
+pub const BASE: &str = "
 entity Avatar ID
   alias Hero
   method use ID request client
