@@ -1,7 +1,7 @@
 //! `#[entity]`, `#[component]` and `#[service]` on a struct.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{format_ident, quote};
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parser;
 use syn::spanned::Spanned;
@@ -51,7 +51,7 @@ impl Kind {
             "root" => self.root = meta.value()?.call(Path::parse_mod_style)?,
             "name" => self.name = Some(kind_name(meta)?),
             "alias" => self.aliases.push(kind_name(meta)?),
-            "room" if is_entity => self.class = "Room",
+            "room" | "spawned" if is_entity => self.class = "Room",
             "singleton" if is_entity => self.class = "Singleton",
             "create" => self.create = Some(meta.value()?.call(Path::parse_mod_style)?),
             "mailbox_max" => self.mailbox_max = number(meta)?,
@@ -108,9 +108,15 @@ impl Kind {
         let body = match (&self.create, self.class) {
             (Some(path), _) => quote!(::core::option::Option::Some(#path(__key))),
             (None, "Room") => quote!(::core::option::Option::None),
-            (None, _) => quote_spanned! {ident.span()=>
-                ::core::option::Option::Some(<#ident as ::core::default::Default>::default())
-            },
+            // Whoever has no `Default` is made by a factory given to the app.
+            (None, _) => {
+                let root = &self.root;
+                quote! {
+                    #[allow(unused_imports)]
+                    use #root::{MakeByDefault as _, MakeNothing as _};
+                    (&#root::Make::<#ident>::new()).make()
+                }
+            }
         };
         quote! {
             fn create(__key: u64) -> ::core::option::Option<Self> { #body }
@@ -459,10 +465,11 @@ fn composed(kind: &Kind, ident: &Ident, parts: &[Part], create: &TokenStream) ->
 fn joint(root: &Path, ident: &Ident, part: &Part) -> TokenStream {
     let Part { variant, marker, ty, .. } = part;
     quote! {
+        // Its parameters make it as visible as the types it stands for.
         #[doc(hidden)]
-        pub struct #marker;
+        pub struct #marker<__E, __C>(::core::marker::PhantomData<fn() -> (__E, __C)>);
 
-        impl #root::Part for #marker {
+        impl #root::Part for #marker<#ident, #ty> {
             type Owner = #ident;
             type Module = #ty;
 
@@ -491,8 +498,10 @@ fn accessors(root: &Path, ident: &Ident, parts: &[Part]) -> TokenStream {
         let docs = format!("The methods of the component `{name}`.");
         quote! {
             #[doc = #docs]
-            pub fn #field(&self) -> <#ty as #root::Methods>::Stub<'c, #marker> {
-                <#ty as #root::Methods>::stub::<#marker>(::core::clone::Clone::clone(&self.link))
+            pub fn #field(
+                &self,
+            ) -> <#ty as #root::Methods>::Stub<'c, #marker<#ident, #ty>> {
+                <#ty as #root::Methods>::stub::<#marker<#ident, #ty>>(::core::clone::Clone::clone(&self.link))
             }
         }
     });
@@ -500,8 +509,10 @@ fn accessors(root: &Path, ident: &Ident, parts: &[Part]) -> TokenStream {
         let docs = format!("The timers of the component `{name}`.");
         quote! {
             #[doc = #docs]
-            pub fn #field(self) -> <#ty as #root::Methods>::Timers<'c, #marker> {
-                <#ty as #root::Methods>::timers::<#marker>(self.schedule)
+            pub fn #field(
+                self,
+            ) -> <#ty as #root::Methods>::Timers<'c, #marker<#ident, #ty>> {
+                <#ty as #root::Methods>::timers::<#marker<#ident, #ty>>(self.schedule)
             }
         }
     });

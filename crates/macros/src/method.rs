@@ -4,7 +4,7 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, Expr, ExprRange, FnArg, GenericArgument, Pat, PatType, Path, PathArguments,
+    Attribute, Error, Expr, ExprLit, ExprRange, FnArg, GenericArgument, Lit, Pat, PatType, Path, PathArguments,
     ReceiverKind, Result, ReturnType, Signature, Token, Type,
 };
 
@@ -441,8 +441,12 @@ fn read_arg_attribute(attr: &Attribute, arg: &mut Arg) -> Result<()> {
                  `default`, `default = ..`",
             ));
         };
-        let value = meta.value()?;
-        let expr: Expr = value.parse()?;
+        let expr: Expr = meta.value()?.parse()?;
+        // As text too, so that it reads like the derive's.
+        let expr = match expr {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => text.parse()?,
+            other => other,
+        };
         match expr {
             Expr::Range(range) if range.start.is_some() || range.end.is_some() => {
                 *slot = Some(range);

@@ -93,7 +93,7 @@ pub fn impls(interface: &Interface) -> TokenStream {
     let owner = &interface.owner;
     let Names { stub, timers, .. } = Names::of(owner);
     let calls = remote(interface)
-        .filter(|method| method.allows(Caller::Server))
+        .filter(|method| method.allows(Caller::Server) || method.allows(Caller::Operator))
         .map(|method| call(interface, method));
     let starts = interface
         .methods

@@ -153,6 +153,43 @@ pub trait OwnPart: Entity + Methods<Owner = Self> {
     fn own_reply(reply: <Self as Entity>::Reply) -> Option<<Self as Methods>::Reply>;
 }
 
+/// Makes a `T` by its `Default` if it has one. Generated code asks
+/// `(&Make::<T>::new()).make()` with both traits in scope; the compiler takes the first that fits.
+#[derive(Debug)]
+pub struct Make<T>(PhantomData<T>);
+
+impl<T> Make<T> {
+    /// Asks for a `T`.
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        Make(PhantomData)
+    }
+}
+
+/// The way to make a type that has a `Default`.
+pub trait MakeByDefault<T> {
+    /// Makes it.
+    fn make(&self) -> Option<T>;
+}
+
+impl<T: Default> MakeByDefault<T> for Make<T> {
+    fn make(&self) -> Option<T> {
+        Some(T::default())
+    }
+}
+
+/// The way for a type that has none.
+pub trait MakeNothing<T> {
+    /// Makes nothing.
+    fn make(&self) -> Option<T>;
+}
+
+impl<T> MakeNothing<T> for &Make<T> {
+    fn make(&self) -> Option<T> {
+        None
+    }
+}
+
 /// The id of `name` in the component `field`; `field` is empty for an entity's own methods.
 pub fn method_id(field: &str, name: &str) -> MethodId {
     let id = MethodId::of(name);

@@ -254,9 +254,7 @@ impl<O> fmt::Debug for ClientAnswer<O> {
 pub fn answer_of<T: Message>(answered: Answered) -> Result<T, CallError> {
     match answered? {
         (Status::Ok, body) => proto::decode(&body).map_err(unreadable),
-        (status, _) => {
-            Err(Fault::Status(status).into_error(EntityId::default(), Duration::ZERO))
-        }
+        (status, _) => Err(Fault::Status(status).into_error(EntityId::default(), Duration::ZERO)),
     }
 }
 
