@@ -179,6 +179,7 @@ impl CloseCode {
 /// # Errors
 ///
 /// `Empty` for a zero length, `TooLong` as soon as the length is known to be over `max`.
+#[inline]
 pub fn split_frame(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, WireError> {
     let mut reader = Reader::new(bytes);
     let len = match reader.varint() {
@@ -201,6 +202,7 @@ pub fn split_frame(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, W
 ///
 /// The length is known only afterwards, so one byte is reserved and the rarer longer payload is
 /// moved by the few bytes its length needs. Allocates nothing but what `out` grows by.
+#[inline]
 pub fn put_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.push(0);

@@ -6,7 +6,7 @@
 use crate::WireError;
 use crate::frame::{CloseCode, Seen, Status, TEXT_BYTES_MAX, put_seen, put_text, read_seen};
 use crate::id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
-use crate::varint::{Reader, put_varint};
+use crate::varint::{Reader, VARINT_BYTES_MAX, put_varint, write_varint};
 
 /// The longest chain of callers that a call carries; a longer one fails with `Cycle`.
 pub const CHAIN_MAX: usize = 32;
@@ -346,22 +346,43 @@ mod kind {
 
 /// Appends an `Up` payload without building a [`LinkFrame`]; the gate's hot path.
 /// `head` and `fields` are the client's payload around its stream handle.
+#[inline]
 pub fn put_up(out: &mut Vec<u8>, worker: u8, slot: Slot, head: u8, fields: &[u8]) {
-    out.extend_from_slice(&[kind::UP, worker]);
-    put_slot(out, slot);
-    out.push(head);
+    let mut header = [0; SLOT_HEADER_BYTES_MAX];
+    let end = write_slot_header(&mut header, kind::UP, worker, slot);
+    header[end] = head;
+    out.extend_from_slice(&header[..=end]);
     out.extend_from_slice(fields);
 }
 
 /// Appends a `Down` payload whose client frame `write` produces; the node's hot path.
+#[inline]
 pub fn put_down(out: &mut Vec<u8>, worker: u8, conn: Slot, write: impl FnOnce(&mut Vec<u8>)) {
-    out.extend_from_slice(&[kind::DOWN, worker]);
-    put_slot(out, conn);
+    let mut header = [0; SLOT_HEADER_BYTES_MAX];
+    let end = write_slot_header(&mut header, kind::DOWN, worker, conn);
+    out.extend_from_slice(&header[..end]);
     write(out);
+}
+
+/// Kind, worker, slot, and the head byte of a client's frame.
+const SLOT_HEADER_BYTES_MAX: usize = 2 + 2 * VARINT_BYTES_MAX + 1;
+
+#[inline]
+fn write_slot_header(
+    header: &mut [u8; SLOT_HEADER_BYTES_MAX],
+    kind: u8,
+    worker: u8,
+    slot: Slot,
+) -> usize {
+    header[0] = kind;
+    header[1] = worker;
+    let at = write_varint(header, 2, u64::from(slot.index));
+    write_varint(header, at, u64::from(slot.generation))
 }
 
 /// Reads a `Down` payload without building a [`LinkFrame`]; the gate's hot path.
 /// `None` if it is another kind or malformed.
+#[inline]
 pub fn read_down(payload: &[u8]) -> Option<(Slot, &[u8])> {
     let mut reader = Reader::new(payload);
     if reader.byte() != Ok(kind::DOWN) {
@@ -377,6 +398,7 @@ pub fn read_down(payload: &[u8]) -> Option<(Slot, &[u8])> {
 /// # Errors
 ///
 /// `Truncated` if there is none.
+#[inline]
 pub fn destination(payload: &[u8]) -> Result<u8, WireError> {
     payload.get(1).copied().ok_or(WireError::Truncated)
 }
@@ -855,6 +877,7 @@ impl<'a> Call<'a> {
     }
 }
 
+#[inline]
 fn read_slot(r: &mut Reader<'_>) -> Result<Slot, WireError> {
     Ok(Slot { index: r.varint_u32()?, generation: r.varint_u32()? })
 }

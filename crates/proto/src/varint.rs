@@ -4,12 +4,29 @@ use crate::WireError;
 pub const VARINT_BYTES_MAX: usize = 10;
 
 /// Appends `value` as an LEB128 varint: 7 bits a byte, lowest first, high bit set on all but the last.
-pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
+#[inline]
+pub fn put_varint(out: &mut Vec<u8>, value: u64) {
+    if value < 0x80 {
+        out.push(value as u8);
+    } else {
+        let mut bytes = [0; VARINT_BYTES_MAX];
+        let len = write_varint(&mut bytes, 0, value);
+        out.extend_from_slice(&bytes[..len]);
     }
-    out.push(value as u8);
+}
+
+/// Writes `value` at `bytes[at..]` and gives where it ends. For headers that are put together
+/// before they are appended in one go.
+#[inline]
+pub(crate) fn write_varint<const N: usize>(bytes: &mut [u8; N], at: usize, value: u64) -> usize {
+    let (mut at, mut rest) = (at, value);
+    while rest >= 0x80 {
+        bytes[at] = rest as u8 | 0x80;
+        rest >>= 7;
+        at += 1;
+    }
+    bytes[at] = rest as u8;
+    at + 1
 }
 
 /// How many bytes [`put_varint`] writes for `value`.
@@ -26,16 +43,19 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Reads from the start of `bytes`.
+    #[inline]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Reader { rest: bytes }
     }
 
     /// What has not been read yet.
+    #[inline]
     pub const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     /// Takes one byte.
+    #[inline]
     pub fn byte(&mut self) -> Result<u8, WireError> {
         let (&first, rest) = self.rest.split_first().ok_or(WireError::Truncated)?;
         self.rest = rest;
@@ -53,7 +73,19 @@ impl<'a> Reader<'a> {
 
     /// Takes one varint. Longer than needed or over 64 bits is refused, so that every value has
     /// one encoding.
+    #[inline]
     pub fn varint(&mut self) -> Result<u64, WireError> {
+        // Most are handles, small numbers and lengths of one byte.
+        if let Some((&first, rest)) = self.rest.split_first()
+            && first < 0x80
+        {
+            self.rest = rest;
+            return Ok(u64::from(first));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64, WireError> {
         let mut value = 0u64;
         for at in 0..VARINT_BYTES_MAX {
             let byte = *self.rest.get(at).ok_or(WireError::Truncated)?;
@@ -74,11 +106,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes a varint that must fit 32 bits.
+    #[inline]
     pub fn varint_u32(&mut self) -> Result<u32, WireError> {
         u32::try_from(self.varint()?).map_err(|_| WireError::Range)
     }
 
     /// Takes exactly `len` bytes.
+    #[inline]
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], WireError> {
         if len > self.rest.len() {
             return Err(WireError::Truncated);
@@ -89,6 +123,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes `N` bytes as an array.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let mut array = [0; N];
         array.copy_from_slice(self.bytes(N)?);
@@ -96,11 +131,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes a little-endian `u32`.
+    #[inline]
     pub fn u32(&mut self) -> Result<u32, WireError> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
     /// Takes a little-endian `u64`.
+    #[inline]
     pub fn u64(&mut self) -> Result<u64, WireError> {
         Ok(u64::from_le_bytes(self.array()?))
     }
@@ -120,11 +157,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes everything that is left.
+    #[inline]
     pub fn take_rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
     }
 
     /// Succeeds if nothing is left.
+    #[inline]
     pub fn end(&self) -> Result<(), WireError> {
         if self.rest.is_empty() { Ok(()) } else { Err(WireError::Trailing) }
     }
