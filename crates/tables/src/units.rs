@@ -42,7 +42,7 @@ pub fn show_duration(span: Duration) -> String {
     if nanos == 0 {
         return "0s".to_string();
     }
-    let unit = TIMES.iter().find(|(_, size)| nanos % size == 0);
+    let unit = TIMES.iter().find(|(_, size)| nanos.is_multiple_of(*size));
     let (unit, size) = unit.expect("nanoseconds are exact");
     format!("{}{unit}", nanos / size)
 }
@@ -59,7 +59,7 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
 
 /// Writes a number of bytes as [`parse_bytes`] reads it, in the greatest unit that is exact.
 pub fn show_bytes(bytes: u64) -> String {
-    let unit = SIZES.iter().find(|(_, size)| bytes % size == 0 && bytes >= *size);
+    let unit = SIZES.iter().find(|(_, size)| bytes.is_multiple_of(*size) && bytes >= *size);
     let (unit, size) = unit.unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / size)
 }

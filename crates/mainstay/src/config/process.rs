@@ -1,0 +1,387 @@
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use tables::{Entry, Item, Place, Problems, Value, nearest};
+
+use super::layers::check_name;
+use super::roles::{Role, Roles};
+use super::{KeyRefs, Options};
+
+/// One process of the cluster, with all layers applied.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its name, unique in the cluster; copies of one entry are numbered from 1.
+    pub name: String,
+    /// The zone it belongs to.
+    pub zone: Option<String>,
+    /// The machine it runs on, as the file calls it; ports clash only within one.
+    pub host: String,
+    /// Its roles, in the order of the file.
+    pub roles: Vec<String>,
+    /// What its roles offer together.
+    pub runs: Role,
+    /// Threads that run entities and sessions; `None` is one for each core.
+    pub workers: Option<u8>,
+    /// Threads that hold clients, if it is a gate; `None` leaves it to the process.
+    pub gate_workers: Option<u8>,
+    /// Its share of keyed entities next to other processes, 1 to 64.
+    pub weight: u32,
+    /// Where clients come in, over TCP and WebSocket alike. HTTP on these ports goes to the
+    /// routes of `web` and `console` if the process has them.
+    pub clients: Vec<SocketAddr>,
+    /// Where else HTTP is served.
+    pub web: Vec<SocketAddr>,
+    /// Where only the console is served; empty shares the port of `web` or `clients`.
+    pub console: Vec<SocketAddr>,
+    /// Where other processes of the cluster link up.
+    pub mesh: Option<SocketAddr>,
+    /// Where they find it, if that is not `mesh` itself; best first, of which a node tells one.
+    pub advertise: Vec<SocketAddr>,
+    /// Origins that browsers may play from, such as `https://game.example`; empty lets all in.
+    pub origins: Vec<String>,
+    /// Folder of what the process keeps.
+    pub data: PathBuf,
+    /// Limits and waits.
+    pub options: Options,
+    /// The layers' options over each other, with their places.
+    pub(super) effective: Value,
+    /// The entry of the file it comes from.
+    pub(super) entry: String,
+    /// The first role that takes in clients, and the first that serves HTTP, for messages.
+    gate_role: Option<String>,
+    http_role: Option<String>,
+    copies: Option<u16>,
+    places: Vec<(&'static str, SocketAddr, Place)>,
+    place: Place,
+}
+
+/// What a process is checked against.
+pub(super) struct Cluster<'a> {
+    pub roles: &'a Roles,
+    pub zones: &'a [String],
+    pub keys: &'a KeyRefs,
+    pub data: &'a Path,
+}
+
+const ROLES_MAX: usize = 64;
+const ADDRESSES_MAX: usize = 16;
+const ORIGINS_MAX: usize = 64;
+const COPIES_MAX: u16 = 1_000;
+
+/// Reads one entry of `processes`.
+pub(super) fn read(
+    entry: &Entry,
+    item: &Item<'_>,
+    cluster: &Cluster<'_>,
+    options: Options,
+    effective: Value,
+) -> Option<Process> {
+    check_name(&entry.name, item);
+    let section = item.section()?;
+    let mut process = Process {
+        name: entry.name.clone(),
+        zone: None,
+        host: String::new(),
+        roles: Vec::new(),
+        runs: Role::new(),
+        workers: None,
+        gate_workers: None,
+        weight: 1,
+        clients: Vec::new(),
+        web: Vec::new(),
+        console: Vec::new(),
+        mesh: None,
+        advertise: Vec::new(),
+        origins: Vec::new(),
+        data: cluster.data.to_path_buf(),
+        options,
+        effective,
+        entry: entry.name.clone(),
+        gate_role: None,
+        http_role: None,
+        copies: None,
+        places: Vec::new(),
+        place: entry.place.clone(),
+    };
+    if let Some(item) = section.need("roles") {
+        process.read_roles(&item, cluster.roles);
+    }
+    process.zone = section.item("zone").and_then(|item| read_zone(&item, cluster.zones));
+    let host = section.item("host").and_then(|item| item.text());
+    process.host = host.unwrap_or_default().to_string();
+    process.workers = section.item("workers").and_then(|item| read_workers(&item));
+    process.gate_workers = section.item("gate_workers").and_then(|item| read_workers(&item));
+    let threads = [process.workers, process.gate_workers].into_iter().flatten();
+    if threads.map(u16::from).sum::<u16>() > 255 {
+        section.this().fail("workers and gate_workers are at most 255 together");
+    }
+    process.weight = section.item("weight").and_then(|item| item.int(1..=64)).unwrap_or(1);
+    process.copies = section.item("count").and_then(|item| item.int(1..=COPIES_MAX));
+    if let Some(listen) = section.item("listen").and_then(|item| item.section()) {
+        process.clients = process.listen("clients", listen.item("clients"));
+        process.web = process.listen("web", listen.item("web"));
+        process.console = process.listen("console", listen.item("console"));
+        process.mesh = listen.item("mesh").and_then(|item| {
+            let address = read_address(&item)?;
+            process.places.push(("mesh", address, item.place().clone()));
+            Some(address)
+        });
+        process.advertise =
+            listen.item("advertise").map(|item| read_addresses(&item)).unwrap_or_default();
+        let origins = listen.item("origins").and_then(|item| item.list(ORIGINS_MAX));
+        let origins = origins.unwrap_or_default();
+        process.origins = origins.iter().filter_map(read_origin).collect();
+    }
+    // Read with the layers below and above it.
+    section.item("options");
+    process.check_listens(section.this());
+    Some(process)
+}
+
+impl Process {
+    /// Threads that run entities and sessions on a machine with `cores` cores.
+    pub fn workers_on(&self, cores: usize) -> u8 {
+        self.workers.unwrap_or(cores.clamp(1, 128) as u8)
+    }
+
+    /// Where other processes find it: `advertise`, or the address it listens on.
+    pub fn reachable_at(&self) -> Option<SocketAddr> {
+        self.advertise.first().copied().or(self.mesh)
+    }
+
+    /// The options of the node that this process runs for its entities and sessions.
+    pub fn node_options(&self) -> node::NodeOptions {
+        let Options { mesh, sockets, host, session, node, registry, .. } = &self.options;
+        node::NodeOptions {
+            workers: self.workers.unwrap_or(0),
+            roles: self.roles.clone(),
+            sessions: self.runs.sessions,
+            weight: self.weight,
+            mesh_listen: self.mesh,
+            mesh_public: self.advertise.first().copied(),
+            mesh: mesh.clone(),
+            sockets: sockets.clone(),
+            host: host.clone(),
+            session: session.clone(),
+            worker_queue_bytes_max: node.worker_queue_bytes_max,
+            blocking_threads: node.blocking_threads,
+            blocking_jobs_max: node.blocking_jobs_max,
+            stuck_after: node.stuck_after,
+            renew_every: registry.lease / 3,
+            flush_wait: node.flush_wait,
+            answer_wait: node.answer_wait,
+            ..node::NodeOptions::new(&self.name)
+        }
+    }
+
+    /// The processes that an entry with `count` stands for: ports count up with the names.
+    pub(super) fn copies(self, item: &Item<'_>) -> Vec<Process> {
+        let Some(count) = self.copies else { return vec![self] };
+        let mut copies = Vec::new();
+        for at in 0..count {
+            let mut copy = self.clone();
+            copy.name = format!("{}-{}", self.name, at + 1);
+            let all = copy.clients.iter_mut().chain(&mut copy.web).chain(&mut copy.console);
+            let all = all.chain(&mut copy.mesh).chain(&mut copy.advertise);
+            let addresses = all.chain(copy.places.iter_mut().map(|(_, address, _)| address));
+            for address in addresses.filter(|address| address.port() != 0) {
+                match address.port().checked_add(at) {
+                    Some(port) => address.set_port(port),
+                    None => {
+                        item.fail(format!("{count} copies go beyond port 65535"));
+                        return copies;
+                    }
+                }
+            }
+            copies.push(copy);
+        }
+        copies
+    }
+
+    fn read_roles(&mut self, item: &Item<'_>, roles: &Roles) {
+        let items = item.list(ROLES_MAX).unwrap_or_default();
+        if items.is_empty() && item.value().as_map().is_none() {
+            item.fail("a process without a role does nothing");
+        }
+        for item in items {
+            let Some(name) = item.text() else { continue };
+            let Some(role) = roles.role(name) else {
+                let near = nearest(name, roles.names());
+                let known: Vec<&str> = roles.names().collect();
+                item.fail(match near {
+                    Some(near) => format!("unknown role {name:?}; did you mean {near:?}?"),
+                    None => format!("unknown role {name:?}; the game has {}", known.join(", ")),
+                });
+                continue;
+            };
+            if self.roles.iter().any(|other| other == name) {
+                item.fail(format!("the role {name:?} is given twice"));
+            }
+            self.roles.push(name.to_string());
+            self.runs.join(role);
+            let says = |offers: fn(&Role) -> bool| offers(role).then(|| name.to_string());
+            self.gate_role = self.gate_role.take().or_else(|| says(|role| role.gate));
+            self.http_role = self.http_role.take().or_else(|| says(Role::http));
+        }
+    }
+
+    fn listen(&mut self, what: &'static str, item: Option<Item<'_>>) -> Vec<SocketAddr> {
+        let Some(item) = item else { return Vec::new() };
+        let addresses = read_addresses(&item);
+        let place = item.place();
+        self.places.extend(addresses.iter().map(|address| (what, *address, place.clone())));
+        addresses
+    }
+
+    /// Each role has what it listens on, and nothing listens without a role.
+    fn check_listens(&self, this: &Item<'_>) {
+        if let Some(role) = &self.gate_role
+            && self.clients.is_empty()
+        {
+            this.fail(format!("the role {role:?} takes in clients: listen.clients is missing"));
+        }
+        if self.gate_role.is_none() && !self.clients.is_empty() && !self.roles.is_empty() {
+            this.fail("listen.clients is given, but no role of this process takes in clients");
+        }
+        let http = [&self.web, &self.console, &self.clients];
+        if let Some(role) = &self.http_role
+            && http.iter().all(|addresses| addresses.is_empty())
+        {
+            this.fail(format!("the role {role:?} serves HTTP: listen.web is missing"));
+        }
+        let served = !self.web.is_empty() || !self.console.is_empty();
+        if self.http_role.is_none() && served && !self.roles.is_empty() {
+            this.fail(
+                "listen.web or listen.console is given, but no role of this process serves HTTP",
+            );
+        }
+        if self.gate_role.is_none() && self.gate_workers.is_some() && !self.roles.is_empty() {
+            this.fail("gate_workers is given, but no role of this process takes in clients");
+        }
+    }
+}
+
+/// Checks all processes together.
+pub(super) fn check(processes: &[Process], cluster: &Cluster<'_>, problems: &Problems) {
+    let mut names = BTreeSet::new();
+    let hosts: BTreeSet<&str> = processes.iter().map(|process| process.host.as_str()).collect();
+    for process in processes {
+        let fail = |message: String| {
+            problems.add_at(&process.place, &format!("processes.{}", process.entry), message);
+        };
+        if !names.insert(process.name.as_str()) {
+            fail(format!("a process called {:?} is there already", process.name));
+        }
+        check_mesh(process, processes.len() > 1, cluster.keys.mesh.is_some(), &fail);
+    }
+    if hosts.len() > 1 && processes.iter().any(|process| process.runs.gate) {
+        let place = &processes[0].place;
+        if cluster.keys.tickets.is_empty() {
+            let message =
+                "keys.tickets is missing: processes on several hosts cannot share made ones";
+            problems.add_at(place, "keys", message);
+        }
+    }
+    if let Some(gate) = processes.iter().find(|process| process.runs.gate)
+        && !processes.iter().any(|process| process.runs.sessions)
+    {
+        let path = format!("processes.{}", gate.entry);
+        let message = "takes in clients, but no process of the cluster is home to sessions";
+        problems.add_at(&gate.place, &path, message);
+    }
+    check_ports(processes, problems);
+}
+
+fn check_mesh(process: &Process, several: bool, has_key: bool, fail: &dyn Fn(String)) {
+    let Some(mesh) = process.mesh else {
+        if several {
+            fail("listen.mesh is missing: the other processes could not reach it".to_string());
+        }
+        return;
+    };
+    if !mesh.ip().is_loopback() && !has_key {
+        fail(format!("{mesh} can be reached from other machines: keys.mesh is missing"));
+    }
+    if several && process.advertise.is_empty() && (mesh.ip().is_unspecified() || mesh.port() == 0) {
+        fail(format!("nobody can dial {mesh}: listen.advertise is missing"));
+    }
+}
+
+fn check_ports(processes: &[Process], problems: &Problems) {
+    let all = processes.iter().flat_map(|process| {
+        process.places.iter().map(move |(what, address, place)| (process, *what, *address, place))
+    });
+    let all: Vec<_> = all.filter(|(_, _, address, _)| address.port() != 0).collect();
+    for (at, (process, what, address, place)) in all.iter().enumerate() {
+        let clash = all[..at].iter().find(|(other, other_what, taken, _)| {
+            let one = other.name == process.name;
+            // One process may serve clients, pages and console on one and the same port.
+            let shared = one && taken == address && *what != "mesh" && *other_what != "mesh";
+            let open = taken.ip().is_unspecified() || address.ip().is_unspecified();
+            let same = taken.port() == address.port() && (open || taken.ip() == address.ip());
+            other.host == process.host && same && !shared
+        });
+        let Some((other, other_what, taken, other_place)) = clash else { continue };
+        let role = |process: &Process| match process.roles.join(", ") {
+            none if none.is_empty() => "none".to_string(),
+            roles => roles,
+        };
+        let message = format!(
+            "port clash: {address} (role {}) is {taken} of process {:?} (listen.{other_what}, role {}) at {other_place}",
+            role(process),
+            other.name,
+            role(other),
+        );
+        problems.add_at(place, &format!("processes.{}.listen.{what}", process.entry), message);
+    }
+}
+
+fn read_zone(item: &Item<'_>, zones: &[String]) -> Option<String> {
+    let name = item.text()?;
+    if !zones.iter().any(|zone| zone == name) {
+        let near = nearest(name, zones.iter().map(String::as_str));
+        item.fail(match near {
+            Some(near) => format!("unknown zone {name:?}; did you mean {near:?}?"),
+            None => format!("unknown zone {name:?}; \"zones\" has {}", zones.join(", ")),
+        });
+    }
+    Some(name.to_string())
+}
+
+fn read_workers(item: &Item<'_>) -> Option<u8> {
+    if item.value().as_text() == Some("auto") { None } else { item.int(1..=255) }
+}
+
+fn read_addresses(item: &Item<'_>) -> Vec<SocketAddr> {
+    if matches!(item.value().data, tables::Data::List(_)) {
+        let items = item.list(ADDRESSES_MAX).unwrap_or_default();
+        return items.iter().filter_map(read_address).collect();
+    }
+    read_address(item).into_iter().collect()
+}
+
+/// `"127.0.0.1:7000"`, `"[::1]:7000"`, or a port of the loopback.
+fn read_address(item: &Item<'_>) -> Option<SocketAddr> {
+    if let tables::Data::Int(_) = item.value().data {
+        let port = item.int(0..=u16::MAX)?;
+        return Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    let text = item.text()?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        item.fail(format!(
+            "{text:?} is no address: write \"10.0.0.1:7000\", \"[::1]:7000\" or a port; names are not looked up"
+        ));
+    }
+    address
+}
+
+fn read_origin(item: &Item<'_>) -> Option<String> {
+    let text = item.text()?;
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    if host.is_none_or(|host| host.is_empty() || host.contains('/')) {
+        item.fail(format!("{text:?} is no origin: write \"https://game.example\", without a path"));
+    }
+    Some(text.to_string())
+}

@@ -1,0 +1,234 @@
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+use tables::{Place, Value};
+
+use super::groups::groups;
+use super::{Config, Options, Process};
+
+/// One effective value of a process, and the layer it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// The keys that lead there, joined by dots.
+    pub path: String,
+    /// The value as the file would hold it; `"***"` for a secret.
+    pub value: String,
+    /// `default`, a place of the file, an environment variable or a `--set`.
+    pub origin: String,
+}
+
+/// One difference between two cluster files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The keys that lead there, joined by dots.
+    pub path: String,
+    /// What the first file has there, and where.
+    pub old: Option<(String, String)>,
+    /// What the second file has there, and where.
+    pub new: Option<(String, String)>,
+}
+
+/// Keys of the file beside `options`: path, what it is, default, meaning.
+const FIELDS: &[[&str; 4]] = &[
+    ["cluster", "name", "required", "Name of the cluster; nodes of another one are refused."],
+    [
+        "data",
+        "path",
+        "\"data\"",
+        "Folder of generated keys, embedded stores and logs. Relative paths start at the file's folder.",
+    ],
+    [
+        "keys.tickets",
+        "list of {id, key}",
+        "made and kept in data",
+        "Keys of tickets and resume tokens, each with a number from 0 to 255. The first seals, all open: put a new one first, remove the old one a day later.",
+    ],
+    [
+        "keys.mesh",
+        "secret",
+        "made and kept in data",
+        "The key by which nodes know each other. Required where listen.mesh is not a loopback address.",
+    ],
+    [
+        "keys.console",
+        "secret",
+        "none",
+        "What a remote visitor of the console must show. Without one only this machine may look.",
+    ],
+    ["options", "object", "{}", "Options of all processes, see below."],
+    ["zones.NAME.options", "object", "{}", "Options of the processes of a zone."],
+    ["roles.NAME.gate", "true or false", "false", "Processes with this role take in clients."],
+    ["roles.NAME.sessions", "true or false", "false", "They are home to sessions."],
+    [
+        "roles.NAME.entities",
+        "\"all\" or list of names",
+        "[]",
+        "They run these entity kinds and services.",
+    ],
+    ["roles.NAME.web", "true or false", "false", "They serve the game's HTTP routes."],
+    ["roles.NAME.console", "true or false", "false", "They serve console and metrics."],
+    [
+        "processes.NAME.roles",
+        "list of names",
+        "required",
+        "Roles of the game, or of \"roles\" above.",
+    ],
+    ["processes.NAME.zone", "name", "none", "The zone it belongs to."],
+    ["processes.NAME.host", "text", "\"\"", "The machine it runs on; ports clash only within one."],
+    [
+        "processes.NAME.count",
+        "count, 1 to 1000",
+        "none",
+        "So many processes NAME-1, NAME-2, ..., whose ports count up from the given ones.",
+    ],
+    [
+        "processes.NAME.workers",
+        "\"auto\" or count, 1 to 255",
+        "\"auto\"",
+        "Threads that run entities and sessions; auto is one for each core.",
+    ],
+    [
+        "processes.NAME.gate_workers",
+        "\"auto\" or count, 1 to 255",
+        "\"auto\"",
+        "Threads that hold clients.",
+    ],
+    [
+        "processes.NAME.weight",
+        "count, 1 to 64",
+        "1",
+        "Its share of keyed entities next to other processes.",
+    ],
+    [
+        "processes.NAME.listen.clients",
+        "address or list",
+        "none",
+        "Where clients come in, over TCP and WebSocket alike. Required by roles that take in clients.",
+    ],
+    [
+        "processes.NAME.listen.web",
+        "address or list",
+        "none",
+        "Where HTTP is served; a gate serves it on listen.clients too.",
+    ],
+    [
+        "processes.NAME.listen.console",
+        "address or list",
+        "none",
+        "Where only the console is served; without it, wherever HTTP is.",
+    ],
+    [
+        "processes.NAME.listen.mesh",
+        "address",
+        "none",
+        "Where other processes link up. Required if there are several.",
+    ],
+    [
+        "processes.NAME.listen.advertise",
+        "address",
+        "listen.mesh",
+        "Where other processes find it, if listen.mesh is 0.0.0.0.",
+    ],
+    [
+        "processes.NAME.listen.origins",
+        "list of origins",
+        "[]",
+        "Origins that browsers may play from, such as \"https://game.example\"; empty lets all in.",
+    ],
+    ["processes.NAME.options", "object", "{}", "Options of this process."],
+];
+
+pub(super) fn describe() -> String {
+    let mut out = String::from(
+        "Every key of a cluster file, with its unit, default and meaning.\n\n\
+         Times are texts such as \"250ms\", \"4s\", \"5min\", \"1h\"; bytes are numbers or texts such\n\
+         as \"64KiB\"; addresses are texts such as \"10.0.0.1:7000\" or a port of the loopback;\n\
+         a secret is {\"env\": \"NAME\"}, {\"file\": \"path\"} or the text itself.\n",
+    );
+    for [path, unit, default, doc] in FIELDS {
+        let _ = write!(out, "\n{path}: {unit}; default {default}\n    {doc}\n");
+    }
+    let defaults = Options::default();
+    for group in groups() {
+        let _ = write!(out, "\noptions.{}: {}\n", group.name(), group.doc());
+        let values: BTreeMap<_, _> = group.show(&defaults).into_iter().collect();
+        for (name, unit, doc) in group.describe() {
+            let _ = write!(out, "  {name}: {unit}; default {}\n      {doc}\n", values[name]);
+        }
+    }
+    out
+}
+
+pub(super) fn effective(config: &Config, process: &Process) -> Vec<Effective> {
+    let mut all = Vec::new();
+    for leaf in config.layers.merged.leaves() {
+        let own = format!("processes.{}.", process.entry);
+        let is_option = leaf.path.strip_prefix(&own).unwrap_or(&leaf.path).starts_with("options");
+        let is_other = leaf.path.starts_with("processes.") && !leaf.path.starts_with(&own);
+        if is_option || is_other || leaf.path.starts_with("zones.") {
+            continue;
+        }
+        let value = masked(&leaf.path, &leaf.value);
+        all.push(Effective { path: leaf.path, value, origin: leaf.value.place.to_string() });
+    }
+    for group in groups() {
+        for (name, value) in group.show(&process.options) {
+            let path = format!("{}.{name}", group.name());
+            let origin = process.effective.at_path(&path).map(|value| &value.place);
+            let origin = origin.map_or("default".to_string(), Place::to_string);
+            all.push(Effective { path: format!("options.{path}"), value, origin });
+        }
+    }
+    all
+}
+
+/// What differs between two cluster files, sorted by path, macros replaced, keys masked.
+pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
+    let leaves = |config: &Config| -> BTreeMap<String, Value> {
+        let leaves = config.layers.merged.leaves().into_iter();
+        leaves.map(|leaf| (leaf.path, leaf.value)).collect()
+    };
+    let (old, new) = (leaves(old), leaves(new));
+    let shown = |path: &str, value: &Value| (masked(path, value), value.place.to_string());
+    let mut changes = Vec::new();
+    let mut paths: Vec<&String> = old.keys().chain(new.keys()).collect();
+    paths.sort();
+    paths.dedup();
+    for path in paths {
+        let (before, after) = (old.get(path), new.get(path));
+        if before != after {
+            changes.push(Change {
+                path: path.clone(),
+                old: before.map(|value| shown(path, value)),
+                new: after.map(|value| shown(path, value)),
+            });
+        }
+    }
+    changes
+}
+
+/// A secret in the file itself is not shown; where one is to be found is.
+fn masked(path: &str, value: &Value) -> String {
+    let reference = path.ends_with(".env") || path.ends_with(".file") || path.ends_with(".id");
+    if path.starts_with("keys.") && !reference { "\"***\"".to_string() } else { value.to_string() }
+}
+
+impl fmt::Display for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}  ({})", self.path, self.value, self.origin)
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Change { path, old, new } = self;
+        match (old, new) {
+            (Some((old, from)), Some((new, to))) => {
+                write!(f, "~ {path}: {old} ({from}) -> {new} ({to})")
+            }
+            (Some((old, from)), None) => write!(f, "- {path}: {old} ({from})"),
+            (None, Some((new, to))) => write!(f, "+ {path}: {new} ({to})"),
+            (None, None) => Ok(()),
+        }
+    }
+}

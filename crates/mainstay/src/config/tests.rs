@@ -1,0 +1,510 @@
+use expect_test::{Expect, expect};
+
+use super::*;
+
+fn roles() -> Roles {
+    let mut roles = Roles::standard(["avatar", "room", "chat"]);
+    roles.add("battle", Role::new().entities(["room"]));
+    roles
+}
+
+fn read(text: &str) -> Result<Config, ConfigError> {
+    Config::from_input(&Input::of_text("c.json", text), &roles())
+}
+
+fn errors(text: &str, expect: Expect) {
+    expect.assert_eq(&read(text).expect_err("wrong").to_string());
+}
+
+const CLUSTER: &str = r#"{
+    // Three gates and two kinds of nodes.
+    "$MACRO$": {"NET": "10.0.0", "KEY": "0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789abcdef"},
+    "cluster": "arena",
+    "data": "state",
+    "keys": {
+        "tickets": [{"id": 2, "key": {"env": "TICKETS"}}, {"id": 1, "key": "$KEY$"}],
+        "mesh": {"file": "mesh.key"},
+        "console": "open sesame",
+    },
+    "options": {"gate": {"heartbeat": "7s", "streams_max": 9}, "log": {"levels": "debug"}},
+    "zones": {"east": {"options": {"gate": {"heartbeat": "8s", "bytes": {"per_second": "1KiB", "burst": 4096}}}}},
+    "roles": {"talk": {"entities": ["chat"], "console": true}},
+    "processes": {
+        "gate": {
+            "roles": ["gate", "web"], "count": 3, "zone": "east", "gate_workers": 2,
+            "listen": {
+                "clients": "0.0.0.0:7000", "mesh": "$NET$.1:7100",
+                "origins": ["https://arena.example"],
+            },
+            "options": {"gate": {"streams_max": 10}},
+        },
+        "node-a": {"roles": ["node"], "host": "b", "workers": 4, "weight": 2,
+            "listen": {"mesh": "0.0.0.0:7100", "advertise": "$NET$.2:7100"}},
+        "talk": {"roles": ["talk", "battle"], "host": "b",
+            "listen": {"web": 8080, "console": ["127.0.0.1:8081", "[::1]:8081"], "mesh": "$NET$.2:7101"}},
+    },
+}"#;
+
+#[test]
+fn a_whole_cluster_is_read() {
+    let config = read(CLUSTER).expect("valid");
+    assert_eq!((config.cluster.as_str(), config.zones.len()), ("arena", 1));
+    let mut shown = String::new();
+    for process in &config.processes {
+        let Process { name, host, roles, clients, web, console, mesh, .. } = process;
+        shown += &format!("{name}@{host} {roles:?} {clients:?} {web:?} {console:?} {mesh:?}\n");
+        shown += &format!("    {:?}\n", process.runs);
+    }
+    expect![[r#"
+        gate-1@ ["gate", "web"] [0.0.0.0:7000] [] [] Some(10.0.0.1:7100)
+            Role { gate: true, sessions: false, entities: None, web: true, console: false }
+        gate-2@ ["gate", "web"] [0.0.0.0:7001] [] [] Some(10.0.0.1:7101)
+            Role { gate: true, sessions: false, entities: None, web: true, console: false }
+        gate-3@ ["gate", "web"] [0.0.0.0:7002] [] [] Some(10.0.0.1:7102)
+            Role { gate: true, sessions: false, entities: None, web: true, console: false }
+        node-a@b ["node"] [] [] [] Some(0.0.0.0:7100)
+            Role { gate: false, sessions: true, entities: All, web: false, console: false }
+        talk@b ["talk", "battle"] [] [127.0.0.1:8080] [127.0.0.1:8081, [::1]:8081] Some(10.0.0.2:7101)
+            Role { gate: false, sessions: false, entities: Named({"chat", "room"}), web: false, console: true }
+    "#]].assert_eq(&shown);
+    let node = config.process("node-a").expect("there");
+    assert_eq!((node.workers_on(16), node.weight), (4, 2));
+    assert_eq!(node.reachable_at(), "10.0.0.2:7100".parse().ok());
+    let options = node.node_options();
+    assert_eq!((options.workers, options.weight, options.sessions), (4, 2, true));
+    assert_eq!((options.mesh.cluster.as_str(), options.renew_every.as_secs()), ("arena", 5));
+    assert_eq!(config.process("talk").expect("there").workers_on(16), 16);
+    assert!(node.runs.entities.has("avatar") && !config.processes[4].runs.entities.has("avatar"));
+    assert_eq!(config.choose(Some("gate-2")).expect("there").name, "gate-2");
+    expect!["cluster arena has several processes: choose one of gate-1, gate-2, gate-3, node-a, talk (--process NAME)"].assert_eq(&config.choose(None).expect_err("several"));
+    expect![[
+        r#"cluster arena has no process "gate": there are gate-1, gate-2, gate-3, node-a, talk"#
+    ]]
+    .assert_eq(&config.choose(Some("gate")).expect_err("numbered"));
+}
+
+#[test]
+fn layers_lie_over_each_other_and_tell_their_origin() {
+    let mut input = Input::of_text("c.json", CLUSTER);
+    let var = |name: &str, value: &str| (name.to_string(), value.to_string());
+    input.environment = vec![
+        var("MAINSTAY_OPTIONS__GATE__HEARTBEAT", "9s"),
+        var("MAINSTAY_PROCESSES__NODE_A__WORKERS", "5"),
+        var("MAINSTAY_PROCESS", "gate-1"),
+        var("MAINSTAY_BENCH_SOMETHING", "1"),
+        var("PATH", "/bin"),
+    ];
+    input.settings =
+        vec!["options.gate.heartbeat=10s".to_string(), "options.host.mailbox_max=99".to_string()];
+    let config = Config::from_input(&input, &roles()).expect("valid");
+    let gate = config.process("gate-2").expect("there");
+    let shown: Vec<String> = config
+        .effective(gate)
+        .iter()
+        .filter(|value| value.origin != "default" || value.path.ends_with("idle_max"))
+        .map(Effective::to_string)
+        .collect();
+    expect![[r#"
+        cluster = "arena"  (c.json:4:16)
+        data = "state"  (c.json:5:13)
+        keys.tickets.0.id = 2  (c.json:7:28)
+        keys.tickets.0.key.env = "TICKETS"  (c.json:7:46)
+        keys.tickets.1.id = 1  (c.json:7:66)
+        keys.tickets.1.key = "***"  (c.json:7:76)
+        keys.mesh.file = "mesh.key"  (c.json:8:26)
+        keys.console = "***"  (c.json:9:20)
+        roles.talk.entities.0 = "chat"  (c.json:13:37)
+        roles.talk.console = true  (c.json:13:57)
+        processes.gate.roles.0 = "gate"  (c.json:16:23)
+        processes.gate.roles.1 = "web"  (c.json:16:31)
+        processes.gate.count = 3  (c.json:16:48)
+        processes.gate.zone = "east"  (c.json:16:59)
+        processes.gate.gate_workers = 2  (c.json:16:83)
+        processes.gate.listen.clients = "0.0.0.0:7000"  (c.json:18:28)
+        processes.gate.listen.mesh = "10.0.0.1:7100"  (c.json:18:52)
+        processes.gate.listen.origins.0 = "https://arena.example"  (c.json:19:29)
+        options.gate.heartbeat = "10s"  (--set options.gate.heartbeat)
+        options.gate.idle_max = "1min"  (default)
+        options.gate.streams_max = 10  (c.json:21:49)
+        options.gate.bytes = {"per_second": "1KiB", "burst": "4KiB"}  (c.json:12:73)
+        options.host.mailbox_max = 99  (--set options.host.mailbox_max)
+        options.log.levels = "debug"  (c.json:11:82)"#]]
+    .assert_eq(&shown.join("\n"));
+    assert_eq!(gate.options.gate.heartbeat.as_secs(), 10);
+    assert_eq!(gate.options.gate.streams_max, 10, "the process lies over the cluster");
+    assert_eq!(gate.options.gate.bytes, gate::Rate::new(1024, 4096), "the zone over the file");
+    assert_eq!(gate.options.host.mailbox_max, 99);
+    assert_eq!(gate.options.mesh.cluster, "arena");
+    let node = config.process("node-a").expect("there");
+    assert_eq!(node.workers, Some(5));
+    assert_eq!(node.options.gate.streams_max, 9);
+}
+
+#[test]
+fn unknown_keys_and_wrong_types_are_refused_with_the_nearest_name() {
+    errors(
+        r#"{
+            "clutser": "x", "cluster": "a b",
+            "options": {"gaet": {}, "gate": {"heartbeet": "6s", "streams_max": "many", "idle_max": 60}},
+            "zones": {"east": {"title": "East", "options": {"mesh": {"links_max": 0}}}},
+            "processes": {
+                "one": {"roles": ["gate", "node"], "wokers": 3, "zone": "eats",
+                    "listen": {"clients": "localhost:80", "origins": ["game.example", 3]},
+                    "options": {"session": {"second_login": "kick"}, "gate": {"messages": {"per_second": -1}}}},
+                "two words": {"roles": [], "workers": 256, "weight": 0, "count": 0},
+                "three": {"listen": {}},
+                "four": 4,
+            },
+        }"#,
+        expect![[r#"
+            c.json:2:13: clutser: unknown key; did you mean "cluster"?
+            c.json:2:40: cluster: "a b" is no name: 1 to 64 letters, digits, - and _
+            c.json:3:25: options.gaet: unknown key; did you mean "gate"?
+            c.json:3:46: options.gate.heartbeet: unknown key; did you mean "heartbeat"?
+            c.json:3:80: options.gate.streams_max: "many" where a whole number should be
+            c.json:3:100: options.gate.idle_max: 60 where a time with its unit, such as "4s", "250ms", "5min" or "1h" should be
+            c.json:4:32: zones.east.title: unknown key; known are options
+            c.json:4:83: zones.east.options.mesh.links_max: 0 is not within 1 to 1000000
+            c.json:6:17: processes.one: listen.mesh is missing: the other processes could not reach it
+            c.json:6:24: processes.one: the role "gate" takes in clients: listen.clients is missing
+            c.json:6:52: processes.one.wokers: unknown key; did you mean "workers"?
+            c.json:6:73: processes.one.zone: unknown zone "eats"; did you mean "east"?
+            c.json:7:43: processes.one.listen.clients: "localhost:80" is no address: write "10.0.0.1:7000", "[::1]:7000" or a port; names are not looked up
+            c.json:7:71: processes.one.listen.origins.0: "game.example" is no origin: write "https://game.example", without a path
+            c.json:7:87: processes.one.listen.origins.1: 3 where a text in "quotes" should be
+            c.json:8:61: options.session.second_login: "kick" is unknown; known are kick_first, refuse
+            c.json:8:91: options.gate.messages: the field "burst" is missing
+            c.json:8:106: options.gate.messages.per_second: -1 is not within 0 to 4294967295
+            c.json:9:17: processes.two words: listen.mesh is missing: the other processes could not reach it
+            c.json:9:30: processes.two words: "two words" is no name: 1 to 64 letters, digits, - and _
+            c.json:9:40: processes.two words.roles: a process without a role does nothing
+            c.json:9:55: processes.two words.workers: 256 is not within 1 to 255
+            c.json:9:70: processes.two words.weight: 0 is not within 1 to 64
+            c.json:9:82: processes.two words.count: 0 is not within 1 to 1000
+            c.json:10:17: processes.three: listen.mesh is missing: the other processes could not reach it
+            c.json:10:26: processes.three: the field "roles" is missing
+            c.json:11:25: processes.four: 4 where an object in { } should be"#]],
+    );
+}
+
+/// Roles used to be fixed in the framework; now an unknown one must still be refused.
+#[test]
+fn unknown_roles_missing_fields_and_port_clashes_are_refused() {
+    errors(
+        r#"{
+            "cluster": "c",
+            "roles": {"gate": {"gate": true}, "speak": {"entities": ["chta"]}, "both": {"gate": 1}},
+            "processes": {
+                "a": {"roles": ["gate", "node"], "listen": {"clients": 7000, "mesh": 7001}},
+                "b": {"roles": ["gaet"], "listen": {"clients": 7000, "mesh": 7002}},
+                "c": {"roles": ["gate"], "listen": {"clients": "0.0.0.0:7000", "mesh": 7002}},
+                "d": {"roles": ["web"], "listen": {"mesh": "[::1]:7001"}},
+                "e": {"roles": ["gate"], "listen": {"mesh": "10.0.0.1:7003"}},
+                "f": {"roles": ["battle"], "listen": {"clients": 7007, "web": 7008}, "gate_workers": 2},
+                "g": {"roles": ["node", "node", "zebra"]},
+                "h": {"roles": ["gate"], "count": 2, "listen": {"clients": [65535, 7010], "mesh": 0}},
+            },
+        }"#,
+        expect![[r#"
+            c.json:3:31: roles.gate: the game has a role "gate": choose another name
+            c.json:3:70: roles.speak.entities.0: unknown kind "chta"; did you mean "chat"?
+            c.json:3:97: roles.both.gate: 1 where true or false should be
+            c.json:6:33: processes.b.roles.0: unknown role "gaet"; did you mean "gate"?
+            c.json:6:64: processes.b.listen.clients: port clash: 127.0.0.1:7000 (role none) is 127.0.0.1:7000 of process "a" (listen.clients, role gate, node) at c.json:5:72
+            c.json:7:64: processes.c.listen.clients: port clash: 0.0.0.0:7000 (role gate) is 127.0.0.1:7000 of process "a" (listen.clients, role gate, node) at c.json:5:72
+            c.json:7:88: processes.c.listen.mesh: port clash: 127.0.0.1:7002 (role gate) is 127.0.0.1:7002 of process "b" (listen.mesh, role none) at c.json:6:78
+            c.json:8:22: processes.d: the role "web" serves HTTP: listen.web is missing
+            c.json:9:17: processes.e: 10.0.0.1:7003 can be reached from other machines: keys.mesh is missing
+            c.json:9:22: processes.e: the role "gate" takes in clients: listen.clients is missing
+            c.json:10:17: processes.f: listen.mesh is missing: the other processes could not reach it
+            c.json:10:22: processes.f: listen.clients is given, but no role of this process takes in clients
+            c.json:10:22: processes.f: listen.web or listen.console is given, but no role of this process serves HTTP
+            c.json:10:22: processes.f: gate_workers is given, but no role of this process takes in clients
+            c.json:11:17: processes.g: listen.mesh is missing: the other processes could not reach it
+            c.json:11:41: processes.g.roles.1: the role "node" is given twice
+            c.json:11:49: processes.g.roles.2: unknown role "zebra"; the game has battle, both, console, gate, node, speak, web
+            c.json:12:17: processes.h: nobody can dial 127.0.0.1:0: listen.advertise is missing
+            c.json:12:22: processes.h: 2 copies go beyond port 65535"#]],
+    );
+    errors(
+        r#"{"cluster": "c", "processes": {
+            "a": {"roles": ["gate"], "count": 1, "listen": {"clients": 1, "mesh": 2}},
+            "a-1": {"roles": ["battle"], "listen": {"mesh": 3}},
+            "x": {"roles": ["battle"], "host": "other", "count": 1, "listen": {"mesh": "0.0.0.0:2"}}}}"#,
+        expect![[r#"
+            c.json:2:13: keys: keys.tickets is missing: processes on several hosts cannot share made ones
+            c.json:2:13: processes.a: takes in clients, but no process of the cluster is home to sessions
+            c.json:3:13: processes.a-1: a process called "a-1" is there already
+            c.json:4:13: processes.x: 0.0.0.0:2 can be reached from other machines: keys.mesh is missing
+            c.json:4:13: processes.x: nobody can dial 0.0.0.0:2: listen.advertise is missing"#]],
+    );
+    errors(
+        r#"{"cluster": "c", "processes": {}}"#,
+        expect!["c.json:1:18: processes: a cluster has at least one process"],
+    );
+    errors(r#"[]"#, expect!["c.json:1:1: a list where the object of a cluster file should be"]);
+    errors(
+        r#"{"cluster": "c", "processes": {"#,
+        expect!["c.json:1:32: the file ends inside the object begun at 1:31"],
+    );
+}
+
+#[test]
+fn clients_pages_and_console_may_share_a_port() {
+    let config = read(
+        r#"{"cluster": "c", "processes": {"a": {"roles": ["gate", "node", "web", "console"],
+            "listen": {"clients": 7000, "web": 7000, "console": "127.0.0.1:7000"}}}}"#,
+    );
+    assert!(config.is_ok(), "{config:?}");
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    errors(
+        r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "options": {
+            "gate": {"frame_bytes_max": "1MiB", "output_bytes_thin": "1MiB"},
+            "mesh": {"queue_bytes_hard": "4MiB"},
+            "session": {"body_bytes_max": "2MiB"},
+            "store": {"beat": "5s", "takeover_after": "4s"}}}"#,
+        expect![[r#"
+            c.json:2:41: options.gate.frame_bytes_max: must leave 1KiB for the headers of a link below options.mesh.frame_bytes_max
+            c.json:2:70: options.gate.output_bytes_thin: must not exceed options.gate.output_bytes_max
+            c.json:3:42: options.mesh.queue_bytes_soft: must be below, so that replies find room, options.mesh.queue_bytes_hard
+            c.json:4:43: options.session.body_bytes_max: must leave 1KiB for the headers of a link below options.mesh.frame_bytes_max
+            c.json:5:31: options.store.beat: must be below, or every node parks at once, options.store.park_after
+            c.json:5:55: options.store.park_after: must be below, or two nodes act for one entity, options.store.takeover_after"#]],
+    );
+}
+
+#[test]
+fn wrong_settings_are_refused() {
+    let mut input = Input::of_text("c.json", CLUSTER);
+    input.environment = vec![("MAINSTAY_OPTIONS__GATE__HEARTBEET".into(), "9s".into())];
+    input.settings = vec!["options.gate".into(), "options.host.batch=0".into(), "cluster=5".into()];
+    let error = Config::from_input(&input, &roles()).expect_err("wrong");
+    expect![[r#"
+        --set cluster: cluster: 5 where a text in "quotes" should be
+        --set options.gate: write path.of.keys=value
+        --set options.host.batch: options.host.batch: 0 is not within 1 to 65536
+        environment MAINSTAY_OPTIONS__GATE__HEARTBEET: options.gate.heartbeet: unknown key; did you mean "heartbeat"?"#]].assert_eq(&error.to_string());
+}
+
+#[test]
+fn without_a_file_one_process_has_every_role_on_loopback() {
+    let config = Config::from_input(&Input::default(), &roles()).expect("valid");
+    let process = config.choose(None).expect("one");
+    assert_eq!(process.roles, ["battle", "console", "gate", "node", "web"]);
+    assert_eq!(process.clients, ["127.0.0.1:8080".parse().expect("an address")]);
+    assert_eq!(process.runs.entities, Kinds::All);
+    let mut input = Input::default();
+    input.settings = vec!["processes.local.listen.clients=0".into()];
+    let config = Config::from_input(&input, &roles()).expect("valid");
+    assert_eq!(config.processes[0].clients[0].port(), 0);
+    // A whole game in a single process without a gate is a valid layout.
+    let mut roles = Roles::with_kinds(["world"]);
+    roles.add("world", Role::new().all_entities());
+    let config = Config::from_input(&Input::default(), &roles).expect("valid");
+    assert!(config.processes[0].clients.is_empty());
+}
+
+fn vault() -> Vault {
+    let key = "ff".repeat(32);
+    Vault::new(
+        move |name| match name {
+            "TICKETS" => Some(format!(" {key}\n")),
+            "SHORT" => Some("abc".to_string()),
+            "EMPTY" => Some("  ".to_string()),
+            _ => None,
+        },
+        |path| match path.to_str() {
+            Some("/etc/mesh.key") => Ok("ee".repeat(32)),
+            _ => Err(std::io::ErrorKind::NotFound.into()),
+        },
+    )
+}
+
+#[test]
+fn keys_come_by_reference_and_are_never_shown() {
+    let input = Input::of_text("/etc/c.json", CLUSTER);
+    let config = Config::from_input(&input, &roles()).expect("valid");
+    assert_eq!(config.data, Path::new("/etc/state"));
+    let mut random = env::Random::from_seed(1);
+    let keys = config.keys.resolve(&vault(), &config.data, &mut random).expect("all there");
+    assert_eq!(keys.tickets[0], (2, [0xff; 32]));
+    assert_eq!(keys.tickets[1].0, 1);
+    assert_eq!(keys.mesh, Some([0xee; 32]));
+    assert_eq!(keys.console.as_deref(), Some("open sesame"));
+    expect![[r#"
+        Keys { tickets: [2, 1], mesh: true, console: true }
+        KeyRefs { tickets: [(2, Secret(the environment variable TICKETS)), (1, Secret(the text))], mesh: Some(Secret(the file /etc/mesh.key)), console: Some(Secret(the text)) }"#]].assert_eq(&format!("{keys:?}\n{:?}", config.keys));
+    let effective = config.effective(&config.processes[0]);
+    let shown: Vec<String> = effective.iter().map(Effective::to_string).collect();
+    let shown = shown.join("\n");
+    assert!(!shown.contains("sesame") && !shown.contains("abcdef"), "{shown}");
+}
+
+#[test]
+fn keys_that_cannot_be_found_are_reported_with_their_place() {
+    let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "keys": {
+        "tickets": [{"id": 1, "key": {"env": "NOBODY"}}, {"id": 2, "key": {"env": "SHORT"}},
+            {"id": 3, "key": {"file": "none.key"}}],
+        "mesh": {"env": "EMPTY"}}}"#;
+    let config = read(text).expect("valid");
+    let mut random = env::Random::from_seed(1);
+    let problems = config.keys.resolve(&vault(), &config.data, &mut random).expect_err("missing");
+    expect![[r#"
+        c.json:2:38: keys.tickets.0.key: the environment variable NOBODY is not set
+        c.json:2:75: keys.tickets.1.key: the environment variable SHORT: a key is 64 hexadecimal digits (openssl rand -hex 32)
+        c.json:3:30: keys.tickets.2.key: the file none.key entity not found
+        c.json:4:17: keys.mesh: the environment variable EMPTY is empty"#]].assert_eq(&ConfigError::Invalid(problems).to_string());
+    errors(
+        r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "keys": {
+            "tickets": [{"id": 1, "key": "short"}, {"id": 1, "key": 5}, {"id": 256}],
+            "mesh": {"env": "A", "file": "B"}, "console": {"emv": "A"}}}"#,
+        expect![[r#"
+            c.json:2:25: keys.tickets.0: a key is 64 hexadecimal digits (openssl rand -hex 32)
+            c.json:2:69: keys.tickets.1.key: a secret is {"env": "NAME"}, {"file": "path"} or a text
+            c.json:2:73: keys.tickets.2: the field "key" is missing
+            c.json:2:80: keys.tickets.2.id: 256 is not within 0 to 255
+            c.json:3:21: keys.mesh: a secret is either {"env": "NAME"} or {"file": "path"}
+            c.json:3:59: keys.console: a secret is either {"env": "NAME"} or {"file": "path"}
+            c.json:3:60: keys.console.emv: unknown key; did you mean "env"?"#]],
+    );
+}
+
+#[test]
+fn made_keys_are_kept_and_shared() {
+    let folder = std::env::temp_dir().join(format!("mainstay-keys-{}", std::process::id()));
+    let data = folder.join("deep");
+    let both = std::thread::scope(|scope| {
+        let make = |seed| {
+            let data = &data;
+            scope.spawn(move || Keys::kept(data, &mut env::Random::from_seed(seed)))
+        };
+        [make(1), make(2)].map(|thread| thread.join().expect("no panic").expect("kept"))
+    });
+    assert!(both[0] == both[1], "two processes that start at once get the same keys");
+    let again = KeyRefs::default();
+    let again = again.resolve(&vault(), &data, &mut env::Random::from_seed(3)).expect("kept");
+    assert!(again == both[0] && again.mesh.is_some());
+    let names: Vec<_> = std::fs::read_dir(&data).expect("there").collect();
+    assert_eq!(names.len(), 1, "no drafts are left");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(data.join("keys.json")).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    std::fs::write(data.join("keys.json"), "{}").expect("writes");
+    assert!(Keys::kept(&data, &mut env::Random::from_seed(1)).is_err());
+    std::fs::remove_dir_all(&folder).expect("removes");
+}
+
+#[test]
+fn files_are_read_and_missing_ones_named() {
+    let path = std::env::temp_dir().join(format!("mainstay-check-{}.json", std::process::id()));
+    std::fs::write(&path, CLUSTER).expect("writes");
+    assert_eq!(Config::check(&path, &roles()).expect("valid").processes.len(), 5);
+    std::fs::remove_file(&path).expect("removes");
+    let error = Config::check(&path, &roles()).expect_err("gone").to_string();
+    assert!(error.starts_with("cannot read the cluster file"), "{error}");
+}
+
+#[test]
+fn differences_between_two_files_are_shown() {
+    let old = read(CLUSTER).expect("valid");
+    let text = CLUSTER
+        .replace("\"weight\": 2", "\"weight\": 3")
+        .replace("open sesame", "closed sesame")
+        .replace("\"heartbeat\": \"7s\", ", "")
+        .replace("\"count\": 3,", "\"count\": 3, \"workers\": 1,")
+        .replace("\"NET\": \"10.0.0\"", "\"NET\": \"10.0.1\"");
+    let new = Config::from_input(&Input::of_text("d.json", &text), &roles()).expect("valid");
+    let shown: Vec<String> = difference(&old, &new).iter().map(Change::to_string).collect();
+    expect![[r#"
+        ~ keys.console: "***" (c.json:9:20) -> "***" (d.json:9:20)
+        - options.gate.heartbeat: "7s" (c.json:11:39)
+        ~ processes.gate.listen.mesh: "10.0.0.1:7100" (c.json:18:52) -> "10.0.1.1:7100" (d.json:18:52)
+        + processes.gate.workers: 1 (d.json:16:62)
+        ~ processes.node-a.listen.advertise: "10.0.0.2:7100" (c.json:24:61) -> "10.0.1.2:7100" (d.json:24:61)
+        ~ processes.node-a.weight: 2 (c.json:23:76) -> 3 (d.json:23:76)
+        ~ processes.talk.listen.mesh: "10.0.0.2:7101" (c.json:26:90) -> "10.0.1.2:7101" (d.json:26:90)"#]].assert_eq(&shown.join("\n"));
+    assert_eq!(difference(&old, &old), []);
+}
+
+#[test]
+fn every_option_holds_its_range_and_is_described() {
+    for group in groups::groups() {
+        assert_eq!(group.misfits(), [""; 0], "options of {} outside their range", group.name());
+        let mut names: Vec<_> = group.describe().iter().map(|(name, ..)| *name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
+    let text = Config::describe();
+    for line in [
+        "options.gate: Limits and waits of one gate worker.",
+        "  frame_bytes_max: bytes, 256B to 16MiB; default \"64KiB\"",
+        "  call_wait: time, 1ms to 1d; default \"4s\"",
+        "cluster: name; default required",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}
+
+/// The starting values of the design.
+#[test]
+fn defaults_are_the_starting_values() {
+    let config =
+        read(r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}}"#).expect("valid");
+    let effective = config.effective(&config.processes[0]);
+    let value = |path: &str| {
+        let found = effective.iter().find(|value| value.path == format!("options.{path}"));
+        found.map(|value| value.value.clone()).unwrap_or_default()
+    };
+    for (path, wanted) in [
+        ("host.call_wait", "\"4s\""),
+        ("mesh.connect_wait", "\"3s\""),
+        ("host.mailbox_max", "1024"),
+        ("host.worker_queue_max", "65536"),
+        ("gate.frame_bytes_before_login", "\"4KiB\""),
+        ("gate.frame_bytes_max", "\"64KiB\""),
+        ("mesh.frame_bytes_max", "\"1MiB\""),
+        ("gate.handshake_max", "\"5s\""),
+        ("gate.heartbeat", "\"6s\""),
+        ("gate.heartbeats_missed_max", "3"),
+        ("session.resume_window", "\"1min\""),
+        ("session.held_frames_max", "256"),
+        ("session.held_bytes_max", "\"64KiB\""),
+        ("registry.lease", "\"15s\""),
+        ("store.beat", "\"1s\""),
+        ("store.park_after", "\"5s\""),
+        ("store.takeover_after", "\"6s\""),
+        ("store.write_behind", "\"1s\""),
+        ("host.slow_handler", "\"50ms\""),
+        ("drain.node_max", "\"30s\""),
+        ("drain.room_max", "\"30min\""),
+    ] {
+        assert_eq!(value(path), wanted, "{path}");
+    }
+}
+
+#[test]
+fn shown_values_read_back() {
+    let config = read(CLUSTER).expect("valid");
+    let gate = &config.processes[0];
+    let settings: Vec<String> = config
+        .effective(gate)
+        .iter()
+        .filter(|value| value.path.starts_with("options."))
+        .map(|value| format!("{}={}", value.path, value.value))
+        .collect();
+    let mut input = Input::default();
+    input.settings = settings;
+    let again = Config::from_input(&input, &roles()).expect("what we wrote");
+    let shown = |config: &Config| -> Vec<(String, String)> {
+        let all = config.effective(&config.processes[0]).into_iter();
+        let all = all.filter(|value| value.path.starts_with("options."));
+        all.map(|value| (value.path, value.value)).collect()
+    };
+    assert_eq!(shown(&again), shown(&config));
+}
