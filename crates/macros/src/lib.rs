@@ -12,6 +12,8 @@ mod rpc;
 mod service;
 mod stub;
 mod test;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use proc_macro::TokenStream;

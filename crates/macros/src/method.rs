@@ -4,8 +4,8 @@ use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, Expr, ExprLit, ExprRange, FnArg, GenericArgument, Lit, Pat, PatType, Path, PathArguments,
-    ReceiverKind, Result, ReturnType, Signature, Token, Type,
+    Attribute, Error, Expr, ExprLit, ExprRange, FnArg, GenericArgument, Lit, Pat, PatType, Path,
+    PathArguments, ReceiverKind, Result, ReturnType, Signature, Token, Type,
 };
 
 use crate::options::Options;
@@ -378,6 +378,9 @@ fn read_arg(typed: &mut PatType, owner: &Ident, role: &Role) -> Result<Arg> {
         ));
     };
     match &*typed.ty {
+        ty if is_cx(ty) => {
+            return Err(Error::new(ty.span(), "the context comes right after the receiver"));
+        }
         Type::Reference(reference) if !matches!(role, Role::Hook) => {
             return Err(Error::new(
                 reference.span(),
@@ -387,9 +390,6 @@ fn read_arg(typed: &mut PatType, owner: &Ident, role: &Role) -> Result<Arg> {
         }
         Type::ImplTrait(ty) => {
             return Err(Error::new(ty.span(), "a remote argument needs one named type"));
-        }
-        ty if is_cx(ty) => {
-            return Err(Error::new(ty.span(), "the context comes right after the receiver"));
         }
         _ => {}
     }
