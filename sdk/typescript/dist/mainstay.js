@@ -2,7 +2,7 @@
 
 // src/bytes.ts
 var WireError = class extends Error {
-  /** What is wrong, as a short word: `truncated`, `varint`, `range`, `utf8`, `trailing`, ... */
+  /** What is wrong. */
   problem;
   constructor(problem, message = problem) {
     super(message);
@@ -376,7 +376,7 @@ function splitFrame(bytes, at, max) {
     throw error;
   }
   if (length === 0n) throw new WireError("empty", "frame is empty");
-  if (length > BigInt(max)) throw new WireError("too long", `frame of ${length} bytes is over the limit of ${max}`);
+  if (length > BigInt(max)) throw new WireError("too_long", `frame of ${length} bytes is over the limit of ${max}`);
   const start = at + reader.at;
   const end = start + Number(length);
   return end <= bytes.length ? { payload: bytes.subarray(start, end), end } : void 0;
@@ -1751,16 +1751,18 @@ var DecodeError = class _DecodeError extends Error {
   path;
   /** What is wrong, without the path. */
   problem;
-  constructor(problem, path = "") {
+  kind;
+  constructor(problem, path = "", kind = "value") {
     super(path ? `${path}: ${problem}` : problem);
     this.name = "DecodeError";
     this.problem = problem;
     this.path = path;
+    this.kind = kind;
   }
   /** The same error, one step further out: `"name"` or `"[3]"`. */
   within(step) {
     const joined = this.path === "" || this.path.startsWith("[") ? step + this.path : `${step}.${this.path}`;
-    return new _DecodeError(this.problem, joined);
+    return new _DecodeError(this.problem, joined, this.kind);
   }
 };
 var Encoder = class {
@@ -1892,7 +1894,7 @@ var Decoder = class {
   }
   /** Throws if bytes are left over. */
   end() {
-    if (this.left() > 0) throw new DecodeError(`${this.left()} bytes follow the value`);
+    if (this.left() > 0) throw new DecodeError(`${this.left()} bytes follow the value`, "", "trailing");
   }
   /** The first byte of the next value, or `undefined` at the end. */
   peek() {
@@ -1916,26 +1918,26 @@ var Decoder = class {
   /** An unsigned integer below 2^53 and not above `max`. */
   uint(max = Number.MAX_SAFE_INTEGER) {
     const value = this.integer();
-    if (value < 0 || value > max) throw new DecodeError(`${value} is outside 0..=${max}`);
+    if (value < 0 || value > max) throw new DecodeError(`${value} is outside 0..=${max}`, "", "range");
     return Number(value);
   }
   /** An unsigned integer of up to 64 bits. */
   uint64() {
     const value = BigInt(this.integer());
-    if (value < 0n) throw new DecodeError(`${value} is outside 0..=18446744073709551615`);
+    if (value < 0n) throw new DecodeError(`${value} is outside 0..=18446744073709551615`, "", "range");
     return value;
   }
   /** A signed integer within ±2^53 and the given range. */
   int(min = Number.MIN_SAFE_INTEGER, max = Number.MAX_SAFE_INTEGER) {
     const value = this.integer();
-    if (value < min || value > max) throw new DecodeError(`${value} is outside ${min}..=${max}`);
+    if (value < min || value > max) throw new DecodeError(`${value} is outside ${min}..=${max}`, "", "range");
     return Number(value);
   }
   /** A signed integer of up to 64 bits. */
   int64() {
     const value = BigInt(this.integer());
     if (value >= 1n << 63n) {
-      throw new DecodeError(`${value} is outside -9223372036854775808..=9223372036854775807`);
+      throw new DecodeError(`${value} is outside -9223372036854775808..=9223372036854775807`, "", "range");
     }
     return value;
   }
@@ -1983,7 +1985,7 @@ var Decoder = class {
     const wide = this.f64();
     const value = Math.fround(wide);
     if (!Number.isFinite(value) && Number.isFinite(wide)) {
-      throw new DecodeError(`${wide} is outside what 32 bits can hold`);
+      throw new DecodeError(`${wide} is outside what 32 bits can hold`, "", "range");
     }
     return value;
   }
@@ -1999,7 +2001,7 @@ var Decoder = class {
     try {
       return readText(this.body(start, length));
     } catch (error) {
-      if (error instanceof WireError) throw new DecodeError("text is not UTF-8");
+      if (error instanceof WireError) throw new DecodeError("text is not UTF-8", "", "utf8");
       throw error;
     }
   }
@@ -2045,7 +2047,7 @@ var Decoder = class {
     return head >= 144 && head <= 159 || head === 220 || head === 221;
   }
   enter() {
-    if (this.depth === DEPTH_MAX) throw new DecodeError(`values are nested deeper than ${DEPTH_MAX}`);
+    if (this.depth === DEPTH_MAX) throw new DecodeError(`values are nested deeper than ${DEPTH_MAX}`, "", "depth");
     this.depth++;
   }
   leave() {
@@ -2153,7 +2155,7 @@ var Decoder = class {
       const pairs = /* @__PURE__ */ new Map();
       for (let left = this.map(); left > 0; left--) {
         const key = this.value();
-        if (pairs.has(key)) throw new DecodeError("key stands twice");
+        if (pairs.has(key)) throw new DecodeError("key stands twice", "", "duplicate");
         pairs.set(key, this.value());
       }
       this.leave();
@@ -2184,11 +2186,11 @@ var Decoder = class {
     return body;
   }
   truncated() {
-    throw new DecodeError("bytes end inside the value");
+    throw new DecodeError("bytes end inside the value", "", "truncated");
   }
   unexpected(expected) {
     const head = this.head();
-    throw new DecodeError(`${nameOf(head)} where ${expected} is wanted`);
+    throw new DecodeError(`${nameOf(head)} where ${expected} is wanted`, "", "type");
   }
 };
 function nameOf(head) {
@@ -2218,12 +2220,12 @@ var Fields = class _Fields {
   static variant(d) {
     if (!d.isArray()) return { number: d.uint(), fields: new _Fields(0, false) };
     const left = d.array();
-    if (left === 0) throw new DecodeError("field is missing");
+    if (left === 0) throw new DecodeError("field is missing", "", "missing");
     return { number: d.uint(), fields: new _Fields(left - 1, true) };
   }
   /** Takes a field that must be there. */
   required(d, name, read) {
-    if (this.left === 0) throw new DecodeError("field is missing", name);
+    if (this.left === 0) throw new DecodeError("field is missing", name, "missing");
     this.left--;
     return within(name, () => read(d));
   }
@@ -2282,8 +2284,14 @@ var Handlers = class {
     known.add(handler);
     return () => known.delete(handler);
   }
-  run(method, body) {
-    for (const handler of this.byMethod.get(method) ?? []) guard(() => handler(body));
+  run(method, body, failed) {
+    for (const handler of this.byMethod.get(method) ?? []) {
+      try {
+        handler(body);
+      } catch (error) {
+        failed(error);
+      }
+    }
   }
 };
 var Stream = class {
@@ -2554,10 +2562,10 @@ var Session = class {
         return;
       }
       case "push":
-        this.streams.get(event.stream)?.handlers.run(event.method, event.body);
+        this.streams.get(event.stream)?.handlers.run(event.method, event.body, this.failed);
         return;
       case "cast":
-        this.groups.get(event.group)?.handlers.run(event.method, event.body);
+        this.groups.get(event.group)?.handlers.run(event.method, event.body, this.failed);
         return;
       case "call":
         void this.answer(event.call, event.stream, event.method, event.body);
@@ -2604,9 +2612,7 @@ var Session = class {
       else if (error instanceof DecodeError) status = Status.BadArgument;
       else {
         status = Status.Failed;
-        guard(() => {
-          throw error;
-        });
+        this.failed(error);
       }
     }
     this.act((core) => {
@@ -2645,19 +2651,19 @@ var Session = class {
   }
   emit(type, event) {
     for (const listener of this.listeners.get(type) ?? []) {
-      guard(() => listener(event));
+      try {
+        listener(event);
+      } catch (error) {
+        if (type === "error") console.error(error);
+        else this.failed(error);
+      }
     }
   }
+  failed = (error) => {
+    if (this.listeners.get("error")?.size) this.emit("error", { error });
+    else console.error(error);
+  };
 };
-function guard(run) {
-  try {
-    run();
-  } catch (error) {
-    queueMicrotask(() => {
-      throw error;
-    });
-  }
-}
 function pageUrl() {
   if (typeof location === "undefined") throw new TypeError("outside a page, say which url to connect to");
   return `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/play`;

@@ -20,6 +20,8 @@ await build({
   platform: "node",
   target: "node20",
   sourcemap: "inline",
+  // Generated code imports the package by its name.
+  alias: { mainstay: join(root, "src/index.ts") },
 });
 const files = tests.map((name) => join(out, name.replace(/\.ts$/, ".mjs")));
 const { status } = spawnSync(process.execPath, ["--enable-source-maps", "--test", ...files], {

@@ -1,11 +1,14 @@
 /** Growing output and strict input of header fields; see docs/protocol.md. */
 
+/** What is wrong with a frame, in one word. */
+export type WireProblem = "truncated" | "varint" | "range" | "utf8" | "trailing" | "empty" | "too_long" | "kind";
+
 /** Why bytes from the server could not be read. */
 export class WireError extends Error {
-  /** What is wrong, as a short word: `truncated`, `varint`, `range`, `utf8`, `trailing`, ... */
-  readonly problem: string;
+  /** What is wrong. */
+  readonly problem: WireProblem;
 
-  constructor(problem: string, message = problem) {
+  constructor(problem: WireProblem, message: string = problem) {
     super(message);
     this.name = "WireError";
     this.problem = problem;

@@ -175,7 +175,7 @@ export function splitFrame(bytes: Uint8Array, at: number, max: number): { payloa
     throw error;
   }
   if (length === 0n) throw new WireError("empty", "frame is empty");
-  if (length > BigInt(max)) throw new WireError("too long", `frame of ${length} bytes is over the limit of ${max}`);
+  if (length > BigInt(max)) throw new WireError("too_long", `frame of ${length} bytes is over the limit of ${max}`);
   const start = at + reader.at;
   const end = start + Number(length);
   return end <= bytes.length ? { payload: bytes.subarray(start, end), end } : undefined;

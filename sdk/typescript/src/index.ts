@@ -1,7 +1,7 @@
 /** Client for Mainstay game servers. `Session` is what a game uses; generated code adds typed
  * stubs over its streams and groups. `Core` is the protocol alone, for other loops. */
 
-export { Reader, WireError, Writer } from "./bytes.ts";
+export { Reader, WireError, type WireProblem, Writer } from "./bytes.ts";
 export { type Connection, type Connector, type Listener, connect } from "./connect.ts";
 export { Core, type CoreEvent, type CoreOutput, DEFAULT_LIMITS, type Limits, type Stats } from "./core.ts";
 export { CallError, type CallProblem, type End, type Lost, type Next, endText, nextAfter } from "./error.ts";
@@ -25,7 +25,17 @@ export {
   statusName,
 } from "./frame.ts";
 export { kindId, methodId, nameHash } from "./ids.ts";
-export { DEPTH_MAX, DecodeError, Decoder, Encoder, Fields, decodeValue, encodeValue, within } from "./msgpack.ts";
+export {
+  DEPTH_MAX,
+  DecodeError,
+  type DecodeKind,
+  Decoder,
+  Encoder,
+  Fields,
+  decodeValue,
+  encodeValue,
+  within,
+} from "./msgpack.ts";
 export {
   type Answerer,
   AppError,

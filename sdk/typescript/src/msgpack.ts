@@ -6,24 +6,38 @@ import { WireError, Writer, readText, textBytes } from "./bytes.ts";
 /** How deep arrays and maps may be nested in one value. */
 export const DEPTH_MAX = 32;
 
+/** What is wrong with bytes, in one word; `value` if a game's own reader says so. */
+export type DecodeKind =
+  | "truncated"
+  | "trailing"
+  | "type"
+  | "range"
+  | "utf8"
+  | "missing"
+  | "depth"
+  | "duplicate"
+  | "value";
+
 /** Why bytes are no value of the wanted type, and where. */
 export class DecodeError extends Error {
   /** Path of the wrong value, such as `items[3].count`; empty for the whole. */
-  path: string;
+  readonly path: string;
   /** What is wrong, without the path. */
   readonly problem: string;
+  readonly kind: DecodeKind;
 
-  constructor(problem: string, path = "") {
+  constructor(problem: string, path = "", kind: DecodeKind = "value") {
     super(path ? `${path}: ${problem}` : problem);
     this.name = "DecodeError";
     this.problem = problem;
     this.path = path;
+    this.kind = kind;
   }
 
   /** The same error, one step further out: `"name"` or `"[3]"`. */
   within(step: string): DecodeError {
     const joined = this.path === "" || this.path.startsWith("[") ? step + this.path : `${step}.${this.path}`;
-    return new DecodeError(this.problem, joined);
+    return new DecodeError(this.problem, joined, this.kind);
   }
 }
 
@@ -176,7 +190,7 @@ export class Decoder {
 
   /** Throws if bytes are left over. */
   end(): void {
-    if (this.left() > 0) throw new DecodeError(`${this.left()} bytes follow the value`);
+    if (this.left() > 0) throw new DecodeError(`${this.left()} bytes follow the value`, "", "trailing");
   }
 
   /** The first byte of the next value, or `undefined` at the end. */
@@ -205,21 +219,21 @@ export class Decoder {
   /** An unsigned integer below 2^53 and not above `max`. */
   uint(max = Number.MAX_SAFE_INTEGER): number {
     const value = this.integer();
-    if (value < 0 || value > max) throw new DecodeError(`${value} is outside 0..=${max}`);
+    if (value < 0 || value > max) throw new DecodeError(`${value} is outside 0..=${max}`, "", "range");
     return Number(value);
   }
 
   /** An unsigned integer of up to 64 bits. */
   uint64(): bigint {
     const value = BigInt(this.integer());
-    if (value < 0n) throw new DecodeError(`${value} is outside 0..=18446744073709551615`);
+    if (value < 0n) throw new DecodeError(`${value} is outside 0..=18446744073709551615`, "", "range");
     return value;
   }
 
   /** A signed integer within ±2^53 and the given range. */
   int(min = Number.MIN_SAFE_INTEGER, max = Number.MAX_SAFE_INTEGER): number {
     const value = this.integer();
-    if (value < min || value > max) throw new DecodeError(`${value} is outside ${min}..=${max}`);
+    if (value < min || value > max) throw new DecodeError(`${value} is outside ${min}..=${max}`, "", "range");
     return Number(value);
   }
 
@@ -227,7 +241,7 @@ export class Decoder {
   int64(): bigint {
     const value = BigInt(this.integer());
     if (value >= 1n << 63n) {
-      throw new DecodeError(`${value} is outside -9223372036854775808..=9223372036854775807`);
+      throw new DecodeError(`${value} is outside -9223372036854775808..=9223372036854775807`, "", "range");
     }
     return value;
   }
@@ -269,7 +283,7 @@ export class Decoder {
     const wide = this.f64();
     const value = Math.fround(wide);
     if (!Number.isFinite(value) && Number.isFinite(wide)) {
-      throw new DecodeError(`${wide} is outside what 32 bits can hold`);
+      throw new DecodeError(`${wide} is outside what 32 bits can hold`, "", "range");
     }
     return value;
   }
@@ -286,7 +300,7 @@ export class Decoder {
     try {
       return readText(this.body(start, length));
     } catch (error) {
-      if (error instanceof WireError) throw new DecodeError("text is not UTF-8");
+      if (error instanceof WireError) throw new DecodeError("text is not UTF-8", "", "utf8");
       throw error;
     }
   }
@@ -337,7 +351,7 @@ export class Decoder {
   }
 
   enter(): void {
-    if (this.depth === DEPTH_MAX) throw new DecodeError(`values are nested deeper than ${DEPTH_MAX}`);
+    if (this.depth === DEPTH_MAX) throw new DecodeError(`values are nested deeper than ${DEPTH_MAX}`, "", "depth");
     this.depth++;
   }
 
@@ -409,7 +423,7 @@ export class Decoder {
       const pairs = new Map<unknown, unknown>();
       for (let left = this.map(); left > 0; left--) {
         const key = this.value();
-        if (pairs.has(key)) throw new DecodeError("key stands twice");
+        if (pairs.has(key)) throw new DecodeError("key stands twice", "", "duplicate");
         pairs.set(key, this.value());
       }
       this.leave();
@@ -445,12 +459,12 @@ export class Decoder {
   }
 
   private truncated(): never {
-    throw new DecodeError("bytes end inside the value");
+    throw new DecodeError("bytes end inside the value", "", "truncated");
   }
 
   private unexpected(expected: string): never {
     const head = this.head();
-    throw new DecodeError(`${nameOf(head)} where ${expected} is wanted`);
+    throw new DecodeError(`${nameOf(head)} where ${expected} is wanted`, "", "type");
   }
 }
 
@@ -487,13 +501,13 @@ export class Fields {
   static variant(d: Decoder): { number: number; fields: Fields } {
     if (!d.isArray()) return { number: d.uint(), fields: new Fields(0, false) };
     const left = d.array();
-    if (left === 0) throw new DecodeError("field is missing");
+    if (left === 0) throw new DecodeError("field is missing", "", "missing");
     return { number: d.uint(), fields: new Fields(left - 1, true) };
   }
 
   /** Takes a field that must be there. */
   required<T>(d: Decoder, name: string, read: (d: Decoder) => T): T {
-    if (this.left === 0) throw new DecodeError("field is missing", name);
+    if (this.left === 0) throw new DecodeError("field is missing", name, "missing");
     this.left--;
     return within(name, () => read(d));
   }

@@ -44,6 +44,9 @@ export interface SessionEvents {
   refused: { stream: string; status: Status };
   /** An entity crashed and went back to an earlier state. */
   rolledBack: { stream: string; durable: number; sent: number };
+  /** A handler of the game threw, or could not read what the server sent. Without a listener it is
+   * written to the console; the session goes on in any case. */
+  error: { error: unknown };
   /** The session is over; `nextAfter(end)` says what can be done. */
   ended: { end: End };
 }
@@ -82,8 +85,14 @@ class Handlers {
     return () => known.delete(handler);
   }
 
-  run(method: number, body: Uint8Array): void {
-    for (const handler of this.byMethod.get(method) ?? []) guard(() => handler(body));
+  run(method: number, body: Uint8Array, failed: (error: unknown) => void): void {
+    for (const handler of this.byMethod.get(method) ?? []) {
+      try {
+        handler(body);
+      } catch (error) {
+        failed(error);
+      }
+    }
   }
 }
 
@@ -397,10 +406,10 @@ export class Session {
         return;
       }
       case "push":
-        this.streams.get(event.stream)?.handlers.run(event.method, event.body);
+        this.streams.get(event.stream)?.handlers.run(event.method, event.body, this.failed);
         return;
       case "cast":
-        this.groups.get(event.group)?.handlers.run(event.method, event.body);
+        this.groups.get(event.group)?.handlers.run(event.method, event.body, this.failed);
         return;
       case "call":
         void this.answer(event.call, event.stream, event.method, event.body);
@@ -448,9 +457,7 @@ export class Session {
       else if (error instanceof DecodeError) status = Status.BadArgument;
       else {
         status = Status.Failed;
-        guard(() => {
-          throw error;
-        });
+        this.failed(error);
       }
     }
     this.act((core) => {
@@ -494,20 +501,19 @@ export class Session {
 
   private emit<T extends keyof SessionEvents>(type: T, event: SessionEvents[T]): void {
     for (const listener of this.listeners.get(type) ?? []) {
-      guard(() => (listener as (event: SessionEvents[T]) => void)(event));
+      try {
+        (listener as (event: SessionEvents[T]) => void)(event);
+      } catch (error) {
+        if (type === "error") console.error(error);
+        else this.failed(error);
+      }
     }
   }
-}
 
-/** Runs code of the game; what it throws is reported like any uncaught error and stops nothing. */
-function guard(run: () => void): void {
-  try {
-    run();
-  } catch (error) {
-    queueMicrotask(() => {
-      throw error;
-    });
-  }
+  private readonly failed = (error: unknown): void => {
+    if (this.listeners.get("error")?.size) this.emit("error", { error });
+    else console.error(error);
+  };
 }
 
 function pageUrl(): string {

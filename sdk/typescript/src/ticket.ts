@@ -26,8 +26,13 @@ export function loginProof(secret: Uint8Array, nonce: Uint8Array, ticket: Uint8A
   return hmacSha256(secret, LOGIN, nonce, ticket);
 }
 
-/** Proves that a resume token is ours. */
-export function resumeProof(secret: Uint8Array, nonce: Uint8Array, token: Uint8Array, generation: number): Uint8Array {
+/** Proves that a resume token is ours, asking for `generation`. */
+export function resumeProof(
+  secret: Uint8Array,
+  nonce: Uint8Array,
+  token: Uint8Array,
+  generation: number | bigint,
+): Uint8Array {
   const bytes = new Uint8Array(8);
   new DataView(bytes.buffer).setBigUint64(0, BigInt(generation), true);
   return hmacSha256(secret, RESUME, nonce, token, bytes);

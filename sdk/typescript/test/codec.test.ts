@@ -44,7 +44,7 @@ test("varints have one form each", () => {
 test("hostile frames are refused", () => {
   const frame = (...bytes: number[]) => Uint8Array.from(bytes);
   assert.throws(() => splitFrame(frame(0), 0, 10), { problem: "empty" });
-  assert.throws(() => splitFrame(frame(11), 0, 10), { problem: "too long" });
+  assert.throws(() => splitFrame(frame(11), 0, 10), { problem: "too_long" });
   assert.equal(splitFrame(frame(3, 1), 0, 10), undefined);
   assert.throws(() => decodeDown(frame(0x99)), { problem: "kind" });
   assert.throws(() => decodeDown(frame(0x1b, 1)), { problem: "truncated" });

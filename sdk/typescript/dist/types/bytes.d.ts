@@ -1,9 +1,11 @@
 /** Growing output and strict input of header fields; see docs/protocol.md. */
+/** What is wrong with a frame, in one word. */
+export type WireProblem = "truncated" | "varint" | "range" | "utf8" | "trailing" | "empty" | "too_long" | "kind";
 /** Why bytes from the server could not be read. */
 export declare class WireError extends Error {
-    /** What is wrong, as a short word: `truncated`, `varint`, `range`, `utf8`, `trailing`, ... */
-    readonly problem: string;
-    constructor(problem: string, message?: string);
+    /** What is wrong. */
+    readonly problem: WireProblem;
+    constructor(problem: WireProblem, message?: string);
 }
 /** The UTF-8 bytes of a text. */
 export declare function textBytes(text: string): Uint8Array;

@@ -2,13 +2,16 @@
  * are numbers, every value is written in its smallest form. */
 /** How deep arrays and maps may be nested in one value. */
 export declare const DEPTH_MAX = 32;
+/** What is wrong with bytes, in one word; `value` if a game's own reader says so. */
+export type DecodeKind = "truncated" | "trailing" | "type" | "range" | "utf8" | "missing" | "depth" | "duplicate" | "value";
 /** Why bytes are no value of the wanted type, and where. */
 export declare class DecodeError extends Error {
     /** Path of the wrong value, such as `items[3].count`; empty for the whole. */
-    path: string;
+    readonly path: string;
     /** What is wrong, without the path. */
     readonly problem: string;
-    constructor(problem: string, path?: string);
+    readonly kind: DecodeKind;
+    constructor(problem: string, path?: string, kind?: DecodeKind);
     /** The same error, one step further out: `"name"` or `"[3]"`. */
     within(step: string): DecodeError;
 }

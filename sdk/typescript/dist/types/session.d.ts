@@ -65,6 +65,11 @@ export interface SessionEvents {
         durable: number;
         sent: number;
     };
+    /** A handler of the game threw, or could not read what the server sent. Without a listener it is
+     * written to the console; the session goes on in any case. */
+    error: {
+        error: unknown;
+    };
     /** The session is over; `nextAfter(end)` says what can be done. */
     ended: {
         end: End;
@@ -84,7 +89,7 @@ export declare class AppError extends Error {
 declare class Handlers {
     private readonly byMethod;
     add(method: number, handler: Handler): () => void;
-    run(method: number, body: Uint8Array): void;
+    run(method: number, body: Uint8Array, failed: (error: unknown) => void): void;
 }
 /** A numbered line to one entity, found by name. Lives as long as the session object; messages
  * pass while the server has it bound. */
@@ -188,5 +193,6 @@ export declare class Session {
     private renewing;
     private finish;
     private emit;
+    private readonly failed;
 }
 export {};

@@ -15,8 +15,8 @@ export interface GrantText {
 }
 /** Proves that a ticket is ours, for one nonce of one gate. */
 export declare function loginProof(secret: Uint8Array, nonce: Uint8Array, ticket: Uint8Array): Uint8Array;
-/** Proves that a resume token is ours. */
-export declare function resumeProof(secret: Uint8Array, nonce: Uint8Array, token: Uint8Array, generation: number): Uint8Array;
+/** Proves that a resume token is ours, asking for `generation`. */
+export declare function resumeProof(secret: Uint8Array, nonce: Uint8Array, token: Uint8Array, generation: number | bigint): Uint8Array;
 /** Reads the JSON form of a grant. Throws if it is none. */
 export declare function readGrant(text: GrantText): Grant;
 /** Fetches a guest ticket from `POST {base}/ticket/guest`. `base` defaults to the page's origin. */
