@@ -58,9 +58,10 @@ pub fn parse(source: &str, bytes: &[u8], limits: &Limits) -> Result<Value, Probl
 /// JSON if it is any, else the text as it stands.
 ///
 /// So `12` is a number, `true` a boolean, `[1, 2]` a list, `4s` a text and `"12"` a text too.
+/// There are no macros here: a dollar is a dollar.
 pub fn setting(source: &str, text: &str) -> Value {
     let place = Place::whole(source);
-    match parse(source, text.as_bytes(), &Limits::default()) {
+    match parse(source, text.replace('$', "$$").as_bytes(), &Limits::default()) {
         Ok(mut value) => {
             strip_lines(&mut value, &place);
             value

@@ -22,7 +22,7 @@ const OTHER_NAMES: &[&str] =
     &["MAINSTAY_CONFIG", "MAINSTAY_PROCESS", "MAINSTAY_BENCH_", "MAINSTAY_SIM_", "MAINSTAY_TEST_"];
 
 /// The address of clients and browsers where no file gives another.
-const LOCAL: &str = "127.0.0.1:8080";
+const LOCAL: &str = "127.0.0.1:7000";
 const NAME_BYTES_MAX: usize = 64;
 
 /// Reads and validates everything.

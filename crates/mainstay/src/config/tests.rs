@@ -294,7 +294,7 @@ fn without_a_file_one_process_has_every_role_on_loopback() {
     let config = Config::from_input(&Input::default(), &roles()).expect("valid");
     let process = config.choose(None).expect("one");
     assert_eq!(process.roles, ["battle", "console", "gate", "node", "web"]);
-    assert_eq!(process.clients, ["127.0.0.1:8080".parse().expect("an address")]);
+    assert_eq!(process.clients, ["127.0.0.1:7000".parse().expect("an address")]);
     assert_eq!(process.runs.entities, Kinds::All);
     let mut input = Input::default();
     input.settings = vec!["processes.local.listen.clients=0".into()];

@@ -408,6 +408,9 @@ fn settings_are_values_or_plain_text() {
     assert_eq!(shown("[1, \"a\",]"), "[1, \"a\"]");
     assert_eq!(shown("127.0.0.1:80"), "\"127.0.0.1:80\"");
     assert_eq!(shown(""), "\"\"");
+    let dollars = setting("--set", "\"$HOME$5\"");
+    assert_eq!(dollars.as_text(), Some("$HOME$5"));
+    assert_eq!(setting("--set", "a$b").as_text(), Some("a$b"));
     assert_eq!(setting("--set", "[1]").leaves()[0].value.place.to_string(), "--set");
 }
 
