@@ -10,7 +10,6 @@ mod web;
 pub use web::{upgrade, websocket};
 pub use wire::{down_frame, link_frame, lock, message, shape, split, ticket, up_frame, varint};
 
-use mainstay::config::{Config, Input, Roles};
 use tables::Limits;
 
 /// Enhanced JSON: what reads well is written as something that reads the same.
@@ -22,7 +21,9 @@ pub fn json(data: &[u8]) {
 }
 
 /// A cluster file.
+#[cfg(feature = "config")]
 pub fn config(data: &[u8]) {
+    use mainstay::config::{Config, Input, Roles};
     let input = Input { file: Some(("fuzz.json".into(), data.to_vec())), ..Input::default() };
     if let Err(error) = Config::from_input(&input, &Roles::default()) {
         assert!(!error.to_string().is_empty());

@@ -618,3 +618,177 @@ fn construct(name: TokenStream, fields: &Fields, binds: &[Ident]) -> TokenStream
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the compiler says about a declaration.
+    fn refusal(input: TokenStream) -> String {
+        derive(input).expect_err("it should be refused").to_string()
+    }
+
+    #[test]
+    fn numbers_of_variants_are_unique() {
+        assert_eq!(
+            refusal(quote!(
+                enum E {
+                    A,
+                    #[message(id = 0)]
+                    B,
+                }
+            )),
+            "`B` and `A` both have number 0"
+        );
+        assert_eq!(
+            refusal(quote!(
+                enum E {
+                    A = 4,
+                    #[message(id = 3)]
+                    B,
+                    C,
+                }
+            )),
+            "`C` and `A` both have number 4"
+        );
+        assert!(
+            refusal(quote!(
+                enum E {
+                    A = -1,
+                }
+            ))
+            .contains("must be a literal")
+        );
+        assert!(
+            refusal(quote!(
+                enum E {
+                    #[message(id = 4294967296)]
+                    A,
+                }
+            ))
+            .contains("32 bits")
+        );
+        assert!(
+            refusal(quote!(
+                enum E {}
+            ))
+            .contains("without variants")
+        );
+    }
+
+    #[test]
+    fn fallbacks_are_single_and_small() {
+        assert!(
+            refusal(quote!(
+                enum E {
+                    #[message(fallback)]
+                    A,
+                    #[message(fallback)]
+                    B,
+                }
+            ))
+            .contains("only one")
+        );
+        assert!(
+            refusal(quote!(
+                enum E {
+                    #[message(fallback)]
+                    A(u64),
+                }
+            ))
+            .contains("one `u32`")
+        );
+    }
+
+    #[test]
+    fn what_cannot_travel_is_refused() {
+        assert!(refusal(quote!(union U { a: u8 })).contains("union cannot travel"));
+        assert!(
+            refusal(quote!(
+                struct S<'a> {
+                    a: &'a str,
+                }
+            ))
+            .contains("owns its data")
+        );
+        assert!(
+            refusal(quote!(
+                #[message(transparent)]
+                struct S(u8, u8);
+            ))
+            .contains("one field")
+        );
+        assert!(
+            refusal(quote!(
+                #[message(transparent)]
+                enum E {
+                    A,
+                }
+            ))
+            .contains("only a struct")
+        );
+    }
+
+    #[test]
+    fn unknown_and_contradicting_options_are_refused() {
+        assert!(
+            refusal(quote!(
+                #[message(color)]
+                struct S;
+            ))
+            .contains("known on a type")
+        );
+        assert!(
+            refusal(quote!(
+                struct S {
+                    #[message(rnage = 1..)]
+                    a: u8,
+                }
+            ))
+            .contains("on a field")
+        );
+        assert!(
+            refusal(quote!(
+                enum E {
+                    #[message(color)]
+                    A,
+                }
+            ))
+            .contains("on a variant")
+        );
+        assert!(
+            refusal(quote!(
+                struct S {
+                    #[message(range = 5)]
+                    a: u8,
+                }
+            ))
+            .contains("write a range")
+        );
+        assert!(
+            refusal(quote!(
+                struct S {
+                    #[message(len = ..)]
+                    a: u8,
+                }
+            ))
+            .contains("write a range")
+        );
+        assert!(
+            refusal(quote!(
+                struct S {
+                    #[message(retired, default)]
+                    a: u8,
+                }
+            ))
+            .contains("not read")
+        );
+        assert!(
+            refusal(quote!(
+                #[message(name = "a b")]
+                struct S;
+            ))
+            .contains("letters, digits")
+        );
+    }
+}
