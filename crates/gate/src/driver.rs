@@ -134,6 +134,23 @@ pub struct Server {
     threads: Vec<JoinHandle<Result<(), Failed>>>,
 }
 
+/// Reads the figures of a gate. A cheap clone.
+#[derive(Clone)]
+pub struct Observer {
+    shared: Arc<Shared>,
+}
+
+impl Observer {
+    /// What the gate holds and did, all workers together; up to a second old.
+    pub fn stats(&self) -> Stats {
+        let mut total = Stats::default();
+        for post in &self.shared.workers {
+            total.add(&lock(&post.stats));
+        }
+        total
+    }
+}
+
 /// What a worker is told from outside.
 pub(crate) enum Command {
     Directory(Arc<Directory>),
@@ -279,11 +296,12 @@ impl Server {
 
     /// What the gate holds and did, all workers together; up to a second old.
     pub fn stats(&self) -> Stats {
-        let mut total = Stats::default();
-        for post in &self.shared.workers {
-            total.add(&lock(&post.stats));
-        }
-        total
+        self.observer().stats()
+    }
+
+    /// A way to ask for the gate's figures from elsewhere, also after it ended.
+    pub fn observer(&self) -> Observer {
+        Observer { shared: self.shared.clone() }
     }
 
     /// Up to `max` connections of each worker with its number. Asks the workers and waits for at

@@ -22,7 +22,7 @@ mod tests;
 mod traffic;
 
 pub use conn::ConnectionInfo;
-pub use driver::{Failed, HttpSink, PolicyMaker, Server, Setup, StartError};
+pub use driver::{Failed, HttpSink, Observer, PolicyMaker, Server, Setup, StartError};
 pub use gate::{Closing, Gate, Parts, Refused};
 pub use guard::{Banned, Network};
 pub use options::{Options, OverRate, Rate};

@@ -24,6 +24,7 @@ pub struct Kind {
     mailbox_max: u32,
     calls_max: u32,
     turns_max: u32,
+    steps_per_second: u32,
 }
 
 impl Kind {
@@ -39,6 +40,7 @@ impl Kind {
             mailbox_max: 0,
             calls_max: 0,
             turns_max: 0,
+            steps_per_second: 0,
         };
         syn::meta::parser(|meta| kind.option(&meta)).parse2(attr)?;
         Ok(kind)
@@ -57,6 +59,7 @@ impl Kind {
             "mailbox_max" => self.mailbox_max = number(meta)?,
             "calls_max" => self.calls_max = number(meta)?,
             "turns_max" => self.turns_max = number(meta)?,
+            "steps_per_second" if is_entity => self.steps_per_second = rate(meta)?,
             "on_panic" => {
                 let policy: Ident = meta.value()?.parse()?;
                 self.on_panic = match policy.to_string().as_str() {
@@ -69,7 +72,7 @@ impl Kind {
                 return Err(meta.error(
                     "unknown option; known here: `name = \"..\"`, `alias = \"..\"`, `room`, \
                      `singleton`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, \
-                     `turns_max = 16`, `on_panic = restart`, `root = path`",
+                     `turns_max = 16`, `steps_per_second = 20`, `on_panic = restart`, `root = path`",
                 ));
             }
         }
@@ -87,6 +90,7 @@ impl Kind {
     /// An expression of type `KindInfo`.
     fn info(&self, name: &str, hooks: &TokenStream) -> TokenStream {
         let Kind { root, aliases, mailbox_max, calls_max, turns_max, .. } = self;
+        let steps_per_second = self.steps_per_second as u16;
         let class = format_ident!("{}", self.class);
         let on_panic = format_ident!("{}", self.on_panic);
         quote! {
@@ -98,6 +102,7 @@ impl Kind {
                 mailbox_max: #mailbox_max,
                 calls_max: #calls_max,
                 turns_max: #turns_max,
+                steps_per_second: #steps_per_second,
                 ..#root::KindInfo::new(#name, #root::Class::#class)
             }
         }
@@ -137,6 +142,14 @@ fn number(meta: &ParseNestedMeta<'_>) -> Result<u32> {
     match number.base10_parse()? {
         0 => Err(Error::new(number.span(), "nothing would get in: leave it out or raise it")),
         number => Ok(number),
+    }
+}
+
+fn rate(meta: &ParseNestedMeta<'_>) -> Result<u32> {
+    let number: LitInt = meta.value()?.parse()?;
+    match number.base10_parse()? {
+        rate @ 1..=128 => Ok(rate),
+        _ => Err(Error::new(number.span(), "a scene runs at 1 to 128 steps per second")),
     }
 }
 

@@ -71,7 +71,7 @@ fn owner_of(block: &ItemImpl) -> Result<Ident> {
 }
 
 /// The points of an entity's life: hook method, variant, set, arguments after the context.
-const HOOKS: [(&str, &str, &str, usize); 8] = [
+const HOOKS: [(&str, &str, &str, usize); 9] = [
     ("created", "Created", "CREATED", 0),
     ("loaded", "Loaded", "LOADED", 0),
     ("online", "Online", "ONLINE", 1),
@@ -80,6 +80,7 @@ const HOOKS: [(&str, &str, &str, usize); 8] = [
     ("daily", "Daily", "DAILY", 0),
     ("reloaded", "Reloaded", "RELOADED", 0),
     ("destroyed", "Destroyed", "DESTROYED", 0),
+    ("step", "Step", "STEP", 1),
 ];
 
 impl Interface {
@@ -289,6 +290,7 @@ fn check_hook(hook: &Method) -> Result<()> {
     }
     if hook.args.len() > *arguments {
         let wanted = match arguments {
+            1 if *name == "step" => "at most the steps that are due: `steps: Steps`",
             1 => "at most the peer: `peer: &Peer`",
             2 => "at most the peer and the code: `peer: &Peer, code: CloseCode`",
             _ => "nothing besides the context",

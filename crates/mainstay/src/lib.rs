@@ -1,1 +1,60 @@
-//! Placeholder of the `mainstay` crate.
+//! Mainstay: a distributed game server engine.
+//!
+//! A game declares entities, components, services and what it tells clients, puts them into an
+//! [`App`], and hands that to [`run`]. One cluster file says which roles each process plays;
+//! without one, all of them run in this process.
+//!
+//! ```no_run
+//! use mainstay::prelude::*;
+//!
+//! /// A bell that everybody can ring.
+//! #[entity]
+//! #[derive(Default)]
+//! struct Bell {
+//!     rings: u64,
+//! }
+//!
+//! #[rpc]
+//! impl Bell {
+//!     /// Rings it, and tells how often it was rung.
+//!     #[request(client)]
+//!     fn ring(&mut self, _cx: &mut Cx<Self>) -> u64 {
+//!         self.rings += 1;
+//!         self.rings
+//!     }
+//! }
+//!
+//! fn main() -> mainstay::Exit {
+//!     mainstay::run(App::new("hello").entity::<Bell>().bind::<Bell>("bell", |_login| 1))
+//! }
+//! ```
+#![forbid(unsafe_code)]
+
+mod app;
+mod arguments;
+pub mod config;
+mod console;
+pub mod prelude;
+mod process;
+mod run;
+pub mod testkit;
+
+/// What generated code uses. Not for games.
+pub mod rt {
+    pub use node::rt::*;
+    pub use proto::codec::*;
+}
+
+pub use app::App;
+pub use bots;
+pub use client;
+pub use env;
+pub use macros::test;
+pub use node;
+pub use process::{Running, StartError, Stopped};
+pub use proto;
+pub use run::{Exit, run, run_with};
+pub use scene;
+pub use tables;
+pub use transport;
+pub use web;

@@ -2,6 +2,8 @@ use proto::frame::{CloseCode, Status};
 use proto::schema::SchemaBuilder;
 use proto::{DecodeError, KindId, MethodId, name_hash};
 
+use scene::Steps;
+
 use crate::cx::{Link, Peer};
 use crate::pattern::Pattern;
 use crate::step::{Step, Turn};
@@ -90,6 +92,8 @@ pub struct KindInfo {
     pub hooks: Hooks,
     /// What happens to an entity whose handler panicked.
     pub on_panic: OnPanic,
+    /// Steps per second if the kind is a scene, 1 to 128; 0 if it is none.
+    pub steps_per_second: u16,
     /// Most messages that wait for one entity; 0 is the node's setting.
     pub mailbox_max: u32,
     /// Most calls that one entity has in flight; 0 is the node's setting.
@@ -109,6 +113,7 @@ impl KindInfo {
             methods: &[],
             hooks: Hooks::NONE,
             on_panic: OnPanic::Restart,
+            steps_per_second: 0,
             mailbox_max: 0,
             calls_max: 0,
             turns_max: 0,
@@ -305,6 +310,8 @@ impl Hooks {
     pub const RELOADED: Hooks = Hooks(64);
     /// [`Hook::Destroyed`].
     pub const DESTROYED: Hooks = Hooks(128);
+    /// [`Hook::Step`].
+    pub const STEP: Hooks = Hooks(256);
 
     /// Both sets.
     pub const fn and(self, other: Hooks) -> Hooks {
@@ -336,6 +343,8 @@ pub enum Hook {
     Reloaded,
     /// It is about to be removed; its last turn. Only a plain handler is waited for.
     Destroyed,
+    /// Steps of a scene are due ([`KindInfo::steps_per_second`]).
+    Step(Steps),
 }
 
 impl Hook {
@@ -350,6 +359,7 @@ impl Hook {
             Hook::Daily => Hooks::DAILY,
             Hook::Reloaded => Hooks::RELOADED,
             Hook::Destroyed => Hooks::DESTROYED,
+            Hook::Step(_) => Hooks::STEP,
         }
     }
 }

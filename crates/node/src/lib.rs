@@ -37,7 +37,7 @@ pub use guard::{guard, guarded};
 pub use host::{
     Activation, Alone, BUCKETS_US, Batch, Beat, BlockingPool, ClientMessage, ClientOut,
     ClientRequest, Event, FrameClass, Host, HostSetup, HostStats, Inline, MethodStats, Place,
-    Pulse, Router, ShardStats, Target,
+    Pulse, Router, SceneStats, ShardStats, Target,
 };
 pub use node::{Node, NodeApp, NodeEnv, NodeError, NodeHandle, NodeOptions, NodeStats, StopReport};
 pub use options::HostOptions;

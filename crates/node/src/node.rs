@@ -1,5 +1,6 @@
 //! A node as a value: starts its workers, answers questions about them, stops them.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -151,6 +152,13 @@ impl NodeApp {
     pub fn interface(mut self, hash: u64) -> Self {
         self.interface = hash;
         self
+    }
+
+    /// Registers its kinds on a host that somebody else drives, such as a simulation.
+    pub fn register_on(&self, host: &mut Host) {
+        for register in &self.register {
+            register(host);
+        }
     }
 
     /// Does something with every worker's host before it starts, such as spawning.
@@ -376,7 +384,7 @@ impl Parts {
         // Challenges must not be guessable, whatever the entities' randomness is seeded with.
         let secret = self.random.fork();
         let mesh = Mesh::new(self.me, &options.name, mesh_options, self.mesh_key, secret);
-        let bindings = match self.app.bindings {
+        let bindings = match self.app.bindings.clone() {
             Some(choose) => Bindings::new(move |login| choose(login)),
             None => Bindings::none(),
         };
@@ -391,9 +399,7 @@ impl Parts {
             random: self.random,
         });
         worker.host().set_blocking_pool(Rc::new(self.pool));
-        for register in &self.app.register {
-            register(worker.host());
-        }
+        self.app.register_on(worker.host());
         worker
     }
 }
@@ -513,10 +519,17 @@ impl NodeHandle {
         R: Send + 'static,
     {
         let (tell, answer) = tokio::sync::oneshot::channel();
+        let inbox = self.inboxes[usize::from(worker)].clone();
         let task: Task = Box::new(move |worker| {
-            let future = begin(worker.outside());
+            let mut future = Box::pin(begin(worker.outside()));
             tokio::task::spawn_local(async move {
-                let _ = tell.send(future.await);
+                let result = poll_fn(|context| {
+                    let polled = future.as_mut().poll(context);
+                    // It may have called entities, and the worker may be asleep.
+                    inbox.wake();
+                    polled
+                });
+                let _ = tell.send(result.await);
             });
         });
         self.inboxes[usize::from(worker)].push(Mail::Task(task));

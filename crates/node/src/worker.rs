@@ -17,7 +17,7 @@ use proto::{AccountId, EntityId, Incarnation, SessionId};
 use crate::cx::{GroupSlot, Outside, Peer, PushMode};
 use crate::host::{
     Activation, Batch, ClientMessage, ClientOut, ClientRequest, Event, FrameClass, Host, HostSetup,
-    HostStats, Place, Pulse, Router, Target,
+    HostStats, MethodStats, Place, Pulse, Router, Target,
 };
 use crate::options::HostOptions;
 use crate::session::{
@@ -73,6 +73,8 @@ pub struct WorkerStats {
     pub homes: HomeStats,
     /// Streams and groups.
     pub streams: StreamStats,
+    /// Methods with handlers that were over their budget: kind, path, figures.
+    pub slow: Vec<(&'static str, String, MethodStats)>,
     /// Links.
     pub mesh: mesh::Counters,
     /// Frames that could not be read or were for somebody else.
@@ -166,7 +168,10 @@ impl Worker {
 
     /// What it holds and has seen. Looks at every stream.
     pub fn stats(&self) -> WorkerStats {
+        let mut slow = self.host.method_stats();
+        slow.retain(|(_, _, stats)| stats.slow > 0);
         WorkerStats {
+            slow,
             host: self.host.stats(),
             homes: self.homes.stats(),
             streams: self.streams.stats(),

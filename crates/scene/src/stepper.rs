@@ -87,6 +87,11 @@ impl Stepper {
         Some(Steps { first, count: count as u32, skipped, late })
     }
 
+    /// When `step` is, or was, due.
+    pub fn at(&self, step: u64) -> Instant {
+        self.due_at(step)
+    }
+
     fn due_at(&self, step: u64) -> Instant {
         // Rounded up, so that a step that is due by this is due by the count of elapsed time too.
         let rate = u128::from(self.options.steps_per_second);

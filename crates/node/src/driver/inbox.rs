@@ -40,18 +40,23 @@ struct Lanes {
     bytes: Vec<usize>,
     /// Senders that found their lane full.
     refused: Vec<u8>,
+    /// The worker has ended: mail is dropped.
+    closed: bool,
 }
 
 impl Inbox {
     pub fn new(waker: Waker, workers: u8, lane_bytes_max: usize) -> Self {
         let bytes = vec![0; usize::from(workers)];
-        let lanes = Lanes { mail: Vec::new(), bytes, refused: Vec::new() };
+        let lanes = Lanes { mail: Vec::new(), bytes, refused: Vec::new(), closed: false };
         Inbox { lanes: Mutex::new(lanes), asleep: AtomicBool::new(false), waker, lane_bytes_max }
     }
 
     /// Takes a batch of frames; gives it back if the lane is full. [`Mail::Room`] follows then.
     pub fn push_frames(&self, from: u8, batch: Vec<u8>) -> Result<(), Vec<u8>> {
         let mut lanes = self.lock();
+        if lanes.closed {
+            return Ok(());
+        }
         let waiting = lanes.bytes[usize::from(from)];
         // A batch alone may be over the limit, which is about how much piles up.
         if waiting > 0 && waiting + batch.len() > self.lane_bytes_max {
@@ -69,8 +74,24 @@ impl Inbox {
 
     /// Takes what is bounded elsewhere.
     pub fn push(&self, mail: Mail) {
-        self.lock().mail.push(mail);
+        let mut lanes = self.lock();
+        if lanes.closed {
+            drop(lanes);
+            return drop(mail);
+        }
+        lanes.mail.push(mail);
+        drop(lanes);
         self.wake_sleeper();
+    }
+
+    /// The worker has ended: drops what is here and what will come, so that whoever waits for
+    /// it learns so.
+    pub fn close(&self) {
+        let mut lanes = self.lock();
+        lanes.closed = true;
+        let mail = mem::take(&mut lanes.mail);
+        drop(lanes);
+        drop(mail);
     }
 
     /// Takes out all mail, and the workers that are to be told that there is room again. `mail`

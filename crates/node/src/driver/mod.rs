@@ -85,6 +85,7 @@ impl Seat {
     /// Starts the thread. It gives what the worker held when it was told to stop.
     pub fn start(self, name: &str) -> io::Result<thread::JoinHandle<WorkerStats>> {
         thread::Builder::new().name(format!("{name}-{}", self.index)).spawn(move || {
+            let _end = End(self.inboxes[usize::from(self.index)].clone());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(YIELD_EVERY)
@@ -93,6 +94,15 @@ impl Seat {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, Driver::new(self).run())
         })
+    }
+}
+
+/// Closes the inbox of a worker whose thread ends, also if it ends by a panic.
+struct End(Arc<Inbox>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -23,6 +23,7 @@ use super::people::ClientLane;
 use super::router::Router;
 use super::shard::{AnyShard, Shard};
 use super::sleep::Sleeps;
+use super::steps::Scenes;
 use super::turns::{TurnId, Turns, Wakes, turn_waker};
 use super::watch::Watch;
 use crate::entity::Entity;
@@ -95,6 +96,7 @@ pub(crate) struct Hub {
     polled: Cell<(*const (), TurnId)>,
     pub alarms: RefCell<Wheel<Alarm>>,
     pub sleeps: RefCell<Sleeps>,
+    pub scenes: RefCell<Scenes>,
     /// When the earliest deadline may have come.
     pub sweep_at: Cell<Instant>,
     pub next_room: Cell<u64>,
@@ -154,6 +156,7 @@ impl Hub {
             polled: Cell::new((std::ptr::null(), TurnId::NONE)),
             alarms: RefCell::new(Wheel::new(now, Wheel::<Alarm>::TICK)),
             sleeps: RefCell::new(Sleeps::new()),
+            scenes: RefCell::default(),
             sweep_at: Cell::new(Instant::NEVER),
             next_room: Cell::new(1),
             next_tag: Cell::new(1),

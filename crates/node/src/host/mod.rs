@@ -18,6 +18,7 @@ mod router;
 pub(crate) mod send;
 pub(crate) mod shard;
 pub(crate) mod sleep;
+mod steps;
 pub(crate) mod timers;
 mod topics;
 pub(crate) mod turns;
@@ -30,6 +31,7 @@ pub use people::{ClientMessage, ClientOut, ClientRequest};
 pub use router::{Alone, Place, Router};
 pub use shard::{ShardStats, Target};
 pub use sleep::{BlockingPool, Inline};
+pub use steps::SceneStats;
 pub use watch::{BUCKETS_US, Beat, MethodStats, Pulse};
 
 use std::fmt;
@@ -100,6 +102,8 @@ pub enum Activation {
 pub struct HostStats {
     /// By kind, in the order of registration.
     pub kinds: Vec<ShardStats>,
+    /// Scenes and what their steps cost.
+    pub scenes: Vec<SceneStats>,
     /// Turns that are open.
     pub turns: u32,
     /// Entities and turns that are ready to run.
@@ -193,6 +197,7 @@ impl Host {
         self.take_wakes();
         self.hub.sweep();
         self.hub.fire_alarms();
+        self.run_scenes();
         let mut budget = self.hub.options.turn_budget;
         while budget > 0 {
             let ready = self.hub.ready.borrow_mut().pop_front();
@@ -225,7 +230,20 @@ impl Host {
         let sweep = self.hub.sweep_at.get();
         let sweep = (sweep != Instant::NEVER).then_some(sweep);
         let alarm = self.hub.alarms.borrow().next_deadline();
-        [sweep, alarm].into_iter().flatten().min()
+        let scene = self.hub.scenes.borrow().next();
+        [sweep, alarm, scene].into_iter().flatten().min()
+    }
+
+    fn run_scenes(&mut self) {
+        let now = self.hub.now.get();
+        loop {
+            let due = self.hub.scenes.borrow_mut().pop(now);
+            let Some((target, steps)) = due else { return };
+            match self.current(target) {
+                Some(shard) => shard.hook(target.index, Hook::Step(steps)),
+                None => self.hub.scenes.borrow_mut().remove((target.shard, target.index)),
+            }
+        }
     }
 
     fn take_wakes(&mut self) {
@@ -490,6 +508,7 @@ impl Host {
             turns: hub.turns.borrow().open_count(),
             ready: hub.ready.borrow().len(),
             client_calls: hub.clients.borrow().open_calls(),
+            scenes: hub.scenes.borrow().stats(),
             alarms: hub.alarms.borrow().len(),
             late_replies: count.late_replies.get(),
             dropped_replies: count.dropped_replies.get(),

@@ -283,7 +283,33 @@ impl<E: Entity> Shard<E> {
         if is_there && E::KIND.hooks.has(Hooks::CREATED) {
             self.push(&mut cells, index, hook_mail(Hook::Created));
         }
+        drop(cells);
+        if is_there {
+            self.begin_steps(index);
+        }
         Ok(index)
+    }
+
+    /// Has the entity stepped from now on, if its kind is a scene.
+    fn begin_steps(&self, index: u32) {
+        let (kind, id) = (E::KIND, self.id_of(index));
+        if kind.steps_per_second > 0
+            && let Some(target) = self.target_of(index)
+        {
+            let (now, rate) = (self.hub.now.get(), kind.steps_per_second);
+            self.hub.scenes.borrow_mut().add(now, target, (kind.name, id), rate);
+        }
+    }
+
+    /// Runs a hook; those of scenes' steps are measured.
+    fn run_hook(&self, turn: Turn<E>, index: u32, hook: Hook) -> Step {
+        let Hook::Step(steps) = hook else { return E::hook(turn, hook) };
+        let before = self.hub.watch.now();
+        let step = E::hook(turn, hook);
+        let took = self.hub.watch.now() - before;
+        let place = (self.index, index);
+        self.hub.scenes.borrow_mut().ran(place, before, steps, took);
+        step
     }
 
     /// Puts mail into a mailbox and makes the entity ready, if nothing holds it up.
@@ -413,7 +439,7 @@ impl<E: Entity> Shard<E> {
             let turn = Turn::new(Rc::clone(self), index, state);
             let _: Step = match mail.body {
                 Body::Message(message) => E::dispatch(turn, message),
-                Body::Hook(hook) => E::hook(turn, hook),
+                Body::Hook(hook) => self.run_hook(turn, index, hook),
             };
             hub.watch.end();
             let left = std::mem::take(&mut hub.running.borrow_mut().origin);
@@ -887,6 +913,7 @@ impl<E: Entity> AnyShard for Shard<E> {
                     room.push_front(&mut slot.mailbox, hook_mail(hook));
                 }
                 drop(cells);
+                self.begin_steps(index);
                 self.nudge(index);
                 self.target_of(index).ok_or(Status::Gone)
             }

@@ -131,6 +131,11 @@ impl Watch {
         }
     }
 
+    /// The clock's time just now, apart from the worker's.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
     pub fn pulse(&self) -> &Arc<Pulse> {
         &self.pulse
     }

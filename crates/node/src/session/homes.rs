@@ -261,7 +261,8 @@ impl Homes {
         }
     }
 
-    /// Ends the session of `account`, if it has one: its client is told `code` and `reason`.
+    /// Ends the session of `account`, if it has one: its client is told `code` and `reason`. A code
+    /// that lets a client resume closes only its connection.
     pub fn kick<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
@@ -269,9 +270,13 @@ impl Homes {
         code: CloseCode,
         reason: &str,
     ) {
-        if self.sessions.contains_key(&account) {
+        let Some(session) = self.sessions.get(&account) else { return };
+        if !code.may_resume() {
             self.stats.kicked += 1;
             self.end(io, account, code, reason, false);
+        } else if let SessionLink::Attached { gate, conn } = session.link {
+            // The gate answers with `Detached`.
+            io.out.control(gate, &LinkFrame::Close { conn, code, reason });
         }
     }
 

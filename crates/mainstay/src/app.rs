@@ -1,0 +1,222 @@
+use std::sync::Arc;
+
+use node::session::{Binding, Login, Refusal};
+use node::{Class, Entity, Host, KindInfo, NodeApp};
+use proto::schema::{Schema, SchemaBuilder, SchemaError};
+use proto::{EntityId, KindId};
+use web::Asset;
+use web::axum::Router;
+
+use crate::config::{Role, Roles};
+
+type Choose = Arc<dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + Sync>;
+type Make = Arc<dyn Fn(NodeApp) -> NodeApp + Send + Sync>;
+
+/// A game: everything it declares, before any of it runs. A cheap clone.
+#[derive(Clone)]
+pub struct App {
+    name: String,
+    kinds: Vec<Kind>,
+    bindings: Vec<Choose>,
+    roles: Vec<(String, Role)>,
+    assets: Vec<&'static [Asset]>,
+    routes: Option<Arc<dyn Fn() -> Router + Send + Sync>>,
+    guests: bool,
+}
+
+#[derive(Clone)]
+struct Kind {
+    info: &'static KindInfo,
+    add: Make,
+    describe: fn(&mut SchemaBuilder),
+}
+
+impl App {
+    /// A game without anything. `name` is its cluster's name unless the cluster file says
+    /// otherwise.
+    pub fn new(name: impl Into<String>) -> Self {
+        App {
+            name: name.into(),
+            kinds: Vec::new(),
+            bindings: Vec::new(),
+            roles: Vec::new(),
+            assets: Vec::new(),
+            routes: None,
+            guests: true,
+        }
+    }
+
+    /// Offers an entity kind or a service.
+    ///
+    /// # Panics
+    ///
+    /// If another kind or service has the same name.
+    #[must_use]
+    pub fn entity<E: Entity>(self) -> Self {
+        self.kind::<E>(Arc::new(|app: NodeApp| app.kind::<E>()))
+    }
+
+    /// Offers a kind or service whose keyed entities `make` makes from their key, with what the
+    /// game has at hand.
+    ///
+    /// # Panics
+    ///
+    /// As [`entity`](App::entity).
+    #[must_use]
+    pub fn entity_with<E: Entity>(
+        self,
+        make: impl Fn(u64) -> E + Clone + Send + Sync + 'static,
+    ) -> Self {
+        self.kind::<E>(Arc::new(move |app: NodeApp| {
+            let make = make.clone();
+            app.kind::<E>().on_host(move |host: &mut Host| {
+                let make = make.clone();
+                host.register_with::<E>(move |key| Some(make(key)));
+            })
+        }))
+    }
+
+    fn kind<E: Entity>(mut self, add: Make) -> Self {
+        let info = E::KIND;
+        let clash = self.kinds.iter().any(|kind| kind.info.id == info.id);
+        assert!(!clash, "two kinds or services of app {:?} are called {:?}", self.name, info.name);
+        self.kinds.push(Kind { info, add, describe: E::describe });
+        self
+    }
+
+    /// Binds each login's stream `name` to the entity of kind `E` whose key is the account.
+    #[must_use]
+    pub fn agent<E: Entity>(self, name: &str) -> Self {
+        self.bind::<E>(name, |login| login.account.0)
+    }
+
+    /// Binds each login's stream `name` to the entity of kind `E` with the key that `key` chooses.
+    #[must_use]
+    pub fn bind<E: Entity>(
+        self,
+        name: &str,
+        key: impl Fn(&Login<'_>) -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        let (name, kind) = (name.to_owned(), E::KIND.id);
+        let single = matches!(E::KIND.class, Class::Singleton | Class::Service);
+        self.bindings(move |login| {
+            let key = if single { 0 } else { key(login) };
+            let target = EntityId::keyed(kind, key);
+            Ok(vec![Binding { name: name.clone(), target }])
+        })
+    }
+
+    /// Adds bindings that `choose` chooses for each login, or refuses the login.
+    #[must_use]
+    pub fn bindings(
+        mut self,
+        choose: impl Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + Sync + 'static,
+    ) -> Self {
+        self.bindings.push(Arc::new(choose));
+        self
+    }
+
+    /// Declares a role that the cluster file may give to processes. Without any, a game has the
+    /// roles `gate`, `node`, `web` and `console`.
+    #[must_use]
+    pub fn role(mut self, name: &str, role: Role) -> Self {
+        self.roles.push((name.to_owned(), role));
+        self
+    }
+
+    /// Serves files that are part of the program.
+    #[must_use]
+    pub fn page(mut self, assets: &'static [Asset]) -> Self {
+        self.assets.push(assets);
+        self
+    }
+
+    /// Serves HTTP routes beside the game.
+    #[must_use]
+    pub fn routes(mut self, routes: impl Fn() -> Router + Send + Sync + 'static) -> Self {
+        self.routes = Some(Arc::new(routes));
+        self
+    }
+
+    /// Whether `POST /ticket/guest` lets anybody in. On by default; a game with accounts turns it
+    /// off.
+    #[must_use]
+    pub fn guests(mut self, allowed: bool) -> Self {
+        self.guests = allowed;
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What clients and other nodes may call and are called with.
+    ///
+    /// # Errors
+    ///
+    /// If two types or methods of the game have one name or id.
+    pub fn schema(&self) -> Result<Schema, SchemaError> {
+        let mut builder = SchemaBuilder::new();
+        for kind in &self.kinds {
+            (kind.describe)(&mut builder);
+        }
+        builder.finish()
+    }
+
+    /// The roles that its cluster file may name.
+    pub fn role_names(&self) -> Roles {
+        let names = self.kinds.iter().map(|kind| kind.info.name);
+        if self.roles.is_empty() {
+            return Roles::standard(names);
+        }
+        let mut roles = Roles::with_kinds(names);
+        for (name, role) in &self.roles {
+            roles.add(name, role.clone());
+        }
+        roles
+    }
+
+    pub(crate) fn offers_guests(&self) -> bool {
+        self.guests
+    }
+
+    /// The ids of its kinds.
+    pub(crate) fn kind_ids(&self) -> Vec<KindId> {
+        self.kinds.iter().map(|kind| kind.info.id).collect()
+    }
+
+    /// The node part of it: the kinds for which `offered` holds, and the bindings.
+    pub(crate) fn node_app(&self, offered: impl Fn(&str) -> bool) -> NodeApp {
+        let kinds = self.kinds.iter().filter(|kind| offered(kind.info.name));
+        let app = kinds.fold(NodeApp::new(), |app, kind| (kind.add)(app));
+        let choose = self.chooser();
+        app.bindings(move |login| choose(login))
+    }
+
+    pub(crate) fn chooser(
+        &self,
+    ) -> impl Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Clone + Send + Sync + 'static {
+        let bindings = self.bindings.clone();
+        move |login| {
+            let mut all = Vec::new();
+            for choose in &bindings {
+                all.extend(choose(login)?);
+            }
+            Ok(all)
+        }
+    }
+
+    /// Its own HTTP routes.
+    pub(crate) fn router(&self) -> Router {
+        let own = self.routes.as_ref().map_or_else(Router::new, |routes| routes());
+        self.assets.iter().fold(own, |router, assets| router.merge(web::assets(assets)))
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kinds: Vec<_> = self.kinds.iter().map(|kind| kind.info.name).collect();
+        f.debug_struct("App").field("name", &self.name).field("kinds", &kinds).finish_non_exhaustive()
+    }
+}

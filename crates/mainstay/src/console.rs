@@ -1,0 +1,199 @@
+//! What the console shows of a process.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use env::{Clock, Instant};
+use node::{NodeHandle, WorkerStats};
+use serde_json::{Value, json};
+
+/// Where the console's figures come from. A cheap clone.
+#[derive(Clone)]
+pub(crate) struct Source(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    clock: Clock,
+    started: Instant,
+    node: Option<Arc<NodeHandle>>,
+    gate: Mutex<Option<gate::Observer>>,
+}
+
+impl Source {
+    pub(crate) fn new(name: String, clock: Clock, node: Option<Arc<NodeHandle>>) -> Self {
+        let started = clock.now();
+        Source(Arc::new(Inner { name, clock, started, node, gate: Mutex::new(None) }))
+    }
+
+    pub(crate) fn set_gate(&self, gate: Option<&gate::Server>) {
+        let observer = gate.map(gate::Server::observer);
+        *self.0.gate.lock().unwrap_or_else(PoisonError::into_inner) = observer;
+    }
+
+    pub(crate) fn into_state(self) -> ops::State {
+        Arc::new(move || self.state())
+    }
+
+    fn state(&self) -> Value {
+        let Inner { name, clock, started, node, gate } = &*self.0;
+        let node_stats = node.as_ref().map(|node| node.stats()).unwrap_or_default();
+        let workers: Vec<_> = node_stats.workers.iter().flatten().collect();
+        let gate = gate.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let gate = gate.map(|gate| gate.stats()).unwrap_or_default();
+        let sum = |count: fn(&WorkerStats) -> usize| -> usize {
+            workers.iter().map(|stats| count(stats)).sum()
+        };
+        let bound = sum(|stats| stats.streams.streams);
+        let entities = sum(|s| s.host.kinds.iter().map(|kind| kind.entities).sum());
+        let groups = sum(|stats| stats.streams.groups).max(gate.groups as usize);
+        json!({
+            "node": name,
+            "uptime_s": (clock.now() - *started).as_secs(),
+            "tiles": [
+                {"name": "sessions", "value": sum(|stats| stats.homes.sessions)},
+                {"name": "connections", "value": gate.connections},
+                {"name": "bound streams", "value": bound},
+                {"name": "groups", "value": groups},
+                {"name": "entities", "value": entities},
+                {"name": "open requests", "value": sum(|stats| stats.streams.open_requests)},
+            ],
+            "tables": [
+                workers_table(&node_stats),
+                entities_table(&workers),
+                scenes_table(&workers),
+                slow_table(&workers),
+                gate_table(&gate),
+                rules_table(&gate),
+            ],
+        })
+    }
+}
+
+fn column(name: &str) -> Value {
+    json!({"name": name, "number": false})
+}
+
+fn number(name: &str) -> Value {
+    json!({"name": name, "number": true})
+}
+
+fn workers_table(stats: &node::NodeStats) -> Value {
+    let rows: Vec<_> = stats
+        .workers
+        .iter()
+        .enumerate()
+        .map(|(index, worker)| match worker {
+            Some(worker) => json!([
+                index,
+                worker.homes.sessions,
+                worker.streams.streams,
+                worker.host.ready,
+                worker.host.turns,
+                stats.turns.get(index),
+                worker.streams.delivered,
+                worker.host.busy,
+            ]),
+            None => json!([index, "does not answer", "", "", "", stats.turns.get(index), "", ""]),
+        })
+        .collect();
+    json!({
+        "title": "Workers",
+        "columns": [
+            number("worker"), number("sessions"), number("streams"), number("ready"),
+            number("open turns"), number("turns"), number("delivered"), number("busy"),
+        ],
+        "rows": rows,
+    })
+}
+
+fn entities_table(workers: &[&WorkerStats]) -> Value {
+    let mut kinds: std::collections::BTreeMap<&str, [u64; 6]> = std::collections::BTreeMap::new();
+    for kind in workers.iter().flat_map(|stats| &stats.host.kinds) {
+        let row = kinds.entry(kind.kind).or_default();
+        row[0] += kind.entities as u64;
+        row[1] += u64::from(kind.mail);
+        row[2] = row[2].max(u64::from(kind.mail_longest));
+        row[3] += u64::from(kind.calls);
+        row[4] += u64::from(kind.timers);
+        row[5] += kind.quarantined as u64;
+    }
+    let rows: Vec<_> =
+        kinds.iter().map(|(kind, [a, b, c, d, e, f])| json!([kind, a, b, c, d, e, f])).collect();
+    json!({
+        "title": "Entities",
+        "columns": [
+            column("kind"), number("entities"), number("mail"), number("longest mailbox"),
+            number("calls"), number("timers"), number("quarantined"),
+        ],
+        "rows": rows,
+    })
+}
+
+fn scenes_table(workers: &[&WorkerStats]) -> Value {
+    let rows: Vec<_> = workers
+        .iter()
+        .flat_map(|stats| &stats.host.scenes)
+        .map(|scene| {
+            json!([
+                scene.kind,
+                scene.id.to_string(),
+                scene.steps_per_second,
+                scene.steps,
+                scene.skipped,
+                scene.late_worst.as_secs_f64() * 1e3,
+                scene.took_mean.as_secs_f64() * 1e3,
+                scene.took_worst.as_secs_f64() * 1e3,
+            ])
+        })
+        .collect();
+    json!({
+        "title": "Scenes",
+        "columns": [
+            column("kind"), column("id"), number("steps/s"), number("steps"), number("skipped"),
+            number("worst lateness ms"), number("step ms"), number("worst step ms"),
+        ],
+        "rows": rows,
+        "empty": "no scene runs",
+    })
+}
+
+fn slow_table(workers: &[&WorkerStats]) -> Value {
+    let rows: Vec<_> = workers
+        .iter()
+        .flat_map(|stats| &stats.slow)
+        .map(|(kind, method, stats)| {
+            json!([kind, method, stats.slow, stats.worst.as_secs_f64() * 1e3])
+        })
+        .collect();
+    json!({
+        "title": "Slow handlers",
+        "columns": [column("kind"), column("method"), number("over budget"), number("worst ms")],
+        "rows": rows,
+        "empty": "none over budget",
+    })
+}
+
+fn gate_table(gate: &gate::Stats) -> Value {
+    let rows = json!([
+        ["admitted now", gate.sessions],
+        ["waiting for their home", gate.waiting],
+        ["routes", gate.routes],
+        ["memberships", gate.members],
+        ["logins", gate.logins],
+        ["resumes", gate.resumes],
+        ["bytes in", gate.bytes_in],
+        ["bytes out", gate.bytes_out],
+        ["frames up", gate.frames_up],
+        ["frames down", gate.frames_down],
+    ]);
+    json!({"title": "Gate", "columns": [column("what"), number("count")], "rows": rows})
+}
+
+fn rules_table(gate: &gate::Stats) -> Value {
+    let rows: Vec<_> = gate.rules().map(|(rule, hits)| json!([rule.name(), hits])).collect();
+    json!({
+        "title": "Limits that struck",
+        "columns": [column("rule"), number("times")],
+        "rows": rows,
+        "empty": "none",
+    })
+}

@@ -1,0 +1,328 @@
+//! One process of a cluster: what its roles need, started and stopped in order.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use cluster::Cluster;
+use env::metrics::Registry;
+use env::{Clock, Random, WallTime};
+use mesh::Key;
+use node::{Node, NodeEnv, NodeHandle, NodeOptions};
+use proto::ticket::{Claims, Grant, TicketKeys};
+use proto::{AccountId, Incarnation};
+use transport::Board;
+use web::axum::Router;
+use web::{Guests, Server};
+
+use crate::config::{Keys, Process};
+use crate::{App, console};
+
+/// Why a process did not start. Nothing of it remains.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The entities' part.
+    #[error(transparent)]
+    Node(#[from] node::NodeError),
+    /// The game's declarations.
+    #[error(transparent)]
+    Schema(#[from] proto::schema::SchemaError),
+    /// The clients' part.
+    #[error(transparent)]
+    Gate(#[from] gate::StartError),
+    /// The system refuses a thread or a port.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// A process that runs. Dropping it stops it at once.
+pub struct Running {
+    name: String,
+    clock: Clock,
+    keys: TicketKeys,
+    registry: Registry,
+    node: Option<Arc<NodeHandle>>,
+    gate: Option<gate::Server>,
+    web: Option<(Server, JoinHandle<()>)>,
+    ports: Vec<Port>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// What a stopped process had held.
+#[derive(Clone, Debug, Default)]
+pub struct Stopped {
+    /// Connections that were told to go elsewhere.
+    pub connections: u64,
+    /// Sessions that ended with their home.
+    pub sessions: usize,
+    /// Streams that were closed.
+    pub streams: usize,
+    /// What went wrong on the way: what may not have been finished.
+    pub unfinished: Vec<String>,
+}
+
+/// A further port for HTTP, with the thread that accepts there.
+struct Port {
+    stop: Arc<AtomicBool>,
+    address: SocketAddr,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts what `process` is configured to be.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub fn start(app: &App, cluster: &str, process: &Process, keys: &Keys) -> Result<Running, StartError> {
+        let clock = Clock::system();
+        let registry = Registry::new();
+        let nodes = Cluster::embedded(process.options.registry.clone());
+        let board = Board::new();
+        let mesh_key = keys.mesh.as_ref().map_or_else(Key::none, Key::shared);
+        let tickets = TicketKeys::new(keys.tickets.clone());
+        let mut running = Running {
+            name: process.name.clone(),
+            clock: clock.clone(),
+            keys: tickets.clone(),
+            registry: registry.clone(),
+            node: None,
+            gate: None,
+            web: None,
+            ports: Vec::new(),
+            addresses: Vec::new(),
+        };
+        let runs = &process.runs;
+        let holds_entities = runs.sessions || runs.entities != crate::config::Kinds::None;
+        if holds_entities {
+            let env = NodeEnv {
+                clock: clock.clone(),
+                random: Random::from_os(),
+                cluster: nodes.clone(),
+                board: board.clone(),
+                mesh_key: mesh_key.clone(),
+            };
+            let node_app = app
+                .node_app(|kind| runs.entities.has(kind))
+                .interface(app.schema()?.interface_hash());
+            running.node = Some(Arc::new(Node::start(&node_app, node_options(cluster, process), env)?));
+        }
+        if runs.http() {
+            let stats = console::Source::new(process.name.clone(), clock.clone(), running.node.clone());
+            let router = router(app, process, keys, &running, &stats);
+            let started = Server::start(router, process.options.web.clone());
+            let (server, thread) = started.map_err(system("cannot start the HTTP server"))?;
+            running.web = Some((server.clone(), thread));
+            if runs.gate {
+                running.start_gate(cluster, process, &nodes, (board, mesh_key), Some(server.clone()))?;
+                stats.set_gate(running.gate.as_ref());
+            }
+            for address in process.web.iter().chain(&process.console) {
+                running.ports.push(Port::open(*address, server.clone())?);
+            }
+        } else if runs.gate {
+            running.start_gate(cluster, process, &nodes, (board, mesh_key), None)?;
+        }
+        Ok(running)
+    }
+
+    fn start_gate(
+        &mut self,
+        cluster: &str,
+        process: &Process,
+        nodes: &Cluster,
+        (board, key): (Board, Key),
+        http: Option<Server>,
+    ) -> Result<(), StartError> {
+        let incarnation = Incarnation(Random::from_os().u64() | 1);
+        let name = format!("{}-gate", process.name);
+        let mut setup = gate::Setup::new(name, incarnation, self.keys.clone());
+        setup.workers = process.gate_workers.unwrap_or(1);
+        setup.listen.clone_from(&process.clients);
+        setup.options = process.options.gate.clone();
+        setup.links = mesh::Options { cluster: cluster.to_owned(), ..process.options.mesh.clone() };
+        setup.key = key;
+        setup.upgrade.origins.clone_from(&process.origins);
+        setup.clock = self.clock.clone();
+        setup.board = board;
+        setup.directory = nodes.directory();
+        setup.registry = self.registry.clone();
+        setup.http = http.map(|server| {
+            let sink: gate::HttpSink = Arc::new(move |stream, read| {
+                if let Err(refused) = server.serve(stream, read) {
+                    tracing::warn!(%refused, "an HTTP connection was dropped");
+                }
+            });
+            sink
+        });
+        let server = gate::Server::start(setup)?;
+        self.addresses = server.addresses().to_vec();
+        self.gate = Some(server);
+        Ok(())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where clients and browsers come in.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Its entities, if it holds any.
+    pub fn node(&self) -> Option<&NodeHandle> {
+        self.node.as_deref()
+    }
+
+    /// Its gate, if it has one.
+    pub fn gate(&self) -> Option<&gate::Server> {
+        self.gate.as_ref()
+    }
+
+    /// A ticket for an account, good for `life`: for tests and tools on this machine.
+    pub fn ticket(&self, account: AccountId, name: &str, life: Duration) -> Grant {
+        let claims = claims(&self.clock, account, name, life);
+        self.keys.issue(&mut Random::from_os(), claims)
+    }
+
+    /// Stops in order: no new clients, clients told, sessions ended, last frames out. `span` is
+    /// how long clients are given to go elsewhere.
+    pub fn stop(mut self, span: Duration) -> Stopped {
+        let mut stopped = Stopped::default();
+        for port in std::mem::take(&mut self.ports) {
+            port.close();
+        }
+        if let Some(gate) = self.gate.take() {
+            stopped.connections = gate.stats().connections;
+            if span.is_zero() {
+                gate.stop();
+            } else {
+                gate.drain(span);
+            }
+            if let Err(failed) = gate.join() {
+                stopped.unfinished.push(failed.to_string());
+            }
+        }
+        if let Some(node) = self.node.take() {
+            let report = node.stop();
+            (stopped.sessions, stopped.streams) = report.closed();
+            for (worker, stats) in report.workers.iter().enumerate() {
+                if stats.is_none() {
+                    stopped.unfinished.push(format!("worker {worker} has panicked"));
+                }
+            }
+        }
+        if let Some((server, thread)) = self.web.take() {
+            server.stop();
+            if thread.join().is_err() {
+                stopped.unfinished.push("the HTTP server has panicked".to_owned());
+            }
+        }
+        stopped
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Running");
+        debug.field("name", &self.name).field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn claims(clock: &Clock, account: AccountId, name: &str, life: Duration) -> Claims {
+    let issued = clock.wall();
+    let expires = WallTime(issued.0 + life.as_millis() as u64);
+    Claims { account, level: 0, name: name.to_owned(), issued, expires }
+}
+
+fn node_options(cluster: &str, process: &Process) -> NodeOptions {
+    let options = &process.options;
+    NodeOptions {
+        workers: process.workers.unwrap_or(0),
+        roles: process.roles.clone(),
+        sessions: process.runs.sessions,
+        weight: process.weight,
+        mesh_listen: process.mesh,
+        mesh_public: process.advertise.first().copied(),
+        mesh: mesh::Options { cluster: cluster.to_owned(), ..options.mesh.clone() },
+        sockets: options.sockets.clone(),
+        host: options.host.clone(),
+        session: options.session.clone(),
+        renew_every: options.registry.lease / 3,
+        ..NodeOptions::new(process.name.clone())
+    }
+}
+
+fn router(
+    app: &App,
+    process: &Process,
+    keys: &Keys,
+    running: &Running,
+    stats: &console::Source,
+) -> Router {
+    let mut router = Router::new();
+    if process.runs.web {
+        router = router.merge(app.router());
+        if app.offers_guests() {
+            let options = process.options.guests.clone();
+            let random = Random::from_os();
+            let guests = Guests::new(running.keys.clone(), running.clock.clone(), random, options);
+            router = router.merge(web::guest_routes(guests));
+        }
+    }
+    if process.runs.console {
+        let options = ops::ConsoleOptions { key: keys.console.clone() };
+        let metrics = running.registry.clone();
+        router = router.merge(ops::routes(stats.clone().into_state(), metrics, options));
+    }
+    router
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
+    let what = what.into();
+    move |source| StartError::System { what, source }
+}
+
+impl Port {
+    fn open(address: SocketAddr, server: Server) -> Result<Port, StartError> {
+        let failed = || system(format!("cannot serve HTTP on {address}"));
+        let listener = TcpListener::bind(address).map_err(failed())?;
+        let address = listener.local_addr().map_err(failed())?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name("http-accept".to_owned()).spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                if let Err(refused) = server.serve(stream, Vec::new()) {
+                    tracing::warn!(%refused, "an HTTP connection was dropped");
+                }
+            }
+        });
+        Ok(Port { stop, address, thread: thread.map_err(failed())? })
+    }
+
+    fn close(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // One last connection lets the thread see it.
+        drop(std::net::TcpStream::connect(self.address));
+        drop(self.thread.join());
+    }
+}

@@ -1,0 +1,217 @@
+use std::path::Path;
+use std::process::{ExitCode, Termination};
+use std::time::Duration;
+
+use env::{Clock, Random};
+use ops::{Signal, Signals};
+use proto::AccountId;
+use proto::schema::Lock;
+use proto::ticket::TicketKeys;
+
+use crate::App;
+use crate::arguments::{Arguments, HELP, SchemaForm, Wish};
+use crate::config::{Config, Input, Process, Vault};
+use crate::process::{Running, claims};
+
+/// How a game ended, as the process's exit code: 0 well, 1 not all was finished, 2 never started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything was finished.
+    Well,
+    /// Something was not finished; the log lists it.
+    Unfinished,
+    /// It did not start; the message says why.
+    NotStarted,
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        match self {
+            Exit::Well => ExitCode::SUCCESS,
+            Exit::Unfinished => ExitCode::from(1),
+            Exit::NotStarted => ExitCode::from(2),
+        }
+    }
+}
+
+/// Runs a game as this process's command line says, until it is told to stop.
+pub fn run(app: App) -> Exit {
+    run_with(app, std::env::args().skip(1), |_| {})
+}
+
+/// As [`run`], with the command line given, and `started` called when clients can come in.
+pub fn run_with(
+    app: App,
+    arguments: impl Iterator<Item = String>,
+    started: impl FnOnce(&Running),
+) -> Exit {
+    match begin(&app, arguments, started) {
+        Ok(exit) => exit,
+        Err(message) => {
+            eprintln!("{message}");
+            Exit::NotStarted
+        }
+    }
+}
+
+fn begin(
+    app: &App,
+    arguments: impl Iterator<Item = String>,
+    started: impl FnOnce(&Running),
+) -> Result<Exit, String> {
+    let arguments = Arguments::parse(arguments)?;
+    match &arguments.wish {
+        Wish::Help => print!("{HELP}"),
+        Wish::Schema(form) => print_schema(app, *form)?,
+        Wish::Check => {
+            let path = arguments.cluster.as_deref().ok_or("`--check` needs `--cluster FILE`")?;
+            let config = Config::check(path, &app.role_names()).map_err(|e| e.to_string())?;
+            println!("{}: {} processes, no fault found", path.display(), config.processes.len());
+        }
+        Wish::Show => show(app, &arguments)?,
+        Wish::Ticket(account) => print_ticket(app, &arguments, *account)?,
+        Wish::Run => return serve(app, &arguments, started),
+    }
+    Ok(Exit::Well)
+}
+
+fn load(app: &App, arguments: &Arguments) -> Result<(Config, Process), String> {
+    let mut settings = arguments.settings.clone();
+    if arguments.cluster.is_none() {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        if let Some(listen) = &arguments.listen {
+            settings.push(format!("processes.local.listen.clients={}", quoted(listen)));
+        }
+        if let Some(data) = &arguments.data {
+            settings.push(format!("data={}", quoted(&data.display().to_string())));
+        }
+    } else if arguments.listen.is_some() || arguments.data.is_some() {
+        return Err("`--listen` and `--data` are for running without a cluster file".to_owned());
+    }
+    let path = arguments.cluster.as_deref();
+    let input = Input::of_process(path, &settings).map_err(|error| error.to_string())?;
+    let config =
+        Config::from_input(&input, &app.role_names()).map_err(|error| error.to_string())?;
+    let process = config.choose(arguments.process.as_deref())?.clone();
+    Ok((config, process))
+}
+
+fn keys(config: &Config, data: &Path) -> Result<crate::config::Keys, String> {
+    let resolved = config.keys.resolve(&Vault::system(), data, &mut Random::from_os());
+    resolved.map_err(|problems| {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    })
+}
+
+fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Result<Exit, String> {
+    // First of all, so that a signal during the start is honoured.
+    let mut signals =
+        Signals::listen().map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let (config, process) = load(app, arguments)?;
+    let log = start_log(&process)?;
+    let keys = keys(&config, &process.data)?;
+    let running = Running::start(app, &config.cluster, &process, &keys)
+        .map_err(|error| format!("{} cannot start: {error}", process.name))?;
+    for address in running.addresses() {
+        println!("{} is ready: http://{address}", app.name());
+    }
+    tracing::info!(process = process.name, roles = ?process.roles, "started");
+    started(&running);
+    let signal = loop {
+        match signals.newest().unwrap_or_else(|| signals.wait()) {
+            Signal::Replace => {
+                tracing::warn!("HUP: starting a successor needs a supervisor; going on as before");
+                signals.wait();
+            }
+            signal => break signal,
+        }
+    };
+    let span = match signal {
+        Signal::Finish => Duration::from_secs(2).min(process.options.drain.node_max),
+        _ => Duration::ZERO,
+    };
+    tracing::info!(?signal, "stopping");
+    let give_up = process.options.drain.node_max;
+    std::thread::spawn(move || force(signals, give_up));
+    let stopped = running.stop(span);
+    tracing::info!(
+        connections = stopped.connections,
+        sessions = stopped.sessions,
+        streams = stopped.streams,
+        "stopped"
+    );
+    for what in &stopped.unfinished {
+        tracing::error!("not finished: {what}");
+    }
+    if log.as_ref().is_some_and(|log| log.lost() > 0) {
+        tracing::warn!("log lines were lost");
+    }
+    drop(log);
+    Ok(if stopped.unfinished.is_empty() { Exit::Well } else { Exit::Unfinished })
+}
+
+/// Ends the process at a second signal, or when stopping takes too long.
+fn force(mut signals: Signals, most: Duration) {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        signals.wait();
+        let _ = tell.send("a second signal");
+    });
+    let why = told.recv_timeout(most).unwrap_or("the limit for stopping");
+    tracing::error!("forced to end by {why}; what was not finished is lost");
+    eprintln!("forced to end by {why}");
+    std::process::exit(1);
+}
+
+fn start_log(process: &Process) -> Result<Option<ops::log::Log>, String> {
+    let log = &process.options.log;
+    let files = log.files.then(|| ops::log::RollOptions {
+        folder: process.data.join("log"),
+        name: process.name.clone(),
+        file_bytes_max: log.file_bytes_max,
+        files_max: log.files_max,
+    });
+    let options = ops::log::Options {
+        levels: log.levels.clone(),
+        console: log.console,
+        files,
+        queue_lines_max: log.queue_lines_max,
+    };
+    match ops::log::Log::start(&options) {
+        Ok(log) => Ok(Some(log)),
+        // Whoever calls us as a library may have a log of its own.
+        Err(ops::log::LogError::Started) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn show(app: &App, arguments: &Arguments) -> Result<(), String> {
+    let (config, process) = load(app, arguments)?;
+    for value in config.effective(&process) {
+        println!("{} = {}    // {}", value.path, value.value, value.origin);
+    }
+    Ok(())
+}
+
+fn print_schema(app: &App, form: SchemaForm) -> Result<(), String> {
+    let schema = app.schema().map_err(|error| error.to_string())?;
+    match form {
+        SchemaForm::Json => println!("{}", schema.to_json()),
+        SchemaForm::TypeScript => print!("{}", proto::schema_ts::typescript(&schema)),
+        SchemaForm::Lock => print!("{}", Lock::new(schema).render()),
+    }
+    Ok(())
+}
+
+fn print_ticket(app: &App, arguments: &Arguments, account: u64) -> Result<(), String> {
+    let (config, process) = load(app, arguments)?;
+    let keys = TicketKeys::new(keys(&config, &process.data)?.tickets);
+    let name = format!("account {account}");
+    let life = process.options.guests.ticket_life;
+    let claims = claims(&Clock::system(), AccountId(account), &name, life);
+    let grant = keys.issue(&mut Random::from_os(), claims);
+    let text = web::GrantText::new(&grant);
+    println!("{}", serde_json::to_string_pretty(&text).expect("plain text is JSON"));
+    Ok(())
+}

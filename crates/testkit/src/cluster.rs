@@ -1,0 +1,604 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{CallError, Event, RequestId};
+use cluster::Directory;
+use env::{Clock, Instant, ManualClock, Random, WallTime};
+use node::session::Bindings;
+use node::{Host, HostOptions, WorkerStats};
+use proto::link::WorkerId;
+use proto::ticket::{Claims, TicketKeys};
+use proto::{AccountId, Incarnation, KindId, Message, MethodId};
+
+use crate::clients::{ClientId, ClientSeat, RequestResult};
+use crate::faults::{Counts, Faults};
+use crate::net::{Callee, End, Happening, Net, PipeId, Place, Way};
+use crate::places::{GateSeat, Ground, NodeSeat};
+use crate::trace::Trace;
+
+/// Registers the kinds of a game at each worker.
+pub type Register = Arc<dyn Fn(&mut Host) + Send + Sync>;
+
+/// What a simulated cluster is made of.
+#[derive(Clone)]
+pub struct Options {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// Gates; clients try one after the other.
+    pub gates: usize,
+    /// Nodes, each with `workers`.
+    pub nodes: usize,
+    /// Workers of each node.
+    pub workers: u8,
+    /// What goes wrong until [`Cluster::heal`].
+    pub faults: Faults,
+    /// Registers the game's kinds.
+    pub register: Register,
+    /// Ids of those kinds.
+    pub kinds: Vec<KindId>,
+    /// What new sessions are bound to.
+    pub bindings: Bindings,
+    /// Limits of gates.
+    pub gate: gate::Options,
+    /// Limits of sessions.
+    pub sessions: node::session::Options,
+    /// Limits of entities.
+    pub host: HostOptions,
+}
+
+impl Options {
+    /// One gate and one node with two workers, where nothing goes wrong.
+    pub fn new(seed: u64, register: Register, kinds: Vec<KindId>, bindings: Bindings) -> Self {
+        Options {
+            seed,
+            gates: 1,
+            nodes: 1,
+            workers: 2,
+            faults: Faults::none(),
+            register,
+            kinds,
+            bindings,
+            gate: gate::Options::default(),
+            sessions: node::session::Options::default(),
+            host: HostOptions::default(),
+        }
+    }
+}
+
+/// What is still there of clients: all zero after they went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Connections that gates hold.
+    pub connections: u64,
+    /// Groups that gates know members of.
+    pub gate_groups: u64,
+    /// Sessions that homes hold.
+    pub sessions: u64,
+    /// Streams that entities hold.
+    pub streams: u64,
+    /// Members of groups.
+    pub members: u64,
+}
+
+/// A cluster in one thread. Time passes only in [`run_for`](Cluster::run_for) and what waits.
+pub struct Cluster {
+    options: Options,
+    clock: ManualClock,
+    ground: Ground,
+    net: Net,
+    nodes: Vec<NodeSeat>,
+    gates: Vec<GateSeat>,
+    clients: Vec<ClientSeat>,
+    revision: u64,
+    trace: Trace,
+    healed: bool,
+}
+
+impl Cluster {
+    /// Starts the cluster; it has found itself when this returns.
+    pub fn new(options: Options) -> Self {
+        let mut random = Random::from_seed(options.seed);
+        let (clock, hands) = Clock::manual(WallTime(1_700_000_000_000));
+        let keys = TicketKeys::new(vec![(1, [42; 32])]);
+        let net = Net::new(random.fork(), Faults::none());
+        let mut ground = Ground { clock, keys, random };
+        let now = hands.now();
+        let nodes = (0..options.nodes).map(|n| NodeSeat::new(&mut ground, &options, n)).collect();
+        let gates =
+            (0..options.gates).map(|n| GateSeat::new(&mut ground, &options, now, n)).collect();
+        let mut cluster = Cluster {
+            options,
+            clock: hands,
+            ground,
+            net,
+            nodes,
+            gates,
+            clients: Vec::new(),
+            revision: 0,
+            trace: Trace::new(),
+            healed: false,
+        };
+        cluster.net.at(now, Happening::Directory);
+        cluster.run_for(Duration::from_millis(500));
+        cluster.net.faults = cluster.options.faults.clone();
+        cluster.net.at(now + Duration::from_secs(1), Happening::Strike);
+        cluster
+    }
+
+    /// The time in the cluster.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// What has happened so far, as a hash.
+    pub fn trace(&self) -> Trace {
+        self.trace
+    }
+
+    /// How often each fault has struck.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.net.counts;
+        counts.resent = self.clients.iter().map(|seat| seat.core.stats().resent).sum();
+        counts
+    }
+
+    /// Randomness for the test's own choices, part of the seed.
+    pub fn random(&mut self) -> &mut Random {
+        &mut self.ground.random
+    }
+
+    /// From now on nothing goes wrong: what must converge has time to.
+    pub fn heal(&mut self) {
+        self.net.faults = Faults::none();
+        self.healed = true;
+    }
+
+    // -- clients --
+
+    /// A client of `account`, which starts to connect.
+    pub fn client(&mut self, account: u64) -> ClientId {
+        let now = self.now();
+        let wall = self.clock.wall();
+        let claims = Claims {
+            account: AccountId(account),
+            level: 0,
+            name: format!("player {account}"),
+            issued: wall,
+            expires: WallTime(wall.0 + 600_000),
+        };
+        let grant = self.ground.keys.issue(&mut self.ground.random, claims);
+        let number = self.clients.len();
+        let random = self.ground.random.fork();
+        let mut seat = ClientSeat::new(number, grant, random, 1000);
+        seat.core.start(now);
+        self.clients.push(seat);
+        self.settle_client(number);
+        ClientId(number)
+    }
+
+    /// The client's protocol core, to look at.
+    pub fn core(&self, client: ClientId) -> &client::Core {
+        &self.clients[client.0].core
+    }
+
+    /// Whether the client's session is over.
+    pub fn is_ended(&self, client: ClientId) -> bool {
+        self.clients[client.0].ended
+    }
+
+    /// What happened at the client since the last call, replies apart.
+    pub fn events(&mut self, client: ClientId) -> Vec<Event> {
+        self.clients[client.0].events.drain(..).collect()
+    }
+
+    /// Starts a request with encoded arguments.
+    ///
+    /// # Errors
+    ///
+    /// If the client did not take it.
+    pub fn start_request(
+        &mut self,
+        client: ClientId,
+        stream: &str,
+        method: MethodId,
+        body: &[u8],
+        wait: Duration,
+    ) -> Result<RequestId, CallError> {
+        let now = self.now();
+        let id = self.clients[client.0].request(now, stream, method, body, wait);
+        self.settle_client(client.0);
+        id
+    }
+
+    /// The result of a request, once it has one.
+    pub fn take_result(&mut self, client: ClientId, request: RequestId) -> Option<RequestResult> {
+        self.clients[client.0].results.remove(&request)
+    }
+
+    /// Requests that have no result yet.
+    pub fn open_requests(&self) -> usize {
+        self.clients.iter().map(|seat| seat.core.requests_open()).sum()
+    }
+
+    /// Sends a request and lets time pass until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// What the client was told.
+    ///
+    /// # Panics
+    ///
+    /// If the answer is not what `R` reads, or there is none within a simulated minute.
+    pub fn request<A: Message, R: Message>(
+        &mut self,
+        client: ClientId,
+        stream: &str,
+        method: &str,
+        arguments: &A,
+    ) -> Result<R, CallError> {
+        let body = proto::encode(arguments);
+        let wait = Duration::from_secs(30);
+        let method = MethodId::of(method);
+        let request = self.start_request(client, stream, method, &body, wait)?;
+        let done = self.run_until(Duration::from_secs(60), |cluster| {
+            cluster.clients[client.0].results.contains_key(&request)
+        });
+        assert!(done, "a request ends within its deadline");
+        let answer = self.take_result(client, request).expect("just seen")?;
+        Ok(proto::decode(&answer).expect("the answer is what the method declares"))
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    ///
+    /// If the client did not take it.
+    pub fn tell<A: Message>(
+        &mut self,
+        client: ClientId,
+        stream: &str,
+        method: &str,
+        arguments: &A,
+    ) -> Result<(), CallError> {
+        let now = self.now();
+        let body = proto::encode(arguments);
+        let sent = self.clients[client.0].core.tell(now, stream, MethodId::of(method), &body);
+        self.settle_client(client.0);
+        sent
+    }
+
+    /// Breaks the client's connection; its session goes on.
+    pub fn cut(&mut self, client: ClientId) {
+        let now = self.now();
+        if let Some(pipe) = self.clients[client.0].pipe {
+            self.net.cut(now, pipe);
+        }
+    }
+
+    /// Says goodbye.
+    pub fn leave(&mut self, client: ClientId) {
+        self.clients[client.0].core.close();
+        self.settle_client(client.0);
+    }
+
+    // -- the cluster --
+
+    /// Kills a gate without a word; it is back, as another life, after `pause`.
+    pub fn kill_gate(&mut self, number: usize, pause: Duration) {
+        let now = self.now();
+        if self.gates[number].gate.take().is_none() {
+            return;
+        }
+        self.net.counts.gate_kills += 1;
+        self.net.vanish(now, Place::Gate(number));
+        self.net.at(now + pause, Happening::Revive(number));
+        self.net.at(now + Duration::from_millis(300), Happening::Directory);
+    }
+
+    /// What is left of clients anywhere.
+    pub fn left(&self) -> Left {
+        let mut left = Left::default();
+        for gate in self.gates.iter().filter_map(|seat| seat.gate.as_ref()) {
+            let stats = gate.stats();
+            left.connections += stats.connections as u64;
+            left.gate_groups += stats.groups as u64;
+        }
+        for stats in self.worker_stats() {
+            left.sessions += stats.homes.sessions as u64;
+            left.streams += stats.streams.streams as u64;
+            left.members += stats.streams.memberships as u64;
+        }
+        left
+    }
+
+    /// What each worker holds and has seen.
+    pub fn worker_stats(&self) -> Vec<WorkerStats> {
+        let workers = self.nodes.iter().flat_map(|node| &node.workers);
+        workers.map(|seat| seat.worker.stats()).collect()
+    }
+
+    /// Lets `span` pass.
+    pub fn run_for(&mut self, span: Duration) {
+        let end = self.now() + span;
+        self.run_to(end, |_| false);
+    }
+
+    /// Lets time pass until `done` holds, at most `span`. Gives whether it does.
+    pub fn run_until(&mut self, span: Duration, done: impl FnMut(&Cluster) -> bool) -> bool {
+        let end = self.now() + span;
+        self.run_to(end, done)
+    }
+
+    /// Makes sure that something happens at `at`, so that waiting for that time ends then.
+    pub fn remind(&mut self, at: Instant) {
+        self.net.at(at, Happening::Remind);
+    }
+
+    /// Lets the next thing happen. `false` if nothing ever will.
+    pub fn step(&mut self) -> bool {
+        let Some((at, what)) = self.net.pop() else { return false };
+        self.clock.advance_to(at);
+        self.net.counts.events += 1;
+        self.handle(what);
+        true
+    }
+
+    fn run_to(&mut self, end: Instant, mut done: impl FnMut(&Cluster) -> bool) -> bool {
+        loop {
+            if done(self) {
+                return true;
+            }
+            if self.net.next_at().is_none_or(|at| at > end) {
+                self.clock.advance_to(end);
+                return done(self);
+            }
+            self.step();
+        }
+    }
+
+    fn handle(&mut self, what: Happening) {
+        let now = self.now();
+        match what {
+            Happening::Arrive(pipe) => self.arrive(now, pipe),
+            Happening::Connected(pipe) => self.connected(now, pipe),
+            Happening::ConnectFailed(end) => self.closed(now, end, true),
+            Happening::Closed(end) => self.closed(now, end, false),
+            Happening::Bytes(pipe, way, bytes) => self.bytes(now, pipe, way, bytes),
+            Happening::Wake(place) => self.settle(place),
+            Happening::WakeClient(number) => self.settle_client(number),
+            Happening::Revive(number) => {
+                self.gates[number].start(&mut self.ground, &self.options, now);
+                self.net.at(now, Happening::Directory);
+            }
+            Happening::Directory => self.spread_directory(now),
+            Happening::Local(node, worker, batch) => {
+                let wall = self.clock.wall();
+                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                seat.worker.handle_local(now, wall, batch);
+                self.settle(Place::Worker(node, worker));
+            }
+            Happening::Batch(node, worker, batch) => {
+                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                seat.worker.handle_batch(now, *batch);
+                self.settle(Place::Worker(node, worker));
+            }
+            Happening::Strike => self.strike(now),
+            Happening::Remind => {}
+        }
+    }
+
+    fn arrive(&mut self, now: Instant, pipe: PipeId) {
+        let Some(callee) = self.net.callee(pipe) else { return };
+        let number = pipe.0;
+        self.trace.note(now, 1, number, &[]);
+        let end = match callee {
+            Callee::Gate(number) => self.arrive_at_gate(now, number),
+            Callee::Node(incarnation) => self.arrive_at_node(now, incarnation, pipe),
+        };
+        match end {
+            Some(end) => self.net.accept(now, pipe, end),
+            None => self.net.refuse(now, pipe),
+        }
+    }
+
+    fn arrive_at_gate(&mut self, now: Instant, number: usize) -> Option<End> {
+        let rate = self.net.faults.refuse;
+        if rate > 0 && self.net.random.chance(rate, 1000) {
+            self.net.counts.refusals += 1;
+            return None;
+        }
+        let gate = self.gates[number].gate.as_mut()?;
+        let address = std::net::SocketAddr::from(([10, 0, 0, 1], 40_000));
+        let slot = gate.handle_open(now, address).ok()?;
+        Some(End::Conn(number, slot))
+    }
+
+    fn arrive_at_node(&mut self, now: Instant, to: Incarnation, pipe: PipeId) -> Option<End> {
+        if let Some(at) = self.gates.iter().position(|seat| seat.incarnation == to) {
+            let link = self.gates[at].gate.as_mut()?.mesh().handle_accepted(now).ok()?;
+            return Some(End::Link(Place::Gate(at), link));
+        }
+        let at = self.nodes.iter().position(|node| node.info.incarnation == to)?;
+        // Links are dealt out among the workers, as at accept.
+        let worker = (pipe.0 % u64::from(self.options.workers)) as u8;
+        let seat = &mut self.nodes[at].workers[usize::from(worker)];
+        let link = seat.worker.mesh().handle_accepted(now).ok()?;
+        Some(End::Link(Place::Worker(at, worker), link))
+    }
+
+    fn connected(&mut self, now: Instant, pipe: PipeId) {
+        match self.net.opener(pipe) {
+            Some(End::Client(number)) => {
+                if self.net.is_plugged(End::Client(number), pipe) {
+                    self.clients[number].connected(now, pipe);
+                    self.settle_client(number);
+                }
+            }
+            Some(End::Link(place, link)) => {
+                if !self.net.is_plugged(End::Link(place, link), pipe) {
+                    return;
+                }
+                if let Some(mesh) = self.mesh(place) {
+                    mesh.handle_connected(now, link);
+                }
+                self.settle(place);
+            }
+            _ => {}
+        }
+    }
+
+    fn closed(&mut self, now: Instant, end: End, failed: bool) {
+        self.trace.note(now, 2, u64::from(failed), &[]);
+        match end {
+            End::Client(number) => {
+                // It may have hung up and called again since.
+                if !self.net.has_pipe(end) {
+                    self.clients[number].closed(now);
+                    self.settle_client(number);
+                }
+            }
+            End::Conn(number, slot) => {
+                if let Some(gate) = &mut self.gates[number].gate {
+                    gate.handle_closed(now, slot);
+                }
+                self.settle(Place::Gate(number));
+            }
+            End::Link(place, link) => {
+                if let Some(mesh) = self.mesh(place) {
+                    if failed {
+                        mesh.handle_connect_failed(now, link);
+                    } else {
+                        mesh.handle_closed(now, link);
+                    }
+                }
+                self.settle(place);
+            }
+        }
+    }
+
+    fn bytes(&mut self, now: Instant, pipe: PipeId, way: Way, bytes: Vec<u8>) {
+        let wall = self.clock.wall();
+        let Some(end) = self.net.target(pipe, way) else { return };
+        self.trace.note(now, 3, pipe.0, &bytes);
+        match end {
+            End::Client(number) => {
+                if self.clients[number].pipe == Some(pipe) {
+                    self.clients[number].core.handle_bytes(now, &bytes);
+                    self.settle_client(number);
+                }
+            }
+            End::Conn(number, slot) => {
+                let Some(gate) = &mut self.gates[number].gate else { return };
+                if gate.is_paused(slot) {
+                    self.net.hold(pipe, bytes);
+                } else {
+                    gate.handle_bytes(now, wall, slot, &bytes);
+                }
+                self.settle(Place::Gate(number));
+            }
+            End::Link(Place::Gate(number), link) => {
+                let Some(gate) = &mut self.gates[number].gate else { return };
+                let mut input = &bytes[..];
+                while let Some(frame) = gate.mesh().next_frame(now, link, &mut input) {
+                    gate.handle_link(now, wall, frame.from, &frame.payload);
+                }
+                self.settle(Place::Gate(number));
+            }
+            End::Link(Place::Worker(node, worker), link) => {
+                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                seat.worker.handle_bytes(now, wall, link, &bytes);
+                self.settle(Place::Worker(node, worker));
+            }
+        }
+    }
+
+    fn mesh(&mut self, place: Place) -> Option<&mut mesh::Mesh> {
+        match place {
+            Place::Gate(number) => self.gates[number].gate.as_mut().map(gate::Gate::mesh),
+            Place::Worker(node, worker) => {
+                Some(self.nodes[node].workers[usize::from(worker)].worker.mesh())
+            }
+        }
+    }
+
+    /// Lets a place work on what came in, unless it is stalled: then it will when that is over.
+    fn settle(&mut self, place: Place) {
+        let (now, wall) = (self.now(), self.clock.wall());
+        match place {
+            Place::Gate(number) => {
+                let seat = &mut self.gates[number];
+                if seat.stalled_until > now {
+                    let at = seat.stalled_until;
+                    self.net.at(at, Happening::Wake(place));
+                    return;
+                }
+                seat.settle(now, wall, number, &mut self.net);
+            }
+            Place::Worker(node, worker) => {
+                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                if seat.stalled_until > now {
+                    let at = seat.stalled_until;
+                    self.net.at(at, Happening::Wake(place));
+                    return;
+                }
+                seat.settle(now, wall, (node, worker), &mut self.net);
+            }
+        }
+    }
+
+    fn settle_client(&mut self, number: usize) {
+        let now = self.now();
+        self.clients[number].settle(now, self.options.gates, &mut self.net);
+    }
+
+    fn spread_directory(&mut self, now: Instant) {
+        self.revision += 1;
+        let nodes = self.nodes.iter().map(|node| node.info.clone());
+        let gates = self.gates.iter().filter(|seat| seat.gate.is_some()).map(GateSeat::info);
+        let directory = Arc::new(Directory::new(self.revision, nodes.chain(gates)));
+        for number in 0..self.gates.len() {
+            self.gates[number].set_directory(now, &directory);
+            self.settle(Place::Gate(number));
+        }
+        for node in 0..self.nodes.len() {
+            for worker in 0..self.options.workers {
+                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                seat.worker.set_directory(directory.clone(), |_| false);
+                self.settle(Place::Worker(node, worker));
+            }
+        }
+    }
+
+    /// Once a simulated second: gates die and places stall, by chance.
+    fn strike(&mut self, now: Instant) {
+        self.net.sweep(now);
+        if self.healed {
+            return;
+        }
+        self.net.at(now + Duration::from_secs(1), Happening::Strike);
+        let faults = self.net.faults.clone();
+        let gate = self.net.random.below(self.gates.len() as u64) as usize;
+        if faults.kill_gate > 0 && self.net.random.chance(faults.kill_gate, 1000) {
+            let pause = Duration::from_millis(200 + self.net.random.below(3000));
+            self.kill_gate(gate, pause);
+        }
+        if faults.stall > 0 && self.net.random.chance(faults.stall, 1000) {
+            self.net.counts.stalls += 1;
+            let most = faults.stall_max.as_millis() as u64 + 1;
+            let until = now + Duration::from_millis(self.net.random.below(most));
+            if self.net.random.chance(1, 2) {
+                self.gates[gate].stalled_until = until;
+            } else {
+                let node = self.net.random.below(self.nodes.len() as u64) as usize;
+                let worker = self.net.random.below(u64::from(self.options.workers)) as usize;
+                self.nodes[node].workers[worker].stalled_until = until;
+            }
+        }
+    }
+
+    /// The worker that is home of an account.
+    pub fn home(&self, account: u64) -> Option<WorkerId> {
+        let nodes = self.nodes.iter().map(|node| node.info.clone());
+        Directory::new(0, nodes).home(AccountId(account))
+    }
+}

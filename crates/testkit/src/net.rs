@@ -1,0 +1,312 @@
+//! Pipes between the ends of connections: in order, with delays, and cut at any byte.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use env::{Instant, Random};
+use mesh::LinkId;
+use proto::link::Slot;
+
+use crate::faults::{Counts, Faults};
+
+/// A worker or gate of the simulated cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    Gate(usize),
+    Worker(usize, u8),
+}
+
+/// What a pipe's end is plugged into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum End {
+    Client(usize),
+    Conn(usize, Slot),
+    Link(Place, LinkId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PipeId(pub(crate) u64);
+
+/// Which way bytes flow: from the end that opened the pipe, or to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    There,
+    Back,
+}
+
+/// Something that happens at its time.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// The opening end's call reaches the other side.
+    Arrive(PipeId),
+    /// The opening end hears that it is connected.
+    Connected(PipeId),
+    ConnectFailed(End),
+    Bytes(PipeId, Way, Vec<u8>),
+    /// An end learns that its pipe is gone.
+    Closed(End),
+    Wake(Place),
+    WakeClient(usize),
+    /// A gate that was killed is back.
+    Revive(usize),
+    /// A node hears that the directory has changed.
+    Directory,
+    Local(usize, u8, Vec<u8>),
+    Batch(usize, u8, Box<node::Batch>),
+    /// Once a simulated second: may strike a fault.
+    Strike,
+    /// A test waits for this time.
+    Remind,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    from: End,
+    to: Option<End>,
+    /// Whom the opening end calls.
+    callee: Callee,
+    /// Nothing sent in a direction arrives before what was sent before.
+    last: [Instant; 2],
+    open: bool,
+    /// Bytes that arrived for an end that does not read now.
+    held: Vec<u8>,
+}
+
+/// Whom a pipe is opened to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Callee {
+    Gate(usize),
+    Node(proto::Incarnation),
+}
+
+pub(crate) struct Net {
+    queue: BTreeMap<(Instant, u64), Happening>,
+    sequence: u64,
+    pipes: BTreeMap<PipeId, Pipe>,
+    by_end: BTreeMap<End, PipeId>,
+    next_pipe: u64,
+    pub(crate) random: Random,
+    pub(crate) faults: Faults,
+    pub(crate) counts: Counts,
+}
+
+impl Net {
+    pub(crate) fn new(random: Random, faults: Faults) -> Self {
+        Net {
+            queue: BTreeMap::new(),
+            sequence: 0,
+            pipes: BTreeMap::new(),
+            by_end: BTreeMap::new(),
+            next_pipe: 0,
+            random,
+            faults,
+            counts: Counts::default(),
+        }
+    }
+
+    pub(crate) fn at(&mut self, at: Instant, what: Happening) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), what);
+    }
+
+    /// When the next thing happens.
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        self.queue.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<(Instant, Happening)> {
+        self.queue.pop_first().map(|((at, _), what)| (at, what))
+    }
+
+    fn chance(&mut self, per_thousand: u64) -> bool {
+        per_thousand > 0 && self.random.chance(per_thousand, 1000)
+    }
+
+    fn latency(&mut self, link: bool) -> Duration {
+        let (least, spread) = if link { (20, 400) } else { (1_000, 30_000) };
+        let mut micros = least + self.random.below(spread);
+        if self.chance(self.faults.delay) {
+            self.counts.delays += 1;
+            micros += self.random.below(self.faults.delay_max.as_micros() as u64 + 1);
+        }
+        Duration::from_micros(micros)
+    }
+
+    /// Opens a pipe; its arrival comes later.
+    pub(crate) fn open(&mut self, now: Instant, from: End, callee: Callee) {
+        self.next_pipe += 1;
+        let id = PipeId(self.next_pipe);
+        let pipe = Pipe { from, to: None, callee, last: [now; 2], open: true, held: Vec::new() };
+        self.pipes.insert(id, pipe);
+        self.by_end.insert(from, id);
+        let at = now + self.latency(matches!(from, End::Link(..)));
+        self.at(at, Happening::Arrive(id));
+    }
+
+    /// Whom an arriving pipe calls, if its opener still wants it.
+    pub(crate) fn callee(&self, id: PipeId) -> Option<Callee> {
+        self.pipes.get(&id).filter(|pipe| pipe.open).map(|pipe| pipe.callee)
+    }
+
+    pub(crate) fn accept(&mut self, now: Instant, id: PipeId, to: End) {
+        let pipe = self.pipes.get_mut(&id).expect("callee() saw it");
+        pipe.to = Some(to);
+        let from = pipe.from;
+        self.by_end.insert(to, id);
+        let at = now + self.latency(matches!(from, End::Link(..)));
+        let pipe = self.pipes.get_mut(&id).expect("callee() saw it");
+        pipe.last[Way::Back as usize] = at;
+        self.at(at, Happening::Connected(id));
+    }
+
+    pub(crate) fn refuse(&mut self, now: Instant, id: PipeId) {
+        let Some(pipe) = self.pipes.remove(&id) else { return };
+        self.by_end.remove(&pipe.from);
+        self.at(now + Duration::from_millis(1), Happening::ConnectFailed(pipe.from));
+    }
+
+    /// The opening end of a pipe that is open still.
+    pub(crate) fn opener(&self, id: PipeId) -> Option<End> {
+        self.pipes.get(&id).filter(|pipe| pipe.open).map(|pipe| pipe.from)
+    }
+
+    /// The end that bytes flowing `way` reach, if the pipe is open still.
+    pub(crate) fn target(&self, id: PipeId, way: Way) -> Option<End> {
+        let pipe = self.pipes.get(&id).filter(|pipe| pipe.open)?;
+        match way {
+            Way::There => pipe.to,
+            Way::Back => Some(pipe.from),
+        }
+    }
+
+    pub(crate) fn send(&mut self, now: Instant, end: End, bytes: Vec<u8>) {
+        let Some(&id) = self.by_end.get(&end) else { return };
+        if bytes.is_empty() || !self.pipes[&id].open {
+            return;
+        }
+        let is_link = matches!(end, End::Link(..));
+        let cut = if is_link { self.faults.cut_link } else { self.faults.cut_client };
+        if self.chance(cut) {
+            let kept = self.random.below(bytes.len() as u64 + 1) as usize;
+            self.pass(now, id, end, bytes[..kept].to_vec());
+            if is_link {
+                self.counts.link_cuts += 1;
+            } else {
+                self.counts.client_cuts += 1;
+            }
+            self.cut(now, id);
+            return;
+        }
+        if bytes.len() > 1 && self.chance(self.faults.split) {
+            self.counts.splits += 1;
+            let middle = 1 + self.random.below(bytes.len() as u64 - 1) as usize;
+            self.pass(now, id, end, bytes[..middle].to_vec());
+            self.pass(now, id, end, bytes[middle..].to_vec());
+            return;
+        }
+        self.pass(now, id, end, bytes);
+    }
+
+    fn pass(&mut self, now: Instant, id: PipeId, end: End, bytes: Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let latency = self.latency(matches!(end, End::Link(..)));
+        let pipe = self.pipes.get_mut(&id).expect("by_end holds open pipes");
+        let way = if pipe.from == end { Way::There } else { Way::Back };
+        let last = &mut pipe.last[way as usize];
+        *last = (now + latency).max(*last);
+        let at = *last;
+        self.at(at, Happening::Bytes(id, way, bytes));
+    }
+
+    /// Breaks a pipe. What is on its way may still arrive before each end learns of it.
+    pub(crate) fn cut(&mut self, now: Instant, id: PipeId) {
+        let Some(pipe) = self.pipes.get(&id) else { return };
+        let ends = [(Some(pipe.from), Way::Back), (pipe.to, Way::There)];
+        let last = pipe.last;
+        for (end, way) in ends {
+            let Some(end) = end else { continue };
+            let mut wait = Duration::from_millis(1 + self.random.below(40));
+            if self.chance(self.faults.late_end) {
+                self.counts.late_ends += 1;
+                let most = self.faults.late_max.as_micros() as u64 + 1;
+                wait += Duration::from_micros(self.random.below(most));
+            }
+            let at = (now + wait).max(last[way as usize]);
+            self.at(at, Happening::Closed(end));
+        }
+        // From here on nothing more is sent; each end is unplugged when it learns of the end.
+        let ends: Vec<_> = ends.into_iter().filter_map(|(end, _)| end).collect();
+        for end in ends {
+            self.by_end.remove(&end);
+        }
+    }
+
+    /// One end hangs up: the other learns of it after what was sent.
+    pub(crate) fn hang_up(&mut self, now: Instant, end: End) {
+        let Some(id) = self.by_end.remove(&end) else { return };
+        let latency = self.latency(matches!(end, End::Link(..)));
+        let pipe = self.pipes.get(&id).expect("by_end holds known pipes");
+        let (other, way) =
+            if pipe.from == end { (pipe.to, Way::There) } else { (Some(pipe.from), Way::Back) };
+        let at = (now + latency).max(pipe.last[way as usize]);
+        match other {
+            Some(other) => {
+                self.by_end.remove(&other);
+                self.at(at, Happening::Closed(other));
+            }
+            // It has not arrived yet and will not.
+            None => self.pipes.get_mut(&id).expect("just seen").open = false,
+        }
+    }
+
+    /// The end is gone with its process: nothing reaches it any more.
+    pub(crate) fn vanish(&mut self, now: Instant, place: Place) {
+        let ends: Vec<End> = self
+            .by_end
+            .keys()
+            .copied()
+            .filter(|end| match end {
+                End::Conn(gate, _) => place == Place::Gate(*gate),
+                End::Link(at, _) => *at == place,
+                End::Client(_) => false,
+            })
+            .collect();
+        for end in ends {
+            if let Some(&id) = self.by_end.get(&end) {
+                self.cut(now, id);
+            }
+        }
+    }
+
+    pub(crate) fn hold(&mut self, id: PipeId, bytes: Vec<u8>) {
+        if let Some(pipe) = self.pipes.get_mut(&id) {
+            pipe.held.extend_from_slice(&bytes);
+        }
+    }
+
+    /// What was held for an end that reads again.
+    pub(crate) fn release(&mut self, end: End) -> Vec<u8> {
+        let Some(id) = self.by_end.get(&end) else { return Vec::new() };
+        self.pipes.get_mut(id).map(|pipe| std::mem::take(&mut pipe.held)).unwrap_or_default()
+    }
+
+    /// Forgets pipes of which no end is plugged in and nothing is on its way.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        let plugged: std::collections::BTreeSet<_> = self.by_end.values().copied().collect();
+        self.pipes.retain(|id, pipe| {
+            plugged.contains(id) || pipe.last.iter().any(|at| *at + Duration::from_secs(10) > now)
+        });
+    }
+
+    /// Whether `end` is plugged into this very pipe.
+    pub(crate) fn is_plugged(&self, end: End, id: PipeId) -> bool {
+        self.by_end.get(&end) == Some(&id)
+    }
+
+    /// Whether `end` is plugged into any pipe.
+    pub(crate) fn has_pipe(&self, end: End) -> bool {
+        self.by_end.contains_key(&end)
+    }
+}
