@@ -6,12 +6,12 @@ pub const DEPTH_MAX: usize = 32;
 /// The most memory, in bytes, that one decoded value may take, however long its bytes are.
 pub const MEMORY_BYTES_MAX: usize = 64 << 20;
 
-/// The memory, in bytes, that a value of `len` encoded bytes may take: 64 for each, and 4 KiB.
+/// The memory, in bytes, that a value of `len` encoded bytes may take: 64 for each, and 64 KiB.
 ///
 /// Small items grow in memory (an empty text is one byte on the wire and 24 here), so without a
 /// budget a frame within its limit could take hundreds of times its size.
 pub const fn memory_budget(len: usize) -> usize {
-    let budget = len.saturating_mul(64).saturating_add(4096);
+    let budget = len.saturating_mul(64).saturating_add(64 * 1024);
     if budget < MEMORY_BYTES_MAX { budget } else { MEMORY_BYTES_MAX }
 }
 

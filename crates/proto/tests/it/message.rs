@@ -144,3 +144,107 @@ fn shapes_and_dump() {
     let bytes = encode(&Shout::Trade { what: vec![], note: "n".into() });
     assert_eq!(Dump { bytes: &bytes, chars_max: 80 }.to_string(), r#"[9, [], "n"]"#);
 }
+
+const NAME_MAX: usize = 4;
+
+#[derive(Clone, Debug, PartialEq, Message)]
+#[message(root = proto)]
+struct Limited {
+    #[message(len = 1..=NAME_MAX)]
+    name: String,
+    #[message(range = "-1.0..=1.0")]
+    steer: f32,
+    #[message(finite)]
+    x: f64,
+    #[message(len = ..=2, default)]
+    r#type: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Message)]
+#[message(root = proto, transparent)]
+struct Meters(#[message(range = 0..=9_000)] u32);
+
+#[derive(Clone, Debug, PartialEq, Message)]
+#[message(root = proto)]
+struct Pair<A, B>(A, B);
+
+#[derive(Clone, Debug, PartialEq, Message)]
+#[message(root = proto)]
+struct Nothing;
+
+#[derive(Clone, Debug, PartialEq, Message)]
+#[message(root = proto)]
+struct Chain {
+    next: Option<Box<Chain>>,
+}
+
+#[test]
+fn limits_of_fields_hold() {
+    let good = Limited { name: "übel".into(), steer: -1.0, x: 5.0, r#type: vec![1, 2] };
+    round_trip(good.clone());
+    let refused = |bad: Limited| decode::<Limited>(&encode(&bad)).unwrap_err().to_string();
+    let name = String::new();
+    assert_eq!(refused(Limited { name, ..good.clone() }), "name: length 0 is outside 1..=NAME_MAX");
+    let name = "abcde".to_owned();
+    assert_eq!(refused(Limited { name, ..good.clone() }), "name: length 5 is outside 1..=NAME_MAX");
+    let steer = 1.5;
+    assert_eq!(refused(Limited { steer, ..good.clone() }), "steer: 1.5 is outside -1.0..=1.0");
+    let steer = f32::NAN;
+    assert_eq!(refused(Limited { steer, ..good.clone() }), "steer: NaN is outside -1.0..=1.0");
+    let x = f64::INFINITY;
+    assert_eq!(refused(Limited { x, ..good.clone() }), "x: inf is outside finite numbers");
+    let r#type = vec![1, 2, 3];
+    assert_eq!(refused(Limited { r#type, ..good }), "type: length 3 is outside ..=2");
+}
+
+#[test]
+fn transparent_generic_and_empty_structs() {
+    assert_eq!(encode(&Meters(5)), [5]);
+    round_trip(Meters(9_000));
+    assert!(decode::<Meters>(&encode(&9_001u32)).is_err());
+    round_trip(Pair(1u8, "a".to_owned()));
+    round_trip(Pair(Pair(1u8, 2u8), Nothing));
+    assert_eq!(encode(&Nothing), [0x90]);
+    let mut builder = SchemaBuilder::new();
+    let shape = Vec::<Pair<Pair<u8, Meters>, Nothing>>::shape(&mut builder);
+    assert_eq!(shape.to_string(), "list<Pair_Pair_u8_u32_Nothing>");
+    let schema = builder.finish().unwrap();
+    let names: Vec<_> = schema.types.keys().collect();
+    assert_eq!(names, ["Nothing", "Pair_Pair_u8_u32_Nothing", "Pair_u8_u32"]);
+}
+
+/// Nothing deep makes us recurse without end, on the way in.
+#[test]
+fn nesting_has_a_limit() {
+    let chain = |depth| {
+        (0..depth).fold(Chain { next: None }, |inner, _| Chain { next: Some(Box::new(inner)) })
+    };
+    // A link takes two levels: its array and its box.
+    round_trip(chain(15));
+    let error = decode::<Chain>(&encode(&chain(16))).unwrap_err();
+    assert_eq!(error.problem(), &Problem::Depth(32));
+    // What is skipped may be nested as deep as it likes.
+    let mut deep = vec![0x92, 0xc0];
+    deep.extend(vec![0x91; 100_000]);
+    deep.push(0xc0);
+    assert_eq!(decode::<Chain>(&deep), Ok(Chain { next: None }));
+    let mut endless = vec![0x92, 0xc0];
+    endless.extend(vec![0xdd; 100_000]);
+    assert_eq!(decode::<Chain>(&endless).unwrap_err().problem(), &Problem::Truncated);
+}
+
+/// A forged length led to unlimited buffering, and small items may blow up in memory.
+#[test]
+fn memory_has_a_budget() {
+    let forged = [0xdd, 0xff, 0xff, 0xff, 0xff, 0, 0];
+    assert_eq!(decode::<Vec<u64>>(&forged).unwrap_err().problem(), &Problem::Truncated);
+    // A nil is one byte here and 8 KiB there.
+    type Big = Option<[u64; 1024]>;
+    let nils = encode(&vec![(); 60_000]);
+    let error = decode::<Vec<Big>>(&nils).unwrap_err();
+    assert!(matches!(error.problem(), Problem::Memory(_)), "{error}");
+    assert_eq!(decode::<Vec<Big>>(&encode(&vec![(); 2])).unwrap(), [None, None]);
+    // What real messages need fits.
+    round_trip(vec![String::new(); 60_000]);
+    round_trip((0..20_000u32).map(|n| (n, String::new())).collect::<BTreeMap<_, _>>());
+}
