@@ -325,6 +325,10 @@ impl Gate {
     fn parse(&mut self, now: Instant, wall: WallTime, slot: Slot, data: &[u8]) -> usize {
         let mut at = 0;
         while at < data.len() {
+            at += self.forward(now, slot, &data[at..]);
+            if at == data.len() {
+                break;
+            }
             let Some(max) = self.frame_max(slot) else { return data.len() };
             match split_frame(&data[at..], max) {
                 Ok(Some((payload, used))) => match self.handle_frame(now, wall, slot, payload) {
