@@ -555,9 +555,13 @@ impl NodeHandle {
             .beacons
             .iter()
             .map(|beacon| beacon.turns.load(std::sync::atomic::Ordering::Relaxed));
+        NodeStats { workers, turns: turns.collect(), stuck: self.stuck() }
+    }
+
+    /// The turns that took too long so far, oldest first. Asks no worker.
+    pub fn stuck(&self) -> Vec<Stuck> {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
-        let stuck = running.as_ref().map_or_else(Vec::new, |running| running.keeper.stuck());
-        NodeStats { workers, turns: turns.collect(), stuck }
+        running.as_ref().map_or_else(Vec::new, |running| running.keeper.stuck())
     }
 
     /// Takes the node off the list, ends its sessions, closes its streams, and waits until its

@@ -8,8 +8,8 @@ use env::{Clock, Instant};
 
 use super::Beacon;
 
-/// How often the workers are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the workers are looked at, at least.
+const LOOK_EVERY_MAX: Duration = Duration::from_millis(100);
 
 /// A turn of a worker that takes too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +75,9 @@ fn run(parts: &KeeperParts, stopped: &Receiver<()>, reports: &Mutex<Vec<Stuck>>)
     let lease = &parts.lease;
     let mut renew_at = parts.clock.now() + lease.renew_every;
     let mut told = vec![None; parts.beacons.len()];
+    let look_every = LOOK_EVERY_MAX.min(parts.stuck_after / 4).max(Duration::from_millis(1));
     loop {
-        match stopped.recv_timeout(LOOK_EVERY) {
+        match stopped.recv_timeout(look_every) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
         }

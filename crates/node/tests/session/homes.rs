@@ -18,7 +18,8 @@ const HOME: WorkerId = worker(10);
 ///   from gate 2 if `CONN` is over 99 (for the others: `@2` in front).
 /// - `bound ACCOUNT SESSION STREAM SLOT`, `refused ACCOUNT SESSION STREAM STATUS`,
 ///   `lost ACCOUNT SESSION STREAM CODE`: from the owner at node 20, `@21` for another.
-/// - `rebind ACCOUNT SESSION NAME`, `release ACCOUNT SESSION NAME`, `kick ACCOUNT`.
+/// - `rebind ACCOUNT SESSION NAME`, `release ACCOUNT SESSION NAME`, `kick ACCOUNT`,
+///   `drop ACCOUNT`.
 /// - `+SECONDS`, `down NODE`.
 ///
 /// The trace is each step, then the frames that came of it.
@@ -152,10 +153,10 @@ fn parse<'a>(word: &str, args: &[&'a str], wall: u64) -> LinkFrame<'a> {
             target: EntityId::keyed(ARENA, 1),
         },
         "release" => LinkFrame::Release { account: account(0), session: id(1), name: args[2] },
-        "kick" => LinkFrame::Kick {
+        "kick" | "drop" => LinkFrame::Kick {
             account: account(0),
             session: SessionId::default(),
-            code: CloseCode::Kicked,
+            code: if word == "kick" { CloseCode::Kicked } else { CloseCode::GoingAway },
             reason: "by an operator",
         },
         other => panic!("no step is called {other}"),
@@ -371,6 +372,29 @@ fn kick_is_carried_through_breaks_and_open_bindings() {
             kick 8
                 1: close 7 Kicked (by an operator)
                 20: unbind 4 Kicked
+        "#]],
+    );
+}
+
+#[test]
+fn a_kick_that_may_be_resumed_closes_the_connection_only() {
+    check(
+        Options::default(),
+        "open 5 7 1
+         drop 7
+         broke 7 1 1
+         drop 7
+         resume 6 7 1 2",
+        expect![[r#"
+            open 5 7 1
+                1: welcome 5 generation 1 resumed false
+                20: bind stream 1 avatar for 1/5 generation 1
+            drop 7
+                1: close 5 GoingAway (by an operator)
+            broke 7 1 1
+            drop 7
+            resume 6 7 1 2
+                1: welcome 6 generation 2 resumed true
         "#]],
     );
 }
