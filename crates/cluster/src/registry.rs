@@ -5,7 +5,7 @@ use std::time::Duration;
 use env::Instant;
 use proto::Incarnation;
 
-use crate::{Directory, NodeInfo};
+use crate::{Directory, KeyOptions, NodeInfo};
 
 /// Limits of a registry.
 #[derive(Clone, Debug)]
@@ -14,12 +14,14 @@ pub struct Options {
     pub lease: Duration,
     /// Most nodes listed at once.
     pub nodes_max: usize,
+    /// Limits of keys.
+    pub keys: KeyOptions,
 }
 
 impl Default for Options {
-    /// Lease 15 s, 1,024 nodes.
+    /// Lease 15 s, 1,024 nodes, 65,536 keys.
     fn default() -> Self {
-        Options { lease: Duration::from_secs(15), nodes_max: 1024 }
+        Options { lease: Duration::from_secs(15), nodes_max: 1024, keys: KeyOptions::default() }
     }
 }
 
@@ -51,6 +53,8 @@ pub struct Registry {
     options: Options,
     leases: BTreeMap<Incarnation, Lease>,
     directory: Arc<Directory>,
+    /// Nodes that left since they were last asked for.
+    gone: Vec<Incarnation>,
 }
 
 #[derive(Debug)]
@@ -67,7 +71,7 @@ impl Registry {
     /// An empty one at revision 1.
     pub fn new(options: Options) -> Self {
         let directory = Arc::new(Directory::new(1, []));
-        Registry { options, leases: BTreeMap::new(), directory }
+        Registry { options, leases: BTreeMap::new(), directory, gone: Vec::new() }
     }
 
     /// See [`Cluster::register`](crate::Cluster::register).
@@ -97,15 +101,17 @@ impl Registry {
     /// See [`Cluster::deregister`](crate::Cluster::deregister).
     pub fn deregister(&mut self, node: Incarnation) {
         if self.leases.remove(&node).is_some() {
+            self.gone.push(node);
             self.publish();
         }
     }
 
     /// Drops nodes whose lease ran out by `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let before = self.leases.len();
-        self.leases.retain(|_, lease| lease.ends > now);
-        if self.leases.len() != before {
+        let ended = self.leases.extract_if(.., |_, lease| lease.ends <= now);
+        let before = self.gone.len();
+        self.gone.extend(ended.map(|(node, _)| node));
+        if self.gone.len() != before {
             self.publish();
         }
     }
@@ -118,6 +124,16 @@ impl Registry {
     /// The nodes listed now.
     pub fn directory(&self) -> Arc<Directory> {
         self.directory.clone()
+    }
+
+    /// Whether a node's lease stands.
+    pub(crate) fn lists(&self, node: Incarnation) -> bool {
+        self.leases.contains_key(&node)
+    }
+
+    /// The nodes that left since this was last asked.
+    pub(crate) fn take_gone(&mut self) -> Vec<Incarnation> {
+        std::mem::take(&mut self.gone)
     }
 
     fn publish(&mut self) {
