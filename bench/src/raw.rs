@@ -19,6 +19,7 @@ use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -170,6 +171,72 @@ pub fn run_load<P: Protocol>(
     let mut latencies = generator.latencies;
     latencies.sort_unstable();
     Ok(Outcome { messages, elapsed, server_cpu, client_cpu, login, latencies })
+}
+
+/// Loads a server to about `share` of one core, in slices of a few milliseconds, until `stop`;
+/// gives the share that it was.
+///
+/// # Errors
+///
+/// As [`run_load`].
+pub fn keep_busy<P: Protocol>(
+    load: &Load,
+    share: f64,
+    stop: &AtomicBool,
+    make: impl FnMut(usize) -> P,
+    mut server_cpu: impl FnMut() -> anyhow::Result<Duration>,
+) -> anyhow::Result<f64> {
+    const SLICE: Duration = Duration::from_millis(4);
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut generator = Generator::new(load)?;
+    generator.connect(make)?;
+    generator.start_requests()?;
+    let start = (Instant::now(), server_cpu()?);
+    let mut looked = start;
+    let mut active = share;
+    while !stop.load(Ordering::SeqCst) {
+        let begin = Instant::now();
+        while begin.elapsed() < SLICE.mul_f64(active) {
+            generator.turn()?;
+        }
+        std::thread::sleep(SLICE.saturating_sub(begin.elapsed()));
+        if looked.0.elapsed() >= LOOK {
+            let now = (Instant::now(), server_cpu()?);
+            let was = (now.1 - looked.1).as_secs_f64() / (now.0 - looked.0).as_secs_f64();
+            active = (active * (share / was.max(0.01)).clamp(0.9, 1.1)).clamp(0.05, 1.0);
+            looked = now;
+        }
+    }
+    Ok((server_cpu()? - start.1).as_secs_f64() / start.0.elapsed().as_secs_f64())
+}
+
+/// Connections that have shaken hands and stay open until this is dropped.
+pub struct Held<P> {
+    generator: Generator<P>,
+    elapsed: Duration,
+}
+
+/// Connects all that `load` asks for and shakes hands, without requests.
+///
+/// # Errors
+///
+/// A connection breaks, or a handshake takes too long.
+pub fn hold<P: Protocol>(load: &Load, make: impl FnMut(usize) -> P) -> anyhow::Result<Held<P>> {
+    let mut generator = Generator::new(load)?;
+    let elapsed = generator.connect(make)?;
+    Ok(Held { generator, elapsed })
+}
+
+impl<P> Held<P> {
+    /// How long it took from connecting the first to the last being ready.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.generator.connections.len()
+    }
 }
 
 struct Generator<P> {
