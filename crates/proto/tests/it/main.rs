@@ -1,6 +1,7 @@
 //! Tests of the wire: one binary, so that they link once.
 
 mod document;
+mod generate;
 mod hostile;
 mod message;
 mod samples;

@@ -169,7 +169,7 @@ fn game() -> Schema {
 
 #[test]
 fn typescript_of_a_schema() {
-    expect_file!["golden/game.ts"].assert_eq(&schema_ts::typescript(&game()));
+    expect_file!["../golden/game.ts"].assert_eq(&schema_ts::typescript(&game()));
 }
 
 #[test]
