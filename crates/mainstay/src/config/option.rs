@@ -31,7 +31,7 @@ pub(super) struct Table<T: 'static> {
     pub doc: &'static str,
     pub slot: fn(&Options) -> &T,
     pub slot_mut: fn(&mut Options) -> &mut T,
-    pub options: Vec<Opt<T>>,
+    pub options: &'static [Opt<T>],
 }
 
 /// A [`Table`] of whatever type.
@@ -60,7 +60,7 @@ impl<T> Group for Table<T> {
     fn read(&self, item: &Item<'_>, options: &mut Options) {
         let Some(section) = item.section() else { return };
         let slot = (self.slot_mut)(options);
-        for option in &self.options {
+        for option in self.options {
             if let Some(item) = section.item(option.name) {
                 option.read(&item, slot);
             }

@@ -296,8 +296,8 @@ fn without_a_file_one_process_has_every_role_on_loopback() {
     assert_eq!(process.roles, ["battle", "console", "gate", "node", "web"]);
     assert_eq!(process.clients, ["127.0.0.1:7000".parse().expect("an address")]);
     assert_eq!(process.runs.entities, Kinds::All);
-    let mut input = Input::default();
-    input.settings = vec!["processes.local.listen.clients=0".into()];
+    let settings = vec!["processes.local.listen.clients=0".into()];
+    let input = Input { settings, ..Input::default() };
     let config = Config::from_input(&input, &roles()).expect("valid");
     assert_eq!(config.processes[0].clients[0].port(), 0);
     // A whole game in a single process without a gate is a valid layout.
@@ -498,8 +498,7 @@ fn shown_values_read_back() {
         .filter(|value| value.path.starts_with("options."))
         .map(|value| format!("{}={}", value.path, value.value))
         .collect();
-    let mut input = Input::default();
-    input.settings = settings;
+    let input = Input { settings, ..Input::default() };
     let again = Config::from_input(&input, &roles()).expect("what we wrote");
     let shown = |config: &Config| -> Vec<(String, String)> {
         let all = config.effective(&config.processes[0]).into_iter();
