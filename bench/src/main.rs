@@ -1,5 +1,7 @@
 //! `bench NAME`: measures Mainstay next to the physical limit in the same run.
 
+mod gate;
+mod gate_stub;
 mod raw;
 mod tick;
 mod timers;
@@ -9,6 +11,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 bench NAME
 
+  gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   raw      the limit: a bare epoll echo server under the common load generator
   tick     how late ticks come at 20 and 60 Hz while a core is loaded to 70 %
   timers   one million timers on the wheel, next to Tokio's
@@ -20,10 +23,20 @@ fn main() -> anyhow::Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let met = match args[..] {
+        ["gate"] => gate::run()?,
+        ["gate-core"] => gate::run_core()?,
+        ["gate", connections, window, seconds] => {
+            gate::run_load_only(connections, window, seconds)?
+        }
         ["raw"] => raw::run()?,
         ["tick"] => tick::run()?,
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.
+        ["child-gate", node] => return gate::child_gate(node).map(|()| ExitCode::SUCCESS),
+        ["child-node"] => return gate::child_node().map(|()| ExitCode::SUCCESS),
+        ["child-gate-and-node"] => {
+            return gate::child_gate_and_node().map(|()| ExitCode::SUCCESS);
+        }
         ["child-raw-echo", port] => {
             return raw::raw_echo(port.parse()?).map(|()| ExitCode::SUCCESS);
         }

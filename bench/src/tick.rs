@@ -1,12 +1,10 @@
 //! How late ticks come at 20 and 60 Hz while one core is loaded to 70 %: the engine's deadline
 //! next to a bare timerfd and to Tokio's interval, all at the same time.
 //!
-//! The load is gate-like: a thread that echoes small messages over loopback TCP for 70 % of each
-//! few milliseconds. It is measured twice: with the tickers free to run anywhere, as a node's
-//! workers are, and with all of them held on the loaded core, the worst there is.
+//! The load is a gate and its node at work for players on the other core. It is measured twice:
+//! with the tickers free to run anywhere, as a node's workers are, and with all of them held on
+//! the loaded core, the worst there is.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,11 +13,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use env::{Clock, Instant};
 use rustix::time::{
-    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
-    timerfd_create, timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
 };
 use transport::{Event, Options, Sockets};
 
+use crate::gate::{load_average, player};
 use crate::raw;
 
 const RATES_HZ: [u64; 2] = [20, 60];
@@ -62,42 +61,56 @@ impl Subject {
 ///
 /// The system gives no timer, socket or thread.
 pub fn run() -> anyhow::Result<bool> {
-    println!("Tick lateness, {TIME:?} each, one core loaded to {:.0} %", LOAD_SHARE * 100.0);
+    println!(
+        "Tick lateness, {TIME:?} each, a gate and its node at {:.0} % of one core",
+        LOAD_SHARE * 100.0
+    );
     println!("goal: p50 <= {GOAL_P50_US:.0} us, p99 <= {GOAL_P99_US:.0} us\n");
     let mut is_met = true;
     for (place, cpu) in [("free", None), ("on the loaded core", Some(raw::SERVER_CPU))] {
-        let load = GateLikeLoad::start()?;
+        let load = GateLoad::start()?;
         let mut runs = Vec::new();
         for rate in RATES_HZ {
             for subject in Subject::ALL {
                 runs.push((rate, subject, start(subject, rate, cpu)));
             }
         }
+        let mut engine = (0.0, 0.0);
         for (rate, subject, thread) in runs {
             let mut late = thread.join().map_err(|_| anyhow!("a ticker panicked"))??;
             late.sort_unstable();
             let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize] as f64 / 1e3;
             let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
-            let verdict = match subject {
-                Subject::Engine => verdict(p50, p99),
+            let note = match subject {
+                Subject::Engine => {
+                    engine = (p50, p99);
+                    is_met &= cpu.is_some() || is_good(p50, p99);
+                    verdict(p50, p99)
+                }
+                // Then it is the machine that is late, not the engine.
+                Subject::Timerfd if !is_good(engine.0, engine.1) && !is_good(p50, p99) => {
+                    format!("missed too: the engine was {:.2} of it", engine.1 / p99)
+                }
                 _ => String::new(),
             };
             println!(
                 "{place:>18} {rate:>3} Hz {:<18} p50 {p50:>6.0} us  p99 {p99:>6.0} us  \
-                 max {max:>6.0} us  {verdict}",
+                 max {max:>6.0} us  {note}",
                 subject.name(),
             );
-            if cpu.is_none() && subject == Subject::Engine {
-                is_met &= p50 <= GOAL_P50_US && p99 <= GOAL_P99_US;
-            }
         }
-        println!("{place:>18}        load was {:.0} % of its core\n", load.stop()? * 100.0);
+        let share = load.stop()? * 100.0;
+        println!("{place:>18}        the load was {share:.0} % of its core, {}\n", load_average());
     }
     Ok(is_met)
 }
 
+fn is_good(p50: f64, p99: f64) -> bool {
+    p50 <= GOAL_P50_US && p99 <= GOAL_P99_US
+}
+
 fn verdict(p50: f64, p99: f64) -> String {
-    if p50 <= GOAL_P50_US && p99 <= GOAL_P99_US {
+    if is_good(p50, p99) {
         return "met".into();
     }
     let worst = (p50 / GOAL_P50_US).max(p99 / GOAL_P99_US);
@@ -177,25 +190,37 @@ fn tokio_interval(period: Duration, ticks: u32) -> anyhow::Result<Vec<u64>> {
     })
 }
 
-/// A thread that does what a gate does, for a share of one core.
-struct GateLikeLoad {
+/// A gate with its node, kept busy for a share of one core.
+struct GateLoad {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<anyhow::Result<f64>>,
 }
 
-const SLICE: Duration = Duration::from_millis(4);
-
-impl GateLikeLoad {
+impl GateLoad {
     fn start() -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        let gate = raw::spawn_child(&["child-gate-and-node"], raw::SERVER_CPU)?;
+        let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::spawn({
             let stop = stop.clone();
             move || {
-                raw::pin(raw::SERVER_CPU)?;
-                echo_for_a_share(&stop)
+                raw::pin(raw::CLIENT_CPU)?;
+                let load = raw::Load { addr: gate.addr(), ..raw::Load::default() };
+                raw::keep_busy(
+                    &load,
+                    LOAD_SHARE,
+                    &stop,
+                    |n| player(n as u64),
+                    || {
+                        let _ = ready.send(());
+                        gate.cpu()
+                    },
+                )
             }
         });
-        Ok(GateLikeLoad { stop, thread })
+        // The first look at the gate's time means that all players are in.
+        is_ready.recv().context("the gate could not be loaded")?;
+        Ok(GateLoad { stop, thread })
     }
 
     /// Ends it; gives the share of its core that it used.
@@ -203,33 +228,4 @@ impl GateLikeLoad {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().map_err(|_| anyhow!("the load panicked"))?
     }
-}
-
-fn echo_for_a_share(stop: &AtomicBool) -> anyhow::Result<f64> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let mut client = TcpStream::connect(listener.local_addr()?)?;
-    let (mut server, _) = listener.accept()?;
-    client.set_nodelay(true)?;
-    server.set_nodelay(true)?;
-    let mut bytes = [0; 16 * raw::BODY_BYTES];
-    let clock = Clock::system();
-    let start = clock.now();
-    let start_cpu = thread_cpu();
-    while !stop.load(Ordering::SeqCst) {
-        let begin = clock.now();
-        let begin_cpu = thread_cpu();
-        while thread_cpu() - begin_cpu < SLICE.mul_f64(LOAD_SHARE) {
-            client.write_all(&bytes).context("the load's socket")?;
-            server.read_exact(&mut bytes)?;
-            server.write_all(&bytes)?;
-            client.read_exact(&mut bytes)?;
-        }
-        std::thread::sleep(SLICE.saturating_sub(clock.now() - begin));
-    }
-    Ok((thread_cpu() - start_cpu).as_secs_f64() / (clock.now() - start).as_secs_f64())
-}
-
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
