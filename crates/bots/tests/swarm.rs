@@ -76,6 +76,8 @@ fn load(players: u32, millis: u64) -> Load {
     Load::steady(players, Duration::from_millis(millis))
 }
 
+/// X43: simulated clients ran for ever without checking anything. These end, check every answer, and
+/// say whether all went well.
 #[test]
 fn bots_check_every_answer_over_tcp_and_websocket() {
     let gate = FakeGate::start();
@@ -122,6 +124,7 @@ fn wrong_answers_are_counted() {
     assert!(summary.to_string().starts_with("FAIL  4 players, 4 connected at the end, 0 failed"));
 }
 
+/// X43: simulated clients that had stopped were not noticed.
 #[test]
 fn bots_that_stop_have_failed() {
     struct Stops(u32);

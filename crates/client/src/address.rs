@@ -143,6 +143,7 @@ mod tests {
             "wss://a" is no address of a gate: TLS is not spoken yet: use ws or tcp
             "a:70" is no address of a gate: write tcp://host:port or ws://host:port/play
             "tcp://:70" is no address of a gate: the host is missing or the port is 0
-            "tcp://a:70/x" is no address of a gate: tcp has no path"#]].assert_eq(&lines.join("\n"));
+            "tcp://a:70/x" is no address of a gate: tcp has no path"#]]
+        .assert_eq(&lines.join("\n"));
     }
 }

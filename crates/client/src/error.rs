@@ -13,8 +13,9 @@ pub enum CallError {
     /// No answer in time. It may have run: repeat only what is idempotent.
     #[error("no answer in time; the request may have run")]
     Timeout,
-    /// There was no connection in time. It did not run and will not: repeat it at will.
-    #[error("no connection in time; the request was not sent")]
+    /// There was no connection in time, or its stream ended before. It did not run and will not:
+    /// repeat it at will.
+    #[error("the request was not sent")]
     NotSent,
     /// The server went back to a state before this command; it did not last.
     #[error("the server went back to an earlier state")]

@@ -193,3 +193,108 @@ pub fn encode_args<A: proto::Message>(args: &A) -> Vec<u8> {
 pub fn decode_reply<R: proto::Message>(result: Result<Vec<u8>, CallError>) -> Result<R, CallError> {
     result.and_then(|body| proto::decode(&body).map_err(CallError::BadReply))
 }
+
+#[cfg(test)]
+mod tests {
+    use env::Random;
+
+    use super::*;
+    use crate::fake::{FakeServer, STREAM, method};
+    use crate::{Event, Grant, Identity, Limits};
+
+    const NOW: Instant = Instant::from_nanos(1_000_000_000);
+
+    fn line() -> Line {
+        let (session, expires) = (Default::default(), env::WallTime(u64::MAX));
+        let grant = Grant { ticket: b"ada".to_vec(), secret: [7; 32], session, expires };
+        let random = Random::from_seed(1);
+        let mut core = Core::new(Identity::default(), Limits::default(), grant, random);
+        core.start(NOW);
+        Line::new(core, ["ws://game.example/play".parse().unwrap()].into())
+    }
+
+    /// What the line sends next.
+    fn outgoing(line: &mut Line) -> Vec<u8> {
+        while line.poll_output().is_some() {}
+        std::mem::take(line.outgoing())
+    }
+
+    /// Connects `line` and gives the server's answer to its upgrade.
+    fn upgrade(line: &mut Line) -> Vec<u8> {
+        let attempt = match line.poll_output() {
+            Some(Output::Connect { attempt }) => attempt,
+            other => panic!("{other:?} instead of a connect"),
+        };
+        line.handle_connected(NOW, attempt);
+        let request = outgoing(line);
+        match ws::upgrade(&request, &ws::UpgradeOptions::default()) {
+            ws::Answer::Upgrade { response, used } if used == request.len() => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn websocket_bytes_may_be_cut_anywhere() {
+        for piece in [1, 2, 3, 7, usize::MAX] {
+            let mut line = line();
+            let response = upgrade(&mut line);
+            let mut server = FakeServer::default();
+            server.open(1, true);
+            let mut decoder = ws::Decoder::new(ws::Role::Server, 64 * 1024);
+            let mut down = response;
+            for round in 0..50 {
+                for bytes in std::mem::take(&mut down).chunks_mut(piece.min(4096)) {
+                    line.handle_bytes(NOW, bytes).unwrap();
+                }
+                if round == 10 {
+                    line.core_mut().request(NOW, STREAM, method::ECHO, b"hello", None).unwrap();
+                    // A ping of the WebSocket layer is answered there.
+                    down.extend_from_slice(&[0x89, 0x02, b'h', b'i']);
+                }
+                let mut up = outgoing(&mut line);
+                let mut up = &mut up[..];
+                while let Some(found) = decoder.next(&mut up).unwrap() {
+                    if let ws::Piece::Data(data) = found {
+                        server.handle_bytes(1, data);
+                    }
+                }
+                let from = down.len();
+                down.extend_from_slice(&server.take_output(1).0);
+                ws::wrap_binary(&mut down, from);
+            }
+            let mut answered = false;
+            while let Some(event) = line.core_mut().poll_event() {
+                answered |=
+                    matches!(event, Event::Reply { result: Ok(body), .. } if body == b"hello");
+            }
+            assert!(answered, "pieces of {piece} bytes");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_no_websocket_breaks_the_line() {
+        let answers: [&[u8]; 3] = [
+            b"HTTP/1.1 404 Not Found\r\n\r\n",
+            b"MSY1 nonsense\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        ];
+        for answer in answers {
+            let mut line = line();
+            upgrade(&mut line);
+            assert_eq!(line.handle_bytes(NOW, &mut answer.to_vec()), Err(Broken));
+            line.handle_closed(NOW);
+            assert!(matches!(line.core_mut().poll_event(), Some(Event::Retry { attempt: 2, .. })));
+        }
+        let mut line = line();
+        upgrade(&mut line);
+        // A head that never ends is not collected for ever.
+        let mut endless = vec![b'x'; 64 * 1024];
+        let broken = (0..3).any(|_| line.handle_bytes(NOW, &mut endless) == Err(Broken));
+        assert!(broken);
+        let mut line = self::line();
+        let mut response = upgrade(&mut line);
+        // Masked frames never come from a server.
+        response.extend_from_slice(&[0x82, 0x81, 1, 2, 3, 4, 5]);
+        assert_eq!(line.handle_bytes(NOW, &mut response), Err(Broken));
+    }
+}

@@ -750,7 +750,7 @@ var CallError = class _CallError extends Error {
     return new _CallError("timeout", "no answer in time; the request may have run");
   }
   static notSent() {
-    return new _CallError("not sent", "no connection in time; the request was not sent");
+    return new _CallError("not sent", "the request was not sent");
   }
   static rolledBack() {
     return new _CallError("rolled back", "the server went back to an earlier state");
@@ -1630,7 +1630,7 @@ var Core = class {
       const request = waiting.get(number);
       if (number <= sent || kept.type === "answer" || kept.type === "request" && request === void 0) continue;
       if (otherKind) {
-        if (request !== void 0) failed.push([request, CallError.refused(Status.Gone)]);
+        if (request !== void 0) failed.push([request, CallError.notSent()]);
         continue;
       }
       const renumbered = stream.outbound.push(kept, kept.body.length);
@@ -1646,7 +1646,10 @@ var Core = class {
   dropStream(stream, code) {
     this.streams = this.streams.filter((known) => known !== stream);
     for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
-    for (const request of stream.waiting.values()) this.complete(request, { error: CallError.refused(Status.Gone) });
+    for (const [number, request] of stream.waiting) {
+      const sent = number <= stream.sent;
+      this.complete(request, { error: sent ? CallError.refused(Status.Gone) : CallError.notSent() });
+    }
     if (!stream.retired) this.events.push({ type: "unbound", stream: stream.name, code });
   }
   called(now, stream, call, deadline, method, body) {

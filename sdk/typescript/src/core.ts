@@ -922,7 +922,7 @@ export class Core {
       const request = waiting.get(number);
       if (number <= sent || kept.type === "answer" || (kept.type === "request" && request === undefined)) continue;
       if (otherKind) {
-        if (request !== undefined) failed.push([request, CallError.refused(Status.Gone)]);
+        if (request !== undefined) failed.push([request, CallError.notSent()]);
         continue;
       }
       const renumbered = stream.outbound.push(kept, kept.body.length);
@@ -939,7 +939,10 @@ export class Core {
   private dropStream(stream: Stream, code: CloseCode): void {
     this.streams = this.streams.filter((known) => known !== stream);
     for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
-    for (const request of stream.waiting.values()) this.complete(request, { error: CallError.refused(Status.Gone) });
+    for (const [number, request] of stream.waiting) {
+      const sent = number <= stream.sent;
+      this.complete(request, { error: sent ? CallError.refused(Status.Gone) : CallError.notSent() });
+    }
     if (!stream.retired) this.events.push({ type: "unbound", stream: stream.name, code });
   }
 

@@ -488,8 +488,7 @@ impl Core {
             self.events.push_back(Event::RolledBack { stream, durable, sent });
         }
         for (number, request) in failed {
-            let gone = CallError::Refused(Status::Gone);
-            let error = if number <= sent { CallError::RolledBack } else { gone };
+            let error = if number <= sent { CallError::RolledBack } else { CallError::NotSent };
             self.complete(request, Err(error));
         }
     }
@@ -503,8 +502,10 @@ impl Core {
     fn drop_stream(&mut self, index: usize, code: CloseCode) {
         let stream = self.streams.remove(index);
         self.calls.retain(|_, call| call.stream != stream.id);
-        for (_, request) in stream.waiting {
-            self.complete(request, Err(CallError::Refused(Status::Gone)));
+        for (number, request) in stream.waiting {
+            let sent = number <= stream.sent;
+            let gone = CallError::Refused(Status::Gone);
+            self.complete(request, Err(if sent { gone } else { CallError::NotSent }));
         }
         if !stream.retired {
             self.events.push_back(Event::Unbound { stream: stream.name, code });

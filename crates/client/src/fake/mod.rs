@@ -53,6 +53,8 @@ pub struct FakeServer {
     pub answers: Vec<(Status, Vec<u8>)>,
     /// Whether resumes are refused with `SessionLost`.
     pub forgets: bool,
+    /// Whether resumed sessions find their stream ended.
+    pub unbinds: bool,
     /// Whether nothing is sent any more, as by a hanging server.
     pub hangs: bool,
 }
@@ -304,6 +306,11 @@ impl FakeServer {
             frame_bytes_max: 64 * 1024,
         };
         self.say(connection, &DownFrame::Welcome(welcome));
+        if resumed && self.unbinds {
+            let code = CloseCode::Unavailable;
+            self.say(connection, &DownFrame::Unbound { stream: HANDLE, code });
+            return;
+        }
         let kind = KindId::of(STREAM);
         self.say(connection, &DownFrame::Bound { stream: HANDLE, kind, epoch, name: STREAM });
         if !resumed {

@@ -31,7 +31,7 @@ export type Lost = "closed" | "silent" | "slow" | "stuck" | "gap" | "cut" | `tol
  * - `app`: the method's own error, in `body`
  * - `refused`: by the server, see `status`
  * - `timeout`: no answer in time; it may have run, repeat only what is idempotent
- * - `not sent`: no connection in time; it did not run and will not
+ * - `not sent`: no connection in time, or its stream ended before; it did not run and will not
  * - `rolled back`: the server went back to an earlier state
  * - `full`, `too long`, `not bound`: nothing was taken
  * - `ended`: the session is over, see `end` */
