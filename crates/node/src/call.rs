@@ -6,15 +6,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use env::Instant;
-use proto::EntityId;
 use proto::frame::Status;
 use proto::link::Slot;
+use proto::{EntityId, Incarnation};
 
+use crate::cx::Link;
 use crate::entity::Entity;
 use crate::error::{CallError, Fault};
 use crate::host::hub::Hub;
+use crate::host::mail::Sender;
 use crate::host::people::ClientLane;
-use crate::host::send::Outbound;
+use crate::host::send::{OWN_WAIT, Outbound, Wait};
 use crate::host::shard::Shard;
 use crate::host::turns::TurnId;
 
@@ -23,10 +25,11 @@ use crate::host::turns::TurnId;
 #[must_use = "a call does nothing unless it is awaited"]
 pub struct Call<T: Entity, O> {
     shard: Rc<Shard<T>>,
-    id: EntityId,
-    from: EntityId,
+    home: Incarnation,
+    key: u64,
+    sender: Sender,
     turn: TurnId,
-    limit: Option<Duration>,
+    wait_nanos: u64,
     begun: Instant,
     extract: fn(Result<T::Reply, CallError>) -> O,
     state: State<T>,
@@ -43,11 +46,9 @@ enum State<T: Entity> {
 impl<T: Entity, O> Unpin for Call<T, O> {}
 
 impl<T: Entity, O> Call<T, O> {
+    #[inline]
     pub(crate) fn new(
-        shard: Rc<Shard<T>>,
-        id: EntityId,
-        from: EntityId,
-        turn: TurnId,
+        link: &Link<'_, T>,
         message: Result<T::Message, Fault>,
         extract: fn(Result<T::Reply, CallError>) -> O,
     ) -> Self {
@@ -55,21 +56,36 @@ impl<T: Entity, O> Call<T, O> {
             Ok(message) => State::Fresh(message),
             Err(fault) => State::Refused(fault),
         };
-        Call { shard, id, from, turn, limit: None, begun: Instant::ZERO, extract, state }
+        Call {
+            shard: Rc::clone(&link.shard),
+            home: link.home,
+            key: link.key,
+            sender: link.sender,
+            turn: link.turn,
+            wait_nanos: OWN_WAIT,
+            begun: Instant::ZERO,
+            extract,
+            state,
+        }
     }
 
     /// Waits at most this long, instead of the method's or the node's time. Never longer than
     /// whoever called the turn that makes the call.
     pub fn deadline(mut self, limit: Duration) -> Self {
-        self.limit = Some(limit);
+        self.wait_nanos = u64::try_from(limit.as_nanos()).unwrap_or(OWN_WAIT - 1).min(OWN_WAIT - 1);
         self
     }
 
-    /// The same call with its result changed by `then`.
+    #[inline]
     fn end(&mut self, result: Result<T::Reply, Fault>) -> O {
         self.state = State::Over;
-        let waited = || self.shard.hub.now.get() - self.begun;
-        (self.extract)(result.map_err(|fault| fault.into_error(self.id, waited())))
+        (self.extract)(result.map_err(|fault| self.error(fault)))
+    }
+
+    #[cold]
+    fn error(&self, fault: Fault) -> CallError {
+        let id = EntityId { kind: T::KIND.id, home: self.home, key: self.key };
+        fault.into_error(id, self.shard.hub.now.get() - self.begun)
     }
 }
 
@@ -89,10 +105,10 @@ impl<T: Entity, O> Future for Call<T, O> {
         match std::mem::replace(&mut this.state, State::Over) {
             State::Fresh(message) => {
                 this.begun = this.shard.hub.now.get();
-                let waiter = this.shard.hub.waiter(context);
-                let Call { id, from, turn, .. } = *this;
-                let out = Outbound { id, message, from, turn };
-                match this.shard.send_call(out, this.limit, waiter) {
+                let wait = Wait { nanos: this.wait_nanos, waiter: this.shard.hub.waiter(context) };
+                let Call { home, key, sender, turn, .. } = *this;
+                let out = Outbound { home, key, message, sender, turn };
+                match this.shard.send_call(out, wait) {
                     Ok(slot) => {
                         this.state = State::Sent(slot);
                         Poll::Pending
@@ -120,7 +136,7 @@ impl<T: Entity, O> Drop for Call<T, O> {
 
 impl<T: Entity, O> fmt::Debug for Call<T, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("to", &self.id).finish_non_exhaustive()
+        f.debug_struct("Call").field("to", &(T::KIND.name, self.key)).finish_non_exhaustive()
     }
 }
 

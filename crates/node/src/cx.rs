@@ -20,7 +20,7 @@ use crate::call::Call;
 use crate::entity::{Class, Entity, Rate};
 use crate::error::{CallError, Elapsed, Fault};
 use crate::host::hub::Hub;
-use crate::host::mail::{FROM_CLIENT, FROM_OPERATOR, FROM_OUTSIDE, FROM_SELF, Origin};
+use crate::host::mail::{Origin, Sender, SenderForm};
 use crate::host::people::ClientCallRequest;
 use crate::host::send::Outbound;
 use crate::host::shard::{CLOSING, Shard};
@@ -240,21 +240,24 @@ impl fmt::Debug for Peer {
 
 /// The way to one entity: what stubs wrap.
 pub struct Link<'c, T: Entity> {
-    shard: Rc<Shard<T>>,
-    id: EntityId,
-    from: EntityId,
-    turn: TurnId,
+    pub(crate) shard: Rc<Shard<T>>,
+    pub(crate) home: Incarnation,
+    pub(crate) key: u64,
+    pub(crate) sender: Sender,
+    pub(crate) turn: TurnId,
     context: PhantomData<&'c ()>,
 }
 
 impl<T: Entity> Link<'_, T> {
-    fn new(hub: &Rc<Hub>, id: EntityId, from: EntityId, turn: TurnId) -> Self {
-        Link { shard: hub.shard::<T>(), id, from, turn, context: PhantomData }
+    #[inline]
+    fn new(hub: &Rc<Hub>, id: EntityId, sender: Sender, turn: TurnId) -> Self {
+        let EntityId { home, key, .. } = id;
+        Link { shard: hub.shard::<T>(), home, key, sender, turn, context: PhantomData }
     }
 
     /// The entity that it leads to.
     pub fn id(&self) -> EntityId {
-        self.id
+        EntityId { kind: T::KIND.id, home: self.home, key: self.key }
     }
 
     /// Makes a call. `extract` takes the method's value out of the reply.
@@ -264,7 +267,7 @@ impl<T: Entity> Link<'_, T> {
         message: T::Message,
         extract: fn(Result<T::Reply, CallError>) -> O,
     ) -> Call<T, O> {
-        Call::new(Rc::clone(&self.shard), self.id, self.from, self.turn, Ok(message), extract)
+        Call::new(self, Ok(message), extract)
     }
 
     /// Makes a call that fails with `BadArgument` when it is awaited.
@@ -273,8 +276,7 @@ impl<T: Entity> Link<'_, T> {
         problem: impl Into<Box<str>>,
         extract: fn(Result<T::Reply, CallError>) -> O,
     ) -> Call<T, O> {
-        let fault = Err(Fault::BadArgument(problem.into()));
-        Call::new(Rc::clone(&self.shard), self.id, self.from, self.turn, fault, extract)
+        Call::new(self, Err(Fault::BadArgument(problem.into())), extract)
     }
 
     /// Sends a message that nobody waits for.
@@ -285,8 +287,12 @@ impl<T: Entity> Link<'_, T> {
     /// may still be lost with a node.
     #[inline]
     pub fn tell(&self, message: T::Message) -> Result<(), CallError> {
-        let out = Outbound { id: self.id, message, from: self.from, turn: self.turn };
-        self.shard.send_tell(out).map_err(|fault| fault.into_error(self.id, Duration::ZERO))
+        let Link { home, key, sender, turn, .. } = *self;
+        let out = Outbound { home, key, message, sender, turn };
+        match self.shard.send_tell(out) {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(fault.into_error(self.id(), Duration::ZERO)),
+        }
     }
 
     /// A message whose arguments are outside their limits.
@@ -295,7 +301,7 @@ impl<T: Entity> Link<'_, T> {
     ///
     /// Always `BadArgument`.
     pub fn tell_refused(&self, problem: impl Into<Box<str>>) -> Result<(), CallError> {
-        Err(CallError::BadArgument { target: self.id, problem: problem.into() })
+        Err(CallError::BadArgument { target: self.id(), problem: problem.into() })
     }
 }
 
@@ -307,7 +313,7 @@ impl<T: Entity> Clone for Link<'_, T> {
 
 impl<T: Entity> fmt::Debug for Link<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("to", &self.id).finish_non_exhaustive()
+        f.debug_struct("Link").field("to", &self.id()).finish_non_exhaustive()
     }
 }
 
@@ -316,12 +322,13 @@ pub struct Cx<E: Entity> {
     shard: Rc<Shard<E>>,
     entity: u32,
     turn: TurnId,
+    me: Sender,
 }
 
 impl<E: Entity> Cx<E> {
     #[inline]
-    pub(crate) fn new(shard: Rc<Shard<E>>, entity: u32, turn: TurnId) -> Self {
-        Cx { shard, entity, turn }
+    pub(crate) fn new(shard: Rc<Shard<E>>, entity: u32, turn: TurnId, me: Sender) -> Self {
+        Cx { shard, entity, turn, me }
     }
 
     pub(crate) fn shard(&self) -> &Rc<Shard<E>> {
@@ -330,7 +337,7 @@ impl<E: Entity> Cx<E> {
 
     /// A second context of the same turn.
     pub(crate) fn twin(&self) -> Self {
-        Cx::new(Rc::clone(&self.shard), self.entity, self.turn)
+        Cx::new(Rc::clone(&self.shard), self.entity, self.turn, self.me)
     }
 
     fn hub(&self) -> &Rc<Hub> {
@@ -351,12 +358,12 @@ impl<E: Entity> Cx<E> {
 
     /// The entity's own id.
     pub fn id(&self) -> EntityId {
-        self.shard.id_of(self.entity)
+        self.me.id(self.hub().me.node).unwrap_or_default()
     }
 
     /// The entity's own key.
     pub fn key(&self) -> u64 {
-        self.id().key
+        self.me.key
     }
 
     /// A reference to the entity itself.
@@ -371,19 +378,22 @@ impl<E: Entity> Cx<E> {
 
     /// Who called.
     pub fn caller(&self) -> Caller {
-        let of = |origin: &Origin, from: EntityId| match origin {
-            Origin::Client(peer, _) => Caller::Client(peer.clone()),
-            _ if from == FROM_OUTSIDE => Caller::Outside,
-            _ if from == FROM_OPERATOR => Caller::Operator,
-            _ if from == FROM_SELF || from == FROM_CLIENT => Caller::Own,
-            _ => Caller::Entity(from),
+        let me = self.hub().me.node;
+        let of = |origin: &Origin, sender: Sender| match (sender.form, origin) {
+            (SenderForm::Client, Origin::Client(peer) | Origin::Request(peer, _)) => {
+                Caller::Client(peer.clone())
+            }
+            (SenderForm::Outside, _) => Caller::Outside,
+            (SenderForm::Operator, _) => Caller::Operator,
+            (SenderForm::Own, _) => Caller::Own,
+            _ => sender.id_with(origin, me).map_or(Caller::Outside, Caller::Entity),
         };
         if self.turn.is_none() {
-            let running = self.hub().running.borrow();
-            return of(&running.origin, running.from);
+            let running = &self.hub().running;
+            return running.with_origin(|origin| of(origin, running.sender.get()));
         }
         let turns = self.hub().turns.borrow();
-        turns.get(self.turn).map_or(Caller::Outside, |turn| of(&turn.origin, turn.from))
+        turns.get(self.turn).map_or(Caller::Outside, |turn| of(&turn.origin, turn.sender))
     }
 
     /// Whether anybody still waits for this turn's answer. When not, calls fail with `Cancelled`.
@@ -410,11 +420,13 @@ impl<E: Entity> Cx<E> {
     // -- others --
 
     /// The entity that `target` names.
+    #[inline]
     pub fn at<T: Entity>(&self, target: Ref<T>) -> T::Stub<'_> {
-        T::stub(Link::new(self.hub(), target.id, self.id(), self.turn))
+        T::stub(Link::new(self.hub(), target.id, self.me, self.turn))
     }
 
     /// The keyed entity of kind `T` with `key`.
+    #[inline]
     pub fn entity<T: Entity>(&self, key: u64) -> T::Stub<'_> {
         self.at(Ref::<T>::keyed(key))
     }
@@ -559,8 +571,7 @@ impl<E: Entity> Cx<E> {
 
     /// Opens a group of clients of the interface `kind`. It ends with this entity.
     pub fn group_open(&self, name: &str, kind: KindId) -> GroupSlot {
-        let owner = self.shard.target_of(self.entity);
-        self.hub().clients.borrow_mut().group_open(owner, name, kind)
+        self.hub().clients.borrow_mut().group_open(self.shard.target_of(self.entity), name, kind)
     }
 
     /// Gives the client's session a stream called `name` that leads to `target`.
@@ -578,10 +589,10 @@ impl<E: Entity> Cx<E> {
     /// Reports an error of a timer's callback.
     pub(crate) fn report_failure(&self, error: &dyn fmt::Display) {
         let origin = if self.turn.is_none() {
-            match &self.hub().running.borrow().origin {
+            self.hub().running.with_origin(|origin| match origin {
                 Origin::Timer(slot) => Some(*slot),
                 _ => None,
-            }
+            })
         } else {
             match self.hub().turns.borrow().get(self.turn).map(|turn| &turn.origin) {
                 Some(Origin::Timer(slot)) => Some(*slot),
@@ -659,18 +670,18 @@ impl<S> fmt::Debug for This<S> {
 #[derive(Clone)]
 pub struct Outside {
     hub: Rc<Hub>,
-    from: EntityId,
+    sender: Sender,
 }
 
 impl Outside {
     pub(crate) fn new(hub: &Rc<Hub>) -> Self {
-        Outside { hub: Rc::clone(hub), from: FROM_OUTSIDE }
+        Outside { hub: Rc::clone(hub), sender: Sender::OUTSIDE }
     }
 
     /// The same, calling as an operator: only methods that name operators as callers.
     #[must_use]
     pub fn operator(&self) -> Self {
-        Outside { hub: Rc::clone(&self.hub), from: FROM_OPERATOR }
+        Outside { hub: Rc::clone(&self.hub), sender: Sender::OPERATOR }
     }
 
     /// Monotonic time of this turn of the worker.
@@ -679,11 +690,13 @@ impl Outside {
     }
 
     /// The entity that `target` names.
+    #[inline]
     pub fn at<T: Entity>(&self, target: Ref<T>) -> T::Stub<'_> {
-        T::stub(Link::new(&self.hub, target.id, self.from, TurnId::NONE))
+        T::stub(Link::new(&self.hub, target.id, self.sender, TurnId::NONE))
     }
 
     /// The keyed entity of kind `T` with `key`.
+    #[inline]
     pub fn entity<T: Entity>(&self, key: u64) -> T::Stub<'_> {
         self.at(Ref::<T>::keyed(key))
     }

@@ -7,7 +7,7 @@ use std::task::Poll;
 use crate::cx::Cx;
 use crate::entity::Entity;
 use crate::error::Fault;
-use crate::host::mail::Origin;
+use crate::host::mail::{Origin, Sender};
 use crate::host::shard::Shard;
 use crate::host::turns::TurnId;
 
@@ -17,6 +17,7 @@ use crate::host::turns::TurnId;
 pub struct Turn<E: Entity, S = E> {
     shard: Rc<Shard<E>>,
     entity: u32,
+    me: Sender,
     state: Rc<RefCell<S>>,
 }
 
@@ -26,8 +27,9 @@ pub struct Turn<E: Entity, S = E> {
 pub struct Step(());
 
 impl<E: Entity> Turn<E> {
-    pub(crate) fn new(shard: Rc<Shard<E>>, entity: u32, state: Rc<RefCell<E>>) -> Self {
-        Turn { shard, entity, state }
+    #[inline]
+    pub(crate) fn new(shard: Rc<Shard<E>>, entity: u32, state: Rc<RefCell<E>>, me: Sender) -> Self {
+        Turn { shard, entity, me, state }
     }
 }
 
@@ -39,17 +41,17 @@ impl<E: Entity, S: 'static> Turn<E, S> {
 
     /// The same turn on the state of a component.
     pub fn on<C>(self, state: Rc<RefCell<C>>) -> Turn<E, C> {
-        Turn { shard: self.shard, entity: self.entity, state }
+        Turn { shard: self.shard, entity: self.entity, me: self.me, state }
     }
 
     /// Runs a plain handler that answers.
     #[inline]
     pub fn call(self, handler: impl FnOnce(&mut S, &mut Cx<E>) -> E::Reply) -> Step {
-        let Turn { shard, entity, state } = self;
-        let mut cx = Cx::new(shard, entity, TurnId::NONE);
+        let Turn { shard, entity, me, state } = self;
+        let mut cx = Cx::new(shard, entity, TurnId::NONE, me);
         let reply = handler(&mut state.borrow_mut(), &mut cx);
         let shard = cx.shard();
-        let origin = std::mem::take(&mut shard.hub.running.borrow_mut().origin);
+        let origin = shard.hub.running.origin.take();
         shard.answer(origin, Ok(reply));
         Step(())
     }
@@ -57,8 +59,8 @@ impl<E: Entity, S: 'static> Turn<E, S> {
     /// Runs a plain handler that does not answer.
     #[inline]
     pub fn tell(self, handler: impl FnOnce(&mut S, &mut Cx<E>)) -> Step {
-        let Turn { shard, entity, state } = self;
-        let mut cx = Cx::new(shard, entity, TurnId::NONE);
+        let Turn { shard, entity, me, state } = self;
+        let mut cx = Cx::new(shard, entity, TurnId::NONE, me);
         handler(&mut state.borrow_mut(), &mut cx);
         cx.shard().end_quietly();
         Step(())
@@ -121,26 +123,29 @@ impl<E: Entity, S: 'static> Turn<E, S> {
     where
         F: Future + 'static,
     {
-        let Turn { shard, entity, state } = self;
+        let Turn { shard, entity, me, state } = self;
         let Some(id) = shard.open_turn(entity) else {
-            let origin = std::mem::take(&mut shard.hub.running.borrow_mut().origin);
+            let origin = shard.hub.running.origin.take();
             shard.answer(origin, Err(Fault::BUSY));
             return Step(());
         };
-        let cx = Cx::new(Rc::clone(&shard), entity, id);
+        let cx = Cx::new(Rc::clone(&shard), entity, id, me);
         let finished = Rc::clone(&shard);
         let mut placed = shard.hub.slots.place(async move {
             let output = make(state, cx).await;
             finished.finish(id, answer(output));
         });
-        match shard.hub.poll_placed(id, &mut placed) {
-            Poll::Ready(()) => {
+        let waker = shard.hub.waker_of(id);
+        match shard.hub.poll_placed(id, &mut placed, waker) {
+            (Poll::Ready(()), waker) => {
                 drop(placed);
+                shard.hub.turns.borrow_mut().keep_waker(id.index, Some(waker));
                 drop(shard.unlink_turn(entity, id));
             }
-            Poll::Pending => {
+            (Poll::Pending, waker) => {
                 if let Some(turn) = shard.hub.turns.borrow_mut().get_mut(id) {
                     turn.future = Some(placed);
+                    turn.waker = Some(waker);
                 }
             }
         }
@@ -149,7 +154,7 @@ impl<E: Entity, S: 'static> Turn<E, S> {
 
     /// Refuses the message: the caller gets `BadArgument`.
     pub fn refuse(self, problem: impl Into<Box<str>>) -> Step {
-        let origin = std::mem::take(&mut self.shard.hub.running.borrow_mut().origin);
+        let origin = self.shard.hub.running.origin.take();
         self.shard.answer(origin, Err(Fault::BadArgument(problem.into())));
         Step(())
     }
@@ -165,7 +170,7 @@ impl<E: Entity> Shard<E> {
     /// The running handler ended without an answer.
     #[inline]
     fn end_quietly(&self) {
-        let origin = std::mem::take(&mut self.hub.running.borrow_mut().origin);
+        let origin = self.hub.running.origin.take();
         if !matches!(origin, Origin::Tell) {
             self.answer_quiet(origin);
         }

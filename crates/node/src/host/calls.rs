@@ -3,8 +3,8 @@
 use std::task::Waker;
 
 use env::Instant;
-use proto::EntityId;
 use proto::link::{Slot, WorkerId};
+use proto::{EntityId, Incarnation};
 
 use super::mail::NONE;
 use super::turns::TurnId;
@@ -55,10 +55,18 @@ pub(crate) struct Pending<E: Entity> {
     pub method: u16,
     /// The turn that made the call.
     pub turn: TurnId,
-    pub target: EntityId,
+    pub home: Incarnation,
+    pub key: u64,
     pub sent: Sent,
     pub deadline: Instant,
     pub state: CallState<E>,
+}
+
+impl<E: Entity> Pending<E> {
+    /// Who was called.
+    pub fn target(&self) -> EntityId {
+        EntityId { kind: E::KIND.id, home: self.home, key: self.key }
+    }
 }
 
 /// How far a pending call is.
@@ -72,7 +80,8 @@ pub(crate) enum CallState<E: Entity> {
 pub(crate) struct NewCall {
     pub method: u16,
     pub turn: TurnId,
-    pub target: EntityId,
+    pub home: Incarnation,
+    pub key: u64,
     pub sent: Sent,
     pub deadline: Instant,
     pub waiter: Waiter,
@@ -96,17 +105,18 @@ impl<E: Entity> Calls<E> {
         self.open
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn insert(&mut self, call: NewCall) -> Slot {
         self.open += 1;
-        let NewCall { method, turn, target, sent, deadline, waiter } = call;
+        let NewCall { method, turn, home, key, sent, deadline, waiter } = call;
         let state = CallState::Waiting(waiter);
         let index = self.free;
         if let Some(slot) = self.slots.get_mut(index as usize) {
             self.free = slot.next_free;
             slot.method = method;
             slot.turn = turn;
-            slot.target = target;
+            slot.home = home;
+            slot.key = key;
             slot.sent = sent;
             slot.deadline = deadline;
             slot.state = state;
@@ -118,7 +128,8 @@ impl<E: Entity> Calls<E> {
             next_free: NONE,
             method,
             turn,
-            target,
+            home,
+            key,
             sent,
             deadline,
             state,
@@ -126,7 +137,7 @@ impl<E: Entity> Calls<E> {
         Slot { index: self.shard | index, generation: 0 }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Pending<E>> {
         let call = self.slots.get_mut(call_of(slot.index) as usize)?;
         (call.generation == slot.generation && !matches!(call.state, CallState::Free))
@@ -146,7 +157,7 @@ impl<E: Entity> Calls<E> {
     }
 
     /// Frees a slot; gives the state it had.
-    #[inline]
+    #[inline(always)]
     pub fn remove(&mut self, slot: Slot) -> Option<CallState<E>> {
         let index = call_of(slot.index);
         let free = self.free;

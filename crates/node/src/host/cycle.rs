@@ -14,7 +14,6 @@ use proto::link::{CHAIN_MAX, LinkFrame, Slot, WorkerId};
 use super::calls::{Sent, shard_of};
 use super::hub::{Hub, bump};
 use super::mail::Origin;
-use super::shard::is_pseudo;
 use super::turns::TurnId;
 use crate::error::Fault;
 
@@ -169,9 +168,7 @@ impl<'a> Graph<'a> {
                         }
                     }
                     Origin::Remote(remote) => {
-                        if !is_pseudo(slot.from) && remote.chain.last() != Some(&slot.from) {
-                            chain.push(slot.from);
-                        }
+                        chain.extend(slot.sender.id_with(&slot.origin, self.hub.me.node));
                         chain.extend(remote.chain.iter().rev());
                         Next::End
                     }

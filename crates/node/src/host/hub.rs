@@ -7,18 +7,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
-use env::{Instant, Random, WallTime, Wheel};
+use env::{FastMap, Instant, Random, WallTime, Wheel};
 use proto::link::{Slot, WorkerId};
-use proto::{EntityId, Incarnation, KindId};
+use proto::{Incarnation, KindId};
 
 use super::HostSetup;
 use super::calls::{SHARDS_MAX, Waiter, shard_of};
 use super::cycle::Graph;
 use super::event::{Event, Events};
 use super::frames::Frames;
-use super::mail::Origin;
+use super::mail::{Origin, Sender};
 use super::people::ClientLane;
 use super::router::Router;
 use super::shard::{AnyShard, Shard};
@@ -49,12 +48,32 @@ pub(crate) enum Alarm {
 
 /// The message that is being handled, until it is answered or becomes an open turn.
 pub(crate) struct Running {
-    pub origin: Origin,
-    pub from: EntityId,
-    pub deadline: Instant,
-    pub method: u16,
+    pub origin: Cell<Origin>,
+    pub sender: Cell<Sender>,
+    pub deadline: Cell<Instant>,
+    pub method: Cell<u16>,
     /// The turn it became.
-    pub turn: TurnId,
+    pub turn: Cell<TurnId>,
+}
+
+impl Running {
+    fn new() -> Self {
+        Running {
+            origin: Cell::default(),
+            sender: Cell::new(Sender::OUTSIDE),
+            deadline: Cell::new(Instant::NEVER),
+            method: Cell::new(0),
+            turn: Cell::new(TurnId::NONE),
+        }
+    }
+
+    /// Looks at the origin without taking it.
+    pub fn with_origin<R>(&self, look: impl FnOnce(&Origin) -> R) -> R {
+        let origin = self.origin.take();
+        let result = look(&origin);
+        self.origin.set(origin);
+        result
+    }
 }
 
 /// Things that a worker's host counts.
@@ -91,7 +110,10 @@ pub(crate) struct Hub {
     pub ready: RefCell<VecDeque<Ready>>,
     pub turns: RefCell<Turns>,
     pub slots: Rc<Slots>,
-    pub running: RefCell<Running>,
+    pub running: Running,
+    /// Calls in flight of entities' interleaved turns, by shard and entity.
+    pub shared_calls: RefCell<FastMap<(u16, u32), u32>>,
+    pub call_wait_nanos: u64,
     /// The waker of the turn that is being polled, by its address, and the turn.
     polled: Cell<(*const (), TurnId)>,
     pub alarms: RefCell<Wheel<Alarm>>,
@@ -146,13 +168,9 @@ impl Hub {
             ready: RefCell::new(VecDeque::new()),
             turns: RefCell::new(Turns::new()),
             slots: Slots::new(),
-            running: RefCell::new(Running {
-                origin: Origin::Tell,
-                from: super::mail::FROM_OUTSIDE,
-                deadline: Instant::NEVER,
-                method: 0,
-                turn: TurnId::NONE,
-            }),
+            running: Running::new(),
+            shared_calls: RefCell::default(),
+            call_wait_nanos: u64::try_from(options.call_wait.as_nanos()).unwrap_or(u64::MAX - 1),
             polled: Cell::new((std::ptr::null(), TurnId::NONE)),
             alarms: RefCell::new(Wheel::new(now, Wheel::<Alarm>::TICK)),
             sleeps: RefCell::new(Sleeps::new()),
@@ -292,25 +310,18 @@ impl Hub {
         }
     }
 
-    /// Polls the future of a turn with the turn's own waker.
-    pub fn poll_placed(&self, id: TurnId, placed: &mut Placed) -> Poll<()> {
-        let waker = self.waker_of(id);
-        let before = self.polled.replace((waker.data(), id));
-        /// Puts back what was there, also if the poll panics.
-        struct Restore<'a>(&'a Hub, (*const (), TurnId), TurnId, Option<Waker>);
-        impl Drop for Restore<'_> {
-            fn drop(&mut self) {
-                self.0.polled.set(self.1);
-                self.0.turns.borrow_mut().keep_waker(self.2.index, self.3.take());
-            }
-        }
-        let restore = Restore(self, before, id, Some(waker));
-        let Some(waker) = &restore.3 else { unreachable!("it was just put there") };
-        placed.poll(&mut Context::from_waker(waker))
+    /// Polls the future of a turn with the turn's own waker, which comes from the turn's slot and
+    /// is given back for it. A panic loses it; the slot then makes another.
+    #[inline]
+    pub fn poll_placed(&self, id: TurnId, placed: &mut Placed, waker: Waker) -> (Poll<()>, Waker) {
+        self.polled.set((waker.data(), id));
+        let poll = placed.poll(&mut Context::from_waker(&waker));
+        self.polled.set((std::ptr::null(), TurnId::NONE));
+        (poll, waker)
     }
 
-    #[inline]
-    fn waker_of(&self, id: TurnId) -> Waker {
+    /// The waker for a turn's first poll.
+    pub fn waker_of(&self, id: TurnId) -> Waker {
         let kept = self.turns.borrow_mut().take_waker(id.index);
         kept.unwrap_or_else(|| turn_waker(&self.wakes, id.index))
     }
@@ -333,45 +344,56 @@ impl Hub {
 
     /// Goes on with a turn that was woken.
     pub fn run_turn(self: &Rc<Self>, id: TurnId) {
-        let (shard, entity, mut placed) = {
+        let (shard, entity, mut placed, waker) = {
             let mut turns = self.turns.borrow_mut();
             let Some(turn) = turns.get_mut(id) else { return };
             turn.queued = false;
-            let (shard, entity, exclusive) = (turn.shard, turn.entity, turn.exclusive);
-            drop(turns);
-            let shard = self.any_shard(usize::from(shard));
-            if !exclusive && shard.is_busy(entity) {
-                if let Some(turn) = self.turns.borrow_mut().get_mut(id) {
-                    turn.deferred = true;
-                }
+            let (shard, entity) = (turn.shard, turn.entity);
+            if !turn.exclusive && self.any_shard(usize::from(shard)).is_busy(entity) {
+                turn.deferred = true;
                 return;
             }
-            let mut turns = self.turns.borrow_mut();
-            let Some(turn) = turns.get_mut(id) else { return };
             let Some(placed) = turn.future.take() else { return };
-            self.watch.begin(turn.shard, turn.method, entity, 0);
-            (shard, entity, placed)
+            let waker = turn.waker.take();
+            self.watch.begin(shard, turn.method, entity, 0);
+            (shard, entity, placed, waker)
         };
-        let polled = catch_unwind(AssertUnwindSafe(|| self.poll_placed(id, &mut placed)));
+        let waker = waker.unwrap_or_else(|| turn_waker(&self.wakes, id.index));
+        let polled = catch_unwind(AssertUnwindSafe(|| self.poll_placed(id, &mut placed, waker)));
         self.watch.end();
         match polled {
-            Ok(Poll::Ready(())) => {
-                drop_quietly(placed);
-                shard.turn_done(entity, id);
-            }
-            Ok(Poll::Pending) => {
+            Ok((Poll::Pending, waker)) => {
                 let mut turns = self.turns.borrow_mut();
-                let Some(turn) = turns.get_mut(id) else { return };
+                let Some(turn) = turns.get_mut(id) else {
+                    // The turn was ended while it ran.
+                    drop(turns);
+                    drop_quietly(placed);
+                    return;
+                };
                 turn.future = Some(placed);
-                let given_up = turn.cancelled;
-                drop(turns);
-                shard.turn_waits(entity, given_up);
+                turn.waker = Some(waker);
+                if turn.cancelled {
+                    drop(turns);
+                    self.any_shard(usize::from(shard)).turn_given_up(entity);
+                }
+            }
+            Ok((Poll::Ready(()), waker)) => {
+                drop_quietly(placed);
+                self.turns.borrow_mut().keep_waker(id.index, Some(waker));
+                self.any_shard(usize::from(shard)).turn_done(entity, id);
             }
             Err(panic) => {
+                self.polled.set((std::ptr::null(), TurnId::NONE));
                 drop_quietly(placed);
-                shard.turn_panicked(entity, id, panic_text(&*panic));
+                let text = panic_text(&*panic);
+                self.any_shard(usize::from(shard)).turn_panicked(entity, id, text);
             }
         }
+    }
+
+    /// After a panic in a plain handler or a first poll.
+    pub fn nothing_polled(&self) {
+        self.polled.set((std::ptr::null(), TurnId::NONE));
     }
 
     /// Fails everything that `turn` waits for, and what runs below it. The turn goes on and ends by
@@ -452,14 +474,6 @@ impl Hub {
     /// The graph of who waits for whom, as far as this worker sees it.
     pub fn graph(self: &Rc<Self>) -> Graph<'_> {
         Graph::new(self)
-    }
-
-    /// A call's default deadline.
-    pub fn call_wait(&self, method_ms: u32) -> Duration {
-        match method_ms {
-            0 => self.options.call_wait,
-            ms => Duration::from_millis(u64::from(ms)),
-        }
     }
 }
 

@@ -13,24 +13,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use env::Instant;
 use proto::link::{Slot, WorkerId};
-use proto::{EntityId, KindId};
+use proto::{EntityId, Incarnation, KindId};
 
 use super::cycle::{Probe, Walk};
 use super::hub::bump;
-use super::mail::{Body, Mail, Origin, RemoteOrigin};
+use super::mail::{Body, Mail, Origin, RemoteOrigin, Sender};
 use super::shard::{BUSY, Shard};
 use crate::entity::Entity;
 use crate::error::Fault;
 
 /// One message on its way to another worker.
-struct Parcel<M> {
-    target: EntityId,
-    call: Option<Slot>,
-    from: EntityId,
-    deadline: Instant,
-    method: u16,
-    chain: Box<[EntityId]>,
-    message: M,
+pub(crate) struct Parcel<M> {
+    pub home: Incarnation,
+    pub key: u64,
+    pub call: Option<Slot>,
+    pub sender: Sender,
+    pub deadline: Instant,
+    pub chain: Box<[EntityId]>,
+    pub message: M,
 }
 
 /// What waits to go to one worker.
@@ -135,19 +135,7 @@ impl<E: Entity> Shard<E> {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
-    pub fn lane_call(
-        &self,
-        worker: u8,
-        call: Option<Slot>,
-        target: EntityId,
-        from: EntityId,
-        deadline: Instant,
-        method: u16,
-        chain: Box<[EntityId]>,
-        message: E::Message,
-    ) {
-        let parcel = Parcel { target, call, from, deadline, method, chain, message };
+    pub fn lane_call(&self, worker: u8, parcel: Parcel<E::Message>) {
         self.with_lane(worker, |lane| lane.parcels.push(parcel));
     }
 
@@ -197,13 +185,15 @@ impl<E: Entity> Shard<E> {
     }
 
     fn accept_parcel(self: &Rc<Self>, from: WorkerId, parcel: Parcel<E::Message>) {
-        let Parcel { target, call, from: caller, deadline, method, chain, message } = parcel;
+        let Parcel { home, key, call, sender, deadline, chain, message } = parcel;
         let origin = match call {
-            Some(_) => Origin::Remote(Box::new(RemoteOrigin { from, call, chain })),
+            Some(_) => Origin::Remote(Box::new(RemoteOrigin { from, call, sender: None, chain })),
             None => Origin::Tell,
         };
+        let method = E::method(&message) as u16;
         let body = Body::Message(message);
-        self.accept_mail(target, Mail { origin, from: caller, deadline, method, body });
+        let target = EntityId { kind: E::KIND.id, home, key };
+        self.accept_mail(target, Mail { origin, sender, deadline, body, method });
     }
 
     /// Puts mail from another worker into its mailbox, or answers why not.

@@ -1,8 +1,8 @@
 //! Messages on their way to a handler, and who waits for the answer.
 
 use env::Instant;
-use proto::EntityId;
 use proto::link::{Slot, WorkerId};
+use proto::{EntityId, Incarnation, KindId};
 
 use crate::cx::Peer;
 use crate::entity::{Entity, Hook};
@@ -10,21 +10,75 @@ use crate::entity::{Entity, Hook};
 /// No entry of a table.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// The `from` of what comes from outside all entities, such as a web handler.
-pub(crate) const FROM_OUTSIDE: EntityId =
-    EntityId { kind: proto::KindId(0), home: proto::Incarnation::NONE, key: 0 };
+/// Who sent a message: an entity's id without what is known anyway, so that it is small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sender {
+    pub key: u64,
+    pub kind: KindId,
+    pub form: SenderForm,
+}
 
-/// The `from` of what an operator asked for.
-pub(crate) const FROM_OPERATOR: EntityId =
-    EntityId { kind: proto::KindId(0), home: proto::Incarnation::NONE, key: 1 };
+/// What a [`Sender`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum SenderForm {
+    /// A keyed entity.
+    Keyed,
+    /// A room of this node.
+    Room,
+    /// A room of another node: the message's [`RemoteOrigin`] names it.
+    Far,
+    /// What is no entity, such as a web handler.
+    Outside,
+    /// An operator.
+    Operator,
+    /// A client: the message's origin names it.
+    Client,
+    /// The entity itself: a timer, a hook, a topic.
+    Own,
+}
 
-/// The `from` of what comes from a client's stream.
-pub(crate) const FROM_CLIENT: EntityId =
-    EntityId { kind: proto::KindId(0), home: proto::Incarnation::NONE, key: 2 };
+impl Sender {
+    const fn pseudo(form: SenderForm) -> Self {
+        Sender { key: 0, kind: KindId(0), form }
+    }
 
-/// The `from` of a timer's or hook's message.
-pub(crate) const FROM_SELF: EntityId =
-    EntityId { kind: proto::KindId(0), home: proto::Incarnation::NONE, key: 3 };
+    pub const OUTSIDE: Sender = Sender::pseudo(SenderForm::Outside);
+    pub const OPERATOR: Sender = Sender::pseudo(SenderForm::Operator);
+    pub const CLIENT: Sender = Sender::pseudo(SenderForm::Client);
+    pub const OWN: Sender = Sender::pseudo(SenderForm::Own);
+
+    /// The entity `id`, seen from a worker of the node `me`.
+    #[inline]
+    pub fn of(id: EntityId, me: Incarnation) -> Self {
+        let form = if id.home == Incarnation::NONE {
+            SenderForm::Keyed
+        } else if id.home == me {
+            SenderForm::Room
+        } else {
+            SenderForm::Far
+        };
+        Sender { key: id.key, kind: id.kind, form }
+    }
+
+    /// The entity's id, unless it is a room of another node or no entity.
+    pub fn id(self, me: Incarnation) -> Option<EntityId> {
+        let home = match self.form {
+            SenderForm::Keyed => Incarnation::NONE,
+            SenderForm::Room => me,
+            _ => return None,
+        };
+        Some(EntityId { kind: self.kind, home, key: self.key })
+    }
+
+    /// The sender's id, also if it is a room of another node.
+    pub fn id_with(self, origin: &Origin, me: Incarnation) -> Option<EntityId> {
+        match (self.form, origin) {
+            (SenderForm::Far, Origin::Remote(remote)) => remote.sender,
+            _ => self.id(me),
+        }
+    }
+}
 
 /// Who waits for the answer to a message.
 #[derive(Debug, Default)]
@@ -36,37 +90,41 @@ pub(crate) enum Origin {
     Local(Slot),
     /// The timer in this slot of the same shard, which counts its callbacks.
     Timer(Slot),
-    /// A client; `None` for a tell.
-    Client(Peer, Option<u64>),
-    /// A pending call of another worker or node.
+    /// A client that waits for nothing.
+    Client(Peer),
+    /// A client that waits for the answer with this tag.
+    Request(Peer, u64),
+    /// A pending call of another worker.
     Remote(Box<RemoteOrigin>),
 }
 
-/// A call that came from another worker.
+/// A message that came from another worker.
 #[derive(Debug)]
 pub(crate) struct RemoteOrigin {
     pub from: WorkerId,
     /// The caller's pending slot; `None` for a tell.
     pub call: Option<Slot>,
-    /// The entities whose turns wait for this call, outermost first.
+    /// The sending entity, if it is a room of another node.
+    pub sender: Option<EntityId>,
+    /// The entities whose turns wait for this call, outermost first, without the sender.
     pub chain: Box<[EntityId]>,
 }
 
 /// What a handler is given.
 pub(crate) enum Body<E: Entity> {
     Message(E::Message),
-    Hook(Hook),
+    Hook(Box<Hook>),
 }
 
 /// One message in a mailbox.
 pub(crate) struct Mail<E: Entity> {
     pub origin: Origin,
-    pub from: EntityId,
+    pub sender: Sender,
     /// When nobody waits any more; `NEVER` for tells.
     pub deadline: Instant,
+    pub body: Body<E>,
     /// Position in the kind's methods; `HOOK` for a hook.
     pub method: u16,
-    pub body: Body<E>,
 }
 
 /// Stands for a hook where a method's position is meant.
@@ -80,8 +138,8 @@ pub(crate) struct Mailroom<E: Entity> {
 }
 
 struct Node<E: Entity> {
-    next: u32,
     mail: Option<Mail<E>>,
+    next: u32,
 }
 
 /// One mailbox: the ends of its list.
@@ -106,11 +164,11 @@ impl<E: Entity> Mailroom<E> {
         self.len
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, mailbox: &mut Mailbox, mail: Mail<E>) {
         let index = if self.free == NONE {
             let index = self.nodes.len() as u32;
-            self.nodes.push(Node { next: NONE, mail: Some(mail) });
+            self.nodes.push(Node { mail: Some(mail), next: NONE });
             index
         } else {
             let index = self.free;
@@ -142,7 +200,7 @@ impl<E: Entity> Mailroom<E> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn pop(&mut self, mailbox: &mut Mailbox) -> Option<Mail<E>> {
         let index = mailbox.head;
         let node = self.nodes.get_mut(index as usize)?;

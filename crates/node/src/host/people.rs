@@ -10,7 +10,7 @@ use proto::{EntityId, KindId, MethodId};
 
 use super::calls::Waiter;
 use super::hub::{Hub, bump};
-use super::mail::{Body, FROM_CLIENT, Mail, Origin};
+use super::mail::{Body, Mail, Origin, Sender};
 use super::shard::{Cells, Shard, Target};
 use crate::cx::Peer;
 use crate::entity::Entity;
@@ -445,13 +445,16 @@ impl<E: Entity> Shard<E> {
         let deadline = match message.request {
             None => Instant::NEVER,
             Some(request) => {
-                let own = hub.call_wait(info.deadline_ms);
+                let own = Duration::from_nanos(hub.wait_nanos(info.deadline_ms));
                 hub.now.get() + request.wait.map_or(own, |wait| wait.min(MAX_CLIENT_WAIT))
             }
         };
-        let origin = Origin::Client(peer.clone(), message.request.map(|request| request.tag));
+        let origin = match message.request {
+            Some(request) => Origin::Request(peer.clone(), request.tag),
+            None => Origin::Client(peer.clone()),
+        };
         let body = Body::Message(decoded);
-        let mail = Mail { origin, from: FROM_CLIENT, deadline, method, body };
+        let mail = Mail { origin, sender: Sender::CLIENT, deadline, body, method };
         self.push(&mut self.cells.borrow_mut(), index, mail);
         Ok(())
     }
@@ -462,8 +465,7 @@ impl<E: Entity> Shard<E> {
         let Cells { slots, room, .. } = &mut *cells;
         let slot = &mut slots[index as usize];
         let older = room.take(&mut slot.mailbox, |mail| {
-            mail.method == method
-                && matches!(&mail.origin, Origin::Client(of, None) if of == peer)
+            mail.method == method && matches!(&mail.origin, Origin::Client(of) if of == peer)
         });
         drop(cells);
         if older.is_some() {
@@ -472,8 +474,7 @@ impl<E: Entity> Shard<E> {
     }
 
     /// Answers a client's request.
-    pub fn answer_client(&self, peer: &Peer, tag: Option<u64>, result: Result<E::Reply, Fault>) {
-        let Some(tag) = tag else { return };
+    pub fn answer_client(&self, peer: &Peer, tag: u64, result: Result<E::Reply, Fault>) {
         let mut lane = self.hub.clients.borrow_mut();
         let ClientLane { bytes, items, .. } = &mut *lane;
         let status = match result {

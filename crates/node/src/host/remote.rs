@@ -8,7 +8,7 @@ use proto::frame::Status;
 use proto::link::{Call, LinkFrame, Slot, WorkerId};
 
 use super::hub::{Hub, bump};
-use super::mail::{Body, FROM_OUTSIDE, Mail, Origin, RemoteOrigin};
+use super::mail::{Body, Mail, Origin, RemoteOrigin, Sender, SenderForm};
 use super::shard::Shard;
 use super::turns::TurnId;
 use crate::entity::Entity;
@@ -24,13 +24,22 @@ pub(crate) struct EncodedCall<'a> {
 impl<E: Entity> Shard<E> {
     pub fn accept_encoded(self: &Rc<Self>, encoded: EncodedCall<'_>) {
         let EncodedCall { call, from } = encoded;
-        let caller = call.chain.last().copied().unwrap_or(FROM_OUTSIDE);
-        let origin = match call.call {
-            None => Origin::Tell,
-            Some(_) => Origin::Remote(Box::new(RemoteOrigin {
+        let me = self.hub.me.node;
+        let (sender, chain) = match call.chain.split_last() {
+            Some((last, chain)) => (Sender::of(*last, me), chain),
+            None => (Sender::OUTSIDE, &[][..]),
+        };
+        let far = match sender.form {
+            SenderForm::Far => call.chain.last().copied(),
+            _ => None,
+        };
+        let origin = match (call.call, far) {
+            (None, None) => Origin::Tell,
+            _ => Origin::Remote(Box::new(RemoteOrigin {
                 from,
                 call: call.call,
-                chain: call.chain.clone().into(),
+                sender: far,
+                chain: chain.into(),
             })),
         };
         let Some(method) = self.method(call.method) else {
@@ -57,7 +66,7 @@ impl<E: Entity> Shard<E> {
             None => Instant::NEVER,
         };
         let body = Body::Message(message);
-        self.accept_mail(call.target, Mail { origin, from: caller, deadline, method, body });
+        self.accept_mail(call.target, Mail { origin, sender, deadline, body, method });
     }
 }
 

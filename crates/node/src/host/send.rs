@@ -9,21 +9,33 @@ use proto::link::{Slot, WorkerId};
 use proto::{EntityId, Incarnation};
 
 use super::calls::{CallState, NewCall, Sent, Waiter};
-use super::cycle::Walk;
-use super::hub::bump;
-use super::mail::{Body, FROM_OPERATOR, Mail, NONE, Origin};
+use super::cycle::{Graph, Walk};
+use super::hub::{Hub, Ready, bump};
+use super::lane::Parcel;
+use super::mail::{Body, Mail, NONE, Origin, Sender, SenderForm};
 use super::router::Place;
-use super::shard::{BUSY, Shard, is_pseudo};
+use super::shard::{BUSY, CLOSING, Cells, LOADING, QUARANTINED, READY, Shard, hash};
 use super::turns::TurnId;
 use crate::entity::{Class, Entity, MethodInfo};
 use crate::error::Fault;
 
-/// What a message is sent with.
+/// Stands for "the method's own time" where a time to wait is meant.
+pub(crate) const OWN_WAIT: u64 = u64::MAX;
+
+/// A message on its way out, with all that is known of its sender.
 pub(crate) struct Outbound<M> {
-    pub id: EntityId,
+    pub home: Incarnation,
+    pub key: u64,
     pub message: M,
-    pub from: EntityId,
+    pub sender: Sender,
     pub turn: TurnId,
+}
+
+/// How a call is waited for.
+pub(crate) struct Wait {
+    /// Nanoseconds, or [`OWN_WAIT`].
+    pub nanos: u64,
+    pub waiter: Waiter,
 }
 
 /// Where a message was found to go.
@@ -33,31 +45,120 @@ enum Way {
     Node(WorkerId),
 }
 
-/// Whether `from` may call the method from inside the cluster.
-fn may_call(info: &MethodInfo, from: EntityId) -> bool {
-    if from == FROM_OPERATOR { info.callers.operator } else { info.callers.server }
+/// Whether `sender` may call the method from inside the cluster.
+#[inline]
+fn may_call(info: &MethodInfo, sender: Sender) -> bool {
+    match sender.form {
+        SenderForm::Operator => info.callers.operator,
+        _ => info.callers.server,
+    }
 }
 
 impl<E: Entity> Shard<E> {
     /// Sends a call. Its answer comes into the slot that is given back.
+    ///
+    /// The usual case, an idle entity of this worker, is handled here with each table borrowed
+    /// once; everything else goes the long way.
     #[inline]
     pub fn send_call(
         self: &Rc<Self>,
         out: Outbound<E::Message>,
-        limit: Option<Duration>,
-        waiter: Waiter,
+        wait: Wait,
     ) -> Result<Slot, Fault> {
-        let Outbound { id, mut message, from, turn } = out;
+        let hub = &*self.hub;
+        let method = E::method(&out.message);
+        let info = &E::KIND.methods[method];
+        if hub.options.encode_all || !info.answers() || !may_call(info, out.sender) {
+            return self.send_call_far(out, wait);
+        }
+        let mut deadline = hub.now.get().as_nanos().saturating_add(match wait.nanos {
+            OWN_WAIT => hub.wait_nanos(info.deadline_ms),
+            nanos => nanos,
+        });
+        let mut cells = self.cells.borrow_mut();
+        let Cells { slots, room, ids, .. } = &mut *cells;
+        let found = ids.find(hash(out.home, out.key), |index| {
+            let slot = &slots[*index as usize];
+            slot.key == out.key && slot.home == out.home
+        });
+        let Some(&index) = found else {
+            drop(cells);
+            return self.send_call_far(out, wait);
+        };
+        let slot = &mut slots[index as usize];
+        let mut calls = self.calls.borrow_mut();
+        let mut turns = hub.turns.borrow_mut();
+        let caller = turns.get_mut(out.turn);
+        let fits = slot.flags & (BUSY | CLOSING | QUARANTINED) == 0
+            && slot.mailbox.len < self.limits.mailbox_max
+            && room.len() < hub.options.mail_max
+            && calls.open_count() < hub.options.calls_max
+            && caller.as_ref().is_none_or(|turn| {
+                turn.exclusive && !turn.cancelled && turn.calls.len() < turn.calls_max as usize
+            });
+        if !fits {
+            drop(turns);
+            drop(calls);
+            drop(cells);
+            return self.send_call_far(out, wait);
+        }
+        if let Some(turn) = &caller {
+            deadline = deadline.min(turn.deadline.as_nanos());
+        }
+        let deadline = Instant::from_nanos(deadline);
+        let Outbound { home, key, message, sender, turn } = out;
+        let call = calls.insert(NewCall {
+            method: method as u16,
+            turn,
+            home,
+            key,
+            sent: Sent::Here(index),
+            deadline,
+            waiter: wait.waiter,
+        });
+        if let Some(turn) = caller {
+            turn.calls.push(call.index);
+        }
+        drop(turns);
+        drop(calls);
+        room.push(
+            &mut slot.mailbox,
+            Mail {
+                origin: Origin::Local(call),
+                sender,
+                deadline,
+                body: Body::Message(message),
+                method: method as u16,
+            },
+        );
+        if slot.flags & (READY | LOADING) == 0 {
+            slot.flags |= READY;
+            drop(cells);
+            hub.push_ready(Ready::Entity { shard: self.index, index });
+        }
+        hub.sweep_by(deadline);
+        Ok(call)
+    }
+
+    /// Sends a call with all that may happen to one.
+    #[inline(never)]
+    fn send_call_far(
+        self: &Rc<Self>,
+        out: Outbound<E::Message>,
+        wait: Wait,
+    ) -> Result<Slot, Fault> {
+        let Outbound { home, key, mut message, sender, turn } = out;
         let hub = &*self.hub;
         let method = E::method(&message) as u16;
-        let info = self.check_method(method, from)?;
+        let info = self.check_method(method, sender)?;
         if !info.answers() {
             return Err(Fault::DENIED);
         }
-        let mut deadline = hub.now.get() + limit.unwrap_or_else(|| hub.call_wait(info.deadline_ms));
-        if !turn.is_none() {
-            deadline = deadline.min(self.check_turn(turn)?);
-        }
+        let nanos = match wait.nanos {
+            OWN_WAIT => hub.wait_nanos(info.deadline_ms),
+            nanos => nanos,
+        };
+        let mut deadline = hub.now.get() + Duration::from_nanos(nanos);
         if self.calls.borrow().open_count() >= hub.options.calls_max {
             bump(&hub.count.busy);
             return Err(Fault::BUSY);
@@ -65,129 +166,147 @@ impl<E: Entity> Shard<E> {
         if hub.options.encode_all {
             message = self.recode(message)?;
         }
+        let id = EntityId { kind: E::KIND.id, home, key };
         let way = self.way(id)?;
         let sent = match way {
             Way::Here(index) => Sent::Here(index),
             Way::Worker(worker) => Sent::There(WorkerId { node: hub.me.node, worker }),
             Way::Node(worker) => Sent::There(worker),
         };
-        let new = NewCall { method, turn, target: id, sent, deadline, waiter };
-        let slot = match way {
+        let mut walk = None;
+        if let Way::Here(index) = way {
+            self.accepts(&self.cells.borrow(), index)?;
+            let busy = self.cells.borrow().slots[index as usize].flags & BUSY != 0;
+            if busy && !turn.is_none() {
+                walk = Some(hub_graph(self).from_entity(self.index, index, turn)?);
+            }
+        }
+        let chain = match way {
+            Way::Here(_) => Box::default(),
+            _ if turn.is_none() => Box::default(),
+            _ => hub_graph(self).chain(turn)?,
+        };
+        if let Way::Worker(worker) = way {
+            self.reserve_lane(worker)?;
+        }
+        deadline = deadline.min(hub.begin_call(turn)?);
+        let waiter = wait.waiter;
+        let new = NewCall { method, turn, home, key, sent, deadline, waiter };
+        let call = self.calls.borrow_mut().insert(new);
+        if let Some(turn) = hub.turns.borrow_mut().get_mut(turn) {
+            turn.calls.push(call.index);
+        }
+        match way {
             Way::Here(index) => {
-                let mut cells = self.cells.borrow_mut();
-                self.accepts(&cells, index)?;
-                let walk = if cells.slots[index as usize].flags & BUSY != 0 && !turn.is_none() {
-                    drop(cells);
-                    let walk = self.hub.graph().from_entity(self.index, index, turn);
-                    cells = self.cells.borrow_mut();
-                    Some(walk?)
-                } else {
-                    None
-                };
-                let slot = self.calls.borrow_mut().insert(new);
-                let body = Body::Message(message);
-                let mail = Mail { origin: Origin::Local(slot), from, deadline, method, body };
-                self.push(&mut cells, index, mail);
-                drop(cells);
+                let (origin, body) = (Origin::Local(call), Body::Message(message));
+                let mail = Mail { origin, sender, deadline, body, method };
+                self.push(&mut self.cells.borrow_mut(), index, mail);
                 if let Some(walk) = walk {
-                    self.probe_on(&walk, hub.me, slot);
+                    self.probe_on(&walk, hub.me, call);
                 }
-                slot
             }
             Way::Worker(worker) => {
-                let chain = hub_chain(self, turn)?;
-                self.reserve_lane(worker)?;
-                let slot = self.calls.borrow_mut().insert(new);
-                self.lane_call(worker, Some(slot), id, from, deadline, method, chain, message);
-                slot
+                let parcel =
+                    Parcel { home, key, call: Some(call), sender, deadline, chain, message };
+                self.lane_call(worker, parcel);
             }
             Way::Node(to) => {
-                let mut chain = hub_chain(self, turn)?.into_vec();
-                if !is_pseudo(from) {
-                    chain.push(from);
-                }
-                let slot = self.calls.borrow_mut().insert(new);
-                self.frame_call(to, Some(slot), id, deadline, &message, chain);
-                slot
+                let mut chain = chain.into_vec();
+                chain.extend(sender.id(hub.me.node));
+                self.frame_call(to, Some(call), id, deadline, &message, chain);
             }
-        };
-        if !turn.is_none()
-            && let Some(turn) = hub.turns.borrow_mut().get_mut(turn)
-        {
-            turn.calls.push(slot.index);
         }
         hub.sweep_by(deadline);
-        Ok(slot)
+        Ok(call)
     }
 
     /// Sends a message that nobody waits for. `Ok` means that it was taken, not that it arrives.
     #[inline]
     pub fn send_tell(self: &Rc<Self>, out: Outbound<E::Message>) -> Result<(), Fault> {
-        let Outbound { id, mut message, from, turn } = out;
+        let hub = &*self.hub;
+        let method = E::method(&out.message);
+        let info = &E::KIND.methods[method];
+        if hub.options.encode_all || !may_call(info, out.sender) {
+            return self.send_tell_far(out);
+        }
+        let mut cells = self.cells.borrow_mut();
+        let Cells { slots, room, ids, .. } = &mut *cells;
+        let found = ids.find(hash(out.home, out.key), |index| {
+            let slot = &slots[*index as usize];
+            slot.key == out.key && slot.home == out.home
+        });
+        let Some(&index) = found else {
+            drop(cells);
+            return self.send_tell_far(out);
+        };
+        let slot = &mut slots[index as usize];
+        let fits = slot.flags & (CLOSING | QUARANTINED) == 0
+            && slot.mailbox.len < self.limits.mailbox_max
+            && room.len() < hub.options.mail_max;
+        if !fits {
+            drop(cells);
+            return self.send_tell_far(out);
+        }
+        let Outbound { message, sender, .. } = out;
+        room.push(
+            &mut slot.mailbox,
+            Mail {
+                origin: Origin::Tell,
+                sender,
+                deadline: Instant::NEVER,
+                body: Body::Message(message),
+                method: method as u16,
+            },
+        );
+        if slot.flags & (READY | BUSY | LOADING) == 0 {
+            slot.flags |= READY;
+            drop(cells);
+            hub.push_ready(Ready::Entity { shard: self.index, index });
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn send_tell_far(self: &Rc<Self>, out: Outbound<E::Message>) -> Result<(), Fault> {
+        let Outbound { home, key, mut message, sender, .. } = out;
         let hub = &*self.hub;
         let method = E::method(&message) as u16;
-        self.check_method(method, from)?;
+        self.check_method(method, sender)?;
         if hub.options.encode_all {
             message = self.recode(message)?;
         }
+        let id = EntityId { kind: E::KIND.id, home, key };
+        let deadline = Instant::NEVER;
         match self.way(id)? {
             Way::Here(index) => {
                 let mut cells = self.cells.borrow_mut();
                 self.accepts(&cells, index)?;
-                let body = Body::Message(message);
-                let deadline = Instant::NEVER;
-                let mail = Mail { origin: Origin::Tell, from, deadline, method, body };
-                self.push(&mut cells, index, mail);
+                let (origin, body) = (Origin::Tell, Body::Message(message));
+                self.push(&mut cells, index, Mail { origin, sender, deadline, body, method });
             }
             Way::Worker(worker) => {
                 self.reserve_lane(worker)?;
                 let chain = Box::default();
-                self.lane_call(worker, None, id, from, Instant::NEVER, method, chain, message);
+                let parcel = Parcel { home, key, call: None, sender, deadline, chain, message };
+                self.lane_call(worker, parcel);
             }
             Way::Node(to) => {
-                let _ = turn;
-                let chain = if is_pseudo(from) { Vec::new() } else { vec![from] };
-                self.frame_call(to, None, id, Instant::NEVER, &message, chain);
+                let chain = sender.id(hub.me.node).into_iter().collect();
+                self.frame_call(to, None, id, deadline, &message, chain);
             }
         }
         Ok(())
     }
 
-    #[inline]
-    fn check_method(&self, method: u16, from: EntityId) -> Result<&'static MethodInfo, Fault> {
+    fn check_method(&self, method: u16, sender: Sender) -> Result<&'static MethodInfo, Fault> {
         let Some(info) = E::KIND.methods.get(usize::from(method)) else {
             return Err(Fault::Status(Status::UnknownMethod));
         };
-        if !may_call(info, from) {
+        if !may_call(info, sender) {
             bump(&self.hub.count.denied);
             return Err(Fault::DENIED);
         }
         Ok(info)
-    }
-
-    /// Whether the turn may make one more call, and until when it is waited for.
-    #[inline]
-    fn check_turn(&self, id: TurnId) -> Result<Instant, Fault> {
-        let turns = self.hub.turns.borrow();
-        let Some(turn) = turns.get(id) else { return Ok(Instant::NEVER) };
-        if turn.cancelled {
-            return Err(Fault::Cancelled);
-        }
-        let mut open = turn.calls.len();
-        if !turn.exclusive {
-            // Other turns of the entity may be open too.
-            let (shard, entity) = (turn.shard, turn.entity);
-            let of_entity =
-                turns.iter().filter(|(_, other)| other.shard == shard && other.entity == entity);
-            if turns.open_count() > 1 && open as u32 + turns.open_count() >= turn.calls_max {
-                open = of_entity.map(|(_, other)| other.calls.len()).sum();
-            }
-        }
-        if open >= turn.calls_max as usize {
-            bump(&self.hub.count.busy);
-            return Err(Fault::BUSY);
-        }
-        Ok(turn.deadline)
     }
 
     /// Where the message goes; makes a keyed entity that belongs here.
@@ -273,7 +392,8 @@ impl<E: Entity> Shard<E> {
         match origin {
             Origin::Tell | Origin::Local(_) => {}
             Origin::Timer(timer) => self.timer_answered(timer, result),
-            Origin::Client(peer, tag) => self.answer_client(&peer, tag, result),
+            Origin::Client(_) => {}
+            Origin::Request(peer, tag) => self.answer_client(&peer, tag, result),
             Origin::Remote(remote) => {
                 let Some(call) = remote.call else { return };
                 if remote.from.node == self.hub.me.node {
@@ -288,7 +408,7 @@ impl<E: Entity> Shard<E> {
     /// A handler without an answer ended.
     pub fn answer_quiet(&self, origin: Origin) {
         match origin {
-            Origin::Tell => {}
+            Origin::Tell | Origin::Client(_) => {}
             Origin::Timer(timer) => self.timer_over(timer),
             // Somebody waits for a method that gives no answer: patterns forbid it, a peer of
             // another version may do it all the same.
@@ -350,7 +470,7 @@ impl<E: Entity> Shard<E> {
                 })
             }
             Status::Cycle => {
-                let target = self.calls.borrow_mut().get_mut(slot).map(|call| call.target);
+                let target = self.calls.borrow_mut().get_mut(slot).map(|call| call.target());
                 Err(Fault::Cycle(target.into_iter().collect()))
             }
             status => Err(Fault::Status(status)),
@@ -447,10 +567,16 @@ impl<E: Entity> Shard<E> {
         if turn.is_none() {
             return;
         }
-        if let Some(turn) = self.hub.turns.borrow_mut().get_mut(turn)
+        let mut turns = self.hub.turns.borrow_mut();
+        if let Some(turn) = turns.get_mut(turn)
             && let Some(at) = turn.calls.iter().position(|packed| *packed == slot.index)
         {
             turn.calls.swap_remove(at);
+            if !turn.exclusive {
+                let (shard, entity) = (turn.shard, turn.entity);
+                drop(turns);
+                self.hub.end_calls(shard, entity, 1);
+            }
         }
     }
 
@@ -462,7 +588,52 @@ impl<E: Entity> Shard<E> {
     }
 }
 
-/// The entities that wait for a turn, outermost first, without the turn's own.
-fn hub_chain<E: Entity>(shard: &Rc<Shard<E>>, turn: TurnId) -> Result<Box<[EntityId]>, Fault> {
-    if turn.is_none() { Ok(Box::default()) } else { shard.hub.graph().chain(turn) }
+fn hub_graph<E: Entity>(shard: &Rc<Shard<E>>) -> Graph<'_> {
+    shard.hub.graph()
+}
+
+impl Hub {
+    /// How long a call waits unless it says otherwise, in nanoseconds.
+    #[inline]
+    pub fn wait_nanos(&self, method_ms: u32) -> u64 {
+        match method_ms {
+            0 => self.call_wait_nanos,
+            ms => u64::from(ms) * 1_000_000,
+        }
+    }
+
+    /// Counts a call of a turn; gives until when the turn itself is waited for.
+    fn begin_call(&self, turn: TurnId) -> Result<Instant, Fault> {
+        let turns = self.turns.borrow();
+        let Some(turn) = turns.get(turn) else { return Ok(Instant::NEVER) };
+        if turn.cancelled {
+            return Err(Fault::Cancelled);
+        }
+        let full = if turn.exclusive {
+            turn.calls.len() >= turn.calls_max as usize
+        } else {
+            // All interleaved turns of an entity share its limit.
+            let mut shared = self.shared_calls.borrow_mut();
+            let open = shared.entry((turn.shard, turn.entity)).or_default();
+            let full = *open >= turn.calls_max;
+            *open += u32::from(!full);
+            full
+        };
+        if full {
+            bump(&self.count.busy);
+            return Err(Fault::BUSY);
+        }
+        Ok(turn.deadline)
+    }
+
+    /// Calls of interleaved turns of an entity are over.
+    pub fn end_calls(&self, shard: u16, entity: u32, count: u32) {
+        let mut shared = self.shared_calls.borrow_mut();
+        if let Some(open) = shared.get_mut(&(shard, entity)) {
+            *open -= count.min(*open);
+            if *open == 0 {
+                shared.remove(&(shard, entity));
+            }
+        }
+    }
 }

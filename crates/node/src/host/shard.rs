@@ -14,7 +14,7 @@ use super::calls::{Calls, Sent};
 use super::event::Event;
 use super::hub::{Hub, Ready, bump, drop_quietly, panic_text};
 use super::lane::Lane;
-use super::mail::{Body, FROM_SELF, HOOK, Mail, Mailbox, Mailroom, NONE, Origin};
+use super::mail::{Body, HOOK, Mail, Mailbox, Mailroom, NONE, Origin, Sender, SenderForm};
 use super::timers::TimerTable;
 use super::topics::Ears;
 use super::turns::{NewTurn, TurnId};
@@ -64,7 +64,7 @@ pub(crate) struct Cells<E: Entity> {
     pub slots: Vec<EntitySlot<E>>,
     pub free: Vec<u32>,
     /// Positions by home and key.
-    ids: HashTable<u32>,
+    pub ids: HashTable<u32>,
     pub room: Mailroom<E>,
 }
 
@@ -99,7 +99,8 @@ pub(crate) struct Shard<E: Entity> {
 /// How many panics within the window quarantine an entity.
 const PANICS_MAX: usize = 3;
 
-fn hash(home: Incarnation, key: u64) -> u64 {
+#[inline(always)]
+pub(crate) fn hash(home: Incarnation, key: u64) -> u64 {
     let mixed = (key ^ home.0.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 32)
 }
@@ -390,7 +391,7 @@ impl<E: Entity> Shard<E> {
         let hub = &*self.hub;
         let now = hub.now.get();
         for _ in 0..hub.options.batch {
-            let (mail, state, key) = {
+            let (mail, state, me) = {
                 let mut cells = self.cells.borrow_mut();
                 let Cells { slots, room, .. } = &mut *cells;
                 let Some(slot) = slots.get_mut(index as usize) else { return };
@@ -413,7 +414,7 @@ impl<E: Entity> Shard<E> {
                     slot.flags &= !READY;
                     return;
                 };
-                (mail, slot.state.clone(), slot.key)
+                (mail, slot.state.clone(), sender_of::<E>(slot))
             };
             let Some(state) = state else { return };
             if mail.deadline <= now {
@@ -427,22 +428,20 @@ impl<E: Entity> Shard<E> {
                 self.timer_over(timer);
                 continue;
             }
-            hub.watch.begin(self.index, mail.method, index, key);
-            {
-                let mut running = hub.running.borrow_mut();
-                running.origin = mail.origin;
-                running.from = mail.from;
-                running.deadline = mail.deadline;
-                running.method = mail.method;
-                running.turn = TurnId::NONE;
-            }
-            let turn = Turn::new(Rc::clone(self), index, state);
+            hub.watch.begin(self.index, mail.method, index, me.key);
+            let running = &hub.running;
+            running.origin.set(mail.origin);
+            running.sender.set(mail.sender);
+            running.deadline.set(mail.deadline);
+            running.method.set(mail.method);
+            running.turn.set(TurnId::NONE);
+            let turn = Turn::new(Rc::clone(self), index, state, me);
             let _: Step = match mail.body {
                 Body::Message(message) => E::dispatch(turn, message),
-                Body::Hook(hook) => self.run_hook(turn, index, hook),
+                Body::Hook(hook) => self.run_hook(turn, index, *hook),
             };
             hub.watch.end();
-            let left = std::mem::take(&mut hub.running.borrow_mut().origin);
+            let left = running.origin.take();
             if !matches!(left, Origin::Tell) {
                 // The handler dropped its turn instead of ending it.
                 self.answer(left, Err(Fault::FAILED));
@@ -479,24 +478,25 @@ impl<E: Entity> Shard<E> {
     }
 
     /// Makes the running message an open turn. `None` if the worker has too many.
+    #[inline]
     pub fn open_turn(&self, entity: u32) -> Option<TurnId> {
-        let mut running = self.hub.running.borrow_mut();
+        let running = &self.hub.running;
         let mut turns = self.hub.turns.borrow_mut();
         if turns.open_count() >= self.hub.options.turns_max {
             return None;
         }
-        let exclusive = !interleaves::<E>(running.method);
+        let exclusive = !interleaves::<E>(running.method.get());
         let id = turns.open(NewTurn {
             shard: self.index,
             entity,
-            method: running.method,
+            method: running.method.get(),
             exclusive,
-            origin: std::mem::take(&mut running.origin),
-            from: running.from,
-            deadline: running.deadline,
+            origin: running.origin.take(),
+            sender: running.sender.get(),
+            deadline: running.deadline.get(),
             calls_max: self.limits.calls_max,
         });
-        running.turn = id;
+        running.turn.set(id);
         let mut cells = self.cells.borrow_mut();
         if let Some(slot) = cells.get_mut(entity) {
             if let Some(turn) = turns.get_mut(id) {
@@ -526,8 +526,11 @@ impl<E: Entity> Shard<E> {
     /// Takes a turn from its entity's list and frees it; gives what it still held.
     pub fn unlink_turn(&self, entity: u32, id: TurnId) -> Option<super::turns::Closed> {
         let mut turns = self.hub.turns.borrow_mut();
-        let exclusive = turns.get(id)?.exclusive;
-        let next = turns.get(id)?.next;
+        let turn = turns.get(id)?;
+        let (exclusive, next, calls) = (turn.exclusive, turn.next, turn.calls.len());
+        if !exclusive && calls > 0 {
+            self.hub.end_calls(self.index, entity, calls as u32);
+        }
         let mut cells = self.cells.borrow_mut();
         if let Some(slot) = cells.get_mut(entity) {
             if slot.turns == id.index {
@@ -614,18 +617,17 @@ impl<E: Entity> Shard<E> {
     fn run_last_hook(self: &Rc<Self>, index: u32, id: EntityId) {
         let state = self.cells.borrow().get(index).and_then(|slot| slot.state.clone());
         let Some(state) = state else { return };
-        {
-            let mut running = self.hub.running.borrow_mut();
-            running.origin = Origin::Tell;
-            running.from = FROM_SELF;
-            running.deadline = Instant::NEVER;
-            running.method = HOOK;
-            running.turn = TurnId::NONE;
-        }
-        let turn = Turn::new(Rc::clone(self), index, state);
+        let running = &self.hub.running;
+        running.origin.set(Origin::Tell);
+        running.sender.set(Sender::OWN);
+        running.deadline.set(Instant::NEVER);
+        running.method.set(HOOK);
+        running.turn.set(TurnId::NONE);
+        let me = Sender::of(id, self.hub.me.node);
+        let turn = Turn::new(Rc::clone(self), index, state, me);
         let ran = catch_unwind(AssertUnwindSafe(|| E::hook(turn, Hook::Destroyed)));
         if let Err(panic) = ran {
-            let turn = self.hub.running.borrow().turn;
+            let turn = self.hub.running.turn.get();
             if !turn.is_none() {
                 drop(self.unlink_turn(index, turn));
             }
@@ -662,10 +664,10 @@ impl<E: Entity> Shard<E> {
     /// A plain handler, or the first poll of an async one, panicked.
     fn handler_panicked(self: &Rc<Self>, index: u32, text: String) {
         self.hub.watch.end();
-        let (turn, origin, method) = {
-            let mut running = self.hub.running.borrow_mut();
-            (running.turn, std::mem::take(&mut running.origin), running.method)
-        };
+        self.hub.nothing_polled();
+        let running = &self.hub.running;
+        let (turn, origin, method) =
+            (running.turn.get(), running.origin.take(), running.method.get());
         let origin = match self.unlink_turn(index, turn) {
             Some(closed) => {
                 drop_quietly(closed.future);
@@ -759,10 +761,10 @@ pub(crate) fn interleaves<E: Entity>(position: u16) -> bool {
 pub(crate) fn hook_mail<E: Entity>(hook: Hook) -> Mail<E> {
     Mail {
         origin: Origin::Tell,
-        from: FROM_SELF,
+        sender: Sender::OWN,
         deadline: Instant::NEVER,
+        body: Body::Hook(Box::new(hook)),
         method: HOOK,
-        body: Body::Hook(hook),
     }
 }
 
@@ -791,7 +793,7 @@ pub(crate) trait AnyShard {
     fn exclusive_turn(&self, entity: u32) -> Option<TurnId>;
     fn open_turns(&self, entity: u32) -> Vec<TurnId>;
     fn turn_done(self: Rc<Self>, entity: u32, id: TurnId);
-    fn turn_waits(self: Rc<Self>, entity: u32, given_up: bool);
+    fn turn_given_up(self: Rc<Self>, entity: u32);
     fn turn_panicked(self: Rc<Self>, entity: u32, id: TurnId, text: String);
 
     // Calls.
@@ -1027,9 +1029,9 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.go_on(entity);
     }
 
-    fn turn_waits(self: Rc<Self>, entity: u32, given_up: bool) {
+    fn turn_given_up(self: Rc<Self>, entity: u32) {
         let closing = self.cells.borrow().get(entity).is_some_and(|slot| slot.flags & CLOSING != 0);
-        if closing && given_up {
+        if closing {
             self.close(entity, CloseCode::Goodbye, true);
         }
     }
@@ -1047,7 +1049,7 @@ impl<E: Entity> AnyShard for Shard<E> {
     fn call_info(&self, packed: u32) -> Option<(Slot, Sent, EntityId, TurnId)> {
         let calls = self.calls.borrow();
         let name = calls.name(packed)?;
-        calls.at(packed).map(|call| (name, call.sent, call.target, call.turn))
+        calls.at(packed).map(|call| (name, call.sent, call.target(), call.turn))
     }
 
     fn fail_call(&self, slot: Slot, fault: Fault, below: &mut Vec<TurnId>) -> bool {
@@ -1075,7 +1077,7 @@ impl<E: Entity> AnyShard for Shard<E> {
         let mut below = Vec::new();
         for slot in lost {
             // A room dies with its node. Whether anything else ran is not known.
-            let target = self.calls.borrow().at(slot.index).map(|call| call.target);
+            let target = self.calls.borrow().at(slot.index).map(|call| call.target());
             let is_room = target.is_some_and(|target| target.home == node);
             let fault = if is_room { Fault::GONE } else { Fault::TIMEOUT };
             self.fail(slot, fault, &mut below);
@@ -1120,7 +1122,9 @@ impl<E: Entity> AnyShard for Shard<E> {
     }
 }
 
-/// Whether an id is one of the pseudo senders.
-pub(crate) const fn is_pseudo(id: EntityId) -> bool {
-    id.kind.0 == 0
+/// An entity as the sender of messages.
+#[inline]
+fn sender_of<E: Entity>(slot: &EntitySlot<E>) -> Sender {
+    let form = if slot.home == Incarnation::NONE { SenderForm::Keyed } else { SenderForm::Room };
+    Sender { key: slot.key, kind: E::KIND.id, form }
 }

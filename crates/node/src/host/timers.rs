@@ -10,7 +10,7 @@ use proto::link::Slot;
 
 use super::event::Event;
 use super::hub::{Alarm, bump, drop_quietly};
-use super::mail::{Body, FROM_SELF, Mail, NONE, Origin};
+use super::mail::{Body, Mail, NONE, Origin, Sender};
 use super::shard::{CLOSING, QUARANTINED, Shard};
 use super::watch::method_path;
 use crate::entity::Entity;
@@ -213,7 +213,7 @@ impl<E: Entity> Shard<E> {
         let method = E::method(&message) as u16;
         let mail = Mail {
             origin: Origin::Timer(slot),
-            from: FROM_SELF,
+            sender: Sender::OWN,
             deadline: Instant::NEVER,
             method,
             body: Body::Message(message),
@@ -263,10 +263,7 @@ impl<E: Entity> Shard<E> {
     pub fn timer_failed(&self, slot: Slot, text: String) {
         let found = self.timers.borrow_mut().get_mut(slot).map(|timer| timer.entity);
         let Some(entity) = found else { return };
-        let method = {
-            let running = self.hub.running.borrow();
-            method_path(E::KIND, running.method)
-        };
+        let method = method_path(E::KIND, self.hub.running.method.get());
         let id = self.id_of(entity);
         tracing::warn!(entity = %id, method, "a timer's callback failed: {text}");
         self.hub.event(Event::TimerFailed { id, method, text });

@@ -8,7 +8,7 @@ use proto::codec::DecodeError;
 
 use super::event::Event;
 use super::hub::{Hub, bump};
-use super::mail::{Body, FROM_SELF, Mail, Origin};
+use super::mail::{Body, Mail, Origin, Sender};
 use super::shard::Shard;
 use crate::entity::Entity;
 
@@ -109,7 +109,7 @@ impl<E: Entity> Shard<E> {
                     let method = E::method(&message) as u16;
                     let mail = Mail {
                         origin: Origin::Tell,
-                        from: FROM_SELF,
+                        sender: Sender::OWN,
                         deadline: Instant::NEVER,
                         method,
                         body: Body::Message(message),

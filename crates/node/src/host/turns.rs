@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
 use env::Instant;
-use proto::EntityId;
 
-use super::mail::{NONE, Origin};
+use super::mail::{NONE, Origin, Sender};
 use crate::turn::Placed;
 
 /// Names one turn. A stale id names nothing.
@@ -42,7 +41,7 @@ pub(crate) struct TurnSlot {
     /// Whether nobody waits for it any more.
     pub cancelled: bool,
     pub origin: Origin,
-    pub from: EntityId,
+    pub sender: Sender,
     pub deadline: Instant,
     /// Most calls that its entity may have in flight.
     pub calls_max: u32,
@@ -65,7 +64,7 @@ pub(crate) struct NewTurn {
     pub method: u16,
     pub exclusive: bool,
     pub origin: Origin,
-    pub from: EntityId,
+    pub sender: Sender,
     pub deadline: Instant,
     /// Most calls that the entity may have in flight.
     pub calls_max: u32,
@@ -87,6 +86,7 @@ impl Turns {
         self.open
     }
 
+    #[inline(always)]
     pub fn open(&mut self, turn: NewTurn) -> TurnId {
         self.open += 1;
         if let Some(index) = self.free.pop() {
@@ -97,7 +97,7 @@ impl Turns {
             slot.method = turn.method;
             slot.exclusive = turn.exclusive;
             slot.origin = turn.origin;
-            slot.from = turn.from;
+            slot.sender = turn.sender;
             slot.deadline = turn.deadline;
             slot.calls_max = turn.calls_max;
             return TurnId { index, generation: slot.generation };
@@ -114,7 +114,7 @@ impl Turns {
             deferred: false,
             cancelled: false,
             origin: turn.origin,
-            from: turn.from,
+            sender: turn.sender,
             deadline: turn.deadline,
             calls_max: turn.calls_max,
             next: NONE,
