@@ -21,6 +21,23 @@ pub struct AddressError {
 }
 
 impl Address {
+    /// Plain TCP at `authority` (`host:port`). One that is none fails when it is connected to.
+    pub fn tcp(authority: impl AsRef<str>) -> Self {
+        Self::lenient("tcp", authority.as_ref(), None)
+    }
+
+    /// A WebSocket at `/play` of `authority` (`host:port`, port 80 by default). One that is none
+    /// fails when it is connected to.
+    pub fn websocket(authority: impl AsRef<str>) -> Self {
+        Self::lenient("ws", authority.as_ref(), Some("/play".to_owned()))
+    }
+
+    fn lenient(scheme: &str, authority: &str, path: Option<String>) -> Self {
+        let parsed = format!("{scheme}://{authority}").parse();
+        // No host is called so and no port is 0: resolving it fails and names it.
+        parsed.unwrap_or_else(|_| Address { host: authority.to_owned(), port: 0, path })
+    }
+
     /// The host name or IP address, without brackets.
     pub fn host(&self) -> &str {
         &self.host
@@ -109,6 +126,13 @@ impl FromStr for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_made_of_authorities() {
+        assert_eq!(Address::tcp("[::1]:70").to_string(), "tcp://[::1]:70");
+        assert_eq!(Address::websocket("a").to_string(), "ws://a:80/play");
+        assert_eq!(Address::tcp("a b").port(), 0);
+    }
 
     #[test]
     fn addresses_are_read_and_shown() {
