@@ -6,6 +6,7 @@ mod bot;
 mod grants;
 mod histogram;
 mod load;
+mod player;
 mod summary;
 mod swarm;
 

@@ -1,20 +1,17 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use client::{
-    Address, CallError, Core, End, Event, Grant, Identity, Limits, Line, Next, Output, RequestId,
-};
+use client::{Address, CallError, End, Event, Grant, Limits, Output};
 use env::{Clock, FastMap, Instant, Random};
 use transport::{Read, Sockets, Token, Waker, Write};
 
-use crate::bot::Wish;
 use crate::load::wait;
-use crate::{Bot, GrantError, GrantSource, Load, Progress, Script, Summary, Tag};
+use crate::player::{ASK_AGAIN, Phase, Player, State};
+use crate::{GrantError, GrantSource, Load, Progress, Script, Summary};
 
 /// How a swarm plays.
 #[derive(Clone, Debug)]
@@ -109,50 +106,6 @@ impl Stopper {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Playing,
-    /// Scripts begin nothing new; open requests end.
-    Settling,
-    Leaving,
-}
-
-struct Player {
-    index: u32,
-    script: Box<dyn Script>,
-    random: Random,
-    line: Option<Line>,
-    socket: Option<Token>,
-    attempt: u32,
-    asked: BTreeMap<RequestId, (Tag, Instant)>,
-    state: State,
-    /// It has asked for its first ticket.
-    begun: bool,
-    /// Whether the server has let it in since its last ticket.
-    admitted: bool,
-    /// Logins in a row that failed.
-    refused: u32,
-    /// It said goodbye itself, so an end is no loss.
-    leaving: bool,
-    heard_at: Instant,
-    ping: Option<Duration>,
-    tick_at: Option<Instant>,
-    cut_at: Option<Instant>,
-    leave_at: Option<Instant>,
-    armed: Option<(Instant, env::TimerKey)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Asks for a ticket then.
-    Resting(Instant),
-    /// Has asked for a ticket.
-    Asking,
-    Playing,
-    Failed,
-    Gone,
-}
-
 /// The thread that gets tickets.
 struct Desk {
     asks: mpsc::Sender<u32>,
@@ -175,9 +128,6 @@ impl Desk {
         Desk { asks, grants }
     }
 }
-
-/// Pause before a bot asks for a ticket again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Swarm {
     /// Prepares the bots; `scripts` makes the script of bot `n`.
@@ -636,158 +586,20 @@ impl Swarm {
     }
 }
 
-impl Player {
-    fn new(index: u32, script: Box<dyn Script>, random: Random, start: Instant) -> Self {
-        Player {
-            index,
-            script,
-            random,
-            line: None,
-            socket: None,
-            attempt: 0,
-            asked: BTreeMap::new(),
-            state: State::Resting(start),
-            begun: false,
-            admitted: false,
-            refused: 0,
-            leaving: false,
-            heard_at: start,
-            ping: None,
-            tick_at: None,
-            cut_at: None,
-            leave_at: None,
-            armed: None,
-        }
-    }
-
-    fn core(&mut self) -> &mut Core {
-        self.line.as_mut().expect("a playing bot has a line").core_mut()
-    }
-
-    fn is_connected(&self) -> bool {
-        self.line.as_ref().is_some_and(|line| line.core().is_connected())
-    }
-
-    fn log_in(&mut self, now: Instant, grant: Grant, options: &Options) {
-        self.state = State::Playing;
-        self.admitted = false;
-        self.leaving = false;
-        self.heard_at = now;
-        match &mut self.line {
-            Some(line) => line.core_mut().login(now, grant),
-            None => {
-                let identity = Identity { agent: "mainstay-bots".into(), interface: 0 };
-                let limits = options.limits.clone();
-                let mut core = Core::new(identity, limits, grant, self.random.fork());
-                core.start(now);
-                // Which address is meant is the swarm's choice; only its framing counts here.
-                let turn = self.index as usize % options.addresses.len();
-                let mut addresses = options.addresses.clone();
-                addresses.rotate_left(turn);
-                self.line = Some(Line::new(core, addresses.into()));
-            }
-        }
-    }
-
-    /// Says goodbye.
-    fn leave(&mut self) {
-        self.leaving = true;
-        self.core().close();
-    }
-
-    fn give_up(&mut self) {
-        self.leave();
-        self.state = State::Failed;
-    }
-
-    /// Calls the script. One that panics has failed.
-    fn play(
-        &mut self,
-        now: Instant,
-        summary: &mut Summary,
-        call: impl FnOnce(&mut dyn Script, &mut Bot<'_>),
-    ) {
-        if self.state != State::Playing || self.leaving {
-            return;
-        }
-        let Player { index, script, random, line, asked, .. } = self;
-        let core = line.as_mut().expect("a playing bot has a line").core_mut();
-        let mut wish = Wish::Nothing;
-        let index = *index;
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let wish = &mut wish;
-            let mut bot = Bot { index, now, core, random, asked, summary, wish };
-            call(&mut **script, &mut bot);
-        }));
-        if result.is_err() {
-            summary.complain(|| format!("bot {index}: its script panicked"));
-            wish = Wish::Fail;
-        }
-        match wish {
-            Wish::Nothing => {}
-            Wish::Leave => self.leave(),
-            Wish::Fail => self.give_up(),
-        }
-    }
-
-    /// The session is over; usually another one follows.
-    fn ended(
-        &mut self,
-        now: Instant,
-        summary: &mut Summary,
-        options: &Options,
-        phase: Phase,
-        end: &End,
-    ) {
-        self.asked.clear();
-        self.tick_at = None;
-        self.cut_at = None;
-        self.leave_at = None;
-        if self.state == State::Failed {
-            return;
-        }
-        if phase == Phase::Leaving {
-            self.state = State::Gone;
-            return;
-        }
-        if self.leaving {
-            self.state = State::Resting(now);
-            return;
-        }
-        let index = self.index;
-        if self.admitted {
-            summary.lost_sessions += 1;
-            summary.complain(|| format!("bot {index}: lost its session: {end}"));
-        } else {
-            summary.complain(|| format!("bot {index}: not let in: {end}"));
-        }
-        self.refused += 1;
-        let again = matches!(end.next(), Next::Login | Next::Later);
-        let is_final = !again || self.refused >= options.logins_max;
-        self.state = if is_final { State::Failed } else { State::Resting(now + ASK_AGAIN) };
-    }
-
-    /// When something is due.
-    fn wake_at(&self, phase: Phase) -> Option<Instant> {
-        match self.state {
-            State::Resting(at) if phase != Phase::Leaving => Some(at),
-            State::Playing => {
-                let line = self.line.as_ref().and_then(Line::poll_timeout);
-                let own = [self.tick_at, self.cut_at, self.leave_at];
-                let own = own.into_iter().filter(|_| phase == Phase::Playing).flatten().min();
-                [line, own].into_iter().flatten().min()
-            }
-            _ => None,
-        }
-    }
-}
-
+/// The address of a gate. Of a name with several (`localhost` is `::1` and `127.0.0.1`) the first
+/// that accepts a connection.
 fn resolve(address: &Address) -> Result<SocketAddr, SwarmError> {
-    let found = (address.host(), address.port()).to_socket_addrs().and_then(|mut found| {
-        found.next().ok_or_else(|| io::Error::other("the host has no address"))
-    });
-    found.map_err(|error| SwarmError::Resolve(address.clone(), error))
+    let failed = |error| SwarmError::Resolve(address.clone(), error);
+    let found = (address.host(), address.port()).to_socket_addrs().map_err(failed)?;
+    let found: Vec<_> = found.collect();
+    let accepts = |at: &&SocketAddr| TcpStream::connect_timeout(at, TRY_WAIT).is_ok();
+    let best = if found.len() > 1 { found.iter().find(accepts) } else { None };
+    let best = best.or(found.first()).copied();
+    best.ok_or_else(|| failed(io::Error::other("the host has no address")))
 }
+
+/// How long an address of several may take to accept a connection.
+const TRY_WAIT: Duration = Duration::from_secs(1);
 
 /// Each bot needs a descriptor, and the usual limit is 1,024.
 #[cfg(unix)]

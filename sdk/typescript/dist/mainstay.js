@@ -769,6 +769,30 @@ var CallError = class _CallError extends Error {
   }
 };
 
+// src/limits.ts
+var DEFAULT_LIMITS = {
+  greetingBytesMax: 4 * 1024,
+  frameBytesMax: 1024 * 1024,
+  resendFramesMax: 256,
+  resendBytesMax: 64 * 1024,
+  requestsMax: 256,
+  callsMax: 64,
+  streamsMax: 64,
+  groupsMax: 256,
+  latestMax: 64,
+  outgoingBytesMax: 1024 * 1024,
+  requestWaitMs: 5e3,
+  connectWaitMs: 3e3,
+  handshakeWaitMs: 5e3,
+  heartbeatMs: 6e3,
+  missedMax: 3,
+  ackWaitMs: 1e3,
+  retryFirstMs: 600,
+  retryMaxMs: 1e4,
+  triesMax: 6,
+  stableAfterMs: 1e4
+};
+
 // src/numbers.ts
 var Outbound = class {
   last = 0;
@@ -829,6 +853,35 @@ var Inbound = class _Inbound {
     return this.applied - this.told >= _Inbound.UNTOLD_MAX;
   }
 };
+
+// src/stream.ts
+var NOTHING = new Uint8Array(0);
+function isCalled(stream, name) {
+  return stream.name === name && !stream.retired;
+}
+function hold(stream) {
+  stream.live = false;
+  stream.ackAt = void 0;
+}
+function tell(stream) {
+  stream.ackAt = void 0;
+  return stream.inbound.tell();
+}
+function upFrame(stream, kept, number, ack, now, deadline) {
+  switch (kept.type) {
+    case "tell":
+      return { type: "tell", stream, number, ack, method: kept.method, body: kept.body };
+    case "answer":
+      return { type: "answer", stream, number, ack, call: kept.call, status: kept.status, body: kept.body };
+    case "request": {
+      if (deadline === void 0) {
+        return { type: "answer", stream, number, ack, call: 0n, status: Status.Timeout, body: NOTHING };
+      }
+      const deadlineMs = kept.own ? 0 : Math.max(1, Math.min(4294967295, Math.floor(deadline - now)));
+      return { type: "request", stream, number, ack, method: kept.method, deadlineMs, body: kept.body };
+    }
+  }
+}
 
 // src/sha256.ts
 var K = new Uint32Array(64);
@@ -938,28 +991,6 @@ function fromBase64(text) {
 }
 
 // src/core.ts
-var DEFAULT_LIMITS = {
-  greetingBytesMax: 4 * 1024,
-  frameBytesMax: 1024 * 1024,
-  resendFramesMax: 256,
-  resendBytesMax: 64 * 1024,
-  requestsMax: 256,
-  callsMax: 64,
-  streamsMax: 64,
-  groupsMax: 256,
-  latestMax: 64,
-  outgoingBytesMax: 1024 * 1024,
-  requestWaitMs: 5e3,
-  connectWaitMs: 3e3,
-  handshakeWaitMs: 5e3,
-  heartbeatMs: 6e3,
-  missedMax: 3,
-  ackWaitMs: 1e3,
-  retryFirstMs: 600,
-  retryMaxMs: 1e4,
-  triesMax: 6,
-  stableAfterMs: 1e4
-};
 var Break = class {
   lost;
   end;
@@ -971,7 +1002,6 @@ var Break = class {
 function protocol(reason) {
   return new Break(void 0, { kind: "protocol", reason });
 }
-var NOTHING = new Uint8Array(0);
 var Core = class {
   limits;
   agent;
@@ -1699,32 +1729,6 @@ var Core = class {
     this.complete(request, { error: sent ? CallError.timeout() : CallError.notSent() });
   }
 };
-function isCalled(stream, name) {
-  return stream.name === name && !stream.retired;
-}
-function hold(stream) {
-  stream.live = false;
-  stream.ackAt = void 0;
-}
-function tell(stream) {
-  stream.ackAt = void 0;
-  return stream.inbound.tell();
-}
-function upFrame(stream, kept, number, ack, now, deadline) {
-  switch (kept.type) {
-    case "tell":
-      return { type: "tell", stream, number, ack, method: kept.method, body: kept.body };
-    case "answer":
-      return { type: "answer", stream, number, ack, call: kept.call, status: kept.status, body: kept.body };
-    case "request": {
-      if (deadline === void 0) {
-        return { type: "answer", stream, number, ack, call: 0n, status: Status.Timeout, body: NOTHING };
-      }
-      const deadlineMs = kept.own ? 0 : Math.max(1, Math.min(4294967295, Math.floor(deadline - now)));
-      return { type: "request", stream, number, ack, method: kept.method, deadlineMs, body: kept.body };
-    }
-  }
-}
 
 // src/ids.ts
 function nameHash(name) {

@@ -18,76 +18,10 @@ import {
   putFrame,
   splitFrame,
 } from "./frame.ts";
+import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import { Inbound, Outbound } from "./numbers.ts";
+import { type Kept, NOTHING, type Stream, hold, isCalled, tell, upFrame } from "./stream.ts";
 import { type Grant, loginProof, resumeProof } from "./ticket.ts";
-
-/** What a client holds, waits for and sends at most. */
-export interface Limits {
-  /** Longest frame taken from the server before it let us in, in bytes. */
-  greetingBytesMax: number;
-  /** Longest frame taken from the server after that, in bytes. */
-  frameBytesMax: number;
-  /** Most commands of one stream kept until the server has applied them. */
-  resendFramesMax: number;
-  /** Most bytes of bodies of one stream kept until the server has applied them. */
-  resendBytesMax: number;
-  /** Most requests without an answer, over all streams. */
-  requestsMax: number;
-  /** Most server calls that wait for our answer; further ones are answered `Busy`. */
-  callsMax: number;
-  /** Most streams, bound or asked for by name. */
-  streamsMax: number;
-  /** Most groups. */
-  groupsMax: number;
-  /** Most keys of `tellLatest` that wait for the next flush, over all streams. */
-  latestMax: number;
-  /** Most bytes that wait for a server that does not read; more breaks the connection. */
-  outgoingBytesMax: number;
-  /** How long a request waits for its answer if it does not say. */
-  requestWaitMs: number;
-  /** How long connecting may take. */
-  connectWaitMs: number;
-  /** How long the server may take to let us in. */
-  handshakeWaitMs: number;
-  /** A ping goes out this often; a shorter interval named by the server wins. */
-  heartbeatMs: number;
-  /** Silence of this many heartbeats breaks the connection. */
-  missedMax: number;
-  /** An acknowledgement waits at most this long for a frame to ride on. */
-  ackWaitMs: number;
-  /** The pause before the first reconnect; each further one is twice as long. */
-  retryFirstMs: number;
-  /** The longest pause between reconnects. */
-  retryMaxMs: number;
-  /** Reconnects in a row that may fail before the session ends; `undefined` tries for ever. */
-  triesMax: number | undefined;
-  /** A connection that held this long makes the next pause short again. */
-  stableAfterMs: number;
-}
-
-/** The limits used unless told otherwise. */
-export const DEFAULT_LIMITS: Readonly<Limits> = {
-  greetingBytesMax: 4 * 1024,
-  frameBytesMax: 1024 * 1024,
-  resendFramesMax: 256,
-  resendBytesMax: 64 * 1024,
-  requestsMax: 256,
-  callsMax: 64,
-  streamsMax: 64,
-  groupsMax: 256,
-  latestMax: 64,
-  outgoingBytesMax: 1024 * 1024,
-  requestWaitMs: 5_000,
-  connectWaitMs: 3_000,
-  handshakeWaitMs: 5_000,
-  heartbeatMs: 6_000,
-  missedMax: 3,
-  ackWaitMs: 1_000,
-  retryFirstMs: 600,
-  retryMaxMs: 10_000,
-  triesMax: 6,
-  stableAfterMs: 10_000,
-};
 
 /** What happened, in order. */
 export type CoreEvent =
@@ -132,33 +66,6 @@ export interface Stats {
   strays: number;
 }
 
-type Kept =
-  | { type: "tell"; method: number; body: Uint8Array }
-  | { type: "request"; request: number; method: number; own: boolean; body: Uint8Array }
-  | { type: "answer"; call: bigint; status: Status; body: Uint8Array };
-
-interface Stream {
-  id: number;
-  name: string;
-  /** Another stream has its name now; the server is about to end this one. */
-  retired: boolean;
-  /** `undefined` until the server binds it. */
-  handle: number | undefined;
-  kind: number;
-  epoch: bigint;
-  /** Whether commands may go out: bound, connected, and the server told what it has applied. */
-  live: boolean;
-  outbound: Outbound<Kept>;
-  /** Number of the last command that went out at least once in this epoch. */
-  sent: number;
-  durable: number;
-  inbound: Inbound;
-  ackAt: number | undefined;
-  /** Requests of this epoch without an answer, by their number. */
-  waiting: Map<number, number>;
-  latest: { method: number; key: string; body: Uint8Array }[];
-}
-
 type State =
   | { at: "rest" }
   | { at: "pausing"; until: number }
@@ -180,8 +87,6 @@ class Break {
 function protocol(reason: string): Break {
   return new Break(undefined, { kind: "protocol", reason });
 }
-
-const NOTHING = new Uint8Array(0);
 
 /** One client. After each `handle...` and each act, call `pollOutput` until it gives `undefined`,
  * then `pollEvent`. Call `handleTimeout` when `pollTimeout` has passed. */
@@ -996,47 +901,5 @@ export class Core {
     stream?.waiting.delete(known.number);
     const sent = !stream || known.number <= stream.sent;
     this.complete(request, { error: sent ? CallError.timeout() : CallError.notSent() });
-  }
-}
-
-function isCalled(stream: Stream, name: string): boolean {
-  return stream.name === name && !stream.retired;
-}
-
-/** Sends nothing until the server has told what it has applied. */
-function hold(stream: Stream): void {
-  stream.live = false;
-  stream.ackAt = undefined;
-}
-
-/** The number to acknowledge in a frame that is being sent anyway. */
-function tell(stream: Stream): number {
-  stream.ackAt = undefined;
-  return stream.inbound.tell();
-}
-
-/** A command as it goes out. `deadline`: of the request, if it still waits. */
-function upFrame(
-  stream: number,
-  kept: Kept,
-  number: number,
-  ack: number,
-  now: number,
-  deadline: number | undefined,
-): UpFrame {
-  switch (kept.type) {
-    case "tell":
-      return { type: "tell", stream, number, ack, method: kept.method, body: kept.body };
-    case "answer":
-      return { type: "answer", stream, number, ack, call: kept.call, status: kept.status, body: kept.body };
-    case "request": {
-      if (deadline === undefined) {
-        // Given up here, so it must not run there any more; its number is taken all the same.
-        // An answer to call 0, which is never made, does nothing.
-        return { type: "answer", stream, number, ack, call: 0n, status: Status.Timeout, body: NOTHING };
-      }
-      const deadlineMs = kept.own ? 0 : Math.max(1, Math.min(0xffffffff, Math.floor(deadline - now)));
-      return { type: "request", stream, number, ack, method: kept.method, deadlineMs, body: kept.body };
-    }
   }
 }

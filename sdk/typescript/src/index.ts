@@ -3,7 +3,7 @@
 
 export { Reader, WireError, type WireProblem, Writer } from "./bytes.ts";
 export { type Connection, type Connector, type Listener, connect } from "./connect.ts";
-export { Core, type CoreEvent, type CoreOutput, DEFAULT_LIMITS, type Limits, type Stats } from "./core.ts";
+export { Core, type CoreEvent, type CoreOutput, type Stats } from "./core.ts";
 export { CallError, type CallProblem, type End, type Lost, type Next, endText, nextAfter } from "./error.ts";
 export {
   CloseCode,
@@ -25,6 +25,7 @@ export {
   statusName,
 } from "./frame.ts";
 export { kindId, methodId, nameHash } from "./ids.ts";
+export { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 export {
   DEPTH_MAX,
   DecodeError,

@@ -1,7 +1,8 @@
 import { type Connection, type Connector, connect } from "./connect.ts";
-import { Core, type CoreEvent, type Limits, type Stats } from "./core.ts";
+import { Core, type CoreEvent, type Stats } from "./core.ts";
 import { CallError, type End, type Lost, nextAfter } from "./error.ts";
 import { CloseCode, Status } from "./frame.ts";
+import type { Limits } from "./limits.ts";
 import { DecodeError } from "./msgpack.ts";
 import type { Grant } from "./ticket.ts";
 

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Core, type CoreEvent, type Limits } from "../src/core.ts";
+import { Core, type CoreEvent } from "../src/core.ts";
 import { CallError, endText, nextAfter } from "../src/error.ts";
 import { CloseCode, Status, closeName } from "../src/frame.ts";
+import type { Limits } from "../src/limits.ts";
 import { CALL, ECHO, FAIL, FakeServer, MUTE, NOTE, PUSH, ROOM, STREAM, bytes, grant, text } from "./fake.ts";
 
 /** A client, a server and the wire between them, on one clock that jumps. */

@@ -1,7 +1,8 @@
 import { type Connector } from "./connect.ts";
-import { Core, type Limits, type Stats } from "./core.ts";
+import { Core, type Stats } from "./core.ts";
 import { type End, type Lost } from "./error.ts";
 import { CloseCode, Status } from "./frame.ts";
+import type { Limits } from "./limits.ts";
 import type { Grant } from "./ticket.ts";
 /** How to reach the game. */
 export interface SessionOptions {
