@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cluster::Directory;
+use cluster::{Cluster, Directory, NodeInfo};
 use env::metrics::Registry;
 use env::{Clock, Random};
 use mesh::{Key, Mesh};
@@ -62,8 +62,12 @@ pub struct Setup {
     pub clock: Clock,
     /// Where nodes of the same process are found.
     pub board: Board,
-    /// The nodes known at the start.
+    /// The nodes known at the start; not looked at with `cluster`.
     pub directory: Arc<Directory>,
+    /// The list of nodes: the gate follows it and is on it itself, so that every worker of every
+    /// node can reach it. Without it, [`Server::set_directory`] tells of changes, and only nodes
+    /// with one worker can answer.
+    pub cluster: Option<Cluster>,
     /// Where counters show.
     pub registry: Registry,
     /// Who serves HTTP; without it such connections are closed.
@@ -89,6 +93,7 @@ impl Setup {
             clock: Clock::system(),
             board: Board::new(),
             directory: Arc::new(Directory::default()),
+            cluster: None,
             registry: Registry::new(),
             http: None,
             policies: None,
@@ -111,6 +116,9 @@ pub enum StartError {
     /// Links of a cluster without a secret key may only be taken on the loopback.
     #[error("cannot take links on {0} without a key: set the cluster's mesh key")]
     Key(SocketAddr),
+    /// The cluster does not list the gate.
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
     /// Threads or descriptors are used up.
     #[error("cannot start a gate worker: {0}")]
     System(#[from] io::Error),
@@ -154,6 +162,8 @@ impl Observer {
 /// What a worker is told from outside.
 pub(crate) enum Command {
     Directory(Arc<Directory>),
+    /// The gate is listed like this; the worker that is told keeps it listed.
+    Listed(NodeInfo),
     Drain(Duration),
     Stop,
     Ban(Banned, Duration),
@@ -248,7 +258,24 @@ impl Server {
         }
         let mesh_address = mesh_listen;
         let server = Server { addresses: listen, mesh_address, shared, threads };
-        server.set_directory(setup.directory);
+        match setup.cluster {
+            None => server.set_directory(setup.directory),
+            Some(cluster) => {
+                let shared = Arc::downgrade(&server.shared);
+                cluster.on_change(move || {
+                    let Some(shared) = shared.upgrade() else { return false };
+                    shared.workers.iter().for_each(|post| post.waker.wake());
+                    true
+                });
+                let mut info = NodeInfo::new(setup.name, setup.incarnation);
+                info.mesh = mesh_address.into_iter().collect();
+                info.roles = vec!["gate".into()];
+                info.workers = setup.workers;
+                // Wakes the workers, who look at the list then.
+                cluster.register(now, info.clone())?;
+                server.shared.workers[0].tell(Command::Listed(info));
+            }
+        }
         Ok(server)
     }
 

@@ -354,6 +354,30 @@ fn several_workers_share_one_port_and_find_their_own_mail() {
 }
 
 #[test]
+fn gate_is_on_the_list_of_nodes_for_as_long_as_it_runs() {
+    let board = Board::new();
+    let echo = Echo::start(&board, false);
+    let mut setup = setup(&echo, &board);
+    let cluster = Cluster::embedded(cluster::Options::default());
+    setup.cluster = Some(cluster.clone());
+    let server = Server::start(setup.clone()).unwrap();
+    let listed = cluster.directory().node(GATE).cloned().expect("the gate is listed");
+    assert_eq!((listed.name.as_str(), listed.workers, listed.kinds.len()), ("gate", 1, 0));
+    // A node that comes later is found.
+    let node = echo.directory().node(NODE).cloned().unwrap();
+    cluster.register(setup.clock.now(), node).unwrap();
+    let mut player = Player::plain(server.addresses()[0]);
+    player.login(&setup.keys, 1);
+    // One that leaves the list but still answers is not given up.
+    cluster.deregister(NODE);
+    player.echo(&[b"still here"]);
+    server.stop();
+    server.join().unwrap();
+    assert!(cluster.directory().node(GATE).is_none());
+    assert_eq!(echo.stop(), ["Detached GoingAway"]);
+}
+
+#[test]
 fn http_is_handed_on_and_garbage_is_closed() {
     let board = Board::new();
     let echo = Echo::start(&board, false);

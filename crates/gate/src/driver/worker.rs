@@ -3,13 +3,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::Directory;
+use cluster::{Cluster, Directory, NodeInfo};
 use env::{Clock, FastMap, Instant, WallTime};
 use mesh::{Heard, LinkId, PeerChange, PeerInfo, Wires};
 use proto::Incarnation;
 use proto::link::Slot;
 use transport::ws::{self, Piece, UpgradeOptions};
-use transport::{Doorbell, Event, ListenerId, Read, Sockets, Token, Write};
+use transport::{Board, Doorbell, Event, ListenerId, Read, Sockets, Token, Write};
 
 use crate::driver::client::{Client, Opening, Speech, decoder, open};
 use crate::driver::metrics::Metrics;
@@ -27,6 +27,9 @@ const SHOW_EVERY_CONNECTION: Duration = Duration::from_micros(10);
 /// How long an ending worker waits for its last frames to leave.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How often the gate says that it is still there: a third of the registry's lease.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+
 /// How long a worker without clients stays, so that what it wrote last leaves.
 const PARTING: Duration = Duration::from_millis(50);
 
@@ -35,6 +38,12 @@ const PARTING: Duration = Duration::from_millis(50);
 pub(crate) struct Ports {
     pub(crate) clients: Vec<ListenerId>,
     pub(crate) mesh: Option<ListenerId>,
+}
+
+/// How the gate stays on the list of nodes.
+struct Listing {
+    info: NodeInfo,
+    renew_at: Instant,
 }
 
 /// One gate worker with its sockets.
@@ -53,7 +62,14 @@ pub(crate) struct Loop {
     /// By the index of their slots.
     clients: Vec<Option<(Slot, Client)>>,
     by_token: FastMap<Token, Slot>,
+    board: Board,
+    cluster: Option<Cluster>,
+    /// Revision of the directory that the worker goes by.
+    revision: u64,
+    listing: Option<Listing>,
     peers: Vec<Incarnation>,
+    /// Nodes that are not on the list any more but still linked.
+    unlisted: Vec<Incarnation>,
     scratch: Vec<u8>,
     /// Lanes of other workers that took no more.
     blocked_lanes: Vec<u8>,
@@ -87,7 +103,12 @@ impl Loop {
             metrics,
             clients: Vec::new(),
             by_token: FastMap::default(),
+            board: setup.board.clone(),
+            cluster: setup.cluster.clone(),
+            revision: 0,
+            listing: None,
             peers: Vec::new(),
+            unlisted: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES],
             blocked_lanes: Vec::new(),
             shown_at: Instant::ZERO,
@@ -113,8 +134,12 @@ impl Loop {
                 self.handle_event(now, wall, event);
             }
             self.settle(now, wall);
+            self.stay_listed(now);
             if self.is_over(now) {
                 self.show(now);
+                if let (Some(listing), Some(cluster)) = (&self.listing, &self.cluster) {
+                    cluster.deregister(listing.info.incarnation);
+                }
                 return Ok(());
             }
         }
@@ -122,7 +147,8 @@ impl Loop {
 
     fn timeout(&mut self, now: Instant) -> Option<Duration> {
         let mut next = self.gate.poll_timeout();
-        for other in [self.gate.mesh().poll_timeout(), self.ends_at] {
+        let renew_at = self.listing.as_ref().map(|listing| listing.renew_at);
+        for other in [self.gate.mesh().poll_timeout(), self.ends_at, renew_at] {
             next = match (next, other) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
@@ -416,7 +442,29 @@ impl Loop {
         self.scratch = scratch;
     }
 
+    /// A gate whose lease is gone registers again, for ever: the list only gives hints.
+    fn stay_listed(&mut self, now: Instant) {
+        let (Some(listing), Some(cluster)) = (&mut self.listing, &self.cluster) else { return };
+        if now < listing.renew_at {
+            return;
+        }
+        listing.renew_at = now + RENEW_EVERY;
+        let renewed = match cluster.renew(now, listing.info.incarnation) {
+            Err(cluster::Error::NotListed(_)) => cluster.register(now, listing.info.clone()),
+            other => other,
+        };
+        if let Err(error) = renewed {
+            tracing::error!(%error, "this gate cannot be listed; trying on");
+        }
+        cluster.handle_timeout(now);
+    }
+
     fn handle_woken(&mut self, now: Instant, wall: WallTime) {
+        let newer = self.cluster.as_ref().and_then(|c| c.directory_after(self.revision));
+        if let Some(directory) = newer {
+            self.revision = directory.revision();
+            self.set_directory(now, &directory);
+        }
         for end in self.doorbell.take() {
             self.wires.accept_pipe(now, self.gate.mesh(), &mut self.sockets, end);
         }
@@ -442,6 +490,9 @@ impl Loop {
     fn handle_command(&mut self, now: Instant, command: Command) {
         match command {
             Command::Directory(directory) => self.set_directory(now, &directory),
+            Command::Listed(info) => {
+                self.listing = Some(Listing { info, renew_at: now + RENEW_EVERY });
+            }
             Command::Drain(span) => {
                 self.stop_accepting();
                 self.is_draining = true;
@@ -478,14 +529,32 @@ impl Loop {
             self.peers.iter().copied().filter(|node| directory.node(*node).is_none()).collect();
         self.peers = directory.nodes().map(|info| info.incarnation).collect();
         for info in directory.nodes() {
-            let peer = PeerInfo { name: info.name.clone(), addresses: info.mesh.clone() };
-            self.gate.mesh().set_peer(info.incarnation, peer);
+            let node = info.incarnation;
+            let is_near = self.board.has(node.0);
+            let addresses = if is_near { Vec::new() } else { info.mesh.clone() };
+            self.gate.mesh().set_peer(node, PeerInfo { name: info.name.clone(), addresses });
         }
         self.gate.set_directory(directory.clone());
         for node in gone {
-            self.gate.mesh().remove_peer(node);
-            self.gate.handle_peer_down(now, node);
+            // The list is a hint: who still answers stays until the link breaks.
+            if self.gate.mesh().is_up(node) {
+                self.unlisted.push(node);
+            } else {
+                self.gate.mesh().remove_peer(node);
+                self.gate.handle_peer_down(now, node);
+            }
         }
+        let peers = &self.peers;
+        self.unlisted.retain(|node| !peers.contains(node));
+    }
+
+    /// The link to a node broke.
+    fn handle_lost(&mut self, now: Instant, node: Incarnation) {
+        if let Some(at) = self.unlisted.iter().position(|unlisted| *unlisted == node) {
+            self.unlisted.swap_remove(at);
+            self.gate.mesh().remove_peer(node);
+        }
+        self.gate.handle_peer_down(now, node);
     }
 
     /// Does all that follows from what was handled: each output once, until nothing is left.
@@ -515,7 +584,7 @@ impl Loop {
                 break;
             }
             for node in lost {
-                self.gate.handle_peer_down(now, node);
+                self.handle_lost(now, node);
             }
         }
         let connections = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
