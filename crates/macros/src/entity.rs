@@ -1,7 +1,7 @@
 //! `#[entity]`, `#[component]` and `#[service]` on a struct.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parser;
 use syn::spanned::Spanned;
@@ -105,6 +105,18 @@ impl Kind {
                 steps_per_second: #steps_per_second,
                 ..#root::KindInfo::new(#name, #root::Class::#class)
             }
+        }
+    }
+
+    /// Refuses a scene without a step hook and the other way round.
+    fn check_steps(&self, ident: &Ident, hooks: &TokenStream) -> TokenStream {
+        let root = &self.root;
+        let is_scene = self.steps_per_second > 0;
+        quote_spanned! {ident.span()=>
+            const _: () = ::core::assert!(
+                (#hooks).has(#root::Hooks::STEP) == #is_scene,
+                "a scene has both `steps_per_second = ..` on the type and `#[hook] fn step(..)`"
+            );
         }
     }
 
@@ -284,8 +296,12 @@ fn parts(item: &ItemStruct) -> Vec<Part> {
 /// An entity without components: its own part is all of it.
 pub fn alone(kind: &Kind, name: &str, ident: &Ident, create: &TokenStream) -> TokenStream {
     let root = &kind.root;
-    let info = kind.info(name, &quote!(<#ident as #root::Methods>::HOOKS));
+    let hooks = quote!(<#ident as #root::Methods>::HOOKS);
+    let info = kind.info(name, &hooks);
+    let steps = kind.check_steps(ident, &hooks);
     quote! {
+        #steps
+
         impl #root::OwnPart for #ident {
             fn own_message(
                 __message: <Self as #root::Methods>::Message,
@@ -387,11 +403,14 @@ fn composed(kind: &Kind, ident: &Ident, parts: &[Part], create: &TokenStream) ->
         <#ident as #root::Methods>::HOOKS #(.and(<#types as #root::Methods>::HOOKS))*
     };
     let info = kind.info(&kind.name_of(ident), &hooks);
+    let steps = kind.check_steps(ident, &hooks);
     let joints = parts.iter().map(|part| joint(root, ident, part));
     let coding = coding(root, ident, parts);
     let hook = hook(root, ident, parts);
     let accessors = accessors(root, ident, parts);
     quote! {
+        #steps
+
         #[doc(hidden)]
         pub enum __Whole {
             __Own(<#ident as #root::Methods>::Message),

@@ -25,7 +25,7 @@ use syn::{Error, Item, Path};
 /// Fields of type `Component<C>` are its components. Options: `name = ".."` (else the type's name
 /// in snake case), `alias = ".."` (a former name), `room` (only by spawn), `singleton`,
 /// `create = path` (a `fn(u64) -> Self`; else `Default`), `mailbox_max`, `calls_max`,
-/// `turns_max`, `on_panic = restart | remove`.
+/// `turns_max`, `on_panic = restart | remove`, `steps_per_second = 20` (a scene, with a step hook).
 #[proc_macro_attribute]
 pub fn entity(attr: TokenStream, item: TokenStream) -> TokenStream {
     let expanded =

@@ -297,6 +297,9 @@ fn check_hook(hook: &Method) -> Result<()> {
         };
         return Err(Error::new(span, format!("`{name}` takes {wanted}")));
     }
+    if hook.is_async && *name == "step" {
+        return Err(Error::new(span, "a step does not wait: make it a plain `fn`"));
+    }
     if hook.is_async && *name == "destroyed" {
         return Err(Error::new(span, "nothing is waited for after the end: make it a plain `fn`"));
     }
@@ -343,7 +346,10 @@ fn info(root: &Path, method: &Method) -> TokenStream {
     };
     let [client, server, operator] =
         [Caller::Client, Caller::Server, Caller::Operator].map(|caller| method.allows(caller));
-    let Options { deadline_ms, level, rate, interleave, idempotent, aliases, .. } = &method.options;
+    let Options { deadline_ms, level, rate, interleave, idempotent, aliases, latest, .. } =
+        &method.options;
+    // Per value of an argument, only clients drop older ones.
+    let latest = matches!(latest, Some(None));
     let deadline_ms = deadline_ms.unwrap_or(0);
     let rate = match rate {
         None => quote!(::core::option::Option::None),
@@ -364,6 +370,7 @@ fn info(root: &Path, method: &Method) -> TokenStream {
             deadline_ms: #deadline_ms,
             idempotent: #idempotent,
             interleave: #interleave,
+            latest: #latest,
             rate: #rate,
             ..#root::MethodInfo::new(#name, #root::Pattern::#pattern)
         }

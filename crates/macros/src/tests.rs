@@ -177,7 +177,7 @@ fn hooks_have_known_names_and_arguments() {
          #[hook] async fn destroyed(&mut self) {}
          #[hook] fn loaded(&mut self) -> u8 { 0 }",
         expect![[r#"
-            no point in an entity's life has this name; there are: created, loaded, online, offline, before_save, daily, reloaded, destroyed
+            no point in an entity's life has this name; there are: created, loaded, online, offline, before_save, daily, reloaded, destroyed, step
             `created` takes nothing besides the context
             `online` takes at most the peer: `peer: &Peer`
             nothing is waited for after the end: make it a plain `fn`
@@ -241,9 +241,7 @@ fn kinds_have_plain_types_and_known_options() {
     check_entity(
         "rooms",
         "struct A;",
-        expect![[
-            r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `on_panic = restart`, `root = path`"#
-        ]],
+        expect![[r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `steps_per_second = 20`, `on_panic = restart`, `root = path`"#]],
     );
     check_entity(
         "mailbox_max = 0",

@@ -11,10 +11,12 @@
 //! blueprints, the app. A before-hook that fails or interrupts ends the request there: neither
 //! the handler nor any after-hook runs.
 
+mod bind;
 mod declare;
 mod request;
 mod router;
 
+pub use bind::{Ask, RouteApp, RouteCx, RouteMessage, RouteReply, RouteStub, Routed};
 pub use declare::{Blueprint, Hooks, RouteError, Routes};
 pub use request::{
     ANSWER_LOST, ANSWER_TIMEOUT, Answer, AnswerError, BUSY, Failure, HANDLER_FAILED, Notify, OK,
@@ -22,5 +24,7 @@ pub use request::{
 };
 pub use router::{Asked, Later, Options, Output, Router, Started};
 
+#[cfg(test)]
+mod bind_tests;
 #[cfg(test)]
 mod tests;
