@@ -1,1 +1,107 @@
-fn main() {}
+//! The `mainstay` command.
+
+mod bots;
+mod check;
+mod demo;
+mod new;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use mainstay::Exit;
+
+/// Builds, runs and tries out Mainstay game servers.
+#[derive(Parser)]
+#[command(name = "mainstay", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Plays the arena sample: a server, a page to play in, and bots beside you.
+    Demo(demo::Demo),
+    /// Sends scripted arena players to a server and checks every answer.
+    Bots(bots::Bots),
+    /// Makes a game package that compiles, runs in the browser and has a passing test.
+    New(new::New),
+    /// Checks a cluster file without starting anything, or prints what one may hold.
+    Check(check::Check),
+    /// Prints a ticket for an account, sealed with the keys of a cluster file or data folder.
+    Ticket(TicketArguments),
+    /// Prints the arena's interface; a game prints its own by `cargo run -- --schema`.
+    Schema(SchemaArguments),
+    /// Runs the arena as a process of a cluster file. Options as those of any game's binary.
+    #[command(disable_help_flag = true)]
+    Serve {
+        /// Passed on; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+#[derive(clap::Args)]
+struct TicketArguments {
+    /// Number of the account.
+    account: u64,
+    /// The cluster file whose keys are used.
+    #[arg(long)]
+    cluster: Option<PathBuf>,
+    /// The data folder whose keys are used, without a cluster file.
+    #[arg(long, default_value = "data")]
+    data: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct SchemaArguments {
+    /// As a TypeScript client instead of JSON.
+    #[arg(long)]
+    typescript: bool,
+    /// As `interface.lock` instead of JSON.
+    #[arg(long, conflicts_with = "typescript")]
+    lock: bool,
+}
+
+fn main() -> Exit {
+    let result = match Cli::parse().command {
+        Command::Demo(demo) => demo.run(),
+        Command::Bots(bots) => bots.run(),
+        Command::New(new) => new.run(),
+        Command::Check(check) => check.run(),
+        Command::Ticket(ticket) => Ok(run(&ticket.words())),
+        Command::Schema(schema) => Ok(run(&schema.words())),
+        Command::Serve { arguments } => Ok(run(&arguments)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Exit::NotStarted
+    })
+}
+
+/// Runs the arena's own command line.
+fn run(words: &[String]) -> Exit {
+    mainstay::run_with(arena::app(), words.iter().cloned(), |_| {})
+}
+
+impl TicketArguments {
+    fn words(&self) -> Vec<String> {
+        let mut words = vec!["--ticket".to_owned(), self.account.to_string()];
+        match &self.cluster {
+            Some(file) => words.extend(["--cluster".to_owned(), file.display().to_string()]),
+            None => words.extend(["--data".to_owned(), self.data.display().to_string()]),
+        }
+        words
+    }
+}
+
+impl SchemaArguments {
+    fn words(&self) -> Vec<String> {
+        let form = match (self.typescript, self.lock) {
+            (true, _) => "--schema-ts",
+            (_, true) => "--lock",
+            _ => "--schema",
+        };
+        vec![form.to_owned()]
+    }
+}

@@ -154,7 +154,7 @@ impl Player {
         method: &str,
         arguments: &A,
     ) -> Result<R, ClientError> {
-        let (body, id) = (proto::encode(arguments), self.id);
+        let (body, id) = (client::encode_args(arguments), self.id);
         let method = method_id(method);
         let started = self
             .game

@@ -236,7 +236,7 @@ impl Cluster {
         method: &str,
         arguments: &A,
     ) -> Result<R, CallError> {
-        let body = proto::encode(arguments);
+        let body = client::encode_args(arguments);
         let wait = Duration::from_secs(30);
         let method = MethodId::of(method);
         let request = self.start_request(client, stream, method, &body, wait)?;
@@ -261,7 +261,7 @@ impl Cluster {
         arguments: &A,
     ) -> Result<(), CallError> {
         let now = self.now();
-        let body = proto::encode(arguments);
+        let body = client::encode_args(arguments);
         let sent = self.clients[client.0].core.tell(now, stream, MethodId::of(method), &body);
         self.settle_client(client.0);
         sent

@@ -15,12 +15,13 @@ pub struct Avatar {
 
 #[rpc]
 impl Avatar {
-    /// Enters an arena. From then on the client has a stream called `arena`.
+    /// Enters an arena for `size` players. From then on the client has a stream called `arena`.
     #[request(client, rate = "5/s")]
     async fn play(
         &mut self,
         cx: &mut Cx<Self>,
-        #[arg(len = "1..=16")] name: String,
+        #[arg(len = 1..=16)] name: String,
+        #[arg(range = 10..=2000)] size: u32,
     ) -> Result<Playing, PlayError> {
         let name = name.trim();
         if name.is_empty() || name.chars().any(char::is_control) {
@@ -28,11 +29,11 @@ impl Avatar {
         }
         name.clone_into(&mut self.name);
         let peer = cx.peers().into_iter().next().ok_or(PlayError::Full)?;
-        let place = cx.entity::<Lobby>(0).find_place().await.map_err(|_| PlayError::Full)?;
+        let place = cx.entity::<Lobby>(u64::from(size)).find_place().await.map_err(|_| PlayError::Full)?;
         let Place { field, edge } = place;
         let enter = cx.at(field).enter(cx.key(), self.name.clone());
         let me = enter.await.map_err(|_| PlayError::Full)?.ok_or(PlayError::Full)?;
-        cx.bind(&peer, "arena", field.id());
+        cx.bind(&peer, "arena", field);
         Ok(Playing { me, edge, steps_per_second: rules::STEPS_PER_SECOND })
     }
 

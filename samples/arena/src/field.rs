@@ -15,7 +15,7 @@ use crate::world::{self, Happening, PlayerId, World};
 const BIND_WAIT: Duration = Duration::from_secs(10);
 
 /// One arena: a scene of 20 steps a second. It ends when the last player has left.
-#[entity(spawned, steps_per_second = 20)]
+#[entity(room, steps_per_second = 20)]
 pub struct Field {
     world: World,
     players: BTreeMap<u64, Player>,
@@ -23,6 +23,8 @@ pub struct Field {
     /// Reused at each step.
     interest: Vec<(ReplicaId, f32)>,
     packet: Vec<u8>,
+    /// Key of the lobby that fills this arena.
+    size: u32,
 }
 
 struct Player {
@@ -44,6 +46,7 @@ impl Field {
             group: None,
             interest: Vec::new(),
             packet: Vec::new(),
+            size: capacity,
         }
     }
 }
@@ -81,7 +84,7 @@ impl Field {
 
     /// Says something to everybody in the arena.
     #[tell(client, rate = "2/s")]
-    fn say(&mut self, cx: &mut Cx<Self>, #[arg(len = "1..=120")] text: String) {
+    fn say(&mut self, cx: &mut Cx<Self>, #[arg(len = 1..=120)] text: String) {
         let Some(player) = player_of(&mut self.players, cx) else { return };
         let from = player.name.clone();
         if let Some(group) = &self.group {
@@ -162,7 +165,7 @@ impl Field {
         if let Some(group) = &self.group {
             cx.cast(group).table(rows, players);
         }
-        let lobby = cx.entity::<Lobby>(0);
+        let lobby = cx.entity::<Lobby>(u64::from(self.size));
         if self.players.is_empty() && self.world.step_number() > 600 {
             let _ = lobby.ended(cx.me());
             cx.destroy();
@@ -218,7 +221,7 @@ impl Field {
     fn tell_views(&mut self, cx: &mut Cx<Self>) {
         let step = self.world.step_number();
         for player in self.players.values_mut() {
-            let Some(peer) = player.peer.as_ref().filter(|peer| peer.is_connected()) else {
+            let Some(peer) = player.peer.as_ref() else {
                 continue;
             };
             let Some(place) = self.world.position(player.id) else { continue };
@@ -251,7 +254,8 @@ fn player_of<'a>(
     players: &'a mut BTreeMap<u64, Player>,
     cx: &Cx<Field>,
 ) -> Option<&'a mut Player> {
-    let account = cx.caller().client()?.account();
+    let Caller::Client(peer) = cx.caller() else { return None };
+    let account = peer.account();
     players.get_mut(&account.0)
 }
 

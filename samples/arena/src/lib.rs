@@ -20,24 +20,11 @@ pub use field::Field;
 pub use lobby::{Lobby, Place};
 pub use messages::{ArenaClient, Input, Name, PlayError, Playing, Row};
 
-/// How large the arenas are.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Players of one arena; when it is full, the next opens.
-    pub field_players_max: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options { field_players_max: 250 }
-    }
-}
-
 /// The game: hand it to `mainstay::run`.
-pub fn app(options: Options) -> App {
+pub fn app() -> App {
     App::new("arena")
         .entity::<Avatar>()
-        .entity_with(move || Lobby::new(options))
+        .entity::<Lobby>()
         .entity::<Field>()
         .agent::<Avatar>("avatar")
         .page(web::ASSETS)

@@ -1,13 +1,12 @@
 use mainstay::prelude::*;
 
-use crate::Options;
 use crate::field::Field;
 use crate::rules;
 
-/// The one place that knows all arenas.
-#[entity(singleton)]
+/// Knows all arenas of one size. Its key is that size: how many players an arena takes.
+#[entity]
+#[derive(Default)]
 pub struct Lobby {
-    options: Options,
     fields: Vec<Open>,
 }
 
@@ -25,19 +24,12 @@ pub struct Place {
     pub edge: f32,
 }
 
-impl Lobby {
-    /// A lobby without arenas.
-    pub fn new(options: Options) -> Self {
-        Lobby { options, fields: Vec::new() }
-    }
-}
-
 #[rpc]
 impl Lobby {
     /// An arena with a free seat; opens one if all are full.
     #[invoke(server)]
     fn find_place(&mut self, cx: &mut Cx<Self>) -> Result<Place, String> {
-        let most = self.options.field_players_max;
+        let most = cx.key() as u32;
         let edge = rules::map_edge(most);
         let free = self.fields.iter_mut().find(|open| open.players < most);
         if let Some(open) = free {
@@ -47,7 +39,6 @@ impl Lobby {
         }
         let field = Field::new(most, cx.random(|random| random.fork()));
         let field = cx.spawn(field).map_err(|error| error.to_string())?;
-        tracing::info!(field = %field.id(), "arena opened");
         self.fields.push(Open { field, players: 1 });
         Ok(Place { field, edge })
     }

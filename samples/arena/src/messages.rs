@@ -8,10 +8,10 @@ pub struct Input {
     /// Step of the newest view that was handled.
     pub seen: u64,
     /// -1, 0 or 1.
-    #[message(range = "-1..=1")]
+    #[message(range = -1..=1)]
     pub x: i8,
     /// -1, 0 or 1; down is positive.
-    #[message(range = "-1..=1")]
+    #[message(range = -1..=1)]
     pub y: i8,
     /// 256 is a full circle, 0 points to the right.
     pub angle: u8,

@@ -36,12 +36,25 @@ pub struct Score {
 /// Something worth telling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happening {
-    /// `killer` beat `victim`.
-    Killed { killer: PlayerId, victim: PlayerId },
-    /// `player` picked something up.
-    Picked { player: PlayerId, power: bool },
-    /// `player` is back.
-    Respawned { player: PlayerId },
+    /// Somebody beat somebody.
+    Killed {
+        /// Who shot.
+        killer: PlayerId,
+        /// Who was hit.
+        victim: PlayerId,
+    },
+    /// Somebody picked something up.
+    Picked {
+        /// Who.
+        player: PlayerId,
+        /// A power-up, not a medkit.
+        power: bool,
+    },
+    /// Somebody is back.
+    Respawned {
+        /// Who.
+        player: PlayerId,
+    },
 }
 
 struct Body {

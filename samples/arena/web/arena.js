@@ -38,7 +38,7 @@ async function join(name) {
   arena = session.stream("arena");
   listen();
   await session.ready;
-  const [me, edge] = decodeValue(await avatar.request(method.play, encodeValue([name])));
+  const [me, edge] = decodeValue(await avatar.request(method.play, encodeValue([name, 250])));
   Object.assign(game, { me, edge, playing: true });
   $("welcome").hidden = true;
   $("welcome").style.display = "none";
