@@ -7,6 +7,7 @@ pub mod frame;
 mod id;
 pub mod link;
 pub mod schema;
+pub mod schema_rs;
 pub mod schema_ts;
 pub mod stream;
 pub mod ticket;

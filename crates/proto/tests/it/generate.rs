@@ -7,7 +7,7 @@ use macros::Message;
 use proto::schema::{
     Callers, Delivery, Field, Form, Interface, Method, Pattern, Presence, Schema, SchemaBuilder,
 };
-use proto::{Bytes, EntityId, KindId, Message as _, SessionId, schema_ts};
+use proto::{Bytes, EntityId, KindId, Message as _, SessionId, schema_rs, schema_ts};
 
 #[derive(Message)]
 #[message(root = proto)]
@@ -46,6 +46,17 @@ enum Deed {
     Rest,
     Move { to: Place, steps: Vec<i16> },
     Give(Item, u8),
+}
+
+/// Holds itself, in a box and in a list.
+#[derive(Message)]
+#[message(root = proto)]
+#[allow(dead_code)]
+struct Node {
+    next: Option<Box<Node>>,
+    children: Vec<Node>,
+    #[message(default = Mood::Calm)]
+    mood: Mood,
 }
 
 #[derive(Message)]
@@ -91,6 +102,7 @@ fn game() -> Schema {
     let deed = Deed::shape(s);
     let error = ShopError::shape(s);
     let everything = Everything::shape(s);
+    let node = Node::shape(s);
     let number = u32::shape(s);
     let text = String::shape(s);
     let avatar = interface(
@@ -103,6 +115,7 @@ fn game() -> Schema {
                 ..method("act", Pattern::Request, vec![Field::new("deed", deed.clone())])
             },
             method("rest", Pattern::Tell, Vec::new()),
+            method("think", Pattern::Tell, vec![Field::new("body", node)]),
             Method {
                 delivery: Delivery::Latest(Some("class".to_owned())),
                 ..method(
@@ -170,6 +183,11 @@ fn game() -> Schema {
 #[test]
 fn typescript_of_a_schema() {
     expect_file!["../golden/game.ts"].assert_eq(&schema_ts::typescript(&game()));
+}
+
+#[test]
+fn rust_of_a_schema() {
+    expect_file!["../golden/game.rs"].assert_eq(&schema_rs::rust(&game()));
 }
 
 #[test]
