@@ -139,6 +139,7 @@ fn scenes_table(workers: &[&WorkerStats]) -> Value {
                 scene.steps_per_second,
                 scene.steps,
                 scene.skipped,
+                scene.late,
                 scene.late_worst.as_secs_f64() * 1e3,
                 scene.took_mean.as_secs_f64() * 1e3,
                 scene.took_worst.as_secs_f64() * 1e3,
@@ -149,7 +150,7 @@ fn scenes_table(workers: &[&WorkerStats]) -> Value {
         "title": "Scenes",
         "columns": [
             column("kind"), column("id"), number("steps/s"), number("steps"), number("skipped"),
-            number("worst lateness ms"), number("step ms"), number("worst step ms"),
+            number("late"), number("worst lateness ms"), number("step ms"), number("worst step ms"),
         ],
         "rows": rows,
         "empty": "no scene runs",
