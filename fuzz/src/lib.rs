@@ -1,6 +1,8 @@
 //! The targets, one function each. Those of the wire and of WebSocket are also run by plain tests
 //! of their crates, which is where they live.
 
+// Its list and samples are for the plain tests.
+#[allow(dead_code)]
 #[path = "../../crates/proto/tests/it/targets.rs"]
 mod wire;
 

@@ -231,9 +231,10 @@ impl Schema {
 impl Interface {
     /// The method that answers to `id`, by its path or by an alias.
     pub fn method_by_id(&self, id: MethodId) -> Option<&Method> {
-        self.methods.values().find(|method| {
-            method.id == id || method.aliases.iter().any(|alias| MethodId::of_path(alias) == id)
-        })
+        let has_alias =
+            |method: &&Method| method.aliases.iter().any(|alias| MethodId::of_path(alias) == id);
+        let by_path = self.methods.values().find(|method| method.id == id);
+        by_path.or_else(|| self.methods.values().find(has_alias))
     }
 }
 

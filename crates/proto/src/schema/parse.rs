@@ -69,8 +69,13 @@ impl<'a> Parser<'a> {
             "variant" => {
                 let (number, name) = self.pair(rest)?;
                 let number = self.number(number)?;
+                let error = self.error(format!("number {number} stands twice"));
                 let variant = Variant { number, name: name.to_owned(), fields: Vec::new() };
-                self.variants()?.0.push(variant);
+                let variants = self.variants()?.0;
+                if variants.iter().any(|known| known.number == number) {
+                    return Err(error);
+                }
+                variants.push(variant);
             }
             "fallback" => {
                 let number = self.number(rest)?;
@@ -94,9 +99,13 @@ impl<'a> Parser<'a> {
 
     fn interface(&mut self, form: Form, rest: &str) -> Result<(), LockError> {
         let (name, id) = self.pair(rest)?;
+        let kind = KindId::of(name);
+        if self.hex32(id)? != kind.0 {
+            return Err(self.error(format!("the id of {name} is {:08x}", kind.0)));
+        }
         let interface = Interface {
             name: name.to_owned(),
-            id: KindId(self.hex32(id)?),
+            id: kind,
             form,
             aliases: Vec::new(),
             methods: Default::default(),
@@ -116,7 +125,9 @@ impl<'a> Parser<'a> {
         let pattern = Pattern::ALL.into_iter().find(|known| known.word() == pattern);
         let pattern = pattern.ok_or_else(|| self.error("this pattern is not known"))?;
         let mut method = Method::new(path, pattern);
-        method.id = MethodId(self.hex32(id)?);
+        if self.hex32(id)? != method.id.0 {
+            return Err(self.error(format!("the id of {path} is {:08x}", method.id.0)));
+        }
         method.callers = self.callers(callers)?;
         let kind = match &self.open {
             Open::Interface(kind) | Open::Method(kind, _) => kind.clone(),
