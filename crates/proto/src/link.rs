@@ -289,6 +289,11 @@ pub enum LinkFrame<'a> {
         subject: &'a str,
         body: &'a [u8],
     },
+    /// The sender's entities listen to a subject, or no longer do.
+    Listen {
+        subject: &'a str,
+        on: bool,
+    },
 }
 
 /// A call to an entity or service on another worker.
@@ -342,6 +347,7 @@ mod kind {
     pub const PROBE: u8 = 0x43;
     pub const RING: u8 = 0x44;
     pub const PUBLISH: u8 = 0x50;
+    pub const LISTEN: u8 = 0x51;
 }
 
 /// Appends an `Up` payload without building a [`LinkFrame`]; the gate's hot path.
@@ -565,6 +571,9 @@ impl<'a> LinkFrame<'a> {
             kind::PUBLISH => {
                 LinkFrame::Publish { subject: r.text(TEXT_BYTES_MAX)?, body: r.take_rest() }
             }
+            kind::LISTEN => {
+                LinkFrame::Listen { subject: r.text(TEXT_BYTES_MAX)?, on: r.flag()? }
+            }
             other => return Err(WireError::Kind(other)),
         };
         r.end()?;
@@ -771,6 +780,10 @@ impl<'a> LinkFrame<'a> {
                 put_text(out, subject);
                 out.extend_from_slice(body);
             }
+            LinkFrame::Listen { subject, on } => {
+                put_text(out, subject);
+                out.push(u8::from(*on));
+            }
         }
     }
 
@@ -810,6 +823,7 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Probe { .. } => kind::PROBE,
             LinkFrame::Ring { .. } => kind::RING,
             LinkFrame::Publish { .. } => kind::PUBLISH,
+            LinkFrame::Listen { .. } => kind::LISTEN,
         }
     }
 }

@@ -290,6 +290,7 @@ pub fn link() -> Vec<LinkFrame<'static>> {
         LinkFrame::Probe { origin: GATE, call: SLOT, target: room, seen: 1 },
         LinkFrame::Ring { call: SLOT },
         LinkFrame::Publish { subject: "zone.1.news", body: &[0x91, 0x01] },
+        LinkFrame::Listen { subject: "zone.1.news", on: true },
     ]
 }
 
@@ -369,5 +370,6 @@ pub fn link_kind(frame: &LinkFrame<'_>) -> &'static str {
         LinkFrame::Probe { .. } => "probe",
         LinkFrame::Ring { .. } => "ring",
         LinkFrame::Publish { .. } => "publish",
+        LinkFrame::Listen { .. } => "listen",
     }
 }
