@@ -367,8 +367,12 @@ impl Swarm {
             player.core().cut(now);
         }
         if player.leave_at.is_some_and(|at| at <= now) {
-            player.leave_at = None;
-            player.leave();
+            // Only who is connected can say goodbye; another session would wait for its end.
+            let is_connected = player.is_connected();
+            player.leave_at = (!is_connected).then(|| now + LEAVE_AGAIN);
+            if is_connected {
+                player.leave();
+            }
         }
         if player.tick_at.is_some_and(|at| at <= now) {
             player.tick_at = Some(now + options.tick);
@@ -597,6 +601,9 @@ fn resolve(address: &Address) -> Result<SocketAddr, SwarmError> {
     let best = best.or(found.first()).copied();
     best.ok_or_else(|| failed(io::Error::other("the host has no address")))
 }
+
+/// Pause before a bot that is not connected tries again to leave.
+const LEAVE_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long an address of several may take to accept a connection.
 const TRY_WAIT: Duration = Duration::from_secs(1);
