@@ -1,7 +1,7 @@
 //! `#[client]` on a trait: what a client lets servers call.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{format_ident, quote};
 use syn::parse::Parser;
 use syn::spanned::Spanned;
 use syn::{Attribute, Error, ItemTrait, LitStr, Path, Result, TraitItem, TraitItemFn};
@@ -261,18 +261,12 @@ fn generate(
 }
 
 fn route_check(root: &Path, push: &Push) -> TokenStream {
-    let span = push.span;
     let (pattern, route) = match push.way {
-        Way::Sync | Way::Call => (quote!(Sync), quote!(ServiceGateClient)),
-        Way::Multicast => (quote!(Multicast), quote!(ServiceGateClients)),
-        Way::Other(pattern) => {
-            let pattern = pattern.variant();
-            (quote!(#pattern), quote!(ServiceGateClient))
-        }
+        Way::Sync | Way::Call => (PatternName::Sync, quote!(ServiceGateClient)),
+        Way::Multicast => (PatternName::Multicast, quote!(ServiceGateClients)),
+        Way::Other(pattern) => (pattern, quote!(ServiceGateClient)),
     };
-    quote_spanned! {span=>
-        const _: () = #root::require(#root::Pattern::#pattern, #root::Route::#route);
-    }
+    crate::rpc::route_check(root, &pattern.variant(), &route, push.span)
 }
 
 fn info(root: &Path, method: &Method, way: Way) -> TokenStream {

@@ -654,6 +654,7 @@ fn hook(root: &Path, ident: &Ident, parts: &[Part]) -> TokenStream {
     let positions: Vec<_> = (0..parts.len()).collect();
     let count = parts.len();
     let whole = plain_name(ident);
+    let refuse = quote_spanned!(ident.span()=> ::core::panic!("{}", __problem.text()));
     let now_own = quote! {
         #root::guard(&__reporter, #whole, || {
             <Self as #root::Methods>::hook_now(__this, __cx, &__hook);
@@ -669,13 +670,16 @@ fn hook(root: &Path, ident: &Ident, parts: &[Part]) -> TokenStream {
     };
     quote! {
         fn hook(__turn: #root::Turn<Self>, __hook: #root::Hook) -> #root::Step {
-            const UP: [usize; #count] = #root::start_order([
+            const UP: [usize; #count] = match #root::start_order([
                 #(#root::Needs {
                     field: #names,
                     name: <#types as #root::Module>::NAME,
                     needs: <#types as #root::Module>::NEEDS,
                 }),*
-            ]);
+            ]) {
+                ::core::result::Result::Ok(__order) => __order,
+                ::core::result::Result::Err(__problem) => #refuse,
+            };
             const LATER: #root::Hooks = <#ident as #root::Methods>::HOOKS_ASYNC
                 #(.and(<#types as #root::Methods>::HOOKS_ASYNC))*;
             let __down = ::core::matches!(

@@ -104,6 +104,15 @@ fn default_root() -> Path {
     syn::parse_quote!(::mainstay::rt)
 }
 
+/// The same path with all its tokens at `span`, so that errors point there.
+fn at(path: &Path, span: proc_macro2::Span) -> proc_macro2::TokenStream {
+    let respanned = quote::ToTokens::to_token_stream(path).into_iter().map(|mut tree| {
+        tree.set_span(span);
+        tree
+    });
+    respanned.collect()
+}
+
 /// Reads an attribute that has no option but `root = path`.
 fn read_root(attr: proc_macro2::TokenStream) -> syn::Result<Path> {
     let mut root = default_root();

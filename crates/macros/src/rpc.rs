@@ -200,13 +200,12 @@ impl Interface {
                         if *caller == Caller::Operator && mark.pattern == PatternName::Request {
                             continue;
                         }
-                        checks.extend(quote_spanned! {*span=>
-                            const _: () = #root::require(#root::Pattern::#pattern, #root::Route::#route);
-                        });
+                        checks.extend(route_check(root, &pattern, &route, *span));
                     }
                 }
             }
             if let Receiver::Exclusive = method.receiver {
+                let root = crate::at(root, method.ident.span());
                 let owner = &self.owner;
                 checks.extend(quote_spanned! {method.ident.span()=>
                     const _: () = ::core::assert!(
@@ -266,6 +265,17 @@ impl Interface {
                 }
             }
         }
+    }
+}
+
+/// Makes the compiler ask the table whether `route` carries `pattern`; a refusal points at `span`.
+pub fn route_check(root: &Path, pattern: &Ident, route: &TokenStream, span: Span) -> TokenStream {
+    let root = crate::at(root, span);
+    quote_spanned! {span=>
+        const _: () = match #root::carries(#root::Pattern::#pattern, #root::Route::#route) {
+            #root::Carry::Yes => (),
+            #root::Carry::No(why) => ::core::panic!("{}", why),
+        };
     }
 }
 

@@ -241,7 +241,9 @@ fn kinds_have_plain_types_and_known_options() {
     check_entity(
         "rooms",
         "struct A;",
-        expect![[r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `steps_per_second = 20`, `on_panic = restart`, `root = path`"#]],
+        expect![[
+            r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `steps_per_second = 20`, `on_panic = restart`, `root = path`"#
+        ]],
     );
     check_entity(
         "mailbox_max = 0",

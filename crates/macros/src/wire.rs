@@ -82,10 +82,17 @@ pub fn functions(interface: &Interface) -> TokenStream {
             __status: #root::Status,
             __body: &[u8],
         ) -> ::core::result::Result<Self::Reply, #root::codec::DecodeError> {
-            ::core::result::Result::Ok(match (__position, __status) {
+            let mut __decoder = #root::codec::Decoder::new(__body);
+            let __d = &mut __decoder;
+            let __reply = match (__position, __status) {
                 #(#decode_replies)*
                 _ => return ::core::result::Result::Err(#root::codec::Problem::Missing.into()),
-            })
+            };
+            #[allow(unreachable_code)]
+            {
+                __d.end()?;
+                ::core::result::Result::Ok(__reply)
+            }
         }
     }
 }
@@ -108,6 +115,7 @@ pub fn encode_args(root: &Path, args: &[Arg], binds: &[Ident]) -> TokenStream {
     let count = args.len();
     let writes = args.iter().zip(binds).map(|(arg, bind)| {
         let ty = &arg.ty;
+        let root = crate::at(root, ty.span());
         quote_spanned!(ty.span()=> <#ty as #root::codec::Message>::encode(#bind, __out);)
     });
     quote! {
@@ -122,8 +130,10 @@ fn decode_args(root: &Path, method: &Method) -> TokenStream {
         let Arg { name, ty, .. } = arg;
         let checks = arg_checks(root, arg, &quote!(&#bind));
         let read = match &arg.default {
-            None => quote!(__fields.required(__d, #name)?),
-            Some(default) => quote!(__fields.or_else(__d, #name, || #default)?),
+            None => quote_spanned!(ty.span()=> __fields.required::<#ty>(__d, #name)?),
+            Some(default) => {
+                quote_spanned!(ty.span()=> __fields.or_else::<#ty>(__d, #name, || #default)?)
+            }
         };
         quote! {
             let #bind: #ty = #read;
@@ -191,19 +201,26 @@ fn encode_reply(root: &Path, method: &Method) -> TokenStream {
 
 fn decode_reply(root: &Path, at: usize, method: &Method) -> TokenStream {
     let variant = method.variant();
+    let decode = |ty: &TokenStream| {
+        let root = crate::at(root, ty.span());
+        quote_spanned!(ty.span()=> <#ty as #root::codec::Message>::decode(__d)?)
+    };
     match &method.output {
-        Output::Fallible { ok, error } => quote! {
-            (#at, #root::Status::Ok) => {
-                __Reply::#variant(::core::result::Result::Ok(#root::codec::decode::<#ok>(__body)?))
-            }
-            (#at, #root::Status::App) => {
-                __Reply::#variant(::core::result::Result::Err(#root::codec::decode::<#error>(__body)?))
-            }
-        },
-        _ => {
-            let ty = method.answer_type();
+        Output::Fallible { ok, error } => {
+            let (ok, error) = (decode(ok), decode(error));
             quote! {
-                (#at, #root::Status::Ok) => __Reply::#variant(#root::codec::decode::<#ty>(__body)?),
+                (#at, #root::Status::Ok) => {
+                    __Reply::#variant(::core::result::Result::Ok(#ok))
+                }
+                (#at, #root::Status::App) => {
+                    __Reply::#variant(::core::result::Result::Err(#error))
+                }
+            }
+        }
+        _ => {
+            let value = decode(&method.answer_type());
+            quote! {
+                (#at, #root::Status::Ok) => __Reply::#variant(#value),
             }
         }
     }
@@ -240,7 +257,10 @@ pub fn describe(interface: &Interface) -> TokenStream {
 
 /// Statements that fill in the types and the delivery of `__method`.
 pub fn describe_types(root: &Path, method: &Method, answers: bool) -> TokenStream {
-    let shape = |ty: &TokenStream| quote!(<#ty as #root::codec::Message>::shape(__schema));
+    let shape = |ty: &TokenStream| {
+        let root = crate::at(root, ty.span());
+        quote_spanned!(ty.span()=> <#ty as #root::codec::Message>::shape(__schema))
+    };
     let args = method.args.iter().map(|arg| {
         let name = &arg.name;
         let shape = shape(&arg.ty);

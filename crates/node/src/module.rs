@@ -261,11 +261,11 @@ pub struct Needs {
 /// The order in which components start: each after those it needs, otherwise as declared. Gives
 /// positions in `parts`.
 ///
-/// # Panics
+/// # Errors
 ///
 /// If a component needs one that the entity does not have, or some need each other in a ring,
-/// which is printed. In a constant that is a compile error.
-pub const fn start_order<const N: usize>(parts: [Needs; N]) -> [usize; N] {
+/// which is named. Generated code asks in a constant, so that it is a compile error.
+pub const fn start_order<const N: usize>(parts: [Needs; N]) -> Result<[usize; N], Disorder> {
     let mut order = [0; N];
     let mut started = [false; N];
     let mut count = 0;
@@ -273,32 +273,43 @@ pub const fn start_order<const N: usize>(parts: [Needs; N]) -> [usize; N] {
         let before = count;
         let mut at = 0;
         while at < N {
-            if !started[at] && is_ready(&parts, at, &started) {
-                order[count] = at;
-                started[at] = true;
-                count += 1;
+            match is_ready(&parts, at, &started) {
+                Ok(ready) if ready && !started[at] => {
+                    order[count] = at;
+                    started[at] = true;
+                    count += 1;
+                }
+                Ok(_) => {}
+                Err(problem) => return Err(problem),
             }
             at += 1;
         }
         if count == before {
-            refuse_ring(&parts, &started);
+            return Err(ring(&parts, &started));
         }
     }
-    order
+    Ok(order)
 }
 
-const fn is_ready(parts: &[Needs], at: usize, started: &[bool]) -> bool {
+const fn is_ready(parts: &[Needs], at: usize, started: &[bool]) -> Result<bool, Disorder> {
     let needs = parts[at].needs;
     let mut need = 0;
     while need < needs.len() {
         match position(parts, needs[need]) {
             Some(other) if started[other] => {}
-            Some(_) => return false,
-            None => refuse_missing(&parts[at], needs[need]),
+            Some(_) => return Ok(false),
+            None => {
+                return Err(Disorder::new()
+                    .with("component `")
+                    .with(parts[at].field)
+                    .with("` needs ")
+                    .with(needs[need])
+                    .with(", and the entity has no component of that type"));
+            }
         }
         need += 1;
     }
-    true
+    Ok(true)
 }
 
 const fn position(parts: &[Needs], name: &str) -> Option<usize> {
@@ -327,15 +338,16 @@ const fn same(left: &str, right: &str) -> bool {
     true
 }
 
-/// Text put together in a constant, cut at its end.
-struct Text {
+/// Why components cannot be started: a text put together in a constant, cut at its end.
+#[derive(Clone, Copy)]
+pub struct Disorder {
     bytes: [u8; 512],
     len: usize,
 }
 
-impl Text {
+impl Disorder {
     const fn new() -> Self {
-        Text { bytes: [0; 512], len: 0 }
+        Disorder { bytes: [0; 512], len: 0 }
     }
 
     const fn with(mut self, text: &str) -> Self {
@@ -349,22 +361,24 @@ impl Text {
         self
     }
 
-    const fn panic(&self) -> ! {
+    /// The text.
+    pub const fn text(&self) -> &str {
         let (text, _) = self.bytes.split_at(self.len);
         match std::str::from_utf8(text) {
-            Ok(text) => panic!("{}", text),
-            Err(_) => panic!("components cannot be started"),
+            Ok(text) => text,
+            Err(_) => "components cannot be started",
         }
     }
 }
 
-const fn refuse_missing(part: &Needs, need: &str) -> ! {
-    let text = Text::new().with("component `").with(part.field).with("` needs ").with(need);
-    text.with(", and the entity has no component of that type").panic()
+impl std::fmt::Debug for Disorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.text())
+    }
 }
 
-/// Follows unmet needs until a component comes twice, and prints the ring.
-const fn refuse_ring(parts: &[Needs], started: &[bool]) -> ! {
+/// Follows unmet needs until a component comes twice, and names the ring.
+const fn ring(parts: &[Needs], started: &[bool]) -> Disorder {
     let mut at = 0;
     while started[at] {
         at += 1;
@@ -376,7 +390,7 @@ const fn refuse_ring(parts: &[Needs], started: &[bool]) -> ! {
         steps += 1;
     }
     let start = at;
-    let mut text = Text::new().with("components need each other in a ring: ");
+    let mut text = Disorder::new().with("components need each other in a ring: ");
     loop {
         text = text.with(parts[at].field).with(" -> ");
         at = next_in_ring(parts, started, at);
@@ -384,7 +398,7 @@ const fn refuse_ring(parts: &[Needs], started: &[bool]) -> ! {
             break;
         }
     }
-    text.with(parts[start].field).panic()
+    text.with(parts[start].field)
 }
 
 const fn next_in_ring(parts: &[Needs], started: &[bool], at: usize) -> usize {
@@ -403,6 +417,8 @@ const fn next_in_ring(parts: &[Needs], started: &[bool], at: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
 
     const fn part(field: &'static str, needs: &'static [&'static str]) -> Needs {
@@ -411,29 +427,27 @@ mod tests {
 
     #[test]
     fn components_start_after_what_they_need() {
-        const ORDER: [usize; 4] = start_order([
+        const ORDER: Result<[usize; 4], Disorder> = start_order([
             part("shop", &["bag", "wallet"]),
             part("bag", &["wallet"]),
             part("chat", &[]),
             part("wallet", &[]),
         ]);
-        assert_eq!(ORDER, [2, 3, 1, 0]);
+        assert_eq!(ORDER.unwrap(), [2, 3, 1, 0]);
     }
 
     #[test]
-    #[should_panic(expected = "in a ring: wallet -> bag -> shop -> wallet")]
-    fn a_ring_of_needs_is_printed() {
-        start_order([
+    fn rings_and_missing_components_are_named() {
+        let ring = start_order([
             part("quest", &["shop"]),
             part("shop", &["wallet"]),
             part("bag", &["shop"]),
             part("wallet", &["bag"]),
         ]);
-    }
-
-    #[test]
-    #[should_panic(expected = "component `bag` needs wallet, and the entity has no component")]
-    fn a_missing_component_is_named() {
-        start_order([part("bag", &["wallet"])]);
+        expect!["components need each other in a ring: shop -> wallet -> bag -> shop"]
+            .assert_eq(ring.unwrap_err().text());
+        let missing = start_order([part("bag", &["wallet"])]);
+        expect!["component `bag` needs wallet, and the entity has no component of that type"]
+            .assert_eq(missing.unwrap_err().text());
     }
 }

@@ -134,20 +134,10 @@ pub const TABLE: [[Carry; 7]; 7] = [
     [Yes, Yes, NO_ANSWER, Yes, Yes, Yes, NO_ANSWER],
 ];
 
-/// Whether `route` carries `pattern`.
+/// Whether `route` carries `pattern`. Macro output asks in a constant, so that a refusal is a
+/// compile error.
 pub const fn carries(pattern: Pattern, route: Route) -> Carry {
     TABLE[pattern as usize][route as usize]
-}
-
-/// Stops the compilation if `route` cannot carry `pattern`. Macro output calls it in a constant.
-///
-/// # Panics
-///
-/// If the route cannot carry the pattern; in a constant that is a compile error.
-pub const fn require(pattern: Pattern, route: Route) {
-    if let Carry::No(why) = carries(pattern, route) {
-        panic!("{}", why);
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ pub use crate::entity::{
 pub use crate::error::{CallError, Failure};
 pub use crate::guard::{guard, guarded};
 pub use crate::module::*;
-pub use crate::pattern::{Pattern, Route, require};
+pub use crate::pattern::{Carry, Pattern, Route, carries};
 pub use crate::push::*;
 pub use crate::step::{Step, Turn};
 pub use crate::timer::{Schedule, TimerId, Times};
