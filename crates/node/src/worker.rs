@@ -1,6 +1,8 @@
 //! One worker: entities, sessions and links put together, still without sockets, threads or a
 //! clock of its own.
 
+mod topics;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -24,6 +26,11 @@ use crate::session::{
     Bindings, Delivery, Entities, FromClient, GroupError, HomeStats, Homes, Opening,
     Options as Sessions, Outlet, PeerInfo, Places, Scope, StreamStats, Streams,
 };
+
+use topics::Topics;
+
+/// Most pairs of another worker and a topic that it listens to which a worker keeps in mind.
+const TOPICS_HEARD_MAX: usize = 1 << 18;
 
 /// Rounds of entities' work and its delivery within one turn, before the driver looks at its
 /// sockets again.
@@ -81,6 +88,8 @@ pub struct WorkerStats {
     pub bad_frames: u64,
     /// Frames that could not be sent because their way was full or closed.
     pub unsent: u64,
+    /// Messages of topics that did not reach a listener because the way was full or closed.
+    pub publishes_lost: u64,
     /// Reports dropped because nobody took them.
     pub reports_lost: u64,
 }
@@ -104,6 +113,8 @@ pub struct Worker {
     reports: VecDeque<Report>,
     bad_frames: u64,
     unsent: u64,
+    topics: Topics,
+    publishes_lost: u64,
     reports_lost: u64,
 }
 
@@ -137,6 +148,8 @@ impl Worker {
             reports: VecDeque::new(),
             bad_frames: 0,
             unsent: 0,
+            topics: Topics::new(TOPICS_HEARD_MAX),
+            publishes_lost: 0,
             reports_lost: 0,
         }
     }
@@ -178,6 +191,7 @@ impl Worker {
             mesh: self.mesh.counters(),
             bad_frames: self.bad_frames,
             unsent: self.unsent,
+            publishes_lost: self.publishes_lost,
             reports_lost: self.reports_lost,
         }
     }
@@ -203,12 +217,17 @@ impl Worker {
         for info in before.nodes() {
             if directory.node(info.incarnation).is_none() {
                 self.mesh.remove_peer(info.incarnation);
+                self.topics.forget(info.incarnation);
             }
         }
         for info in directory.nodes() {
             let node = info.incarnation;
             if node == self.me.node || before.node(node) == Some(info) {
                 continue;
+            }
+            // A node without kinds, such as a gate, holds nobody who could say anything.
+            if before.node(node).is_none() && !info.kinds.is_empty() {
+                self.topics.tell(node);
             }
             let addresses = if in_process(node) { Vec::new() } else { info.mesh.clone() };
             self.mesh.set_peer(node, MeshPeer { name: info.name.clone(), addresses });
@@ -277,9 +296,12 @@ impl Worker {
             | LinkFrame::Rebind { .. }
             | LinkFrame::Release { .. }
             | LinkFrame::Kick { .. } => self.homes.handle_link(&mut io, from, &frame),
-            LinkFrame::Publish { subject, body } => {
-                let event = Event::Publish { topic: (*subject).to_owned(), body: body.to_vec() };
-                self.report(Report::Host(event));
+            LinkFrame::Publish { subject, body } => self.host.handle_publish(subject, body),
+            LinkFrame::Listen { subject, on } => {
+                if !self.topics.hear(from, subject, *on) {
+                    self.publishes_lost += 1;
+                    tracing::error!(node = %from.node, subject, "too many topics: not noted");
+                }
             }
             other => {
                 let kind = format!("{other:?}");
@@ -296,6 +318,9 @@ impl Worker {
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         self.homes.handle_peer_down(&mut io, node);
         self.host.handle_node_down(node);
+        if self.view.directory.borrow().node(node).is_some_and(|info| !info.kinds.is_empty()) {
+            self.topics.tell(node);
+        }
     }
 
     /// Asks the home of the session of `account`, wherever it is, to end it. `false` if no node
@@ -329,6 +354,13 @@ impl Worker {
     /// if nothing will happen by itself.
     pub fn turn(&mut self, now: Instant, wall: WallTime) -> Option<Instant> {
         self.handle_timeout(now, wall);
+        for node in self.topics.take_untold() {
+            let workers = self.view.directory.borrow().node(node).map_or(0, |info| info.workers);
+            let topics: Vec<String> = self.topics.mine().map(str::to_owned).collect();
+            for topic in topics {
+                self.announce(now, (node, workers), &topic, true);
+            }
+        }
         let mut next = None;
         for _ in 0..ROUNDS_MAX {
             next = self.host.turn(now, wall);
@@ -411,7 +443,56 @@ impl Worker {
                     let _ = self.streams.disband(&mut out, group);
                 }
             }
+            Event::Publish { topic, body } => self.publish(now, &topic, &body),
+            Event::Subscribe(topic) => self.listen(now, &topic, true),
+            Event::Unsubscribe(topic) => self.listen(now, &topic, false),
             event => self.report(Report::Host(event)),
+        }
+    }
+
+    // -- topics --
+
+    /// Carries a message to all workers that listen, this one included. A listener whose way is
+    /// full misses it; nobody waits.
+    fn publish(&mut self, now: Instant, topic: &str, body: &[u8]) {
+        if self.topics.is_mine(topic) {
+            self.host.handle_publish(topic, body);
+        }
+        for to in self.topics.listeners(topic) {
+            let frame = LinkFrame::Publish { subject: topic, body };
+            let sent = self.mesh.send(now, to, |bytes| frame.encode(to.worker, bytes));
+            self.publishes_lost += u64::from(sent.is_err());
+        }
+    }
+
+    /// Tells all other workers that this one listens, or no longer does.
+    fn listen(&mut self, now: Instant, topic: &str, on: bool) {
+        self.topics.set_mine(topic, on);
+        let directory = self.directory();
+        let nodes = directory.nodes().filter(|info| !info.kinds.is_empty());
+        let others = nodes.filter(|info| info.incarnation != self.me.node);
+        let mut told: Vec<(Incarnation, u8)> =
+            others.map(|info| (info.incarnation, info.workers)).collect();
+        told.push((self.me.node, self.view.workers));
+        for node in told {
+            self.announce(now, node, topic, on);
+        }
+    }
+
+    fn announce(
+        &mut self,
+        now: Instant,
+        (node, workers): (Incarnation, u8),
+        topic: &str,
+        on: bool,
+    ) {
+        for worker in
+            (0..workers).filter(|worker| (node, *worker) != (self.me.node, self.me.worker))
+        {
+            let frame = LinkFrame::Listen { subject: topic, on };
+            let to = WorkerId { node, worker };
+            let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+            out.control(to, &frame);
         }
     }
 

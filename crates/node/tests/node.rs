@@ -65,6 +65,37 @@ impl Counter {
     }
 }
 
+/// Listens to a topic.
+#[entity(root = node::rt)]
+#[derive(Default)]
+struct Reader {
+    heard: Vec<u64>,
+}
+
+type ReaderMessage = <Reader as node::Entity>::Message;
+
+#[rpc(root = node::rt)]
+impl Reader {
+    #[invoke(server)]
+    fn listen(&mut self, cx: &mut Cx<Self>, on: bool) {
+        if on {
+            cx.subscribe("news", ReaderMessage::Hear);
+        } else {
+            cx.unsubscribe("news");
+        }
+    }
+
+    #[tell(server)]
+    fn hear(&mut self, _cx: &mut Cx<Self>, n: u64) {
+        self.heard.push(n);
+    }
+
+    #[invoke(server)]
+    fn heard(&mut self, _cx: &mut Cx<Self>) -> Vec<u64> {
+        self.heard.clone()
+    }
+}
+
 /// One process: a cluster, a board, and the nodes on it.
 struct Process {
     cluster: Cluster,
@@ -90,7 +121,7 @@ impl Process {
     }
 
     fn start(&mut self, options: NodeOptions) -> NodeHandle {
-        let app = NodeApp::new().kind::<Counter>();
+        let app = NodeApp::new().kind::<Counter>().kind::<Reader>();
         Node::start(&app, options, self.env(Key::shared(&[7; 32]))).expect("the node starts")
     }
 }
@@ -193,6 +224,57 @@ fn nodes_call_each_other_over_tcp_and_only_with_the_key() {
         .map(|worker| worker.expect("it answers").mesh.refused_key)
         .sum();
     assert!(refusals > 0);
+}
+
+#[test]
+fn a_message_of_a_topic_reaches_all_listeners_and_only_those() {
+    let mut process = Process::new();
+    let nodes = [process.start(options("one", 2)), process.start(options("two", 2))];
+    let ask = |on: Option<bool>, key: u64| {
+        let answer = nodes[0].spawn(0, move |outside| async move {
+            let reader = outside.entity::<Reader>(key);
+            if let Some(on) = on {
+                reader.listen(on).await.expect("it answers");
+            }
+            reader.heard().await.expect("it answers")
+        });
+        answer.blocking_recv().expect("the worker runs")
+    };
+    let say = |node: usize, worker: u8, n: u64| {
+        nodes[node].spawn(worker, move |outside| async move { outside.notify("news", &n) });
+    };
+    say(0, 0, 1);
+    for key in 0..8 {
+        assert!(ask(Some(true), key).is_empty(), "before it listens nobody hears");
+    }
+    // A worker that has heard of a listener says something until all have heard of all.
+    let mut said = 1;
+    let all_know = |n: u64| {
+        (0..8).all(|key| (0..4).all(|way| ask(None, key).iter().any(|h| *h >= n && h % 4 == way)))
+    };
+    while !all_know(2) {
+        said += 1;
+        say((said / 2 % 2) as usize, (said % 2) as u8, said);
+    }
+    // From now on each hears each message once, those of one sender in order.
+    let from = said + 1;
+    for n in from..from + 40 {
+        say((n / 2 % 2) as usize, (n % 2) as u8, n);
+    }
+    for key in 0..8 {
+        let mut heard: Vec<u64> = Vec::new();
+        while heard.len() < 40 {
+            heard = ask(None, key).into_iter().filter(|n| *n >= from).collect();
+        }
+        for way in 0..4 {
+            let one: Vec<u64> = heard.iter().copied().filter(|n| n % 4 == way).collect();
+            assert!(one.is_sorted() && one.len() == 10, "{one:?}");
+        }
+    }
+    ask(Some(false), 0);
+    let silent = ask(None, 0).len();
+    say(0, 0, 1_000_000);
+    assert_eq!(ask(None, 0).len(), silent);
 }
 
 #[test]
