@@ -265,6 +265,8 @@ pub struct Needs {
 ///
 /// If a component needs one that the entity does not have, or some need each other in a ring,
 /// which is named. Generated code asks in a constant, so that it is a compile error.
+// The large error lives in constants only.
+#[allow(clippy::result_large_err)]
 pub const fn start_order<const N: usize>(parts: [Needs; N]) -> Result<[usize; N], Disorder> {
     let mut order = [0; N];
     let mut started = [false; N];
@@ -291,6 +293,7 @@ pub const fn start_order<const N: usize>(parts: [Needs; N]) -> Result<[usize; N]
     Ok(order)
 }
 
+#[allow(clippy::result_large_err)]
 const fn is_ready(parts: &[Needs], at: usize, started: &[bool]) -> Result<bool, Disorder> {
     let needs = parts[at].needs;
     let mut need = 0;

@@ -234,6 +234,11 @@ impl Counter {
         note(format!("named {name}"));
     }
 
+    #[tell(client, latest)]
+    fn aim(&mut self, angle: u16) {
+        note(format!("aims at {angle}"));
+    }
+
     #[invoke]
     async fn relay(&mut self, cx: &mut Cx<Self>, to: Ref<Self>, count: u64) -> Result<u64, String> {
         cx.at(to).add(count).await.map_err(|error| error.to_string())
@@ -341,11 +346,21 @@ fn x13_only_declared_callers_may_call() {
             assert!(["refused Denied", "refused UnknownMethod"].contains(&&*answer), "{answer}");
         }
         assert_eq!(bench.ask(&client, ids.buy, &[0x91, 3]), "App [92, 00, 03]");
+        // A44: the former name still works.
+        assert_eq!(bench.ask(&client, MethodId::of("plus"), &[0x91, 3]), "Ok [03]");
         let body = [0x92, 0xa2, b'm', b'e', 0x92, 0xc0, 1];
         assert_eq!(bench.deliver(&client, ids.name, &body, false), Ok(None));
+        // A27: of what waits, only the newest counts.
+        for angle in [1, 2, 3] {
+            let message = ClientMessage { method: ids.aim, body: &[0x91, angle], request: None };
+            bench.host.deliver_client(bench.now, client.0, &client.1, message).unwrap();
+        }
+        bench.turn();
         let denied = bench.run(|out| async move { out.entity::<Counter>(1).reset().await });
         assert!(matches!(denied, Err(CallError::Denied(_))));
-        check(&expect!["named me"]);
+        check(&expect![[r#"
+            named me
+            aims at 3"#]]);
     });
 }
 
@@ -408,7 +423,8 @@ fn tables_name_methods_aliases_and_limits() {
             method.deadline_ms,
             method.rate.map(|rate| (rate.count, rate.per_ms)),
             if method.idempotent { " idempotent" } else { "" },
-            if method.interleave { " interleave" } else { "" },
+            if method.interleave { " interleave" } else { "" }.to_owned()
+                + if method.latest { " latest" } else { "" },
             method.aliases,
         ));
     }
@@ -417,6 +433,7 @@ fn tables_name_methods_aliases_and_limits() {
         get Some(Invoke) -s- level 0 deadline 0 None []
         buy Some(Request) cs- level 0 deadline 0 None []
         name Some(Tell) cs- level 0 deadline 0 None []
+        aim Some(Tell) c-- level 0 deadline 0 None latest []
         relay Some(Invoke) -s- level 0 deadline 0 None []
         reset Some(Invoke) --o level 0 deadline 0 None []
         regen None --- level 0 deadline 0 None []
@@ -920,6 +937,9 @@ fn declarations_describe_themselves() {
             deadline 2000
             rate 100/s
             idempotent
+          method aim 2f73a77a tell client
+            arg angle u16
+            latest
           method buy 9b461b7c request client,server
             arg price u64
             reply u64
