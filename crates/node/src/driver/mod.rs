@@ -29,6 +29,10 @@ use crate::worker::{Report, Worker, WorkerStats};
 /// Turns without a pause after which Tokio's tasks have their turn too.
 const YIELD_EVERY: u32 = 8;
 
+/// Events at once from which on the sockets are asked for more before the worker thinks of sleep.
+/// With fewer it goes to sleep at once: whatever comes meanwhile wakes it.
+const EVENTS_BUSY: usize = 16;
+
 /// Reads of one link before the others have their turn.
 const READS_MAX: usize = 16;
 
@@ -169,8 +173,8 @@ impl Driver {
             let now = self.clock.now();
             let wall = self.clock.wall();
             self.beacon.begin(now);
-            let mut busy = self.take_mail(now, wall);
-            busy |= self.take_events(now, wall);
+            self.take_mail(now, wall);
+            let mut busy = self.take_events(now, wall);
             self.follow_directory();
             let next = self.worker.turn(now, wall);
             busy |= self.flush(now, wall);
@@ -183,16 +187,16 @@ impl Driver {
                 return held.clone();
             }
             turns = turns.wrapping_add(1);
-            if !busy {
-                self.sleep(&poll, now, next).await;
-            } else if turns % YIELD_EVERY == 0 {
+            let slept = !busy && self.sleep(&poll, now, next).await;
+            if !slept && turns % YIELD_EVERY == 0 {
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Waits for sockets, for mail, for Tokio's tasks or for `next`.
-    async fn sleep(&mut self, poll: &AsyncFd<PollFd>, now: Instant, next: Option<Instant>) {
+    /// Waits for sockets, for mail, for Tokio's tasks or for `next`. `false` if there was mail
+    /// already.
+    async fn sleep(&mut self, poll: &AsyncFd<PollFd>, now: Instant, next: Option<Instant>) -> bool {
         let stop_by = self.stopping.as_ref().map(|(_, until)| *until);
         match [next, stop_by].into_iter().flatten().min() {
             Some(at) => self.sockets.arm_timer(at),
@@ -200,7 +204,7 @@ impl Driver {
         }
         let inbox = &self.inboxes[usize::from(self.index)];
         if !inbox.fall_asleep() {
-            return;
+            return false;
         }
         match self.sockets.unattended_deadline() {
             None => wait_readable(poll).await,
@@ -210,14 +214,14 @@ impl Driver {
             }
         }
         inbox.wake_up();
+        true
     }
 
-    fn take_mail(&mut self, now: Instant, wall: WallTime) -> bool {
+    fn take_mail(&mut self, now: Instant, wall: WallTime) {
         let mut mail = std::mem::take(&mut self.mail);
         for sender in self.inboxes[usize::from(self.index)].take(&mut mail) {
             self.inboxes[usize::from(sender)].push(Mail::Room(self.index));
         }
-        let busy = !mail.is_empty();
         for mail in mail.drain(..) {
             match mail {
                 Mail::Frames(batch) => self.worker.handle_local(now, wall, batch),
@@ -228,7 +232,6 @@ impl Driver {
             }
         }
         self.mail = mail;
-        busy
     }
 
     fn begin_stop(&mut self, now: Instant, wall: WallTime) {
@@ -238,12 +241,13 @@ impl Driver {
         }
     }
 
+    /// Takes what the sockets have to tell. Gives whether they may have more at once.
     fn take_events(&mut self, now: Instant, wall: WallTime) -> bool {
         let mut events = std::mem::take(&mut self.events);
         if let Err(error) = self.sockets.poll(Some(Duration::ZERO), &mut events) {
             panic!("the poll of worker {} cannot be used any more: {error}", self.index);
         }
-        let busy = !events.is_empty();
+        let busy = events.len() >= EVENTS_BUSY;
         for event in events.drain(..) {
             match event {
                 Event::Accepted { socket, .. } => {
