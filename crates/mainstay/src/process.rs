@@ -154,7 +154,7 @@ impl Running {
         setup.upgrade.origins.clone_from(&process.origins);
         setup.clock = self.clock.clone();
         setup.board = board;
-        setup.directory = nodes.directory();
+        setup.cluster = Some(nodes.clone());
         setup.registry = self.registry.clone();
         setup.http = http.map(|server| {
             let sink: gate::HttpSink = Arc::new(move |stream, read| {
