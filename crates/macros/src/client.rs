@@ -6,7 +6,8 @@ use syn::parse::Parser;
 use syn::spanned::Spanned;
 use syn::{Attribute, Error, ItemTrait, LitStr, Path, Result, TraitItem, TraitItemFn};
 
-use crate::method::{self, Arg, Method, Output, PatternName, Receiver, plain_name, snake};
+use crate::arg::Arg;
+use crate::method::{self, Method, Output, PatternName, Receiver, plain_name, snake};
 use crate::options::Options;
 use crate::wire;
 

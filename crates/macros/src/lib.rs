@@ -2,9 +2,11 @@
 //!
 //! Generated paths start at `::mainstay::rt`, or at the `root` given in the attribute.
 
+mod arg;
 mod client;
 mod dispatch;
 mod entity;
+mod kind;
 mod message;
 mod method;
 mod options;

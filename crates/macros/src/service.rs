@@ -6,7 +6,8 @@ use syn::spanned::Spanned;
 use syn::{Error, ItemTrait, Result, ReturnType, TraitItem, TraitItemFn};
 
 use crate::dispatch::{self, Shape};
-use crate::entity::{self, Kind};
+use crate::entity;
+use crate::kind::Kind;
 use crate::method::{self, Method, Receiver, Role};
 use crate::rpc::Interface;
 use crate::wire;

@@ -5,7 +5,8 @@ use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{ExprRange, Path};
 
-use crate::method::{Arg, Method, Output, Role};
+use crate::arg::Arg;
+use crate::method::{Method, Output, Role};
 use crate::rpc::Interface;
 
 /// Names that cannot clash with what the user's types are called.

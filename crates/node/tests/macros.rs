@@ -14,8 +14,8 @@ use std::time::Duration;
 use env::{Clock, Instant, WallTime};
 use expect_test::{Expect, expect};
 use node::rt::{
-    CallError, CloseCode, Component, Cx, Entity, Failure, Group, MethodId, Outside, Peer,
-    Ref, Status, This, Times,
+    CallError, CloseCode, Component, Cx, Entity, Failure, Group, MethodId, Outside, Peer, Ref,
+    Status, This, Times,
 };
 use node::{
     Activation, ClientMessage, ClientOut, ClientRequest, Host, HostOptions, HostSetup, PeerInfo,
@@ -440,7 +440,8 @@ fn tables_name_methods_aliases_and_limits() {
         late None --- level 0 deadline 0 None []
         start Some(Invoke) -s- level 0 deadline 0 None []
         watch Some(Invoke) -s- level 0 deadline 0 None interleave []
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
     assert_eq!((Counter::KIND.name, Counter::KIND.aliases), ("counter", &["tally"][..]));
     assert_eq!(Counter::KIND.mailbox_max, 16);
 }
@@ -602,7 +603,10 @@ fn components_are_reached_as_typed_fields() {
         assert_eq!(bench.ask(&client, ids.wallet().wait_for, &[0x91, 5]), "refused Denied");
         assert_eq!(ids.bag().use_item, MethodId::of_path("bag.use_item"));
         // Not by the bare name: a component's methods belong to its field.
-        assert_eq!(bench.ask(&client, Bag::methods().use_item, &[0x91, 5]), "refused UnknownMethod");
+        assert_eq!(
+            bench.ask(&client, Bag::methods().use_item, &[0x91, 5]),
+            "refused UnknownMethod"
+        );
         check(&expect![[r#"
             wallet created
             bag created
@@ -848,7 +852,8 @@ fn servers_push_to_clients_and_call_them() {
                 }
             }
         }
-        expect_in_turn(&expect![[r#"
+        expect_in_turn(
+            &expect![[r#"
             open arena
             join
             cast Reliable [91, a9, 61, 63, 63, 6f, 75, 6e, 74, 20, 34]
@@ -861,7 +866,9 @@ fn servers_push_to_clients_and_call_them() {
             call 2s [91, a5, 73, 75, 72, 65, 3f]
             call 300ms [91, 03]
             call 50ms [91, a6, 61, 67, 61, 69, 6e, 3f]
-            reply Ok �BOk(true) Err(App("no")) no reply from 00000000/0 within 50.51904ms"#]], lines.join("\n"));
+            reply Ok �BOk(true) Err(App("no")) no reply from 00000000/0 within 50.51904ms"#]],
+            lines.join("\n"),
+        );
     });
 }
 
@@ -973,5 +980,6 @@ fn declarations_describe_themselves() {
           variant 0 Poor
             field missing u64
           variant 1 Closed
-    "#]].assert_eq(&schema.finish().unwrap().to_text());
+    "#]]
+    .assert_eq(&schema.finish().unwrap().to_text());
 }
