@@ -35,11 +35,8 @@ impl Bots {
     pub fn run(self) -> anyhow::Result<Exit> {
         let authority = self.url.strip_prefix("http://").context("the url starts with http://")?;
         let authority = authority.trim_end_matches('/');
-        let address = if self.websocket {
-            Address::websocket(authority)
-        } else {
-            Address::tcp(authority)
-        };
+        let address =
+            if self.websocket { Address::websocket(authority) } else { Address::tcp(authority) };
         let churn = Churn {
             cut_every: Duration::from_secs(self.cut_every),
             leave_every: Duration::from_secs(self.leave_every),
@@ -48,8 +45,7 @@ impl Bots {
         let options = Options::new(address, load);
         let grants = GuestGrants::new(&self.url)?;
         let size = self.arena;
-        let swarm =
-            Swarm::new(options, grants, move |_| Box::new(arena::BotPlayer::new(size)))?;
+        let swarm = Swarm::new(options, grants, move |_| Box::new(arena::BotPlayer::new(size)))?;
         let live = std::io::stderr().is_terminal();
         let summary = swarm.run(|progress| show(progress, live))?;
         if live {

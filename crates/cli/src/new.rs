@@ -50,8 +50,9 @@ impl New {
         let name = path.file_name().and_then(|name| name.to_str()).context("a path with a name")?;
         check_name(name)?;
         ensure!(!path.exists(), "{} exists already: choose another name", path.display());
-        let checkout = fs::canonicalize(CHECKOUT)
-            .with_context(|| format!("the checkout {CHECKOUT} is gone: build this command again"))?;
+        let checkout = fs::canonicalize(CHECKOUT).with_context(|| {
+            format!("the checkout {CHECKOUT} is gone: build this command again")
+        })?;
         let files = match self.template {
             Template::Hello => HELLO,
             Template::Arena => ARENA,
@@ -80,10 +81,15 @@ impl New {
 fn check_name(name: &str) -> anyhow::Result<()> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(good) {
-        bail!("`{name}` is no package name: use small letters, digits, `-` and `_`, a letter first");
+        bail!(
+            "`{name}` is no package name: use small letters, digits, `-` and `_`, a letter first"
+        );
     }
     let taken = ["mainstay", "test", "core", "std", "proc-macro"];
-    ensure!(!taken.contains(&name), "a package called `{name}` would hide another: choose another name");
+    ensure!(
+        !taken.contains(&name),
+        "a package called `{name}` would hide another: choose another name"
+    );
     Ok(())
 }
 

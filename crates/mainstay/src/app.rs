@@ -217,6 +217,9 @@ impl App {
 impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kinds: Vec<_> = self.kinds.iter().map(|kind| kind.info.name).collect();
-        f.debug_struct("App").field("name", &self.name).field("kinds", &kinds).finish_non_exhaustive()
+        f.debug_struct("App")
+            .field("name", &self.name)
+            .field("kinds", &kinds)
+            .finish_non_exhaustive()
     }
 }

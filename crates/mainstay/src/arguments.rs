@@ -56,9 +56,8 @@ impl Arguments {
                 Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
                 _ => (word.as_str(), None),
             };
-            let mut value = || {
-                inline.clone().or_else(|| words.next()).ok_or(format!("`{name}` needs a value"))
-            };
+            let mut value =
+                || inline.clone().or_else(|| words.next()).ok_or(format!("`{name}` needs a value"));
             match name {
                 "--cluster" => arguments.cluster = Some(value()?.into()),
                 "--process" => arguments.process = Some(value()?),
@@ -102,7 +101,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        assert_eq!(parse("--port 1").unwrap_err(), "there is no option `--port`; `--help` lists all");
+        assert_eq!(
+            parse("--port 1").unwrap_err(),
+            "there is no option `--port`; `--help` lists all"
+        );
         assert_eq!(parse("--cluster").unwrap_err(), "`--cluster` needs a value");
         assert_eq!(parse("--ticket bob").unwrap_err(), "`bob` is no account number");
     }

@@ -83,7 +83,12 @@ impl Running {
     /// # Errors
     ///
     /// See [`StartError`].
-    pub fn start(app: &App, cluster: &str, process: &Process, keys: &Keys) -> Result<Running, StartError> {
+    pub fn start(
+        app: &App,
+        cluster: &str,
+        process: &Process,
+        keys: &Keys,
+    ) -> Result<Running, StartError> {
         let clock = Clock::system();
         let registry = Registry::new();
         let nodes = Cluster::embedded(process.options.registry.clone());
@@ -114,16 +119,24 @@ impl Running {
             let node_app = app
                 .node_app(|kind| runs.entities.has(kind))
                 .interface(app.schema()?.interface_hash());
-            running.node = Some(Arc::new(Node::start(&node_app, node_options(cluster, process), env)?));
+            running.node =
+                Some(Arc::new(Node::start(&node_app, node_options(cluster, process), env)?));
         }
         if runs.http() {
-            let stats = console::Source::new(process.name.clone(), clock.clone(), running.node.clone());
+            let stats =
+                console::Source::new(process.name.clone(), clock.clone(), running.node.clone());
             let router = router(app, process, keys, &running, &stats);
             let started = Server::start(router, process.options.web.clone());
             let (server, thread) = started.map_err(system("cannot start the HTTP server"))?;
             running.web = Some((server.clone(), thread));
             if runs.gate {
-                running.start_gate(cluster, process, &nodes, (board, mesh_key), Some(server.clone()))?;
+                running.start_gate(
+                    cluster,
+                    process,
+                    &nodes,
+                    (board, mesh_key),
+                    Some(server.clone()),
+                )?;
                 stats.set_gate(running.gate.as_ref());
             }
             for address in process.web.iter().chain(&process.console) {

@@ -40,6 +40,7 @@ use std::time::Duration;
 use ::testkit::ClientId;
 pub use ::testkit::{Faults, Left};
 pub use client::{CallError as ClientError, Event};
+use env::Instant;
 use node::session::Bindings;
 use proto::{Message, MethodId};
 
@@ -106,6 +107,11 @@ impl Game {
         let player = Player { game: self.clone(), id };
         until(|| self.with(|cluster| cluster.core(id).is_connected())).await;
         player
+    }
+
+    /// The time in the game's cluster.
+    pub fn now(&self) -> Instant {
+        self.with(|cluster| cluster.now())
     }
 
     /// Lets `span` pass.

@@ -571,9 +571,7 @@ impl<'a> LinkFrame<'a> {
             kind::PUBLISH => {
                 LinkFrame::Publish { subject: r.text(TEXT_BYTES_MAX)?, body: r.take_rest() }
             }
-            kind::LISTEN => {
-                LinkFrame::Listen { subject: r.text(TEXT_BYTES_MAX)?, on: r.flag()? }
-            }
+            kind::LISTEN => LinkFrame::Listen { subject: r.text(TEXT_BYTES_MAX)?, on: r.flag()? },
             other => return Err(WireError::Kind(other)),
         };
         r.end()?;

@@ -29,7 +29,8 @@ impl Avatar {
         }
         name.clone_into(&mut self.name);
         let peer = cx.peers().into_iter().next().ok_or(PlayError::Full)?;
-        let place = cx.entity::<Lobby>(u64::from(size)).find_place().await.map_err(|_| PlayError::Full)?;
+        let place =
+            cx.entity::<Lobby>(u64::from(size)).find_place().await.map_err(|_| PlayError::Full)?;
         let Place { field, edge } = place;
         let enter = cx.at(field).enter(cx.key(), self.name.clone());
         let me = enter.await.map_err(|_| PlayError::Full)?.ok_or(PlayError::Full)?;

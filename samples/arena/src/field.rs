@@ -250,10 +250,7 @@ impl Field {
     }
 }
 
-fn player_of<'a>(
-    players: &'a mut BTreeMap<u64, Player>,
-    cx: &Cx<Field>,
-) -> Option<&'a mut Player> {
+fn player_of<'a>(players: &'a mut BTreeMap<u64, Player>, cx: &Cx<Field>) -> Option<&'a mut Player> {
     let Caller::Client(peer) = cx.caller() else { return None };
     let account = peer.account();
     players.get_mut(&account.0)

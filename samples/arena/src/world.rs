@@ -111,11 +111,8 @@ impl World {
     /// An empty arena, sized for about `capacity` players.
     pub fn new(capacity: u32, mut random: Random) -> Self {
         let edge = rules::map_edge(capacity);
-        let options = GridOptions {
-            origin: (0.0, 0.0),
-            size: (edge, edge),
-            cell: rules::VIEW_RADIUS / 2.0,
-        };
+        let options =
+            GridOptions { origin: (0.0, 0.0), size: (edge, edge), cell: rules::VIEW_RADIUS / 2.0 };
         let mut ecs = Ecs::new();
         for n in 0..capacity.div_ceil(8).clamp(8, 400) {
             let id = ReplicaId(PICKUPS_FROM + n);
@@ -497,7 +494,9 @@ mod tests {
         world.steer(left, Input { fire: true, ..Input::default() });
         let mut trace = Vec::new();
         for _ in 0..120 {
-            trace.extend(world.step().into_iter().filter(|what| !is_pick(what)).map(|w| (world.step, w)));
+            trace.extend(
+                world.step().into_iter().filter(|what| !is_pick(what)).map(|w| (world.step, w)),
+            );
         }
         assert_eq!(trace[0].1, Happening::Killed { killer: left, victim: right });
         assert_eq!(trace[1].1, Happening::Respawned { player: right });

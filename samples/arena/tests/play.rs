@@ -16,7 +16,10 @@ async fn enter(game: &Game, account: u64) -> (Player, Playing) {
 
 fn views(events: &[Event]) -> usize {
     let view = method_id("view");
-    events.iter().filter(|event| matches!(event, Event::Push { method, .. } if *method == view)).count()
+    events
+        .iter()
+        .filter(|event| matches!(event, Event::Push { method, .. } if *method == view))
+        .count()
 }
 
 #[mainstay::test(seed = 3)]

@@ -7,8 +7,8 @@ mod frame;
 mod handshake;
 
 pub use frame::{
-    CloseCode, Control, Decoder, MASK_HEADER_BYTES_MAX, Piece, Role, put_close, put_masked, put_pong,
-    wrap_binary,
+    CloseCode, Control, Decoder, MASK_HEADER_BYTES_MAX, Piece, Role, put_close, put_masked,
+    put_pong, wrap_binary,
 };
 pub use handshake::{
     Answer, HEAD_BYTES_MAX, HEADERS_MAX, UpgradeError, UpgradeOptions, check_answer, request,
