@@ -294,7 +294,8 @@ impl Homes {
     }
 
     /// Takes note that everything under way to and from `node` may be lost: sessions connected
-    /// there wait for a resume, streams that end there are opened anew.
+    /// there wait for a resume, streams that end there are opened anew. Should the node still
+    /// live, it is told to let go of them.
     pub fn handle_peer_down<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
@@ -303,7 +304,11 @@ impl Homes {
         let mut detached = Vec::new();
         let mut lost = Vec::new();
         for session in self.sessions.values() {
-            if session.gate().is_some_and(|gate| gate.node == node) {
+            if let SessionLink::Attached { gate, conn } = session.link
+                && gate.node == node
+            {
+                let (code, reason) = (CloseCode::Unavailable, "the way to the session broke");
+                io.out.control(gate, &LinkFrame::Close { conn, code, reason });
                 detached.push((session.id, session.account, session.generation));
             }
             for stream in &session.streams {
@@ -316,6 +321,11 @@ impl Homes {
             self.detached(io, (session, account), generation, CloseCode::Unavailable);
         }
         for (account, handle) in lost {
+            if let Some(stream) = self.stream_mut(account, handle)
+                && let StreamState::Bound { owner, slot } = stream.state
+            {
+                io.out.control(owner, &LinkFrame::Unbind { slot, code: CloseCode::Unavailable });
+            }
             self.owner_away(io, account, handle, Status::Unavailable);
         }
     }
@@ -807,13 +817,6 @@ impl Homes {
 impl Session {
     fn is_attached(&self) -> bool {
         matches!(self.link, SessionLink::Attached { .. })
-    }
-
-    fn gate(&self) -> Option<WorkerId> {
-        match self.link {
-            SessionLink::Attached { gate, .. } => Some(gate),
-            SessionLink::Waiting { .. } => None,
-        }
     }
 
     fn is_asked(&self, handle: u32, of: WorkerId) -> bool {

@@ -31,6 +31,8 @@ pub(super) struct Stream<T, P> {
     pub route: u32,
     pub link: Link,
     pub inbound: Inbound,
+    /// The last frame before the last gap.
+    pub gap_after: Option<u64>,
     /// Requests that wait for their answer, oldest first.
     pub open: Vec<u64>,
     /// Calls to the client that wait for its answer, oldest first.
@@ -118,6 +120,7 @@ impl<T, P> Stream<T, P> {
             route: 0,
             link: Link::Away { frames: 0, bytes: 0 },
             inbound: Inbound::default(),
+            gap_after: None,
             open: Vec::new(),
             calls: Vec::new(),
             next_call: 1,

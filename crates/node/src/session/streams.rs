@@ -133,6 +133,8 @@ pub struct StreamStats {
     pub slow_readers: u64,
     /// Sessions given up because too much was kept for a client that was away.
     pub overflows: u64,
+    /// Connections closed because a frame of their client was missing.
+    pub gaps: u64,
     /// Sessions ended because the client broke the protocol.
     pub violations: u64,
 }
@@ -161,7 +163,7 @@ pub struct Streams<E: Entities> {
     /// Streams that must end, and calls that failed, found while the entities were in use.
     ends: Vec<(Slot, CloseCode)>,
     /// Streams whose connection was closed from here, for their entities to hear of it.
-    closed: Vec<Slot>,
+    closed: Vec<(Slot, CloseCode)>,
     failed: Vec<(u64, Status)>,
     epochs: u64,
     stats: StreamStats,
@@ -465,7 +467,7 @@ impl<E: Entities> Streams<E> {
                     }
                     return;
                 }
-                Arrival::Gap => return self.violation(slot),
+                Arrival::Gap => return self.gap(out, slot),
             }
             if stream.inbound.is_due() {
                 if !stream.ack_due {
@@ -780,10 +782,10 @@ impl<E: Entities> Streams<E> {
             out.control(stream.home, &lost);
             self.end(out, entities, slot, code);
         }
-        for slot in std::mem::take(&mut self.closed) {
+        for (slot, code) in std::mem::take(&mut self.closed) {
             let Some(stream) = find_mut(&mut self.table, slot) else { continue };
             if !stream.is_attached() {
-                entities.offline(stream.seat, &stream.peer, CloseCode::SlowReader, false);
+                entities.offline(stream.seat, &stream.peer, code, false);
             }
         }
         for (tag, status) in std::mem::take(&mut self.failed) {
@@ -821,7 +823,8 @@ impl<E: Entities> Streams<E> {
     }
 
     /// Takes note that everything under way to and from `node` may be lost: its gates' clients
-    /// are away, streams that its homes judge are over.
+    /// are away, streams that its homes judge are over. Should the node still live, it is told so:
+    /// its other workers may not have noticed.
     pub fn handle_peer_down<O: Outlet>(
         &mut self,
         out: &mut O,
@@ -833,13 +836,23 @@ impl<E: Entities> Streams<E> {
             let Some(stream) = entry.stream.as_mut() else { continue };
             if stream.home.node == node {
                 over.push(Slot { index, generation: entry.generation });
-            } else if stream.gate().is_some_and(|gate| gate.node == node) {
+            } else if let Link::Attached { gate, conn } = stream.link
+                && gate.node == node
+            {
+                let (code, reason) = (CloseCode::Unavailable, "the way to an entity broke");
+                out.control(gate, &LinkFrame::Close { conn, code, reason });
                 stream.go_away();
                 entities.offline(stream.seat, &stream.peer, CloseCode::Unavailable, false);
                 self.groups.away(index);
             }
         }
         for slot in over {
+            if let Some(stream) = find_mut(&mut self.table, slot) {
+                let (session, account) = (stream.info.session, stream.info.account);
+                let (stream_handle, code) = (stream.handle, CloseCode::Unavailable);
+                let lost = LinkFrame::Lost { session, account, stream: stream_handle, code };
+                out.control(stream.home, &lost);
+            }
             self.end(out, entities, slot, CloseCode::SessionLost);
         }
         self.loading.retain(|wish| wish.from.node != node);
@@ -900,7 +913,25 @@ impl<E: Entities> Streams<E> {
         out.control(gate, &LinkFrame::Close { conn, code: CloseCode::SlowReader, reason });
         stream.go_away();
         self.groups.away(slot.index);
-        self.closed.push(slot);
+        self.closed.push((slot, CloseCode::SlowReader));
+    }
+
+    /// A frame is missing. It may be our own fault (a queue inside the server overflowed), so the
+    /// client may resume and send it again; one that then leaves it out again is at fault.
+    fn gap<O: Outlet>(&mut self, out: &mut O, slot: Slot) {
+        let Some(stream) = find_mut(&mut self.table, slot) else { return };
+        let applied = stream.inbound.applied();
+        if stream.gap_after.replace(applied) == Some(applied) {
+            return self.violation(slot);
+        }
+        self.stats.gaps += 1;
+        if let Link::Attached { gate, conn } = stream.link {
+            let (code, reason) = (CloseCode::Unavailable, "a command was lost: send it again");
+            out.control(gate, &LinkFrame::Close { conn, code, reason });
+        }
+        stream.go_away();
+        self.groups.away(slot.index);
+        self.closed.push((slot, CloseCode::Unavailable));
     }
 
     /// The client broke the protocol: nothing more is taken from it, its home ends the session.

@@ -617,10 +617,12 @@ fn a_lost_gate_detaches_and_a_lost_owner_is_replaced() {
             bound 7 1 1 3
             down 20
                 1: unroute 5 stream 1 Unavailable
+                20: unbind 3 Unavailable
             +0.1
                 20: bind stream 2 avatar for 1/5 generation 1
             bound 7 1 2 4
             down 1
+                1: close 5 Unavailable (the way to the session broke)
                 20: detach 4 generation 1
             resume 100 7 1 2 1=9 2=0
                 2: welcome 100 generation 2 resumed true

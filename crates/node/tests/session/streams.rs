@@ -98,15 +98,32 @@ fn a_repeated_request_gets_the_first_answer_and_does_not_run_again() {
 }
 
 #[test]
-fn a_gap_ends_the_session_with_protocol() {
+fn a_gap_is_closed_to_be_resumed_and_the_same_gap_again_ends_the_session() {
     let (mut world, player, _) = playing(&Options::default());
     let stream = world.clients[player].names["avatar"];
     let body = &[0; 8];
-    world.send_up(player, stream, StreamUp::Tell { number: 2, ack: 0, method: TELL, body });
-    world.send_up(player, stream, StreamUp::Tell { number: 1, ack: 0, method: TELL, body });
+    let tell = |number| StreamUp::Tell { number, ack: 0, method: TELL, body };
+    world.send_up(player, stream, tell(2));
+    world.send_up(player, stream, tell(3));
     world.run();
-    assert_eq!(world.clients[player].closed, [CloseCode::Protocol]);
+    assert_eq!(world.clients[player].closed, [CloseCode::Unavailable]);
     assert!(world.server(OWNER).fake.log.is_empty(), "nothing is taken after a gap");
+    // Sent again in order, it is as if nothing had been.
+    world.resume(player, 2);
+    world.run();
+    (1..=3).for_each(|number| world.send_up(player, stream, tell(number)));
+    world.send_up(player, stream, tell(5));
+    world.run();
+    assert_eq!(world.server(OWNER).fake.log.len(), 3);
+    assert_eq!(world.server(OWNER).streams.stats().gaps, 2);
+    // Left out twice, it is the client's fault.
+    world.clients[player].streams.clear();
+    world.clients[player].crooked = true;
+    world.resume(player, 1);
+    world.run();
+    world.send_up(player, stream, tell(5));
+    world.run();
+    assert_eq!(world.clients[player].closed.last(), Some(&CloseCode::Protocol));
     world.assert_empty();
 }
 
