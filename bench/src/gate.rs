@@ -10,24 +10,33 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use cluster::{Directory, NodeInfo, SESSION_KIND};
+use cluster::{Cluster, Directory, NodeInfo, SESSION_KIND};
 use env::{Clock, Random, WallTime};
 use gate::{Options, Rate, Server, Setup};
+use macros::{Message, entity, rpc};
+use node::rt::Cx;
+use node::session::Binding;
+use node::{Node, NodeApp, NodeEnv, NodeHandle, NodeOptions};
 use proto::frame::{DownFrame, PREFACE, StreamUp, UpFrame, VERSION, head, put_frame, split_frame};
 use proto::link::{LinkFrame, Slot, WorkerId};
 use proto::ticket::{Claims, Grant, TicketKeys, login_proof};
-use proto::{AccountId, Incarnation, KindId, MethodId};
+use proto::{AccountId, EntityId, Incarnation, KindId, MethodId};
 use transport::Board;
 use transport::ws::{self, Decoder, Piece, Role, UpgradeOptions};
 
-use crate::gate_stub as node;
 use crate::raw::{
     BODY_BYTES, CLIENT_CPU, Child, Echo, Load, Outcome, Protocol, SERVER_CPU, enter_child, hold,
     pin, run_load, spawn_child,
 };
 
 const GATE: Incarnation = Incarnation(11);
-const NODE: Incarnation = Incarnation(22);
+
+/// Gives the node its incarnation, so that the gate's process knows it too.
+const NODE_SEED: u64 = 22;
+
+fn node_id() -> Incarnation {
+    Incarnation(Random::from_seed(NODE_SEED).u64() | 1)
+}
 const ECHO: MethodId = MethodId::of("echo");
 
 const ROUNDS: usize = 5;
@@ -445,7 +454,7 @@ impl Player {
             answered: 0,
             input: Vec::new(),
             web: is_web.then(web),
-            body: [0x5a; BODY_BYTES],
+            body: body(),
         }
     }
 
@@ -496,10 +505,17 @@ impl Player {
         };
         self.answered += 1;
         self.seen = number;
-        let is_right = request == self.answered && body.ends_with(&self.body);
+        let is_right = request == self.answered && body == self.body;
         ensure!(is_right, "request {} was answered with {status:?} for {request}", self.answered);
         Ok(())
     }
+}
+
+/// The encoded arguments: an array of three large numbers, a middle and a small one.
+fn body() -> [u8; BODY_BYTES] {
+    let large = u64::MAX - 5;
+    let body = proto::encode(&Moved { x: large, y: large, z: large, turn: 40_000, step: 7 });
+    body.try_into().expect("three times nine, three, one and the head are 32 bytes")
 }
 
 fn keys() -> TicketKeys {
@@ -556,16 +572,12 @@ impl Protocol for Player {
 
     fn request(&mut self, out: &mut Vec<u8>) {
         self.sent += 1;
-        // One MessagePack array of one binary of 32 bytes.
-        let mut body = [0; BODY_BYTES + 3];
-        body[..3].copy_from_slice(&[0x91, 0xc4, BODY_BYTES as u8]);
-        body[3..].copy_from_slice(&self.body);
         let frame = StreamUp::Request {
             number: self.sent,
             ack: self.seen,
             method: ECHO,
             deadline_ms: 0,
-            body: &body,
+            body: &self.body,
         };
         self.put(out, &UpFrame::Stream { stream: self.stream, frame });
     }
@@ -609,7 +621,7 @@ fn setup(board: &Board, directory: Arc<Directory>) -> Setup {
 
 /// The directory of one node, reached at `mesh` or in this process.
 fn directory(mesh: Option<SocketAddr>) -> Arc<Directory> {
-    let mut info = NodeInfo::new("node", NODE);
+    let mut info = NodeInfo::new("node", node_id());
     info.kinds = vec![SESSION_KIND];
     info.mesh = mesh.into_iter().collect();
     Arc::new(Directory::new(1, [Arc::new(info)]))
@@ -637,9 +649,54 @@ pub fn child_gate(node: &str) -> anyhow::Result<()> {
 pub fn child_node() -> anyhow::Result<()> {
     enter_child()?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    node::run(&Board::new(), Some(address), |address| {
-        println!("port {}", address.expect("it listens").port());
-    })
+    let node = start_node(&Board::new(), Some(address))?;
+    println!("port {}", node.mesh_addr().context("it listens")?.port());
+    loop {
+        std::thread::park();
+    }
+}
+
+/// What a player might say 20 times a second: 32 bytes when encoded, and so are the arguments.
+#[derive(Message)]
+#[message(root = proto)]
+struct Moved {
+    x: u64,
+    y: u64,
+    z: u64,
+    turn: u16,
+    step: u8,
+}
+
+/// The entity that every player is bound to.
+#[entity(root = node::rt)]
+#[derive(Default)]
+struct Echoer {}
+
+#[rpc(root = node::rt)]
+impl Echoer {
+    #[request(client)]
+    fn echo(&mut self, _: &mut Cx<Self>, x: u64, y: u64, z: u64, turn: u16, step: u8) -> Moved {
+        Moved { x, y, z, turn, step }
+    }
+}
+
+/// A node with one worker, as any game starts it.
+fn start_node(board: &Board, mesh_listen: Option<SocketAddr>) -> anyhow::Result<NodeHandle> {
+    let app = NodeApp::new().kind::<Echoer>().bindings(|login| {
+        let target = EntityId::keyed(KindId::of("echoer"), login.account.0);
+        Ok(vec![Binding { name: "echoer".into(), target }])
+    });
+    let options = NodeOptions { workers: 1, mesh_listen, ..NodeOptions::new("node") };
+    let env = NodeEnv {
+        clock: Clock::system(),
+        random: Random::from_seed(NODE_SEED),
+        cluster: Cluster::embedded(cluster::Options::default()),
+        board: board.clone(),
+        mesh_key: mesh::Key::none(),
+    };
+    let handle = Node::start(&app, options, env)?;
+    ensure!(handle.incarnation() == node_id(), "the seed gives the node's incarnation");
+    Ok(handle)
 }
 
 /// `bench child-gate-and-node`: both in one process.
@@ -650,13 +707,9 @@ pub fn child_node() -> anyhow::Result<()> {
 pub fn child_gate_and_node() -> anyhow::Result<()> {
     enter_child()?;
     let board = Board::new();
-    let setup = setup(&board, directory(None));
-    let node = std::thread::spawn(move || node::run(&board, None, |_| {}));
-    let started = Instant::now();
-    let server = Server::start(setup)?;
-    // The node may take a moment to be found.
-    ensure!(started.elapsed() < Duration::from_secs(5), "it took too long");
+    let _node = start_node(&board, None)?;
+    let server = Server::start(setup(&board, directory(None)))?;
     println!("port {}", server.addresses()[0].port());
     server.join()?;
-    node.join().expect("the node's thread")
+    Ok(())
 }

@@ -1,7 +1,6 @@
 //! `bench NAME`: measures Mainstay next to the physical limit in the same run.
 
 mod gate;
-mod gate_stub;
 mod raw;
 mod tick;
 mod timers;
