@@ -147,6 +147,13 @@ pub fn alone(kind: &Kind, name: &str, ident: &Ident, create: &TokenStream) -> To
     quote! {
         #steps
 
+        impl #ident {
+            /// What of it can listen to topics: `cx.subscribe("news", X::events().hear())`.
+            pub fn events() -> <#ident as #root::Methods>::Events<#root::Own<#ident>> {
+                <#ident as #root::Methods>::events::<#root::Own<#ident>>()
+            }
+        }
+
         impl #root::OwnPart for #ident {
             fn own_message(
                 __message: <Self as #root::Methods>::Message,
@@ -282,6 +289,13 @@ fn composed(kind: &Kind, ident: &Ident, parts: &[Part], create: &TokenStream) ->
             }
         }
 
+        impl #ident {
+            /// What of it can listen to topics: `cx.subscribe("news", X::events().hear())`.
+            pub fn events() -> <#ident as #root::Methods>::Events<#root::Own<#ident>> {
+                <#ident as #root::Methods>::events::<#root::Own<#ident>>()
+            }
+        }
+
         #(#joints)*
         #accessors
 
@@ -368,7 +382,7 @@ fn joint(root: &Path, ident: &Ident, part: &Part) -> TokenStream {
 
 /// `stub.bag()`, `timers.bag()` and `methods().bag()`.
 fn accessors(root: &Path, ident: &Ident, parts: &[Part]) -> TokenStream {
-    let Names { stub, timers, ids } = Names::of(ident);
+    let Names { stub, timers, ids, events } = Names::of(ident);
     let functions =
         |make: &dyn Fn(&Part) -> TokenStream| -> TokenStream { parts.iter().map(make).collect() };
     let stubs = functions(&|Part { field, name, marker, ty, .. }| {
@@ -393,6 +407,15 @@ fn accessors(root: &Path, ident: &Ident, parts: &[Part]) -> TokenStream {
             }
         }
     });
+    let hears = functions(&|Part { field, name, marker, ty, .. }| {
+        let docs = format!("What of the component `{name}` can listen to topics.");
+        quote! {
+            #[doc = #docs]
+            pub fn #field(self) -> <#ty as #root::Methods>::Events<#marker<#ident, #ty>> {
+                <#ty as #root::Methods>::events::<#marker<#ident, #ty>>()
+            }
+        }
+    });
     let tables = functions(&|Part { field, name, ty, .. }| {
         let docs = format!("The ids of the methods of the component `{name}`.");
         quote! {
@@ -405,6 +428,7 @@ fn accessors(root: &Path, ident: &Ident, parts: &[Part]) -> TokenStream {
     quote! {
         impl<'c> #stub<'c, #root::Own<#ident>> { #stubs }
         impl<'c> #timers<'c, #root::Own<#ident>> { #starts }
+        impl #events<#root::Own<#ident>> { #hears }
         impl #ids { #tables }
     }
 }

@@ -61,7 +61,8 @@ pub fn service(attr: TokenStream, item: TokenStream) -> TokenStream {
 /// `server`, `operator`); nothing is callable unless stated. With them go `deadline = "4s"`,
 /// `level = 1`, `rate = "30/s"`, `interleave`, `idempotent`, `latest`, `alias = "old_name"`.
 /// `#[timer]` methods run when a timer fires, `#[hook]` methods at the point of an entity's life
-/// that their name states. Arguments may have limits: `#[arg(range = 1..=100, len = ..=64)]`.
+/// that their name states, `#[event]` methods when something is published on a topic
+/// (`cx.subscribe("news", Reader::events().hear())`). Arguments may have limits: `#[arg(range = 1..=100, len = ..=64)]`.
 /// Unmarked methods are private helpers.
 #[proc_macro_attribute]
 pub fn rpc(attr: TokenStream, item: TokenStream) -> TokenStream {

@@ -35,6 +35,8 @@ pub enum Role {
     Timer,
     /// Runs at a point in the life of its entity.
     Hook,
+    /// Hears what is published on topics.
+    Event,
 }
 
 /// A pattern attribute as written.
@@ -180,9 +182,10 @@ pub fn read(
         let Some(name) = attr.path().get_ident().map(ToString::to_string) else { return true };
         let pattern = PatternName::ALL.iter().find(|(known, _)| *known == name);
         let read = match name.as_str() {
-            "timer" | "hook" if role.is_some() => {
-                Err(Error::new(attr.span(), "a method is a timer or a hook, not both"))
+            "timer" | "hook" | "event" if role.is_some() => {
+                Err(Error::new(attr.span(), "a method is a timer, a hook or an event: one of them"))
             }
+            "event" => bare(attr).map(|()| role = Some(Role::Event)),
             "timer" => bare(attr).map(|()| role = Some(Role::Timer)),
             "hook" => bare(attr).map(|()| role = Some(Role::Hook)),
             "call" => Err(Error::new(
@@ -212,8 +215,8 @@ pub fn read(
         (Some(_), false) => {
             return Err(Error::new(
                 sig.ident.span(),
-                "a timer or hook runs by itself; for a method that is also called from elsewhere \
-                 write a second one",
+                "a timer, hook or event runs by itself; for a method that is also called from \
+                 elsewhere write a second one",
             ));
         }
     };
@@ -234,7 +237,7 @@ pub fn read_function(
 
 fn bare(attr: &Attribute) -> Result<()> {
     attr.meta.require_path_only().map(drop).map_err(|_| {
-        Error::new(attr.span(), "takes no arguments: write it as `#[timer]` or `#[hook]`")
+        Error::new(attr.span(), "takes no arguments: write `#[timer]`, `#[hook]` or `#[event]`")
     })
 }
 
@@ -408,7 +411,7 @@ fn read_fallible(path: &Path, owner: &Ident) -> Result<Option<Output>> {
 fn check(method: &Method, sig: &Signature) -> Result<()> {
     let marks: &[Marked] = match &method.role {
         Role::Remote(marks) => marks,
-        Role::Timer | Role::Hook => &[],
+        Role::Timer | Role::Hook | Role::Event => &[],
     };
     let tells = marks.iter().any(|mark| mark.pattern == PatternName::Tell);
     if tells && !matches!(method.output, Output::Unit) {
@@ -439,6 +442,14 @@ fn check(method: &Method, sig: &Signature) -> Result<()> {
             sig.output.span(),
             "nobody waits for a timer: give nothing back, or `Result<(), E>` to have the error \
              reported",
+        ));
+    }
+    if matches!(method.role, Role::Event)
+        && (method.args.len() != 1 || !matches!(method.output, Output::Unit))
+    {
+        return Err(Error::new(
+            method.ident.span(),
+            "an event takes what was published, as its one argument, and gives nothing back",
         ));
     }
     if let Some(Some(key)) = &method.options.latest

@@ -135,7 +135,7 @@ impl Interface {
         });
         let hooks = self.hook_functions();
         let describe = wire::describe(self);
-        let stub::Names { stub: stub_name, timers, ids } = stub::Names::of(owner);
+        let stub::Names { stub: stub_name, timers, ids, events } = stub::Names::of(owner);
         let make_ids = stub::make_ids(self);
         quote! {
             #checks
@@ -152,6 +152,7 @@ impl Interface {
                     type Stub<'c, __P: #root::Part<Module = Self>> = #stub_name<'c, __P>;
                     type Timers<'c, __P: #root::Part<Module = Self>> = #timers<'c, __P>;
                     type Ids = #ids;
+                    type Events<__P: #root::Part<Module = Self>> = #events<__P>;
 
                     const METHODS: &'static [#root::MethodInfo] = &[#(#infos),*];
 
@@ -173,6 +174,10 @@ impl Interface {
                         __schedule: #root::Schedule<'_, __P::Owner>,
                     ) -> Self::Timers<'_, __P> {
                         #timers { schedule: __schedule, part: ::core::marker::PhantomData }
+                    }
+
+                    fn events<__P: #root::Part<Module = Self>>() -> Self::Events<__P> {
+                        #events { part: ::core::marker::PhantomData }
                     }
 
                     #make_ids

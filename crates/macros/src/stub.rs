@@ -12,6 +12,7 @@ pub struct Names {
     pub stub: Ident,
     pub timers: Ident,
     pub ids: Ident,
+    pub events: Ident,
 }
 
 impl Names {
@@ -20,15 +21,17 @@ impl Names {
             stub: format_ident!("{owner}Stub"),
             timers: format_ident!("{owner}Timers"),
             ids: format_ident!("{owner}Methods"),
+            events: format_ident!("{owner}Events"),
         }
     }
 }
 
-/// The three structs.
+/// The four structs.
 pub fn structs(interface: &Interface) -> TokenStream {
     let root = &interface.root;
     let owner = &interface.owner;
-    let Names { stub, timers, ids } = Names::of(owner);
+    let Names { stub, timers, ids, events } = Names::of(owner);
+    let event_docs = format!("What of [`{owner}`] can listen to topics, for `cx.subscribe`.");
     let stub_docs = format!("Calls the methods of a [`{owner}`].");
     let timer_docs = format!("Starts the timers of a [`{owner}`].");
     let id_docs = format!("The ids of the methods of [`{owner}`], for clients and tools.");
@@ -50,6 +53,12 @@ pub fn structs(interface: &Interface) -> TokenStream {
         #[allow(private_bounds, private_interfaces, dead_code)]
         pub struct #timers<'c, __P: #root::Part<Module = #owner>> {
             schedule: #root::Schedule<'c, __P::Owner>,
+            part: ::core::marker::PhantomData<__P>,
+        }
+
+        #[doc = #event_docs]
+        #[allow(private_bounds, private_interfaces, dead_code)]
+        pub struct #events<__P: #root::Part<Module = #owner>> {
             part: ::core::marker::PhantomData<__P>,
         }
 
@@ -91,7 +100,12 @@ pub fn make_ids(interface: &Interface) -> TokenStream {
 pub fn impls(interface: &Interface) -> TokenStream {
     let root = &interface.root;
     let owner = &interface.owner;
-    let Names { stub, timers, .. } = Names::of(owner);
+    let Names { stub, timers, events, .. } = Names::of(owner);
+    let hears = interface
+        .methods
+        .iter()
+        .filter(|method| matches!(method.role, Role::Event))
+        .map(|method| hear(interface, method));
     let calls = remote(interface)
         .filter(|method| method.allows(Caller::Server) || method.allows(Caller::Operator))
         .map(|method| call(interface, method));
@@ -129,6 +143,11 @@ pub fn impls(interface: &Interface) -> TokenStream {
             }
 
             #(#starts)*
+        }
+
+        #[allow(dead_code, private_interfaces, private_bounds, clippy::all, clippy::pedantic)]
+        impl<__P: #root::Part<Module = #owner>> #events<__P> {
+            #(#hears)*
         }
     }
 }
@@ -254,6 +273,20 @@ fn start(interface: &Interface, method: &Method) -> TokenStream {
             self.schedule.start(move || {
                 __P::message(__Message::#variant(#(::core::clone::Clone::clone(&#names)),*))
             })
+        }
+    }
+}
+
+/// A method of the events.
+fn hear(interface: &Interface, method: &Method) -> TokenStream {
+    let root = &interface.root;
+    let Method { ident, docs, .. } = method;
+    let variant = method.variant();
+    let types = method.arg_types();
+    quote! {
+        #(#docs)*
+        pub fn #ident(self) -> fn(#(#types),*) -> <__P::Owner as #root::Entity>::Message {
+            |__published| __P::message(__Message::#variant(__published))
         }
     }
 }

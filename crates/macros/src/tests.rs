@@ -82,18 +82,22 @@ fn patterns_and_results_must_fit() {
          #[invoke] fn g(&mut self) -> Result<u8> { Ok(0) }
          #[invoke] fn h(&self) -> &str { \"\" }
          #[invoke(latest)] fn i(&mut self) {}
-         #[timer(every = 1)] fn j(&mut self) {}",
+         #[timer(every = 1)] fn j(&mut self) {}
+         #[event] fn k(&mut self) {}
+         #[event] #[timer] fn l(&mut self, x: u8) {}",
         expect![[r#"
             a tell has no answer: drop the return value, or make it a `request` or `invoke`
             a tell has no answer and a request or invoke has one: write two methods
             `invoke` is stated twice
             `call` belongs to a `#[client]` interface; on an entity or service write `#[request(client)]` or `#[invoke]`
             nobody waits for a timer: give nothing back, or `Result<(), E>` to have the error reported
-            a timer or hook runs by itself; for a method that is also called from elsewhere write a second one
+            a timer, hook or event runs by itself; for a method that is also called from elsewhere write a second one
             write `Result<T, E>` with both types: callers see the error type `E`
             an answer travels, so it is an owned value: clone what is borrowed
             `latest` drops older messages, so nobody may wait for an answer: it goes with `tell`
-            takes no arguments: write it as `#[timer]` or `#[hook]`"#]],
+            takes no arguments: write `#[timer]`, `#[hook]` or `#[event]`
+            an event takes what was published, as its one argument, and gives nothing back
+            a method is a timer, a hook or an event: one of them"#]],
     );
 }
 

@@ -50,6 +50,8 @@ pub trait Methods: Module {
     type Timers<'c, P: Part<Module = Self>>;
     /// The ids of the methods that clients and operators may name.
     type Ids;
+    /// What can listen to topics.
+    type Events<P: Part<Module = Self>>;
 
     /// The methods, without their component's field.
     const METHODS: &'static [MethodInfo];
@@ -95,6 +97,9 @@ pub trait Methods: Module {
 
     /// Makes the timers of these methods as `P`.
     fn timers<P: Part<Module = Self>>(schedule: Schedule<'_, P::Owner>) -> Self::Timers<'_, P>;
+
+    /// What of these methods as `P` can listen to topics.
+    fn events<P: Part<Module = Self>>() -> Self::Events<P>;
 
     /// The ids of the methods in the component `field`; empty for an entity's own.
     fn ids(field: &str) -> Self::Ids;

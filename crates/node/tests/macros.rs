@@ -18,8 +18,8 @@ use node::rt::{
     Status, This, Times,
 };
 use node::{
-    Activation, ClientMessage, ClientOut, ClientRequest, Host, HostOptions, HostSetup, PeerInfo,
-    Target,
+    Activation, ClientMessage, ClientOut, ClientRequest, Event, Host, HostOptions, HostSetup,
+    PeerInfo, Target,
 };
 use proto::link::Slot;
 use proto::schema::SchemaBuilder;
@@ -32,6 +32,7 @@ use macros::{Message, client, component, entity, rpc, service};
 struct Bench {
     host: Host,
     now: Instant,
+    events: Vec<String>,
 }
 
 impl Bench {
@@ -39,11 +40,28 @@ impl Bench {
         let (clock, _) = Clock::manual(WallTime(1_700_000_000_000));
         let options = HostOptions { encode_all, ..HostOptions::default() };
         let now = clock.now();
-        Bench { host: Host::new(options, HostSetup::alone(clock, 7)), now }
+        let host = Host::new(options, HostSetup::alone(clock, 7));
+        Bench { host, now, events: Vec::new() }
     }
 
+    /// Runs all that is ready; what is published comes back, as a worker would bring it.
     fn turn(&mut self) {
-        while self.host.turn(self.now, WallTime(self.now.as_millis())) == Some(self.now) {}
+        loop {
+            while self.host.turn(self.now, WallTime(self.now.as_millis())) == Some(self.now) {}
+            let mut published = Vec::new();
+            while let Some(event) = self.host.poll_event() {
+                match event {
+                    Event::Publish { topic, body } => published.push((topic, body)),
+                    other => self.events.push(format!("{other:?}")),
+                }
+            }
+            if published.is_empty() {
+                return;
+            }
+            for (topic, body) in published {
+                self.host.handle_publish(&topic, &body);
+            }
+        }
     }
 
     fn wait(&mut self, time: Duration) {
@@ -536,6 +554,13 @@ impl Bag {
     }
 }
 
+/// What is published on the topic `bonus`.
+#[derive(Debug, Message)]
+#[message(root = proto)]
+struct Bonus {
+    coins: u64,
+}
+
 #[component(of = Avatar, root = node::rt)]
 #[derive(Default)]
 struct Wallet {
@@ -552,9 +577,15 @@ impl Wallet {
         this.with(|wallet| wallet.coins)
     }
 
+    #[event]
+    fn bonus(&mut self, bonus: Bonus) {
+        self.coins += bonus.coins;
+    }
+
     #[hook]
-    fn created(&mut self) {
+    fn created(&mut self, cx: &mut Cx<Avatar>) {
         note("wallet created");
+        cx.subscribe("bonus", Avatar::events().wallet().bonus());
     }
 
     #[hook]
@@ -594,11 +625,15 @@ fn components_are_reached_as_typed_fields() {
             assert_eq!(avatar.bag().use_item(4).await, Ok(1));
             assert_eq!(avatar.wallet().wait_for(1).await, Ok(1));
             assert_eq!(avatar.greet().await, Ok(3));
+            // A33: whoever listens gets what is published.
+            out.notify("bonus", &Bonus { coins: 10 });
+            out.notify("nobody listens", &Bonus { coins: 10 });
+            assert_eq!(avatar.wallet().wait_for(5).await, Ok(11));
         });
         bench.wait(Duration::from_secs(5));
         let client = bench.bind::<Avatar>(1, 9);
         let ids = Avatar::methods();
-        assert_eq!(bench.ask(&client, ids.greet, &[0x90]), "Ok [05]");
+        assert_eq!(bench.ask(&client, ids.greet, &[0x90]), "Ok [0f]");
         assert_eq!(bench.ask(&client, ids.bag().use_item, &[0x91, 5]), "Ok [00]");
         assert_eq!(bench.ask(&client, ids.wallet().wait_for, &[0x91, 5]), "refused Denied");
         assert_eq!(ids.bag().use_item, MethodId::of_path("bag.use_item"));
@@ -637,10 +672,7 @@ fn x16_components_start_in_order_and_end_in_reverse() {
         check(&expect![[r#"
             avatar offline 9 Goodbye
             wallet offline"#]]);
-        let mut events = Vec::new();
-        while let Some(event) = bench.host.poll_event() {
-            events.push(format!("{event:?}"));
-        }
+        let events = &bench.events;
         assert!(events.iter().any(|event| event.contains("the bag broke")), "{events:?}");
         bench.run(|out| async move { out.entity::<Avatar>(1).end().await }).unwrap();
         bench.wait(Duration::from_millis(100));
