@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use mainstay::Exit;
-use mainstay::config::{Config, Input, difference};
+use mainstay::config::{Config, difference};
 
 #[derive(clap::Args)]
 pub struct Check {
@@ -29,8 +29,8 @@ impl Check {
         let config = Config::check(&file, &roles).map_err(anyhow::Error::new)?;
         println!("{}: {} processes, no fault found", file.display(), config.processes.len());
         if let Some(against) = self.against {
-            let (first, second) = (Input::of_file(&file)?, Input::of_file(&against)?);
-            for change in difference(&first, &second, &roles)? {
+            let second = Config::check(&against, &roles).map_err(anyhow::Error::new)?;
+            for change in difference(&config, &second) {
                 let side = |value: &Option<(String, String)>| match value {
                     Some((value, place)) => format!("{value} ({place})"),
                     None => "nothing".to_owned(),

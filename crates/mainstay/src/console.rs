@@ -135,7 +135,7 @@ fn scenes_table(workers: &[&WorkerStats]) -> Value {
         .map(|scene| {
             json!([
                 scene.kind,
-                scene.id.to_string(),
+                scene.id.key,
                 scene.steps_per_second,
                 scene.steps,
                 scene.skipped,
@@ -149,7 +149,7 @@ fn scenes_table(workers: &[&WorkerStats]) -> Value {
     json!({
         "title": "Scenes",
         "columns": [
-            column("kind"), column("id"), number("steps/s"), number("steps"), number("skipped"),
+            column("kind"), number("key"), number("steps/s"), number("steps"), number("skipped"),
             number("late"), number("worst lateness ms"), number("step ms"), number("worst step ms"),
         ],
         "rows": rows,

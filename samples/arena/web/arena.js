@@ -193,6 +193,9 @@ function tell(stream, id, values, options) {
   }
 }
 
+// A page that is left is a player who has gone, not one to be waited for.
+addEventListener("pagehide", () => session?.close());
+
 let sent = "";
 setInterval(() => {
   if (!game.playing || !game.live || !arena?.isBound) return;
