@@ -16,7 +16,7 @@ use crate::error::{CallError, Fault};
 use crate::host::hub::Hub;
 use crate::host::mail::Sender;
 use crate::host::people::ClientLane;
-use crate::host::send::{OWN_WAIT, Outbound, Wait};
+use crate::host::send::{OWN_WAIT, Wait};
 use crate::host::shard::Shard;
 use crate::host::turns::TurnId;
 
@@ -105,10 +105,9 @@ impl<T: Entity, O> Future for Call<T, O> {
         match std::mem::replace(&mut this.state, State::Over) {
             State::Fresh(message) => {
                 this.begun = this.shard.hub.now.get();
-                let wait = Wait { nanos: this.wait_nanos, waiter: this.shard.hub.waiter(context) };
-                let Call { home, key, sender, turn, .. } = *this;
-                let out = Outbound { home, key, message, sender, turn };
-                match this.shard.send_call(out, wait) {
+                let waiter = this.shard.hub.waiter(context);
+                let wait = Wait { turn: this.turn, nanos: this.wait_nanos, waiter };
+                match this.shard.send_call(this.home, this.key, this.sender, message, wait) {
                     Ok(slot) => {
                         this.state = State::Sent(slot);
                         Poll::Pending

@@ -22,7 +22,6 @@ use crate::error::{CallError, Elapsed, Fault};
 use crate::host::hub::Hub;
 use crate::host::mail::{Origin, Sender, SenderForm};
 use crate::host::people::ClientCallRequest;
-use crate::host::send::Outbound;
 use crate::host::shard::{CLOSING, Shard};
 use crate::host::turns::TurnId;
 use crate::timer::{Schedule, TimerId, Times};
@@ -249,7 +248,7 @@ pub struct Link<'c, T: Entity> {
 }
 
 impl<T: Entity> Link<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn new(hub: &Rc<Hub>, id: EntityId, sender: Sender, turn: TurnId) -> Self {
         let EntityId { home, key, .. } = id;
         Link { shard: hub.shard::<T>(), home, key, sender, turn, context: PhantomData }
@@ -261,7 +260,7 @@ impl<T: Entity> Link<'_, T> {
     }
 
     /// Makes a call. `extract` takes the method's value out of the reply.
-    #[inline]
+    #[inline(always)]
     pub fn call<O>(
         &self,
         message: T::Message,
@@ -285,11 +284,9 @@ impl<T: Entity> Link<'_, T> {
     ///
     /// Why it was not taken: `Busy`, `Gone`, `NotFound`, `Denied`, `Unavailable`. What was taken
     /// may still be lost with a node.
-    #[inline]
+    #[inline(always)]
     pub fn tell(&self, message: T::Message) -> Result<(), CallError> {
-        let Link { home, key, sender, turn, .. } = *self;
-        let out = Outbound { home, key, message, sender, turn };
-        match self.shard.send_tell(out) {
+        match self.shard.send_tell(self.home, self.key, self.sender, message) {
             Ok(()) => Ok(()),
             Err(fault) => Err(fault.into_error(self.id(), Duration::ZERO)),
         }
@@ -379,7 +376,7 @@ impl<E: Entity> Cx<E> {
     /// Who called.
     pub fn caller(&self) -> Caller {
         let me = self.hub().me.node;
-        let of = |origin: &Origin, sender: Sender| match (sender.form, origin) {
+        let of = |origin: &Origin, sender: Sender| match (sender.form(), origin) {
             (SenderForm::Client, Origin::Client(peer) | Origin::Request(peer, _)) => {
                 Caller::Client(peer.clone())
             }
@@ -389,8 +386,7 @@ impl<E: Entity> Cx<E> {
             _ => sender.id_with(origin, me).map_or(Caller::Outside, Caller::Entity),
         };
         if self.turn.is_none() {
-            let running = &self.hub().running;
-            return running.with_origin(|origin| of(origin, running.sender.get()));
+            return self.shard.with_origin(of);
         }
         let turns = self.hub().turns.borrow();
         turns.get(self.turn).map_or(Caller::Outside, |turn| of(&turn.origin, turn.sender))
@@ -589,7 +585,7 @@ impl<E: Entity> Cx<E> {
     /// Reports an error of a timer's callback.
     pub(crate) fn report_failure(&self, error: &dyn fmt::Display) {
         let origin = if self.turn.is_none() {
-            self.hub().running.with_origin(|origin| match origin {
+            self.shard.with_origin(|origin, _| match origin {
                 Origin::Timer(slot) => Some(*slot),
                 _ => None,
             })

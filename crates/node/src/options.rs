@@ -25,7 +25,8 @@ pub struct HostOptions {
     pub worker_queue_max: u32,
     /// Most messages that one entity handles before the next one has its turn.
     pub batch: u32,
-    /// Most messages that one `turn` handles before it returns to its driver.
+    /// Most entities (a batch each) and suspended turns that one `turn` runs before it returns to its
+    /// driver.
     pub turn_budget: u32,
     /// A handler that takes longer is reported.
     pub slow_handler: Duration,
@@ -55,7 +56,7 @@ impl Default for HostOptions {
             timers_max: 1 << 20,
             worker_queue_max: 65_536,
             batch: 32,
-            turn_budget: 16_384,
+            turn_budget: 2_048,
             slow_handler: Duration::from_millis(50),
             panic_window: Duration::from_secs(60),
             gone_max: 65_536,

@@ -7,7 +7,7 @@ use std::task::Poll;
 use crate::cx::Cx;
 use crate::entity::Entity;
 use crate::error::Fault;
-use crate::host::mail::{Origin, Sender};
+use crate::host::mail::Sender;
 use crate::host::shard::Shard;
 use crate::host::turns::TurnId;
 
@@ -51,7 +51,7 @@ impl<E: Entity, S: 'static> Turn<E, S> {
         let mut cx = Cx::new(shard, entity, TurnId::NONE, me);
         let reply = handler(&mut state.borrow_mut(), &mut cx);
         let shard = cx.shard();
-        let origin = shard.hub.running.origin.take();
+        let origin = shard.take_origin();
         shard.answer(origin, Ok(reply));
         Step(())
     }
@@ -125,7 +125,7 @@ impl<E: Entity, S: 'static> Turn<E, S> {
     {
         let Turn { shard, entity, me, state } = self;
         let Some(id) = shard.open_turn(entity) else {
-            let origin = shard.hub.running.origin.take();
+            let origin = shard.take_origin();
             shard.answer(origin, Err(Fault::BUSY));
             return Step(());
         };
@@ -154,7 +154,7 @@ impl<E: Entity, S: 'static> Turn<E, S> {
 
     /// Refuses the message: the caller gets `BadArgument`.
     pub fn refuse(self, problem: impl Into<Box<str>>) -> Step {
-        let origin = self.shard.hub.running.origin.take();
+        let origin = self.shard.take_origin();
         self.shard.answer(origin, Err(Fault::BadArgument(problem.into())));
         Step(())
     }
@@ -170,9 +170,8 @@ impl<E: Entity> Shard<E> {
     /// The running handler ended without an answer.
     #[inline]
     fn end_quietly(&self) {
-        let origin = self.hub.running.origin.take();
-        if !matches!(origin, Origin::Tell) {
-            self.answer_quiet(origin);
+        if self.hub.running.is_awaited.get() {
+            self.answer_quiet(self.take_origin());
         }
     }
 }

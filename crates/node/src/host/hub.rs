@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::calls::{SHARDS_MAX, Waiter, shard_of};
 use super::cycle::Graph;
 use super::event::{Event, Events};
 use super::frames::Frames;
-use super::mail::{Origin, Sender};
+use super::mail::{NONE, Origin};
 use super::people::ClientLane;
 use super::router::Router;
 use super::shard::{AnyShard, Shard};
@@ -46,33 +46,35 @@ pub(crate) enum Alarm {
     Sleep(Slot),
 }
 
-/// The message that is being handled, until it is answered or becomes an open turn.
+/// What is running: for panics, and for the context of a plain handler.
 pub(crate) struct Running {
-    pub origin: Cell<Origin>,
-    pub sender: Cell<Sender>,
-    pub deadline: Cell<Instant>,
+    pub what: Cell<What>,
+    /// The message's node in its shard's mailroom; `NONE` between messages.
+    pub node: Cell<u32>,
     pub method: Cell<u16>,
-    /// The turn it became.
+    /// Whether the message's origin was more than a tell.
+    pub is_awaited: Cell<bool>,
+    /// The turn that the message became.
     pub turn: Cell<TurnId>,
+}
+
+/// Which entity or turn is running.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    Nothing,
+    Entity { shard: u16, index: u32 },
+    Turn { shard: u16, index: u32, turn: TurnId },
 }
 
 impl Running {
     fn new() -> Self {
         Running {
-            origin: Cell::default(),
-            sender: Cell::new(Sender::OUTSIDE),
-            deadline: Cell::new(Instant::NEVER),
+            what: Cell::new(What::Nothing),
+            node: Cell::new(NONE),
             method: Cell::new(0),
+            is_awaited: Cell::new(false),
             turn: Cell::new(TurnId::NONE),
         }
-    }
-
-    /// Looks at the origin without taking it.
-    pub fn with_origin<R>(&self, look: impl FnOnce(&Origin) -> R) -> R {
-        let origin = self.origin.take();
-        let result = look(&origin);
-        self.origin.set(origin);
-        result
     }
 }
 
@@ -107,7 +109,8 @@ pub(crate) struct Hub {
     pub random: RefCell<Random>,
     pub router: Rc<dyn Router>,
     shards: RefCell<Shards>,
-    pub ready: RefCell<VecDeque<Ready>>,
+    /// What became ready since the host took the last round.
+    pub ready: RefCell<Vec<Ready>>,
     pub turns: RefCell<Turns>,
     pub slots: Rc<Slots>,
     pub running: Running,
@@ -165,7 +168,7 @@ impl Hub {
             random: RefCell::new(random),
             router,
             shards: RefCell::default(),
-            ready: RefCell::new(VecDeque::new()),
+            ready: RefCell::default(),
             turns: RefCell::new(Turns::new()),
             slots: Slots::new(),
             running: Running::new(),
@@ -265,9 +268,9 @@ impl Hub {
         drop(shards);
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn push_ready(&self, ready: Ready) {
-        self.ready.borrow_mut().push_back(ready);
+        self.ready.borrow_mut().push(ready);
     }
 
     /// Makes sure that the next sweep comes no later than `deadline`, to the next
@@ -326,12 +329,6 @@ impl Hub {
         kept.unwrap_or_else(|| turn_waker(&self.wakes, id.index))
     }
 
-    /// Runs an entity's batch; gives how much of a turn's budget it takes at most.
-    pub fn run_entity(&self, shard: u16, index: u32) -> u32 {
-        self.any_shard(usize::from(shard)).run(index);
-        self.options.batch
-    }
-
     /// Nobody on `node` waits for anything any more.
     pub fn cancel_turns_of(self: &Rc<Self>, node: Incarnation) {
         let lost: Vec<TurnId> = {
@@ -359,41 +356,44 @@ impl Hub {
             (shard, entity, placed, waker)
         };
         let waker = waker.unwrap_or_else(|| turn_waker(&self.wakes, id.index));
-        let polled = catch_unwind(AssertUnwindSafe(|| self.poll_placed(id, &mut placed, waker)));
+        self.running.what.set(What::Turn { shard, index: entity, turn: id });
+        let (poll, waker) = self.poll_placed(id, &mut placed, waker);
+        self.running.what.set(What::Nothing);
         self.watch.end();
-        match polled {
-            Ok((Poll::Pending, waker)) => {
-                let mut turns = self.turns.borrow_mut();
-                let Some(turn) = turns.get_mut(id) else {
-                    // The turn was ended while it ran.
-                    drop(turns);
-                    drop_quietly(placed);
-                    return;
-                };
-                turn.future = Some(placed);
-                turn.waker = Some(waker);
-                if turn.cancelled {
-                    drop(turns);
-                    self.any_shard(usize::from(shard)).turn_given_up(entity);
-                }
-            }
-            Ok((Poll::Ready(()), waker)) => {
-                drop_quietly(placed);
-                self.turns.borrow_mut().keep_waker(id.index, Some(waker));
-                self.any_shard(usize::from(shard)).turn_done(entity, id);
-            }
-            Err(panic) => {
-                self.polled.set((std::ptr::null(), TurnId::NONE));
-                drop_quietly(placed);
-                let text = panic_text(&*panic);
-                self.any_shard(usize::from(shard)).turn_panicked(entity, id, text);
-            }
+        if poll.is_ready() {
+            drop_quietly(placed);
+            self.turns.borrow_mut().keep_waker(id.index, Some(waker));
+            self.any_shard(usize::from(shard)).turn_done(entity, id);
+            return;
+        }
+        let mut turns = self.turns.borrow_mut();
+        let Some(turn) = turns.get_mut(id) else {
+            // The turn was ended while it ran.
+            drop(turns);
+            drop_quietly(placed);
+            return;
+        };
+        turn.future = Some(placed);
+        turn.waker = Some(waker);
+        if turn.cancelled {
+            drop(turns);
+            self.any_shard(usize::from(shard)).turn_given_up(entity);
         }
     }
 
-    /// After a panic in a plain handler or a first poll.
-    pub fn nothing_polled(&self) {
+    /// After a panic in game code: the call fails, the entity starts again or ends.
+    pub fn recover(&self, text: String) {
         self.polled.set((std::ptr::null(), TurnId::NONE));
+        self.watch.end();
+        match self.running.what.replace(What::Nothing) {
+            What::Nothing => tracing::error!("a panic outside of all handlers: {text}"),
+            What::Entity { shard, index } => {
+                self.any_shard(usize::from(shard)).handler_panicked(index, text);
+            }
+            What::Turn { shard, index, turn } => {
+                self.any_shard(usize::from(shard)).turn_panicked(index, turn, text);
+            }
+        }
     }
 
     /// Fails everything that `turn` waits for, and what runs below it. The turn goes on and ends by

@@ -14,8 +14,8 @@ pub(crate) const NONE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sender {
     pub key: u64,
-    pub kind: KindId,
-    pub form: SenderForm,
+    /// `kind << 8 | form`: two words travel in registers.
+    tag: u64,
 }
 
 /// What a [`Sender`] is.
@@ -23,24 +23,49 @@ pub(crate) struct Sender {
 #[repr(u8)]
 pub(crate) enum SenderForm {
     /// A keyed entity.
-    Keyed,
+    Keyed = 0,
     /// A room of this node.
-    Room,
+    Room = 1,
     /// A room of another node: the message's [`RemoteOrigin`] names it.
-    Far,
+    Far = 2,
     /// What is no entity, such as a web handler.
-    Outside,
+    Outside = 3,
     /// An operator.
-    Operator,
+    Operator = 4,
     /// A client: the message's origin names it.
-    Client,
+    Client = 5,
     /// The entity itself: a timer, a hook, a topic.
-    Own,
+    Own = 6,
 }
 
 impl Sender {
+    #[inline]
+    pub const fn new(key: u64, kind: KindId, form: SenderForm) -> Self {
+        Sender { key, tag: (kind.0 as u64) << 8 | form as u64 }
+    }
+
     const fn pseudo(form: SenderForm) -> Self {
-        Sender { key: 0, kind: KindId(0), form }
+        Sender::new(0, KindId(0), form)
+    }
+
+    /// What it is.
+    #[inline]
+    pub const fn form(self) -> SenderForm {
+        match self.tag as u8 {
+            0 => SenderForm::Keyed,
+            1 => SenderForm::Room,
+            2 => SenderForm::Far,
+            3 => SenderForm::Outside,
+            4 => SenderForm::Operator,
+            5 => SenderForm::Client,
+            _ => SenderForm::Own,
+        }
+    }
+
+    /// Whether it is an operator.
+    #[inline]
+    pub const fn is_operator(self) -> bool {
+        self.tag as u8 == SenderForm::Operator as u8
     }
 
     pub const OUTSIDE: Sender = Sender::pseudo(SenderForm::Outside);
@@ -58,22 +83,22 @@ impl Sender {
         } else {
             SenderForm::Far
         };
-        Sender { key: id.key, kind: id.kind, form }
+        Sender::new(id.key, id.kind, form)
     }
 
     /// The entity's id, unless it is a room of another node or no entity.
     pub fn id(self, me: Incarnation) -> Option<EntityId> {
-        let home = match self.form {
+        let home = match self.form() {
             SenderForm::Keyed => Incarnation::NONE,
             SenderForm::Room => me,
             _ => return None,
         };
-        Some(EntityId { kind: self.kind, home, key: self.key })
+        Some(EntityId { kind: KindId((self.tag >> 8) as u32), home, key: self.key })
     }
 
     /// The sender's id, also if it is a room of another node.
     pub fn id_with(self, origin: &Origin, me: Incarnation) -> Option<EntityId> {
-        match (self.form, origin) {
+        match (self.form(), origin) {
             (SenderForm::Far, Origin::Remote(remote)) => remote.sender,
             _ => self.id(me),
         }
@@ -131,15 +156,23 @@ pub(crate) struct Mail<E: Entity> {
 pub(crate) const HOOK: u16 = u16::MAX;
 
 /// The mailboxes of a shard: lists in one slab, so that an empty mailbox costs two indices.
+///
+/// A message that is being handled keeps its node until it is over: only its body is moved out,
+/// the rest is looked up when it is needed.
 pub(crate) struct Mailroom<E: Entity> {
     nodes: Vec<Node<E>>,
     free: u32,
     len: u32,
 }
 
-struct Node<E: Entity> {
-    mail: Option<Mail<E>>,
+/// One message, or a free node.
+pub(crate) struct Node<E: Entity> {
+    body: Option<Body<E>>,
+    pub origin: Origin,
+    pub sender: Sender,
+    pub deadline: Instant,
     next: u32,
+    pub method: u16,
 }
 
 /// One mailbox: the ends of its list.
@@ -160,32 +193,42 @@ impl<E: Entity> Mailroom<E> {
     }
 
     /// Messages in all mailboxes.
+    #[inline]
     pub fn len(&self) -> u32 {
         self.len
     }
 
     #[inline(always)]
     pub fn push(&mut self, mailbox: &mut Mailbox, mail: Mail<E>) {
-        let index = if self.free == NONE {
-            let index = self.nodes.len() as u32;
-            self.nodes.push(Node { mail: Some(mail), next: NONE });
-            index
-        } else {
-            let index = self.free;
-            let node = &mut self.nodes[index as usize];
+        let index = self.free;
+        let index = if let Some(node) = self.nodes.get_mut(index as usize) {
             self.free = node.next;
+            // A free node has neither, so there is nothing to drop.
+            std::mem::forget(std::mem::replace(&mut node.body, Some(mail.body)));
+            std::mem::forget(std::mem::replace(&mut node.origin, mail.origin));
+            node.sender = mail.sender;
+            node.deadline = mail.deadline;
+            node.method = mail.method;
             node.next = NONE;
-            node.mail = Some(mail);
             index
-        };
-        if mailbox.tail == NONE {
-            mailbox.head = index;
         } else {
-            self.nodes[mailbox.tail as usize].next = index;
+            self.grow(mail)
+        };
+        match self.nodes.get_mut(mailbox.tail as usize) {
+            Some(last) => last.next = index,
+            None => mailbox.head = index,
         }
         mailbox.tail = index;
         mailbox.len += 1;
         self.len += 1;
+    }
+
+    #[inline(never)]
+    fn grow(&mut self, mail: Mail<E>) -> u32 {
+        let Mail { origin, sender, deadline, body, method } = mail;
+        let (body, next) = (Some(body), NONE);
+        self.nodes.push(Node { body, origin, sender, deadline, next, method });
+        self.nodes.len() as u32 - 1
     }
 
     /// Puts a message before all others: what belongs to the entity's beginning.
@@ -200,61 +243,89 @@ impl<E: Entity> Mailroom<E> {
         }
     }
 
+    /// Takes the next message's body out; the rest stays in the node that is named, until
+    /// [`end`](Self::end).
     #[inline(always)]
-    pub fn pop(&mut self, mailbox: &mut Mailbox) -> Option<Mail<E>> {
+    pub fn begin(&mut self, mailbox: &mut Mailbox) -> Option<(u32, Body<E>, &mut Node<E>)> {
         let index = mailbox.head;
         let node = self.nodes.get_mut(index as usize)?;
-        let mail = node.mail.take();
+        let body = node.body.take()?;
         mailbox.head = node.next;
-        node.next = self.free;
-        self.free = index;
-        if mailbox.head == NONE {
+        if node.next == NONE {
             mailbox.tail = NONE;
         }
         mailbox.len -= 1;
         self.len -= 1;
-        mail
+        Some((index, body, node))
     }
 
-    /// Takes the first message out that fulfils `test`.
-    pub fn take(
+    /// Frees the node of a message that is over. Gives who still waits for it.
+    #[inline(always)]
+    pub fn end(&mut self, index: u32) -> Origin {
+        let Some(node) = self.nodes.get_mut(index as usize) else { return Origin::Tell };
+        node.next = self.free;
+        self.free = index;
+        if matches!(node.origin, Origin::Tell) {
+            return Origin::Tell;
+        }
+        std::mem::take(&mut node.origin)
+    }
+
+    /// The node of a message that is being handled.
+    #[inline]
+    pub fn node_mut(&mut self, index: u32) -> Option<&mut Node<E>> {
+        self.nodes.get_mut(index as usize)
+    }
+
+    /// The node of a message that is being handled.
+    pub fn node(&self, index: u32) -> Option<&Node<E>> {
+        self.nodes.get(index as usize)
+    }
+
+    /// Drops the next message; gives who waits for it.
+    pub fn drop_next(&mut self, mailbox: &mut Mailbox) -> Option<Origin> {
+        let (index, ..) = self.begin(mailbox)?;
+        Some(self.end(index))
+    }
+
+    /// Drops the first message that fulfils `test`; gives who waits for it.
+    pub fn drop_first(
         &mut self,
         mailbox: &mut Mailbox,
-        mut test: impl FnMut(&Mail<E>) -> bool,
-    ) -> Option<Mail<E>> {
+        test: impl Fn(&Node<E>) -> bool,
+    ) -> Option<Origin> {
         let mut before = NONE;
         let mut at = mailbox.head;
-        while let Some(node) = self.nodes.get(at as usize) {
-            if !node.mail.as_ref().is_some_and(&mut test) {
-                before = at;
-                at = node.next;
-                continue;
+        loop {
+            let node = self.nodes.get_mut(at as usize)?;
+            if test(node) {
+                break;
             }
-            if before == NONE {
-                return self.pop(mailbox);
-            }
-            let after = node.next;
-            self.nodes[before as usize].next = after;
-            if mailbox.tail == at {
-                mailbox.tail = before;
-            }
-            let node = &mut self.nodes[at as usize];
-            node.next = self.free;
-            self.free = at;
-            mailbox.len -= 1;
-            self.len -= 1;
-            return node.mail.take();
+            before = at;
+            at = node.next;
         }
-        None
+        if before == NONE {
+            return self.drop_next(mailbox);
+        }
+        let node = &mut self.nodes[at as usize];
+        drop(node.body.take());
+        let after = node.next;
+        self.nodes[before as usize].next = after;
+        if mailbox.tail == at {
+            mailbox.tail = before;
+        }
+        mailbox.len -= 1;
+        self.len -= 1;
+        Some(self.end(at))
     }
 
-    /// The next message of a mailbox.
+    /// The method of the next message of a mailbox.
     #[inline]
-    pub fn peek(&self, mailbox: &Mailbox) -> Option<&Mail<E>> {
-        self.nodes.get(mailbox.head as usize)?.mail.as_ref()
+    pub fn next_method(&self, mailbox: &Mailbox) -> Option<u16> {
+        self.nodes.get(mailbox.head as usize).map(|node| node.method)
     }
 
-    /// Gives back memory after a flood, once all mailboxes are empty.
+    /// Gives back memory after a flood, once all mailboxes are empty and nothing runs.
     pub fn shrink(&mut self) {
         if self.len == 0 && self.nodes.len() > 65_536 {
             *self = Mailroom::new();

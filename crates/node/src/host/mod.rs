@@ -35,6 +35,7 @@ pub use steps::SceneStats;
 pub use watch::{BUCKETS_US, Beat, MethodStats, Pulse};
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -143,13 +144,23 @@ pub struct HostStats {
 /// The entities of one worker.
 pub struct Host {
     hub: Rc<Hub>,
+    /// The round that is being run, and how far it is.
+    round: Vec<Ready>,
+    at: usize,
+    shards: Vec<Rc<dyn shard::AnyShard>>,
     woken: Vec<u32>,
 }
 
 impl Host {
     /// A host without kinds.
     pub fn new(options: HostOptions, setup: HostSetup) -> Self {
-        Host { hub: Hub::new(options, setup), woken: Vec::new() }
+        Host {
+            hub: Hub::new(options, setup),
+            round: Vec::new(),
+            at: 0,
+            shards: Vec::new(),
+            woken: Vec::new(),
+        }
     }
 
     /// Offers a kind: its entities may live here. Twice is once.
@@ -199,32 +210,63 @@ impl Host {
         self.hub.fire_alarms();
         self.run_scenes();
         let mut budget = self.hub.options.turn_budget;
-        while budget > 0 {
-            let ready = self.hub.ready.borrow_mut().pop_front();
-            match ready {
-                Some(Ready::Entity { shard, index }) => {
-                    budget = budget.saturating_sub(self.hub.run_entity(shard, index));
-                }
-                Some(Ready::Turn(turn)) => {
-                    self.hub.run_turn(turn);
-                    budget -= 1;
-                }
-                None => {
-                    self.take_wakes();
-                    if self.hub.ready.borrow().is_empty() {
-                        break;
-                    }
-                }
-            }
+        // Around everything that runs game code, so that a handler need not have one each.
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_ready(&mut budget))) {
+            self.hub.recover(hub::panic_text(&*panic));
         }
         self.hub.watch.pause();
         self.report_slow();
         self.next_turn()
     }
 
+    fn run_ready(&mut self, budget: &mut u32) {
+        if self.at < self.round.len() {
+            self.hub.watch.resume();
+        }
+        while *budget > 0 {
+            let Some(ready) = self.next_ready() else { break };
+            *budget -= 1;
+            match ready {
+                Ready::Entity { shard, index } => self.shard(shard).run(index),
+                Ready::Turn(turn) => self.hub.run_turn(turn),
+            }
+        }
+    }
+
+    /// The next thing of this round, or the first of the next one.
+    #[inline]
+    fn next_ready(&mut self) -> Option<Ready> {
+        if let Some(ready) = self.round.get(self.at) {
+            self.at += 1;
+            return Some(*ready);
+        }
+        self.round.clear();
+        self.at = 0;
+        self.take_wakes();
+        std::mem::swap(&mut self.round, &mut *self.hub.ready.borrow_mut());
+        let first = self.round.first().copied()?;
+        self.at = 1;
+        self.hub.watch.resume();
+        Some(first)
+    }
+
+    /// A shard, from this host's own list.
+    #[inline]
+    fn shard(&mut self, index: u16) -> Rc<dyn shard::AnyShard> {
+        if usize::from(index) >= self.shards.len() {
+            self.shards = self.hub.all_shards();
+        }
+        Rc::clone(&self.shards[usize::from(index)])
+    }
+
+    /// Entities and turns that are ready.
+    fn ready_count(&self) -> usize {
+        self.round.len() - self.at + self.hub.ready.borrow().len()
+    }
+
     /// When [`turn`](Self::turn) has something to do.
     pub fn next_turn(&self) -> Option<Instant> {
-        if !self.hub.ready.borrow().is_empty() || self.hub.wakes.is_any() {
+        if self.ready_count() > 0 || self.hub.wakes.is_any() {
             return Some(self.hub.now.get());
         }
         let sweep = self.hub.sweep_at.get();
@@ -506,7 +548,7 @@ impl Host {
         HostStats {
             kinds: hub.all_shards().iter().map(|shard| shard.stats()).collect(),
             turns: hub.turns.borrow().open_count(),
-            ready: hub.ready.borrow().len(),
+            ready: self.ready_count(),
             client_calls: hub.clients.borrow().open_calls(),
             scenes: hub.scenes.borrow().stats(),
             alarms: hub.alarms.borrow().len(),
@@ -533,8 +575,9 @@ impl Host {
             let kind = shard.kind();
             let methods = (0..kind.methods.len() as u16).chain([mail::HOOK]);
             for method in methods {
-                let stats = self.hub.watch.stats(index as u16, method);
-                if stats.handled > 0 {
+                let handled = shard.handled(method);
+                if handled > 0 {
+                    let stats = self.hub.watch.stats(index as u16, method, handled);
                     all.push((kind.name, watch::method_path(kind, method), stats));
                 }
             }
@@ -562,6 +605,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        self.shards.clear();
         self.hub.clear();
     }
 }

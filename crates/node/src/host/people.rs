@@ -464,7 +464,7 @@ impl<E: Entity> Shard<E> {
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, .. } = &mut *cells;
         let slot = &mut slots[index as usize];
-        let older = room.take(&mut slot.mailbox, |mail| {
+        let older = room.drop_first(&mut slot.mailbox, |mail| {
             mail.method == method && matches!(&mail.origin, Origin::Client(of) if of == peer)
         });
         drop(cells);

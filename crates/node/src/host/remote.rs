@@ -29,7 +29,7 @@ impl<E: Entity> Shard<E> {
             Some((last, chain)) => (Sender::of(*last, me), chain),
             None => (Sender::OUTSIDE, &[][..]),
         };
-        let far = match sender.form {
+        let far = match sender.form() {
             SenderForm::Far => call.chain.last().copied(),
             _ => None,
         };

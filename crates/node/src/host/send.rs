@@ -12,7 +12,7 @@ use super::calls::{CallState, NewCall, Sent, Waiter};
 use super::cycle::{Graph, Walk};
 use super::hub::{Hub, Ready, bump};
 use super::lane::Parcel;
-use super::mail::{Body, Mail, NONE, Origin, Sender, SenderForm};
+use super::mail::{Body, Mail, NONE, Origin, Sender};
 use super::router::Place;
 use super::shard::{BUSY, CLOSING, Cells, LOADING, QUARANTINED, READY, Shard, hash};
 use super::turns::TurnId;
@@ -22,17 +22,9 @@ use crate::error::Fault;
 /// Stands for "the method's own time" where a time to wait is meant.
 pub(crate) const OWN_WAIT: u64 = u64::MAX;
 
-/// A message on its way out, with all that is known of its sender.
-pub(crate) struct Outbound<M> {
-    pub home: Incarnation,
-    pub key: u64,
-    pub message: M,
-    pub sender: Sender,
-    pub turn: TurnId,
-}
-
-/// How a call is waited for.
+/// Who makes a call and how it is waited for.
 pub(crate) struct Wait {
+    pub turn: TurnId,
     /// Nanoseconds, or [`OWN_WAIT`].
     pub nanos: u64,
     pub waiter: Waiter,
@@ -48,10 +40,7 @@ enum Way {
 /// Whether `sender` may call the method from inside the cluster.
 #[inline]
 fn may_call(info: &MethodInfo, sender: Sender) -> bool {
-    match sender.form {
-        SenderForm::Operator => info.callers.operator,
-        _ => info.callers.server,
-    }
+    if sender.is_operator() { info.callers.operator } else { info.callers.server }
 }
 
 impl<E: Entity> Shard<E> {
@@ -59,17 +48,19 @@ impl<E: Entity> Shard<E> {
     ///
     /// The usual case, an idle entity of this worker, is handled here with each table borrowed
     /// once; everything else goes the long way.
-    #[inline]
     pub fn send_call(
         self: &Rc<Self>,
-        out: Outbound<E::Message>,
+        home: Incarnation,
+        key: u64,
+        sender: Sender,
+        message: E::Message,
         wait: Wait,
     ) -> Result<Slot, Fault> {
         let hub = &*self.hub;
-        let method = E::method(&out.message);
+        let method = E::method(&message);
         let info = &E::KIND.methods[method];
-        if hub.options.encode_all || !info.answers() || !may_call(info, out.sender) {
-            return self.send_call_far(out, wait);
+        if hub.options.encode_all || !info.answers() || !may_call(info, sender) {
+            return self.send_call_far(home, key, sender, message, wait);
         }
         let mut deadline = hub.now.get().as_nanos().saturating_add(match wait.nanos {
             OWN_WAIT => hub.wait_nanos(info.deadline_ms),
@@ -77,18 +68,18 @@ impl<E: Entity> Shard<E> {
         });
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, ids, .. } = &mut *cells;
-        let found = ids.find(hash(out.home, out.key), |index| {
+        let found = ids.find(hash(home, key), |index| {
             let slot = &slots[*index as usize];
-            slot.key == out.key && slot.home == out.home
+            slot.key == key && slot.home == home
         });
         let Some(&index) = found else {
             drop(cells);
-            return self.send_call_far(out, wait);
+            return self.send_call_far(home, key, sender, message, wait);
         };
         let slot = &mut slots[index as usize];
         let mut calls = self.calls.borrow_mut();
         let mut turns = hub.turns.borrow_mut();
-        let caller = turns.get_mut(out.turn);
+        let caller = turns.get_mut(wait.turn);
         let fits = slot.flags & (BUSY | CLOSING | QUARANTINED) == 0
             && slot.mailbox.len < self.limits.mailbox_max
             && room.len() < hub.options.mail_max
@@ -100,16 +91,15 @@ impl<E: Entity> Shard<E> {
             drop(turns);
             drop(calls);
             drop(cells);
-            return self.send_call_far(out, wait);
+            return self.send_call_far(home, key, sender, message, wait);
         }
         if let Some(turn) = &caller {
             deadline = deadline.min(turn.deadline.as_nanos());
         }
         let deadline = Instant::from_nanos(deadline);
-        let Outbound { home, key, message, sender, turn } = out;
         let call = calls.insert(NewCall {
             method: method as u16,
-            turn,
+            turn: wait.turn,
             home,
             key,
             sent: Sent::Here(index),
@@ -144,10 +134,13 @@ impl<E: Entity> Shard<E> {
     #[inline(never)]
     fn send_call_far(
         self: &Rc<Self>,
-        out: Outbound<E::Message>,
+        home: Incarnation,
+        key: u64,
+        sender: Sender,
+        mut message: E::Message,
         wait: Wait,
     ) -> Result<Slot, Fault> {
-        let Outbound { home, key, mut message, sender, turn } = out;
+        let turn = wait.turn;
         let hub = &*self.hub;
         let method = E::method(&message) as u16;
         let info = self.check_method(method, sender)?;
@@ -221,23 +214,28 @@ impl<E: Entity> Shard<E> {
     }
 
     /// Sends a message that nobody waits for. `Ok` means that it was taken, not that it arrives.
-    #[inline]
-    pub fn send_tell(self: &Rc<Self>, out: Outbound<E::Message>) -> Result<(), Fault> {
+    pub fn send_tell(
+        self: &Rc<Self>,
+        home: Incarnation,
+        key: u64,
+        sender: Sender,
+        message: E::Message,
+    ) -> Result<(), Fault> {
         let hub = &*self.hub;
-        let method = E::method(&out.message);
+        let method = E::method(&message);
         let info = &E::KIND.methods[method];
-        if hub.options.encode_all || !may_call(info, out.sender) {
-            return self.send_tell_far(out);
+        if hub.options.encode_all || !may_call(info, sender) {
+            return self.send_tell_far(home, key, sender, message);
         }
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, ids, .. } = &mut *cells;
-        let found = ids.find(hash(out.home, out.key), |index| {
+        let found = ids.find(hash(home, key), |index| {
             let slot = &slots[*index as usize];
-            slot.key == out.key && slot.home == out.home
+            slot.key == key && slot.home == home
         });
         let Some(&index) = found else {
             drop(cells);
-            return self.send_tell_far(out);
+            return self.send_tell_far(home, key, sender, message);
         };
         let slot = &mut slots[index as usize];
         let fits = slot.flags & (CLOSING | QUARANTINED) == 0
@@ -245,9 +243,8 @@ impl<E: Entity> Shard<E> {
             && room.len() < hub.options.mail_max;
         if !fits {
             drop(cells);
-            return self.send_tell_far(out);
+            return self.send_tell_far(home, key, sender, message);
         }
-        let Outbound { message, sender, .. } = out;
         room.push(
             &mut slot.mailbox,
             Mail {
@@ -267,8 +264,13 @@ impl<E: Entity> Shard<E> {
     }
 
     #[inline(never)]
-    fn send_tell_far(self: &Rc<Self>, out: Outbound<E::Message>) -> Result<(), Fault> {
-        let Outbound { home, key, mut message, sender, .. } = out;
+    fn send_tell_far(
+        self: &Rc<Self>,
+        home: Incarnation,
+        key: u64,
+        sender: Sender,
+        mut message: E::Message,
+    ) -> Result<(), Fault> {
         let hub = &*self.hub;
         let method = E::method(&message) as u16;
         self.check_method(method, sender)?;

@@ -12,7 +12,7 @@ use proto::{EntityId, Incarnation, MethodId, name_hash};
 
 use super::calls::{Calls, Sent};
 use super::event::Event;
-use super::hub::{Hub, Ready, bump, drop_quietly, panic_text};
+use super::hub::{Hub, Ready, What, bump, drop_quietly, panic_text};
 use super::lane::Lane;
 use super::mail::{Body, HOOK, Mail, Mailbox, Mailroom, NONE, Origin, Sender, SenderForm};
 use super::timers::TimerTable;
@@ -92,8 +92,18 @@ pub(crate) struct Shard<E: Entity> {
     /// When entities panicked lately.
     panics: RefCell<FastMap<u32, Vec<Instant>>>,
     pub ears: RefCell<Ears<E>>,
+    /// Messages handled, by method; hooks first.
+    counts: Box<[Cell<u64>]>,
     /// Makes keyed entities instead of `Entity::create`.
     pub factory: RefCell<Option<Rc<dyn Fn(u64) -> Option<E>>>>,
+}
+
+/// What an entity does next that does not simply take its next message.
+enum Pause {
+    Rest,
+    Later,
+    Close,
+    GoOn,
 }
 
 /// How many panics within the window quarantine an entity.
@@ -230,6 +240,7 @@ impl<E: Entity> Shard<E> {
             peers: RefCell::default(),
             panics: RefCell::default(),
             ears: RefCell::new(Ears::new()),
+            counts: vec![Cell::new(0); kind.methods.len() + 1].into(),
             factory: RefCell::new(None),
             hub,
         })
@@ -389,79 +400,140 @@ impl<E: Entity> Shard<E> {
     /// Handles up to a batch of the entity's messages.
     fn run_batch(self: &Rc<Self>, index: u32) {
         let hub = &*self.hub;
-        let now = hub.now.get();
-        for _ in 0..hub.options.batch {
-            let (mail, state, me) = {
-                let mut cells = self.cells.borrow_mut();
-                let Cells { slots, room, .. } = &mut *cells;
-                let Some(slot) = slots.get_mut(index as usize) else { return };
-                if slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED) != 0 {
-                    slot.flags &= !READY;
-                    if slot.flags & (CLOSING | BUSY) == CLOSING {
-                        drop(cells);
-                        self.close(index, CloseCode::Goodbye, true);
-                    }
-                    return;
+        let running = &hub.running;
+        running.what.set(What::Entity { shard: self.index, index });
+        let mut left = hub.options.batch;
+        let mut done = NONE;
+        loop {
+            let mut cells = self.cells.borrow_mut();
+            let Cells { slots, room, .. } = &mut *cells;
+            if done != NONE {
+                running.node.set(NONE);
+                let origin = room.end(done);
+                if !matches!(origin, Origin::Tell) {
+                    // The handler dropped its turn instead of ending it.
+                    drop(cells);
+                    self.answer(origin, Err(Fault::FAILED));
+                    done = NONE;
+                    continue;
                 }
-                if slot.open >= self.limits.turns_max
-                    && room.peek(&slot.mailbox).is_some_and(|mail| interleaves::<E>(mail.method))
-                {
-                    // The turn that ends makes it ready again.
-                    slot.flags &= !READY;
-                    return;
-                }
-                let Some(mail) = room.pop(&mut slot.mailbox) else {
-                    slot.flags &= !READY;
-                    return;
-                };
-                (mail, slot.state.clone(), sender_of::<E>(slot))
-            };
-            let Some(state) = state else { return };
-            if mail.deadline <= now {
-                bump(&hub.count.expired_mail);
-                self.answer(mail.origin, Err(Fault::TIMEOUT));
-                continue;
             }
-            if let Origin::Timer(timer) = mail.origin
-                && !self.timer_wanted(timer)
+            let Some(slot) = slots.get_mut(index as usize) else { return };
+            if slot.mailbox.len == 0 && slot.flags & CLOSING == 0 {
+                slot.flags &= !READY;
+                return;
+            }
+            if slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED) != 0
+                || left == 0
+                || slot.open >= self.limits.turns_max
             {
-                self.timer_over(timer);
-                continue;
+                let goes_on = self.pause(slot, room, left);
+                drop(cells);
+                match goes_on {
+                    Pause::Rest => return,
+                    Pause::Close => return self.close(index, CloseCode::Goodbye, true),
+                    Pause::Later => {
+                        return hub.push_ready(Ready::Entity { shard: self.index, index });
+                    }
+                    Pause::GoOn => left -= 1,
+                }
+                cells = self.cells.borrow_mut();
+            } else {
+                left -= 1;
             }
-            hub.watch.begin(self.index, mail.method, index, me.key);
-            let running = &hub.running;
-            running.origin.set(mail.origin);
-            running.sender.set(mail.sender);
-            running.deadline.set(mail.deadline);
-            running.method.set(mail.method);
+            let Cells { slots, room, .. } = &mut *cells;
+            let Some(slot) = slots.get_mut(index as usize) else { return };
+            let Some((at, body, node)) = room.begin(&mut slot.mailbox) else { return };
+            done = at;
+            let Some(state) = slot.state.clone() else { return };
+            let me = sender_of::<E>(slot);
+            let method = node.method;
+            if !matches!(node.origin, Origin::Tell)
+                && (node.deadline <= hub.now.get() || matches!(node.origin, Origin::Timer(_)))
+            {
+                let origin = std::mem::take(&mut node.origin);
+                let deadline = node.deadline;
+                drop(cells);
+                let Some(origin) = self.still_wanted(origin, deadline) else { continue };
+                self.put_origin(at, origin);
+                running.is_awaited.set(true);
+            } else {
+                running.is_awaited.set(!matches!(node.origin, Origin::Tell));
+                drop(cells);
+            }
+            running.node.set(at);
+            running.method.set(method);
             running.turn.set(TurnId::NONE);
+            let count = &self.counts[usize::from(method.wrapping_add(1))];
+            count.set(count.get() + 1);
+            hub.watch.begin(self.index, method, index, me.key);
             let turn = Turn::new(Rc::clone(self), index, state, me);
-            let _: Step = match mail.body {
+            let _: Step = match body {
                 Body::Message(message) => E::dispatch(turn, message),
                 Body::Hook(hook) => self.run_hook(turn, index, *hook),
             };
             hub.watch.end();
-            let left = running.origin.take();
-            if !matches!(left, Origin::Tell) {
-                // The handler dropped its turn instead of ending it.
-                self.answer(left, Err(Fault::FAILED));
-            }
         }
-        self.requeue(index);
     }
 
-    /// After a batch: back to the end of the ready queue if there is more to do.
-    fn requeue(self: &Rc<Self>, index: u32) {
-        let mut cells = self.cells.borrow_mut();
-        let Some(slot) = cells.get_mut(index) else { return };
-        if slot.flags & (CLOSING | BUSY) == CLOSING {
-            drop(cells);
-            self.close(index, CloseCode::Goodbye, true);
-        } else if slot.mailbox.len == 0 || slot.flags & (BUSY | LOADING | QUARANTINED) != 0 {
+    /// What becomes of an entity that does not simply take its next message.
+    #[inline(never)]
+    fn pause(&self, slot: &mut EntitySlot<E>, room: &Mailroom<E>, left: u32) -> Pause {
+        if slot.flags & (CLOSING | BUSY) == CLOSING && slot.used {
             slot.flags &= !READY;
-        } else {
-            drop(cells);
-            self.hub.push_ready(Ready::Entity { shard: self.index, index });
+            return Pause::Close;
+        }
+        let full = slot.open >= self.limits.turns_max
+            && room.next_method(&slot.mailbox).is_some_and(interleaves::<E>);
+        if slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED) != 0
+            || slot.mailbox.len == 0
+            // The turn that ends makes it ready again.
+            || full
+        {
+            slot.flags &= !READY;
+            return Pause::Rest;
+        }
+        if left == 0 { Pause::Later } else { Pause::GoOn }
+    }
+
+    /// Takes who waits for the message that is being handled.
+    #[inline]
+    pub fn take_origin(&self) -> Origin {
+        let mut cells = self.cells.borrow_mut();
+        match cells.room.node_mut(self.hub.running.node.get()) {
+            Some(node) => std::mem::take(&mut node.origin),
+            None => Origin::Tell,
+        }
+    }
+
+    fn put_origin(&self, at: u32, origin: Origin) {
+        if let Some(node) = self.cells.borrow_mut().room.node_mut(at) {
+            node.origin = origin;
+        }
+    }
+
+    /// Looks at who waits for the message that is being handled, and who sent it.
+    pub fn with_origin<R>(&self, look: impl FnOnce(&Origin, Sender) -> R) -> R {
+        let cells = self.cells.borrow();
+        match cells.room.node(self.hub.running.node.get()) {
+            Some(node) => look(&node.origin, node.sender),
+            None => look(&Origin::Tell, Sender::OWN),
+        }
+    }
+
+    /// Gives the origin back if the message is still to be handled.
+    fn still_wanted(&self, origin: Origin, deadline: Instant) -> Option<Origin> {
+        if deadline <= self.hub.now.get() {
+            bump(&self.hub.count.expired_mail);
+            self.answer(origin, Err(Fault::TIMEOUT));
+            return None;
+        }
+        match origin {
+            Origin::Timer(timer) if !self.timer_wanted(timer) => {
+                self.timer_over(timer);
+                None
+            }
+            origin => Some(origin),
         }
     }
 
@@ -485,19 +557,24 @@ impl<E: Entity> Shard<E> {
         if turns.open_count() >= self.hub.options.turns_max {
             return None;
         }
-        let exclusive = !interleaves::<E>(running.method.get());
+        let method = running.method.get();
+        let exclusive = !interleaves::<E>(method);
+        let mut cells = self.cells.borrow_mut();
+        let (origin, sender, deadline) = match cells.room.node_mut(running.node.get()) {
+            Some(node) => (std::mem::take(&mut node.origin), node.sender, node.deadline),
+            None => (Origin::Tell, Sender::OWN, Instant::NEVER),
+        };
         let id = turns.open(NewTurn {
             shard: self.index,
             entity,
-            method: running.method.get(),
+            method,
             exclusive,
-            origin: running.origin.take(),
-            sender: running.sender.get(),
-            deadline: running.deadline.get(),
+            origin,
+            sender,
+            deadline,
             calls_max: self.limits.calls_max,
         });
         running.turn.set(id);
-        let mut cells = self.cells.borrow_mut();
         if let Some(slot) = cells.get_mut(entity) {
             if let Some(turn) = turns.get_mut(id) {
                 turn.next = slot.turns;
@@ -618,9 +695,7 @@ impl<E: Entity> Shard<E> {
         let state = self.cells.borrow().get(index).and_then(|slot| slot.state.clone());
         let Some(state) = state else { return };
         let running = &self.hub.running;
-        running.origin.set(Origin::Tell);
-        running.sender.set(Sender::OWN);
-        running.deadline.set(Instant::NEVER);
+        running.node.set(NONE);
         running.method.set(HOOK);
         running.turn.set(TurnId::NONE);
         let me = Sender::of(id, self.hub.me.node);
@@ -650,32 +725,15 @@ impl<E: Entity> Shard<E> {
     /// Answers all waiting mail of an entity with `fault`.
     pub fn drop_mail(&self, index: u32, fault: &Fault) {
         loop {
-            let mail = {
+            let origin = {
                 let mut cells = self.cells.borrow_mut();
                 let Cells { slots, room, .. } = &mut *cells;
                 let Some(slot) = slots.get_mut(index as usize) else { return };
-                room.pop(&mut slot.mailbox)
+                room.drop_next(&mut slot.mailbox)
             };
-            let Some(mail) = mail else { return };
-            self.answer(mail.origin, Err(fault.clone()));
+            let Some(origin) = origin else { return };
+            self.answer(origin, Err(fault.clone()));
         }
-    }
-
-    /// A plain handler, or the first poll of an async one, panicked.
-    fn handler_panicked(self: &Rc<Self>, index: u32, text: String) {
-        self.hub.watch.end();
-        self.hub.nothing_polled();
-        let running = &self.hub.running;
-        let (turn, origin, method) =
-            (running.turn.get(), running.origin.take(), running.method.get());
-        let origin = match self.unlink_turn(index, turn) {
-            Some(closed) => {
-                drop_quietly(closed.future);
-                closed.origin
-            }
-            None => origin,
-        };
-        self.recover(index, origin, method, text);
     }
 
     /// After a panic: the call fails, the entity starts again, is removed or shut off.
@@ -773,10 +831,13 @@ pub(crate) trait AnyShard {
     fn kind(&self) -> &'static KindInfo;
     fn is_hosted(&self) -> bool;
     fn stats(&self) -> ShardStats;
+    fn handled(&self, method: u16) -> u64;
     fn clear(&self);
 
     // Entities.
     fn run(self: Rc<Self>, index: u32);
+    /// A plain handler, or the first poll of an async one, panicked.
+    fn handler_panicked(self: Rc<Self>, index: u32, text: String);
     fn target(&self, id: EntityId) -> Option<Target>;
     fn activate(self: Rc<Self>, id: EntityId) -> Result<(Target, bool), Fault>;
     fn activated(self: Rc<Self>, id: EntityId, loaded: Result<(), Fault>);
@@ -865,6 +926,10 @@ impl<E: Entity> AnyShard for Shard<E> {
         }
     }
 
+    fn handled(&self, method: u16) -> u64 {
+        self.counts.get(usize::from(method.wrapping_add(1))).map_or(0, Cell::get)
+    }
+
     fn clear(&self) {
         // Taken out first: a drop of the game's must not find the table borrowed.
         let cells = self.cells.replace(Cells::new());
@@ -876,10 +941,23 @@ impl<E: Entity> AnyShard for Shard<E> {
     }
 
     fn run(self: Rc<Self>, index: u32) {
-        let ran = catch_unwind(AssertUnwindSafe(|| self.run_batch(index)));
-        if let Err(panic) = ran {
-            self.handler_panicked(index, panic_text(&*panic));
-        }
+        self.run_batch(index);
+        self.hub.running.what.set(What::Nothing);
+    }
+
+    fn handler_panicked(self: Rc<Self>, index: u32, text: String) {
+        let running = &self.hub.running;
+        let (turn, method) = (running.turn.get(), running.method.get());
+        let node = running.node.replace(NONE);
+        let origin = self.cells.borrow_mut().room.end(node);
+        let origin = match self.unlink_turn(index, turn) {
+            Some(closed) => {
+                drop_quietly(closed.future);
+                closed.origin
+            }
+            None => origin,
+        };
+        self.recover(index, origin, method, text);
     }
 
     fn target(&self, id: EntityId) -> Option<Target> {
@@ -1126,5 +1204,5 @@ impl<E: Entity> AnyShard for Shard<E> {
 #[inline]
 fn sender_of<E: Entity>(slot: &EntitySlot<E>) -> Sender {
     let form = if slot.home == Incarnation::NONE { SenderForm::Keyed } else { SenderForm::Room };
-    Sender { key: slot.key, kind: E::KIND.id, form }
+    Sender::new(slot.key, E::KIND.id, form)
 }

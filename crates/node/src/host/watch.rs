@@ -1,9 +1,9 @@
 //! How long handlers take, at the price of one clock reading for many of them.
 //!
-//! Messages are measured in slices of up to sixteen. A slice shorter than 10 µs tells exactly
-//! what the histogram wants to know of each message in it. A slice that took a millisecond switches to
-//! one reading per message for a while, so that a handler that is slow again is told from its
-//! neighbours. The driver's watchdog thread sees a handler that is stuck right now through
+//! Messages are measured in slices of up to 32. A slice shorter than 10 µs tells exactly what the
+//! histogram wants to know of each message in it, so nothing is noted down. A slice that took a
+//! millisecond switches to one reading per message for a while, so that a handler that is slow
+//! again is told from its neighbours. The driver's watchdog thread sees a handler that is stuck right now through
 //! [`Pulse`].
 
 use std::cell::{Cell, RefCell};
@@ -16,8 +16,10 @@ use env::{Clock, Instant};
 use super::mail::HOOK;
 use crate::entity::KindInfo;
 
-const SLICE: usize = 16;
+const SLICE: usize = 32;
+/// Messages measured one by one after a slice that took [`LONG`], and at the start.
 const EXACT: u32 = 1_024;
+const LONG: Duration = Duration::from_millis(1);
 
 /// Upper ends of the histogram's buckets, in microseconds; the last bucket has none.
 pub const BUCKETS_US: [u64; 6] = [10, 50, 100, 500, 1_000, 5_000];
@@ -25,7 +27,7 @@ pub const BUCKETS_US: [u64; 6] = [10, 50, 100, 500, 1_000, 5_000];
 /// What one method cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MethodStats {
-    /// Messages handled, and polls of suspended handlers.
+    /// Messages handled.
     pub handled: u64,
     /// How many took less than each of [`BUCKETS_US`], and how many took longer than all.
     pub buckets: [u64; 7],
@@ -56,8 +58,10 @@ pub(crate) struct Watch {
     clock: Clock,
     slow: Duration,
     pulse: Arc<Pulse>,
-    ring: RefCell<[Entry; SLICE]>,
+    ring: [Cell<Entry>; SLICE],
     filled: Cell<usize>,
+    /// How many messages make a slice now.
+    slice: Cell<usize>,
     /// When the slice began; `NEVER` between turns of the worker.
     since: Cell<Instant>,
     /// Messages that are still measured one by one.
@@ -69,7 +73,7 @@ pub(crate) struct Watch {
 /// What a worker is doing now, for a watchdog on another thread.
 #[derive(Debug, Default)]
 pub struct Pulse {
-    /// Rises with each message handled.
+    /// Rises with each slice of messages handled.
     count: AtomicU64,
     /// Shard, method and entity, packed; 0 when idle.
     current: AtomicU64,
@@ -80,7 +84,7 @@ pub struct Pulse {
 /// A reading of a [`Pulse`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat {
-    /// Rises with each message handled: equal twice means stuck, if something is running.
+    /// Rises with every few messages handled: equal twice while something runs means stuck.
     pub count: u64,
     /// Kind, method path and key of the entity that runs; `None` when idle.
     pub running: Option<(&'static str, String, u64)>,
@@ -122,8 +126,9 @@ impl Watch {
             clock,
             slow,
             pulse: Arc::default(),
-            ring: RefCell::default(),
+            ring: [const { Cell::new(Entry { shard: 0, method: 0, entity: 0 }) }; SLICE],
             filled: Cell::new(0),
+            slice: Cell::new(1),
             since: Cell::new(Instant::NEVER),
             exact: Cell::new(EXACT),
             stats: RefCell::default(),
@@ -140,27 +145,29 @@ impl Watch {
         &self.pulse
     }
 
-    /// A message is about to be handled.
-    #[inline]
-    pub fn begin(&self, shard: u16, method: u16, entity: u32, key: u64) {
+    /// The worker goes on.
+    pub fn resume(&self) {
         if self.since.get() == Instant::NEVER {
             self.since.set(self.clock.now());
         }
+    }
+
+    /// A message is about to be handled.
+    #[inline]
+    pub fn begin(&self, shard: u16, method: u16, entity: u32, key: u64) {
         let filled = self.filled.get();
-        self.ring.borrow_mut()[filled % SLICE] = Entry { shard, method, entity };
+        self.ring[filled % SLICE].set(Entry { shard, method, entity });
         self.filled.set(filled + 1);
         let pulse = &*self.pulse;
         pulse.key.store(key, Ordering::Relaxed);
-        pulse
-            .current
-            .store(1 << 32 | u64::from(shard) << 16 | u64::from(method), Ordering::Relaxed);
-        pulse.count.store(pulse.count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        let current = 1 << 32 | u64::from(shard) << 16 | u64::from(method);
+        pulse.current.store(current, Ordering::Release);
     }
 
     /// The message was handled.
     #[inline]
     pub fn end(&self) {
-        if self.filled.get() == SLICE || self.exact.get() > 0 {
+        if self.filled.get() >= self.slice.get() {
             self.close_slice();
         }
     }
@@ -180,38 +187,33 @@ impl Watch {
         let now = self.clock.now();
         let took = now - self.since.replace(now);
         let filled = self.filled.replace(0);
-        let ring = *self.ring.borrow();
-        let entries = &ring[..filled.min(SLICE)];
-        let mut each = took / entries.len().max(1) as u32;
+        self.pulse.count.fetch_add(1, Ordering::Release);
+        let exact = if took >= LONG { EXACT } else { self.exact.get().saturating_sub(1) };
+        self.exact.set(exact);
+        self.slice.set(if exact > 0 { 1 } else { SLICE });
         if took < Duration::from_micros(BUCKETS_US[0]) {
-            each = each.min(took);
+            return;
         }
-        self.exact.set(if took >= Duration::from_millis(1) {
-            EXACT
-        } else {
-            self.exact.get().saturating_sub(1)
-        });
+        let entries = self.ring[..filled.min(SLICE)].iter().map(Cell::get);
+        let each = took / filled.max(1) as u32;
         let bucket = BUCKETS_US.partition_point(|end| each >= Duration::from_micros(*end));
         let mut stats = self.stats.borrow_mut();
-        for entry in entries {
-            let stats = at(&mut stats, *entry);
-            stats.handled += 1;
+        for entry in entries.clone() {
+            let stats = at(&mut stats, entry);
             stats.buckets[bucket] += 1;
-            if each > stats.worst {
-                stats.worst = each;
-            }
+            stats.worst = stats.worst.max(each);
         }
         if took >= self.slow {
             // Of several, the one that was the slowest before is the best guess.
-            let worst = entries.iter().max_by_key(|entry| at(&mut stats, **entry).worst);
+            let worst = entries.max_by_key(|entry| at(&mut stats, *entry).worst);
             if let Some(worst) = worst {
-                at(&mut stats, *worst).slow += 1;
+                at(&mut stats, worst).slow += 1;
                 self.found.borrow_mut().push(SlowHandler {
                     shard: worst.shard,
                     method: worst.method,
                     entity: worst.entity,
                     took,
-                    shared: entries.len() as u32,
+                    shared: filled as u32,
                 });
             }
         }
@@ -223,11 +225,17 @@ impl Watch {
         if found.is_empty() { Vec::new() } else { std::mem::take(&mut found) }
     }
 
-    /// What the methods of a shard cost.
-    pub fn stats(&self, shard: u16, method: u16) -> MethodStats {
+    /// What a method of a shard cost, of which `handled` messages were handled. Those that are not
+    /// noted down took less than 10 µs.
+    pub fn stats(&self, shard: u16, method: u16, handled: u64) -> MethodStats {
         let stats = self.stats.borrow();
         let methods = stats.get(usize::from(shard));
-        methods.and_then(|methods| methods.get(slot_of(method))).copied().unwrap_or_default()
+        let noted = methods.and_then(|methods| methods.get(slot_of(method)));
+        let mut stats = noted.copied().unwrap_or_default();
+        let others: u64 = stats.buckets[1..].iter().sum();
+        stats.handled = handled.max(others);
+        stats.buckets[0] = stats.handled - others;
+        stats
     }
 }
 

@@ -81,6 +81,7 @@ impl Entity for Counter {
         Some(Counter::default())
     }
 
+    #[inline]
     fn dispatch(turn: Turn<Self>, message: CounterMessage) -> Step {
         match message {
             CounterMessage::Add(n) => turn.call(|this, _| CounterReply::Add(this.add(n))),
@@ -93,6 +94,7 @@ impl Entity for Counter {
         }
     }
 
+    #[inline]
     fn method(message: &CounterMessage) -> usize {
         match message {
             CounterMessage::Add(_) => 0,
@@ -133,6 +135,7 @@ impl Entity for Counter {
         Ok(if method == 0 { CounterReply::Add(n) } else { CounterReply::AddLater(n) })
     }
 
+    #[inline]
     fn stub(link: Link<'_, Self>) -> CounterStub<'_> {
         CounterStub { link }
     }
@@ -147,6 +150,7 @@ pub struct CounterStub<'c> {
 }
 
 impl CounterStub<'_> {
+    #[inline]
     pub fn add(&self, n: u64) -> Call<Counter, Result<u64, CallError>> {
         self.link.call(CounterMessage::Add(n), |reply| match reply? {
             CounterReply::Add(n) => Ok(n),
@@ -154,10 +158,12 @@ impl CounterStub<'_> {
         })
     }
 
+    #[inline]
     pub fn bump(&self, n: u64) -> Result<(), CallError> {
         self.link.tell(CounterMessage::Bump(n))
     }
 
+    #[inline]
     pub fn add_later(&self, n: u64, ms: u64) -> Call<Counter, Result<u64, CallError>> {
         self.link.call(CounterMessage::AddLater(n, ms), |reply| match reply? {
             CounterReply::AddLater(n) => Ok(n),
