@@ -21,6 +21,9 @@ use web::{Guests, Server};
 use crate::config::{Keys, Process};
 use crate::{App, console};
 
+/// How long a gate has to say what it holds.
+const ASK_WAIT: Duration = Duration::from_secs(1);
+
 /// Why a process did not start. Nothing of it remains.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -222,7 +225,8 @@ impl Running {
             port.close();
         }
         if let Some(gate) = self.gate.take() {
-            stopped.connections = gate.stats().connections;
+            // Asked for, because its figures may be a second old.
+            stopped.connections = gate.connections(usize::MAX, ASK_WAIT).len() as u64;
             if span.is_zero() {
                 gate.stop();
             } else {
