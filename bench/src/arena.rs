@@ -64,7 +64,10 @@ pub fn run() -> anyhow::Result<bool> {
     println!("ratio to the bare writes        {:>10.2}", share / bare);
     println!("received by each bot            {:>10.0} B/s, {per_step:.0} B a step", bytes);
     let met = summary.passed() && late == 0 && skipped == 0;
-    println!("\nno step more than one step late, no wrong answer, no lost session: {}", goal(met, late + skipped));
+    println!(
+        "\nno step more than one step late, no wrong answer, no lost session: {}",
+        goal(met, late + skipped)
+    );
     Ok(met)
 }
 
@@ -86,7 +89,9 @@ struct Snapshot {
 fn snapshot(server: &Child) -> anyhow::Result<Snapshot> {
     let mut stream = TcpStream::connect(server.addr())?;
     stream.set_read_timeout(Some(Duration::from_secs(3)))?;
-    stream.write_all(b"GET /console/state.json HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")?;
+    stream.write_all(
+        b"GET /console/state.json HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n",
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let body = answer.split_once("\r\n\r\n").context("no HTTP answer")?.1;

@@ -1,5 +1,6 @@
 //! `bench NAME`: measures Mainstay next to the physical limit in the same run.
 
+mod arena;
 mod gate;
 mod raw;
 mod tick;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 bench NAME
 
+  arena    a thousand bots in one arena at 20 steps a second, gate hop included
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   raw      the limit: a bare epoll echo server under the common load generator
   tick     how late ticks come at 20 and 60 Hz while a core is loaded to 70 %
@@ -22,6 +24,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let met = match args[..] {
+        ["arena"] => arena::run()?,
         ["gate"] => gate::run()?,
         ["gate-core"] => gate::run_core()?,
         ["gate", connections, window, seconds] => {
@@ -31,6 +34,10 @@ fn main() -> anyhow::Result<ExitCode> {
         ["tick"] => tick::run()?,
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.
+        ["child-arena"] => return arena::child().map(|()| ExitCode::SUCCESS),
+        ["child-broadcast", bytes] => {
+            return arena::child_broadcast(bytes.parse()?).map(|()| ExitCode::SUCCESS);
+        }
         ["child-gate", node] => return gate::child_gate(node).map(|()| ExitCode::SUCCESS),
         ["child-node"] => return gate::child_node().map(|()| ExitCode::SUCCESS),
         ["child-gate-and-node"] => {

@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
+use node::route::{RouteApp, Routed};
 use node::session::{Binding, Login, Refusal};
-use node::{Class, Entity, Host, KindInfo, NodeApp};
+use node::{Class, ClientInterface, Entity, Host, KindInfo, NodeApp};
 use proto::schema::{Schema, SchemaBuilder, SchemaError};
 use proto::{EntityId, KindId};
 use web::Asset;
@@ -17,6 +18,7 @@ type Make = Arc<dyn Fn(NodeApp) -> NodeApp + Send + Sync>;
 pub struct App {
     name: String,
     kinds: Vec<Kind>,
+    clients: Vec<fn(&mut SchemaBuilder)>,
     bindings: Vec<Choose>,
     roles: Vec<(String, Role)>,
     assets: Vec<&'static [Asset]>,
@@ -38,6 +40,7 @@ impl App {
         App {
             name: name.into(),
             kinds: Vec::new(),
+            clients: Vec::new(),
             bindings: Vec::new(),
             roles: Vec::new(),
             assets: Vec::new(),
@@ -81,6 +84,27 @@ impl App {
         let clash = self.kinds.iter().any(|kind| kind.info.id == info.id);
         assert!(!clash, "two kinds or services of app {:?} are called {:?}", self.name, info.name);
         self.kinds.push(Kind { info, add, describe: E::describe });
+        self
+    }
+
+    /// Offers a service of routes, in the style of small frameworks. Its stream is bound by the
+    /// name of the kind.
+    ///
+    /// # Panics
+    ///
+    /// If two of its routes have one command, or as [`entity`](App::entity).
+    #[must_use]
+    pub fn commands<A: RouteApp>(self) -> Self {
+        if let Err(error) = Routed::<A>::check() {
+            panic!("app {:?}: {error}", self.name);
+        }
+        self.entity::<Routed<A>>()
+    }
+
+    /// Names what clients let the server call, so that it stands in the schema.
+    #[must_use]
+    pub fn client<C: ClientInterface>(mut self) -> Self {
+        self.clients.push(C::describe);
         self
     }
 
@@ -160,6 +184,9 @@ impl App {
         let mut builder = SchemaBuilder::new();
         for kind in &self.kinds {
             (kind.describe)(&mut builder);
+        }
+        for describe in &self.clients {
+            describe(&mut builder);
         }
         builder.finish()
     }

@@ -852,6 +852,19 @@ impl Watch {
     }
 
     #[request(client)]
+    fn shake(&mut self, cx: &mut Cx<Self>) {
+        let until = cx.now().as_millis() + 150;
+        let often = Duration::from_millis(100);
+        cx.every(often, often, 4).shaky(until);
+    }
+
+    #[timer]
+    fn shaky(&mut self, cx: &mut Cx<Self>, until: u64) {
+        assert!(cx.now().as_millis() >= until, "too early");
+        let _ = cx.entity::<Witness>(1).saw("steady".to_owned());
+    }
+
+    #[request(client)]
     async fn wait(&mut self, cx: &mut Cx<Self>) -> (u64, bool) {
         let begun = cx.now();
         cx.next_turn().await;
@@ -930,6 +943,16 @@ async fn m2_repeats_start_and_go_on_as_told(cluster: Cluster) {
         3000 ever"#]]
     .assert_eq(&watch_log(&game, &ann, millis(3_500)).await);
     assert_eq!(watch_log(&game, &ann, secs(3)).await, "", "cancelled by its key");
+}
+
+#[mainstay::test(seed = 23)]
+async fn m2_a_callback_that_panics_does_not_end_its_repeats(cluster: Cluster) {
+    let game = cluster.start(&watches());
+    let ann = game.client(1).await;
+    ann.request::<_, ()>("watch", "shake", &()).await.unwrap();
+    game.sleep(secs(2)).await;
+    let seen: Vec<String> = ann.request("witness", "tell_all", &()).await.unwrap();
+    assert_eq!(seen, ["steady"; 3]);
 }
 
 #[mainstay::test(seed = 18)]

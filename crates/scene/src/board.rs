@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use env::FastMap;
 
 /// Most components of one replica.
 pub const COMPONENTS_MAX: usize = 8;
@@ -71,7 +71,8 @@ impl Layout {
 pub struct Board {
     layout: Layout,
     replicas: Vec<Option<State>>,
-    named: BTreeMap<ReplicaId, usize>,
+    /// Looked into, never walked.
+    named: FastMap<ReplicaId, usize>,
     free: Vec<usize>,
 }
 
@@ -89,7 +90,7 @@ pub(crate) struct State {
 impl Board {
     /// An empty board.
     pub fn new(layout: Layout) -> Self {
-        Board { layout, replicas: Vec::new(), named: BTreeMap::new(), free: Vec::new() }
+        Board { layout, replicas: Vec::new(), named: FastMap::default(), free: Vec::new() }
     }
 
     /// The layout of every replica here.

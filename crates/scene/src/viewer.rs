@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use proto::{put_varint, varint_len};
 
@@ -31,7 +31,11 @@ impl Default for ViewerOptions {
 #[derive(Debug)]
 pub struct Viewer {
     options: ViewerOptions,
-    known: BTreeMap<ReplicaId, Known>,
+    /// Sorted by id.
+    known: Vec<(ReplicaId, Known)>,
+    /// The list before it, for its memory.
+    spare: Vec<(ReplicaId, Known)>,
+    due: Vec<Due>,
     /// Packets in flight, oldest first.
     sent: VecDeque<Sent>,
     acknowledged: u64,
@@ -70,12 +74,20 @@ pub struct Written {
 impl Viewer {
     /// A viewer whose client knows nothing.
     pub fn new(options: ViewerOptions) -> Self {
-        Viewer { options, known: BTreeMap::new(), sent: VecDeque::new(), acknowledged: 0, epoch: 0 }
+        Viewer {
+            options,
+            known: Vec::new(),
+            spare: Vec::new(),
+            due: Vec::new(),
+            sent: VecDeque::new(),
+            acknowledged: 0,
+            epoch: 0,
+        }
     }
 
     /// How many replicas the client knows or is being told of.
     pub fn len(&self) -> usize {
-        self.known.values().filter(|known| known.visible).count()
+        self.known.iter().filter(|(_, known)| known.visible).count()
     }
 
     /// Whether nothing is visible.
@@ -86,16 +98,16 @@ impl Viewer {
     /// Whether `id` is in the interest set; with a leave radius wider than the enter radius, ask
     /// this to decide which of the two holds.
     pub fn sees(&self, id: ReplicaId) -> bool {
-        self.known.get(&id).is_some_and(|known| known.visible)
+        self.find(id).is_some_and(|at| self.known[at].1.visible)
     }
 
     /// Starts anew: the client is told to forget all, and the next packets carry everything.
     pub fn reset(&mut self) {
         self.epoch += 1;
-        for known in self.known.values_mut() {
+        self.known.retain(|(_, known)| known.visible);
+        for (_, known) in &mut self.known {
             known.has = None;
         }
-        self.known.retain(|_, known| known.visible);
         self.sent.clear();
     }
 
@@ -109,16 +121,21 @@ impl Viewer {
         }
         let Some(sent) = self.sent.pop_front_if(|sent| sent.step == step) else { return };
         self.acknowledged = step;
-        for id in sent.told {
-            if let Some(known) = self.known.get_mut(&id) {
+        // Both lists are sorted: one walk through what is known serves them.
+        let mut told = sent.told.into_iter().peekable();
+        let mut removed = sent.removed.into_iter().peekable();
+        self.known.retain_mut(|(id, known)| {
+            while told.next_if(|next| next < id).is_some() {}
+            while removed.next_if(|next| next < id).is_some() {}
+            if told.next_if(|next| next == id).is_some() {
                 known.has = Some(step);
             }
-        }
-        for id in sent.removed {
-            if self.known.get(&id).is_some_and(|known| !known.visible) {
-                self.known.remove(&id);
-            }
-        }
+            removed.next_if(|next| next == id).is_none() || known.visible
+        });
+    }
+
+    fn find(&self, id: ReplicaId) -> Option<usize> {
+        self.known.binary_search_by_key(&id, |(known, _)| *known).ok()
     }
 
     /// Sets who is in view: `interest` is (replica, squared distance). If there are more than
@@ -131,17 +148,18 @@ impl Viewer {
         }
         interest.sort_unstable_by_key(|(id, _)| *id);
         let mut inside = interest.iter().map(|(id, _)| *id).peekable();
-        for (id, known) in &mut self.known {
-            while inside.next_if(|next| next < id).is_some() {}
-            let visible = inside.next_if(|next| next == id).is_some();
-            if visible != known.visible {
-                *known = Known { has: None, waits_since: step, visible };
+        let new = Known { has: None, waits_since: step, visible: true };
+        let mut merged = std::mem::take(&mut self.spare);
+        for (id, known) in self.known.drain(..) {
+            while let Some(earlier) = inside.next_if(|next| *next < id) {
+                merged.push((earlier, new));
             }
+            let visible = inside.next_if(|next| *next == id).is_some();
+            let known = if visible == known.visible { known } else { Known { visible, ..new } };
+            merged.push((id, known));
         }
-        for (id, _) in interest {
-            let new = Known { has: None, waits_since: step, visible: true };
-            self.known.entry(*id).or_insert(new);
-        }
+        merged.extend(inside.map(|id| (id, new)));
+        self.spare = std::mem::replace(&mut self.known, merged);
     }
 
     /// Appends the packet of `step`, which must rise from call to call.
@@ -153,7 +171,8 @@ impl Viewer {
         if self.sent.len() >= self.options.unacknowledged_max {
             self.reset();
         }
-        let mut due = self.collect(board, step);
+        let mut due = std::mem::take(&mut self.due);
+        self.collect(board, step, &mut due);
         let removed = self.removals();
         let limit = self.options.packet_bytes_max.saturating_sub(24 + 4 * removed.len());
         let fits = fit(&mut due, limit);
@@ -170,18 +189,19 @@ impl Viewer {
             before = item.id.0;
             let state = board.state(item.id).expect("collected from the board");
             put_components(out, board.layout(), state, item.mask);
-            let known = self.known.get_mut(&item.id).expect("collected from known");
-            known.waits_since = step;
+            self.known[item.at].1.waits_since = step;
         }
         let written = Written { updated: due.len(), removed: removed.len(), waiting };
         let told = due.iter().map(|item| item.id).collect();
         self.sent.push_back(Sent { step, told, removed });
+        due.clear();
+        self.due = due;
         written
     }
 
-    fn collect(&mut self, board: &Board, step: u64) -> Vec<Due> {
-        let mut due = Vec::new();
-        for (&id, known) in &mut self.known {
+    fn collect(&mut self, board: &Board, step: u64, due: &mut Vec<Due>) {
+        for (at, (id, known)) in self.known.iter_mut().enumerate() {
+            let id = *id;
             if !known.visible {
                 continue;
             }
@@ -197,9 +217,8 @@ impl Viewer {
                 Some(has) => changed_since(state, has),
             };
             let bytes = 1 + varint_len(u64::from(id.0)) + bytes_of(board.layout(), mask);
-            due.push(Due { id, mask, bytes, waits_since: known.waits_since });
+            due.push(Due { id, at, mask, bytes, waits_since: known.waits_since });
         }
-        due
     }
 
     fn removals(&self) -> Vec<ReplicaId> {
@@ -208,8 +227,11 @@ impl Viewer {
     }
 }
 
+#[derive(Debug)]
 struct Due {
     id: ReplicaId,
+    /// Its place among what is known.
+    at: usize,
     mask: u8,
     bytes: usize,
     waits_since: u64,

@@ -29,11 +29,17 @@ impl Avatar {
         }
         name.clone_into(&mut self.name);
         let peer = cx.peers().into_iter().next().ok_or(PlayError::Full)?;
-        let place =
-            cx.entity::<Lobby>(u64::from(size)).find_place().await.map_err(|_| PlayError::Full)?;
-        let Place { field, edge } = place;
-        let enter = cx.at(field).enter(cx.key(), self.name.clone());
-        let me = enter.await.map_err(|_| PlayError::Full)?.ok_or(PlayError::Full)?;
+        let lobby = cx.entity::<Lobby>(u64::from(size));
+        // The arena may end just when we are sent there; then there is another one.
+        let mut place = lobby.find_place().await;
+        let mut entered = enter(cx, &place, &self.name).await;
+        if entered.is_none() {
+            place = lobby.find_place().await;
+            entered = enter(cx, &place, &self.name).await;
+        }
+        let (Ok(Place { field, edge }), Some(me)) = (place, entered) else {
+            return Err(PlayError::Full);
+        };
         cx.bind(&peer, "arena", field);
         Ok(Playing { me, edge, steps_per_second: rules::STEPS_PER_SECOND })
     }
@@ -46,6 +52,11 @@ impl Avatar {
             cx.kick(&peer, CloseCode::GoingAway, "you asked for it");
         }
     }
+}
+
+async fn enter<E>(cx: &Cx<Avatar>, place: &Result<Place, E>, name: &str) -> Option<u32> {
+    let place = place.as_ref().ok()?;
+    cx.at(place.field).enter(cx.key(), name.to_owned()).await.ok()?
 }
 
 /// What a player has done in all arenas together.

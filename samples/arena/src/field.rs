@@ -23,6 +23,7 @@ pub struct Field {
     /// Reused at each step.
     interest: Vec<(ReplicaId, f32)>,
     packet: Vec<u8>,
+    had_players: bool,
     /// Key of the lobby that fills this arena.
     size: u32,
 }
@@ -46,6 +47,7 @@ impl Field {
             group: None,
             interest: Vec::new(),
             packet: Vec::new(),
+            had_players: false,
             size: capacity,
         }
     }
@@ -70,6 +72,7 @@ impl Field {
             entered: cx.now().as_millis(),
         };
         self.players.insert(account, player);
+        self.had_players = true;
         Some(id.0)
     }
 
@@ -123,6 +126,8 @@ impl Field {
         let group = self.group.as_ref().expect("opened when created");
         cx.cast(group).names(vec![name_of(player)]);
         group.join(cx, &peer);
+        // What was won before the stream was there was told to nobody.
+        cx.client::<ArenaClient>(&peer).own(row(player.id, player.told));
         // In pieces, so that none is over the limit of a frame.
         for piece in names.chunks(200) {
             cx.client::<ArenaClient>(&peer).names(piece.to_vec());
@@ -142,7 +147,8 @@ impl Field {
         }
     }
 
-    /// Once a second: the table, the count, and whether anybody is left.
+    /// Once a second: the table, the count, and whether anybody is left; an arena that everybody
+    /// has left ends.
     #[timer]
     fn second(&mut self, cx: &mut Cx<Self>) {
         let now = cx.now().as_millis();
@@ -166,7 +172,7 @@ impl Field {
             cx.cast(group).table(rows, players);
         }
         let lobby = cx.entity::<Lobby>(u64::from(self.size));
-        if self.players.is_empty() && self.world.step_number() > 600 {
+        if self.players.is_empty() && self.had_players {
             let _ = lobby.ended(cx.me());
             cx.destroy();
         } else {

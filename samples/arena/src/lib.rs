@@ -26,6 +26,7 @@ pub fn app() -> App {
         .entity::<Avatar>()
         .entity::<Lobby>()
         .entity::<Field>()
+        .client::<ArenaClient>()
         .agent::<Avatar>("avatar")
         .page(web::ASSETS)
 }

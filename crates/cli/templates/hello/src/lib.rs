@@ -39,7 +39,11 @@ impl Bell {
 
 /// The game. Each client's stream `bell` leads to bell number 1.
 pub fn app() -> App {
-    App::new("hello").entity::<Bell>().bind::<Bell>("bell", |_login| 1).page(PAGE)
+    App::new("hello")
+        .entity::<Bell>()
+        .client::<Listener>()
+        .bind::<Bell>("bell", |_login| 1)
+        .page(PAGE)
 }
 
 const PAGE: &[Asset] = &[

@@ -107,7 +107,6 @@ static GATE: Table<gate::Options> = Table {
             64 * MIB,
             "Most bytes held for a client whose login or route is not complete yet."
         ),
-        span!(held_max, 0, HOUR, "How long frames of a stream wait for its route."),
         count!(streams_max, 1, 65_535, "Most streams of a session."),
         count!(groups_max, 0, 65_535, "Most groups of a connection."),
         rate!(messages, false, "Frames of one session."),
@@ -121,7 +120,7 @@ static GATE: Table<gate::Options> = Table {
             ],
             "What is done with a session over its rate: drop what may be lost, only count, or close."
         ),
-        span!(owner_wait, 0, HOUR, "How long a stream whose owner was lost waits for a new one."),
+        span!(owner_wait, 0, HOUR, "How long the home has to end the streams of a lost owner."),
         span!(token_life, 60_000, 30 * DAY, "Life of a resume token."),
         span!(linger, 0, 60_000, "How long a closing connection may take to read its last frames."),
     ],
