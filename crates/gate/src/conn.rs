@@ -72,11 +72,21 @@ pub(crate) struct Waiting {
 pub(crate) struct Route {
     pub(crate) stream: u32,
     pub(crate) slot: Slot,
-    /// `None` after the stream ended: its frames get another answer than those of a stream that
-    /// never was.
-    pub(crate) owner: Option<WorkerId>,
+    pub(crate) lead: Lead,
     pub(crate) kind: KindId,
     pub(crate) epoch: u64,
+}
+
+/// Whether a stream leads somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lead {
+    /// To this worker.
+    To(WorkerId),
+    /// Its owner was lost. The home will end it or the connection will; until then the client
+    /// keeps what it sends, as it does until all is acknowledged. Set if frames were left to it.
+    Lost(bool),
+    /// Nowhere any more. Its frames get another answer than those of a stream that never was.
+    Ended,
 }
 
 /// A group that the connection is in: where it stands, and the connection's place there.
@@ -195,7 +205,7 @@ impl Conn {
 impl Session {
     /// Streams that lead somewhere.
     pub(crate) fn streams(&self) -> usize {
-        self.routes.iter().filter(|route| route.owner.is_some()).count()
+        self.routes.iter().filter(|route| route.lead != Lead::Ended).count()
     }
 
     #[inline]

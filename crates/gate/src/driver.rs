@@ -74,6 +74,8 @@ pub struct Setup {
     pub http: Option<HttpSink>,
     /// Rules at the edge.
     pub policies: Option<PolicyMaker>,
+    /// Hashes of the interfaces that clients may be made for; empty takes all.
+    pub interfaces: Vec<u64>,
 }
 
 impl Setup {
@@ -97,6 +99,7 @@ impl Setup {
             registry: Registry::new(),
             http: None,
             policies: None,
+            interfaces: Vec::new(),
         }
     }
 }
@@ -241,7 +244,8 @@ impl Server {
         let shared = Arc::new(Shared { workers, failed: AtomicBool::new(false) });
         let mut threads = Vec::new();
         for (worker, (sockets, ports)) in (0u8..).zip(opened) {
-            let gate = Gate::new(now, parts(&setup, worker, &mut random));
+            let mut gate = Gate::new(now, parts(&setup, worker, &mut random));
+            gate.set_interfaces(setup.interfaces.clone());
             let metrics = Metrics::new(&setup.registry, worker);
             let started = Loop::new(worker, gate, sockets, ports, &setup, metrics, shared.clone());
             let thread = std::thread::Builder::new()

@@ -12,9 +12,10 @@ use proto::ticket::TicketKeys;
 use proto::{Incarnation, WireError};
 
 use crate::bucket::Price;
-use crate::conn::{Conn, ConnectionInfo, Phase, Ping, Session};
+use crate::conn::{Conn, ConnectionInfo, Lead, Phase, Ping, Session};
 use crate::groups::Groups;
 use crate::guard::{Banned, Guard};
+use crate::options::Mutant;
 use crate::output::Merge;
 use crate::policy::Policy;
 use crate::table::Table;
@@ -57,6 +58,8 @@ pub struct Gate {
     pub(crate) pool: Pool,
     pub(crate) scratch: Vec<u8>,
     pub(crate) policies: Vec<Policy>,
+    /// Hashes of the interfaces that clients may be made for; empty takes all.
+    pub(crate) interfaces: Vec<u64>,
     pub(crate) stats: Stats,
     closing: VecDeque<(Slot, Closing)>,
     readable: VecDeque<Slot>,
@@ -108,6 +111,8 @@ pub(crate) enum Due {
     Frame(Slot),
     /// A paused connection tries again.
     Retry(Slot),
+    /// The home should have ended the streams of a lost owner.
+    Owner(Slot),
     Sweep,
     DrainStep,
 }
@@ -202,6 +207,7 @@ impl Gate {
             pool: Pool::default(),
             scratch: Vec::new(),
             policies,
+            interfaces: Vec::new(),
             stats: Stats::default(),
             closing: VecDeque::new(),
             readable: VecDeque::new(),
@@ -210,6 +216,12 @@ impl Gate {
             drain: None,
             options,
         }
+    }
+
+    /// Names the interfaces that clients may be made for, by their hashes: this release's and
+    /// those it works together with. Without any, all are taken.
+    pub fn set_interfaces(&mut self, hashes: Vec<u64>) {
+        self.interfaces = hashes;
     }
 
     /// Takes a new connection from `peer`.
@@ -438,12 +450,16 @@ impl Gate {
 
     /// Removes what the gate holds of a session and tells its home.
     fn detach(&mut self, now: Instant, session: &Session, end: &End<'_>) {
+        let mutant = self.options.mutant;
         for membership in &session.memberships {
-            self.leave_group(*membership);
+            if mutant != Some(Mutant::GroupsKept) {
+                self.leave_group(*membership);
+            }
         }
         let (id, account, generation) = (session.id, session.account, session.generation);
         let frame = match end.home {
             Notice::Nothing => return,
+            Notice::Detached if mutant == Some(Mutant::EndsUntold) => return,
             Notice::Detached => {
                 LinkFrame::Detached { session: id, account, generation, code: end.code }
             }
@@ -501,6 +517,7 @@ impl Gate {
                 Due::Phase(slot) => self.handle_phase_due(now, slot),
                 Due::Frame(slot) => self.handle_frame_due(now, slot),
                 Due::Retry(slot) => self.handle_retry(now, slot),
+                Due::Owner(slot) => self.handle_owner_due(now, slot),
                 Due::Sweep => {
                     self.guard.sweep(now);
                     self.wheel.insert(now + SWEEP, Due::Sweep);
@@ -678,13 +695,14 @@ impl Gate {
         self.directory = directory;
     }
 
-    /// The link to a node broke: the sessions that lived there, wholly or in part, are told to
-    /// resume, and its groups are left.
+    /// The link to a node broke. Sessions whose home was there are told to resume at once; those
+    /// with streams to it if their home does not end these in a moment. Its groups are left.
     pub fn handle_peer_down(&mut self, now: Instant, node: Incarnation) {
-        let touched = |session: &Session| {
-            session.home.node == node
-                || session.routes.iter().any(|route| route.owner.is_some_and(|o| o.node == node))
+        let leads_there = |session: &Session| {
+            let mut leads = session.routes.iter().map(|route| route.lead);
+            leads.any(|lead| matches!(lead, Lead::To(owner) if owner.node == node))
         };
+        let touched = |session: &Session| session.home.node == node || leads_there(session);
         let lost: Vec<Slot> = self
             .conns
             .iter()
@@ -693,11 +711,13 @@ impl Gate {
             .collect();
         for slot in lost {
             self.stats.hit(Rule::NodeLost);
-            let home =
-                self.conns.get(slot).and_then(Conn::session).map(|session| session.home.node);
-            let home = if home == Some(node) { Notice::Nothing } else { Notice::Detached };
-            let reason = "a server was lost, resume";
-            self.end(now, slot, &End { code: CloseCode::Unavailable, reason, home });
+            let session = self.conns.get(slot).and_then(Conn::session).expect("just found");
+            if session.home.node == node {
+                let (code, home) = (CloseCode::Unavailable, Notice::Nothing);
+                self.end(now, slot, &End { code, reason: "a server was lost, resume", home });
+            } else {
+                self.lose_routes(now, slot, node, false);
+            }
         }
         for group in self.groups.of_node(node) {
             self.disband(now, group);

@@ -25,6 +25,8 @@ pub use conn::ConnectionInfo;
 pub use driver::{Failed, HttpSink, Observer, PolicyMaker, Server, Setup, StartError};
 pub use gate::{Closing, Gate, Parts, Refused};
 pub use guard::{Banned, Network};
+#[doc(hidden)]
+pub use options::Mutant;
 pub use options::{Options, OverRate, Rate};
 pub use policy::{EdgeFrame, Policy, Verdict, method_level, method_rate};
 pub use stats::{Rule, Stats};

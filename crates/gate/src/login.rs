@@ -53,8 +53,8 @@ impl Gate {
                 Flow::Next
             }
             (_, UpFrame::Pong { .. }) => Flow::Next,
-            (Phase::Hello, UpFrame::Hello { version, .. }) => {
-                self.handle_hello(now, wall, slot, version)
+            (Phase::Hello, UpFrame::Hello { version, interface, .. }) => {
+                self.handle_hello(now, wall, slot, (version, interface))
             }
             (Phase::Challenged(nonce), UpFrame::Login { ticket, proof }) => {
                 let nonce = *nonce;
@@ -75,11 +75,23 @@ impl Gate {
         }
     }
 
-    fn handle_hello(&mut self, now: Instant, wall: WallTime, slot: Slot, version: u8) -> Flow {
+    fn handle_hello(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        slot: Slot,
+        (version, interface): (u8, u64),
+    ) -> Flow {
         if version != VERSION {
             self.stats.hit(Rule::Version);
             let reason = format!("this server speaks version {VERSION}");
             self.end(now, slot, &End::new(CloseCode::Version, &reason));
+            return Flow::Ended;
+        }
+        if !self.accepts(interface) {
+            self.stats.hit(Rule::Version);
+            let reason = "update needed: this client was made for another interface";
+            self.end(now, slot, &End::new(CloseCode::Version, reason));
             return Flow::Ended;
         }
         let nonce = self.random.bytes();
@@ -89,6 +101,12 @@ impl Gate {
         conn.put(&DownFrame::Challenge { version: VERSION, features: 0, nonce, wall_ms: wall.0 });
         touch(&mut self.dirty, conn, slot);
         Flow::Next
+    }
+
+    /// A client that does not say what it was made for is let in; its calls are checked one by
+    /// one.
+    fn accepts(&self, interface: u64) -> bool {
+        interface == 0 || self.interfaces.is_empty() || self.interfaces.contains(&interface)
     }
 
     fn handle_login(

@@ -75,8 +75,6 @@ pub struct Options {
     pub output_bytes_max: usize,
     /// Most bytes held for a client whose login or route is not complete yet.
     pub held_bytes_max: usize,
-    /// How long frames of a stream wait for its route.
-    pub held_max: Duration,
     /// Most streams of a session.
     pub streams_max: usize,
     /// Most groups of a connection.
@@ -87,12 +85,28 @@ pub struct Options {
     pub bytes: Rate,
     /// What is done with a session over `messages` or `bytes`.
     pub over_rate: OverRate,
-    /// How long a stream whose owner was lost waits for a new one.
+    /// How long the home has to end the streams of a lost owner before the client is told to
+    /// resume.
     pub owner_wait: Duration,
     /// Life of a resume token. The home judges the resume window, so this only bounds keys.
     pub token_life: Duration,
     /// How long a closing connection may take to read its last frames.
     pub linger: Duration,
+    /// Switches one safety off. Only the simulator sets this, to prove that it would notice.
+    #[doc(hidden)]
+    pub mutant: Option<Mutant>,
+}
+
+/// A safety of gates that the simulator can switch off.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// What comes for a client before its welcome is dropped.
+    HeldDropped,
+    /// The home of a session does not hear that its connection has ended.
+    EndsUntold,
+    /// A connection that ends stays in its groups.
+    GroupsKept,
 }
 
 impl Default for Options {
@@ -118,7 +132,6 @@ impl Default for Options {
             output_bytes_thin: 32 * 1024,
             output_bytes_max: 256 * 1024,
             held_bytes_max: 64 * 1024,
-            held_max: Duration::from_secs(5),
             streams_max: 256,
             groups_max: 256,
             messages: Rate::new(200, 1_000),
@@ -127,6 +140,7 @@ impl Default for Options {
             owner_wait: Duration::from_millis(1_500),
             token_life: Duration::from_secs(24 * 3600),
             linger: Duration::from_secs(1),
+            mutant: None,
         }
     }
 }

@@ -6,11 +6,12 @@ use env::{Instant, WallTime};
 use mesh::SendError;
 use proto::frame::{CloseCode, DownFrame, Status, StreamUp, UpFrame, head, put_frame, split_frame};
 use proto::link::{self, GroupId, LinkFrame, Slot, WorkerId};
-use proto::{MethodId, Reader, WireError, put_varint};
+use proto::{Incarnation, MethodId, Reader, WireError, put_varint};
 
-use crate::conn::{Conn, Membership, Phase, Route, Session};
-use crate::gate::{End, Flow, Gate, Notice, touch};
+use crate::conn::{Conn, Lead, Membership, Phase, Route, Session};
+use crate::gate::{Due, End, Flow, Gate, Notice, touch};
 use crate::login::Admitted;
+use crate::options::Mutant;
 use crate::policy::{EdgeFrame, Verdict};
 use crate::{OverRate, Rule};
 
@@ -47,7 +48,7 @@ impl Gate {
             }
             let mut reader = Reader::new(&payload[1..]);
             let Ok(stream) = reader.varint_u32() else { break };
-            let Some(&Route { owner: Some(owner), slot: to, .. }) = session.route(stream) else {
+            let Some(&Route { lead: Lead::To(owner), slot: to, .. }) = session.route(stream) else {
                 break;
             };
             let rates = (session.messages, session.bytes);
@@ -80,10 +81,14 @@ impl Gate {
         let fields = reader.rest();
         let conn = self.conns.get_mut(slot).expect("a frame came from it");
         let Phase::Session(session) = &mut conn.phase else { return Flow::Ended };
-        let Some((owner, to)) =
-            session.route(stream).and_then(|route| route.owner.map(|owner| (owner, route.slot)))
-        else {
-            return self.handle_unroutable(slot, stream, head, fields);
+        let (owner, to) = match session.routes.iter_mut().find(|route| route.stream == stream) {
+            Some(Route { lead: Lead::To(owner), slot, .. }) => (*owner, *slot),
+            Some(Route { lead: Lead::Lost(has_frames), .. }) => {
+                *has_frames = true;
+                self.stats.hit(Rule::NodeLost);
+                return Flow::Next;
+            }
+            _ => return self.handle_unroutable(slot, stream, head, fields),
         };
         let rates = (session.messages, session.bytes);
         let over_messages = session.messages.draw(now, self.messages, 1);
@@ -112,24 +117,56 @@ impl Gate {
             if let Some(session) = self.session_mut(slot) {
                 (session.messages, session.bytes) = rates;
             }
-            return self.handle_unsent(now, slot, error);
+            return self.handle_unsent(now, slot, owner.node, error);
         }
         self.stats.frames_up += 1;
         Flow::Next
     }
 
     /// The link to an owner took no frame. What was numbered must not be skipped, so either the
-    /// client waits or it has to resume.
+    /// client waits, or it keeps the frame until it has heard what became of the stream.
     #[cold]
-    fn handle_unsent(&mut self, now: Instant, slot: Slot, error: SendError) -> Flow {
+    fn handle_unsent(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        node: Incarnation,
+        error: SendError,
+    ) -> Flow {
         if error == SendError::Full {
             self.pause(now, slot);
             return Flow::Pause;
         }
         self.stats.hit(Rule::NodeLost);
-        let reason = "a server cannot be reached, resume";
-        self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
-        Flow::Ended
+        self.lose_routes(now, slot, node, true);
+        Flow::Next
+    }
+
+    /// Marks the streams of a connection that led to a lost node. The home has a moment to end
+    /// them; if it does not, it may not know, and the client resumes.
+    pub(crate) fn lose_routes(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        node: Incarnation,
+        has_frames: bool,
+    ) {
+        let Some(session) = self.session_mut(slot) else { return };
+        for route in &mut session.routes {
+            if matches!(route.lead, Lead::To(owner) if owner.node == node) {
+                route.lead = Lead::Lost(has_frames);
+            }
+        }
+        self.wheel.insert(now + self.options.owner_wait, Due::Owner(slot));
+    }
+
+    /// A stream's owner was lost a while ago.
+    pub(crate) fn handle_owner_due(&mut self, now: Instant, slot: Slot) {
+        let Some(session) = self.conns.get(slot).and_then(Conn::session) else { return };
+        if session.routes.iter().any(|route| matches!(route.lead, Lead::Lost(_))) {
+            let reason = "a server was lost, resume";
+            self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
+        }
     }
 
     /// Looks at a frame of a session that is over its rate, or that policies want to see.
@@ -213,7 +250,7 @@ impl Gate {
             self.mesh.send(now, owner, |out| link::put_up(out, owner.worker, to, head, fields));
         match sent {
             Ok(()) => Flow::Next,
-            Err(error) => self.handle_unsent(now, slot, error),
+            Err(error) => self.handle_unsent(now, slot, owner.node, error),
         }
     }
 
@@ -339,7 +376,8 @@ impl Gate {
                 self.end(now, conn, &End { code, reason, home });
             }
             LinkFrame::Route { conn, stream, owner, slot, kind, epoch, name, announce } => {
-                let route = Route { stream, slot, owner: Some(owner), kind, epoch };
+                let lead = Lead::To(owner);
+                let route = Route { stream, slot, lead, kind, epoch };
                 let bound = DownFrame::Bound { stream, kind, epoch, name };
                 self.handle_route(now, conn, route, announce.then_some(&bound));
             }
@@ -367,6 +405,7 @@ impl Gate {
         let is_live = session.waiting.is_none();
         let lane = match &mut session.waiting {
             None => &mut conn.output,
+            Some(_) if self.options.mutant == Some(Mutant::HeldDropped) => return,
             Some(waiting) => &mut waiting.held,
         };
         self.pool.fill(lane);
@@ -424,17 +463,27 @@ impl Gate {
                 self.stats.hit(Rule::Stale);
                 return;
             }
+            Some(known) if known.lead == Lead::Lost(true) => {
+                // Frames are missing that only a resume brings back.
+                let reason = "a server was lost, resume";
+                self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
+                return;
+            }
             Some(known) => *known = route,
             None => {
                 if session.routes.len() >= streams_max {
                     // Ended streams are remembered only while there is room.
-                    session.routes.retain(|route| route.owner.is_some());
+                    session.routes.retain(|route| route.lead != Lead::Ended);
                 }
                 if session.routes.len() >= streams_max {
                     self.stats.hit(Rule::Streams);
                     let reason = "the session has too many streams";
                     self.end(now, slot, &End::new(CloseCode::Limit, reason));
                     return;
+                }
+                if session.routes.len() < 4 {
+                    // Most sessions have one or two; the first push would take room for four.
+                    session.routes.reserve_exact(1);
                 }
                 session.routes.push(route);
             }
@@ -450,7 +499,7 @@ impl Gate {
             return;
         };
         if let Some(route) = session.routes.iter_mut().find(|route| route.stream == stream) {
-            route.owner = None;
+            route.lead = Lead::Ended;
         }
         self.tell(now, slot, &DownFrame::Unbound { stream, code });
     }

@@ -373,6 +373,20 @@ fn other_version_is_told_to_update() {
     );
 }
 
+/// X17: the hash of the interface was computed and never compared.
+#[test]
+fn x17_a_client_of_another_interface_is_told_to_update() {
+    let mut rig = rig();
+    rig.gate.set_interfaces(vec![7, 8]);
+    for (interface, expected) in [(0, false), (8, false), (9, true)] {
+        let conn = rig.open("10.0.0.1").unwrap();
+        rig.trace();
+        rig.client(conn, &UpFrame::Hello { version: 1, features: 0, interface, agent: "x" });
+        let said = rig.trace();
+        assert_eq!(said.contains("Close Version update needed"), expected, "{interface}: {said}");
+    }
+}
+
 #[test]
 fn login_split_at_every_byte_works() {
     let mut whole = rig();

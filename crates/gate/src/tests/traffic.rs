@@ -177,37 +177,73 @@ fn full_link_makes_the_client_wait_and_loses_nothing() {
     rig.pass(secs(3));
     rig.gate.mesh().handle_timeout(rig.now);
     rig.gate.handle_peer_down(rig.now, FAR);
-    rig.drain();
-    check(
-        &mut rig,
-        expect![[r#"
+    rig.pass(secs(2));
+    check(&mut rig, expect![[r#"
         c0 Close Unavailable a server was lost, resume
         c0 closed
         -> Detached account 7 generation 1 Unavailable
-    "#]],
-    );
+    "#]]);
 }
 
 #[test]
-fn lost_owner_is_told_within_the_same_turn() {
+fn lost_owner_ends_by_the_home_or_by_a_resume_within_two_seconds() {
     let mut rig = rig();
     let near = rig.login("10.0.0.1", 7);
-    let far = rig.login("10.0.0.1", 8);
-    rig.route(far.conn, 2, FAR_OWNER);
+    let [told, untold] = [8, 9].map(|account| rig.login("10.0.0.1", account));
+    rig.route(told.conn, 2, FAR_OWNER);
+    rig.route(untold.conn, 2, FAR_OWNER);
     rig.trace();
     rig.gate.handle_peer_down(rig.now, FAR);
     rig.drain();
-    // Other players are untouched.
-    rig.client(near.conn, &tell(1, 1, b"x"));
-    check(
-        &mut rig,
-        expect![[r#"
+    for player in [&near, &told, &untold] {
+        // Other players are untouched, and so are other streams.
+        rig.client(player.conn, &tell(1, 1, b"x"));
+    }
+    rig.client(told.conn, &tell(2, 1, b"kept by the client"));
+    check(&mut rig, expect![[r#"
+        -> Up Tell #1 add x
+        -> Up Tell #1 add x
+        -> Up Tell #1 add x
+    "#]]);
+    let code = CloseCode::Unavailable;
+    rig.home(&LinkFrame::Unroute { conn: told.conn, stream: 2, code });
+    rig.route(told.conn, 3, HOME);
+    rig.client(told.conn, &tell(2, 2, b"too late"));
+    rig.client(told.conn, &tell(3, 1, b"placed anew"));
+    rig.pass(secs(2));
+    check(&mut rig, expect![[r#"
+        c1 Unbound { stream: 2, code: Unavailable }
+        c1 Bound 3 avatar epoch 1
+        c1 Fault { stream: 2, number: 2, status: Unavailable }
+        -> Up Tell #1 add placed anew
+        c2 Close Unavailable a server was lost, resume
+        c2 closed
+        -> Detached account 9 generation 1 Unavailable
+    "#]]);
+}
+
+#[test]
+fn lost_stream_does_not_go_on_with_frames_missing() {
+    let mut rig = rig();
+    let [quiet, busy] = [8, 9].map(|account| rig.login("10.0.0.1", account));
+    for player in [&quiet, &busy] {
+        rig.route(player.conn, 2, FAR_OWNER);
+    }
+    rig.trace();
+    rig.gate.handle_peer_down(rig.now, FAR);
+    rig.client(busy.conn, &tell(2, 1, b"left to the client"));
+    for player in [&quiet, &busy] {
+        rig.route(player.conn, 2, HOME);
+    }
+    rig.client(quiet.conn, &tell(2, 1, b"nothing is missing"));
+    rig.pass(secs(2));
+    check(&mut rig, expect![[r#"
+        c0 Bound 2 avatar epoch 1
         c1 Close Unavailable a server was lost, resume
         c1 closed
-        -> Detached account 8 generation 1 Unavailable
-        -> Up Tell #1 add x
-    "#]],
-    );
+        -> Detached account 9 generation 1 Unavailable
+        -> Up Tell #1 add nothing is missing
+    "#]]);
 }
 
 #[test]
