@@ -24,6 +24,7 @@ pub struct App {
     assets: Vec<&'static [Asset]>,
     routes: Option<Arc<dyn Fn() -> Router + Send + Sync>>,
     guests: bool,
+    accepted: Vec<u64>,
 }
 
 #[derive(Clone)]
@@ -46,6 +47,7 @@ impl App {
             assets: Vec::new(),
             routes: None,
             guests: true,
+            accepted: Vec::new(),
         }
     }
 
@@ -189,6 +191,22 @@ impl App {
             describe(&mut builder);
         }
         builder.finish()
+    }
+
+    /// Lets clients in that were made for earlier interfaces which this one still serves, as
+    /// `interface.lock` lists them. Without a lock only the present interface is known, and
+    /// clients that name none.
+    #[must_use]
+    pub fn accept_interfaces(mut self, hashes: impl IntoIterator<Item = u64>) -> Self {
+        self.accepted.extend(hashes);
+        self
+    }
+
+    /// Hashes of the interfaces that clients may be made for.
+    pub(crate) fn interfaces(&self) -> Result<Vec<u64>, SchemaError> {
+        let mut hashes = self.accepted.clone();
+        hashes.push(self.schema()?.interface_hash());
+        Ok(hashes)
     }
 
     /// The roles that its cluster file may name.

@@ -58,6 +58,8 @@ pub struct Running {
     web: Option<(Server, JoinHandle<()>)>,
     ports: Vec<Port>,
     addresses: Vec<SocketAddr>,
+    /// Hashes of the interfaces that clients may be made for.
+    interfaces: Vec<u64>,
 }
 
 /// What a stopped process had held.
@@ -108,6 +110,7 @@ impl Running {
             web: None,
             ports: Vec::new(),
             addresses: Vec::new(),
+            interfaces: app.interfaces()?,
         };
         let runs = &process.runs;
         let holds_entities = runs.sessions || runs.entities != crate::config::Kinds::None;
@@ -172,6 +175,7 @@ impl Running {
         setup.board = board;
         setup.cluster = Some(nodes.clone());
         setup.registry = self.registry.clone();
+        setup.interfaces.clone_from(&self.interfaces);
         setup.http = http.map(|server| {
             let sink: gate::HttpSink = Arc::new(move |stream, read| {
                 if let Err(refused) = server.serve(stream, read) {

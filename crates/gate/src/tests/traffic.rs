@@ -178,11 +178,14 @@ fn full_link_makes_the_client_wait_and_loses_nothing() {
     rig.gate.mesh().handle_timeout(rig.now);
     rig.gate.handle_peer_down(rig.now, FAR);
     rig.pass(secs(2));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Close Unavailable a server was lost, resume
         c0 closed
         -> Detached account 7 generation 1 Unavailable
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -200,18 +203,23 @@ fn lost_owner_ends_by_the_home_or_by_a_resume_within_two_seconds() {
         rig.client(player.conn, &tell(1, 1, b"x"));
     }
     rig.client(told.conn, &tell(2, 1, b"kept by the client"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Up Tell #1 add x
         -> Up Tell #1 add x
         -> Up Tell #1 add x
-    "#]]);
+    "#]],
+    );
     let code = CloseCode::Unavailable;
     rig.home(&LinkFrame::Unroute { conn: told.conn, stream: 2, code });
     rig.route(told.conn, 3, HOME);
     rig.client(told.conn, &tell(2, 2, b"too late"));
     rig.client(told.conn, &tell(3, 1, b"placed anew"));
     rig.pass(secs(2));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c1 Unbound { stream: 2, code: Unavailable }
         c1 Bound 3 avatar epoch 1
         c1 Fault { stream: 2, number: 2, status: Unavailable }
@@ -219,7 +227,8 @@ fn lost_owner_ends_by_the_home_or_by_a_resume_within_two_seconds() {
         c2 Close Unavailable a server was lost, resume
         c2 closed
         -> Detached account 9 generation 1 Unavailable
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -237,13 +246,16 @@ fn lost_stream_does_not_go_on_with_frames_missing() {
     }
     rig.client(quiet.conn, &tell(2, 1, b"nothing is missing"));
     rig.pass(secs(2));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Bound 2 avatar epoch 1
         c1 Close Unavailable a server was lost, resume
         c1 closed
         -> Detached account 9 generation 1 Unavailable
         -> Up Tell #1 add nothing is missing
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
