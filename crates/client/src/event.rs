@@ -67,6 +67,9 @@ pub enum Event {
         group: Arc<str>,
         /// What it carries.
         kind: KindId,
+        /// How many messages of it we missed for good, because we were away too long: fetch anew
+        /// what they would have told. 0 if none, and when we come in.
+        missed: u64,
     },
     /// We no longer take part in a group.
     Left {

@@ -1,1 +1,76 @@
-fn main() {}
+//! Runs a game on simulated clusters, thousands of them, each from a seed, while everything breaks
+//! that may break; and proves by mutants that it would notice.
+#![forbid(unsafe_code)]
+
+mod batch;
+mod book;
+mod game;
+mod mutants;
+mod player;
+mod script;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+
+use batch::Batch;
+use mutants::Mutant;
+
+/// Simulates clusters with a game, clients and faults, each from a seed.
+#[derive(Debug, Parser)]
+#[command(name = "sim")]
+struct Args {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Runs one seed twice, and shows what it did and that it does the same again.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Lines shown of what happened last before a violation.
+    #[arg(long, default_value_t = 60)]
+    lines: usize,
+    /// Switches one safety off: the runs must fail.
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Switches each safety off in turn; each must be noticed within this many seeds.
+    #[arg(long, num_args = 0..=1, default_missing_value = "500")]
+    mutants: Option<u64>,
+    /// Lists the safeties that can be switched off.
+    #[arg(long)]
+    list: bool,
+    /// Runs at a time.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if args.list {
+        for (name, _) in mutants::ALL {
+            println!("{name}");
+        }
+        return Ok(());
+    }
+    // Panics of a run are violations, reported with their seed.
+    std::panic::set_hook(Box::new(batch::remember_panic));
+    let find = |name: &String| {
+        Mutant::find(name).with_context(|| format!("no safety is called {name}: see --list"))
+    };
+    let mutant = args.mutant.as_ref().map(find).transpose()?;
+    if let Some(most) = args.mutants {
+        return batch::try_mutants(args.from, most, args.threads);
+    }
+    if let Some(seed) = args.seed {
+        return batch::repeat(seed, mutant, args.lines);
+    }
+    let batch = Batch { from: args.from, seeds: args.seeds, mutant, threads: args.threads };
+    let report = batch.run();
+    report.show(args.lines);
+    match (&report.failure, report.is_void()) {
+        (Some(_), _) => bail!("the simulation has failed"),
+        (None, true) => bail!("void: see what was never seen above"),
+        (None, false) => Ok(()),
+    }
+}

@@ -23,6 +23,8 @@ pub(crate) struct ClientSeat {
     pub(crate) events: VecDeque<Event>,
     pub(crate) results: BTreeMap<RequestId, RequestResult>,
     pub(crate) ended: bool,
+    /// Its program is gone: nothing happens here any more.
+    pub(crate) gone: bool,
     wake_at: Option<Instant>,
     number: usize,
 }
@@ -41,6 +43,7 @@ impl ClientSeat {
             events: VecDeque::new(),
             results: BTreeMap::new(),
             ended: false,
+            gone: false,
             wake_at: None,
             number,
         }
@@ -48,6 +51,9 @@ impl ClientSeat {
 
     /// Carries out what the core wants and takes its events.
     pub(crate) fn settle(&mut self, now: Instant, gates: usize, net: &mut Net) {
+        if self.gone {
+            return;
+        }
         if self.core.poll_timeout().is_some_and(|at| at <= now) {
             self.core.handle_timeout(now);
         }
@@ -103,7 +109,9 @@ impl ClientSeat {
 
     pub(crate) fn closed(&mut self, now: Instant) {
         self.pipe = None;
-        self.core.handle_closed(now);
+        if !self.gone {
+            self.core.handle_closed(now);
+        }
     }
 
     pub(crate) fn request(

@@ -1,11 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{CallError, Event, RequestId};
+use client::{CallError, CallId, Event, RequestId};
 use cluster::Directory;
 use env::{Clock, Instant, ManualClock, Random, WallTime};
 use node::session::Bindings;
 use node::{Host, HostOptions, WorkerStats};
+use proto::frame::Status;
 use proto::link::WorkerId;
 use proto::ticket::{Claims, TicketKeys};
 use proto::{AccountId, Incarnation, KindId, Message, MethodId};
@@ -13,6 +14,7 @@ use proto::{AccountId, Incarnation, KindId, Message, MethodId};
 use crate::clients::{ClientId, ClientSeat, RequestResult};
 use crate::faults::{Counts, Faults};
 use crate::net::{Callee, End, Happening, Net, PipeId, Place, Way};
+use crate::notes::Notes;
 use crate::places::{GateSeat, Ground, NodeSeat};
 use crate::trace::Trace;
 
@@ -44,6 +46,8 @@ pub struct Options {
     pub sessions: node::session::Options,
     /// Limits of entities.
     pub host: HostOptions,
+    /// How many lines of [`Cluster::notes`] are kept. 0: none are made.
+    pub notes_max: usize,
 }
 
 impl Options {
@@ -61,6 +65,7 @@ impl Options {
             gate: gate::Options::default(),
             sessions: node::session::Options::default(),
             host: HostOptions::default(),
+            notes_max: 0,
         }
     }
 }
@@ -91,6 +96,7 @@ pub struct Cluster {
     clients: Vec<ClientSeat>,
     revision: u64,
     trace: Trace,
+    notes: Notes,
     healed: bool,
 }
 
@@ -98,6 +104,7 @@ impl Cluster {
     /// Starts the cluster; it has found itself when this returns.
     pub fn new(options: Options) -> Self {
         let mut random = Random::from_seed(options.seed);
+        let notes = Notes::new(options.notes_max);
         let (clock, hands) = Clock::manual(WallTime(1_700_000_000_000));
         let keys = TicketKeys::new(vec![(1, [42; 32])]);
         let net = Net::new(random.fork(), Faults::none());
@@ -116,6 +123,7 @@ impl Cluster {
             clients: Vec::new(),
             revision: 0,
             trace: Trace::new(),
+            notes,
             healed: false,
         };
         cluster.net.at(now, Happening::Directory);
@@ -133,6 +141,17 @@ impl Cluster {
     /// What has happened so far, as a hash.
     pub fn trace(&self) -> Trace {
         self.trace
+    }
+
+    /// What happened last, for people; empty unless [`Options::notes_max`] asks for it.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.notes.lines()
+    }
+
+    /// Adds a line of the test's own to the notes. `line` is not called if none are kept.
+    pub fn note(&mut self, line: impl FnOnce() -> String) {
+        let now = self.now();
+        self.notes.add(now, line);
     }
 
     /// How often each fault has struck.
@@ -267,11 +286,61 @@ impl Cluster {
         sent
     }
 
+    /// Starts a request.
+    ///
+    /// # Errors
+    ///
+    /// If the client did not take it.
+    pub fn start<A: Message>(
+        &mut self,
+        client: ClientId,
+        (stream, method): (&str, &str),
+        arguments: &A,
+        wait: Duration,
+    ) -> Result<RequestId, CallError> {
+        let body = client::encode_args(arguments);
+        self.start_request(client, stream, MethodId::of(method), &body, wait)
+    }
+
+    /// Lets the server call `method` of this client.
+    pub fn publish(&mut self, client: ClientId, method: &str) {
+        self.clients[client.0].core.publish(MethodId::of(method));
+    }
+
+    /// Answers a call of the server.
+    ///
+    /// # Errors
+    ///
+    /// If the client did not take it.
+    pub fn answer<R: Message>(
+        &mut self,
+        client: ClientId,
+        call: CallId,
+        reply: &R,
+    ) -> Result<(), CallError> {
+        let now = self.now();
+        let body = proto::encode(reply);
+        let sent = self.clients[client.0].core.answer(now, call, Status::Ok, &body);
+        self.settle_client(client.0);
+        sent
+    }
+
     /// Breaks the client's connection; its session goes on.
     pub fn cut(&mut self, client: ClientId) {
         let now = self.now();
         if let Some(pipe) = self.clients[client.0].pipe {
             self.net.cut(now, pipe);
+        }
+    }
+
+    /// The client is gone without a word. Its connection breaks, or, if `silent`, only stops to
+    /// carry anything.
+    pub fn abandon(&mut self, client: ClientId, silent: bool) {
+        let now = self.now();
+        let seat = &mut self.clients[client.0];
+        seat.gone = true;
+        if !silent {
+            self.net.hang_up(now, End::Client(client.0));
         }
     }
 
@@ -283,6 +352,11 @@ impl Cluster {
 
     // -- the cluster --
 
+    /// How many gates there are, killed ones included.
+    pub fn gates(&self) -> usize {
+        self.gates.len()
+    }
+
     /// Kills a gate without a word; it is back, as another life, after `pause`.
     pub fn kill_gate(&mut self, number: usize, pause: Duration) {
         let now = self.now();
@@ -290,6 +364,7 @@ impl Cluster {
             return;
         }
         self.net.counts.gate_kills += 1;
+        self.notes.add(now, || format!("gate {number} is killed for {pause:?}"));
         self.net.vanish(now, Place::Gate(number));
         self.net.at(now + pause, Happening::Revive(number));
         self.net.at(now + Duration::from_millis(300), Happening::Directory);
@@ -315,6 +390,11 @@ impl Cluster {
     pub fn worker_stats(&self) -> Vec<WorkerStats> {
         let workers = self.nodes.iter().flat_map(|node| &node.workers);
         workers.map(|seat| seat.worker.stats()).collect()
+    }
+
+    /// What each gate holds and has done in its present life.
+    pub fn gate_stats(&self) -> Vec<gate::Stats> {
+        self.gates.iter().filter_map(|seat| Some(seat.gate.as_ref()?.stats())).collect()
     }
 
     /// Lets `span` pass.
@@ -358,6 +438,11 @@ impl Cluster {
 
     fn handle(&mut self, what: Happening) {
         let now = self.now();
+        if let Some(until) = self.stalled_until(&what).filter(|until| *until > now) {
+            // It will see to this, in this order, when it goes on.
+            self.net.at(until, what);
+            return;
+        }
         match what {
             Happening::Arrive(pipe) => self.arrive(now, pipe),
             Happening::Connected(pipe) => self.connected(now, pipe),
@@ -385,6 +470,25 @@ impl Cluster {
             Happening::Strike => self.strike(now),
             Happening::Remind => {}
         }
+    }
+
+    /// Until when the place that `what` happens at does nothing.
+    fn stalled_until(&self, what: &Happening) -> Option<Instant> {
+        let place = match what {
+            Happening::Wake(place) => *place,
+            Happening::Local(node, worker, _) | Happening::Batch(node, worker, _) => {
+                Place::Worker(*node, *worker)
+            }
+            Happening::Bytes(pipe, way, _) => self.net.target(*pipe, *way)?.place()?,
+            Happening::Closed(end) | Happening::ConnectFailed(end) => end.place()?,
+            _ => return None,
+        };
+        Some(match place {
+            Place::Gate(number) => self.gates[number].stalled_until,
+            Place::Worker(node, worker) => {
+                self.nodes[node].workers[usize::from(worker)].stalled_until
+            }
+        })
     }
 
     fn arrive(&mut self, now: Instant, pipe: PipeId) {
@@ -449,6 +553,7 @@ impl Cluster {
 
     fn closed(&mut self, now: Instant, end: End, failed: bool) {
         self.trace.note(now, 2, u64::from(failed), &[]);
+        self.notes.add(now, || format!("{end} learns of its end"));
         match end {
             End::Client(number) => {
                 // It may have hung up and called again since.
@@ -480,6 +585,7 @@ impl Cluster {
         let wall = self.clock.wall();
         let Some(end) = self.net.target(pipe, way) else { return };
         self.trace.note(now, 3, pipe.0, &bytes);
+        self.notes.bytes(now, self.net.source(pipe, way), end, &bytes);
         match end {
             End::Client(number) => {
                 if self.clients[number].pipe == Some(pipe) {
@@ -586,6 +692,7 @@ impl Cluster {
             self.net.counts.stalls += 1;
             let most = faults.stall_max.as_millis() as u64 + 1;
             let until = now + Duration::from_millis(self.net.random.below(most));
+            self.notes.add(now, || format!("a stall until {until:?}"));
             if self.net.random.chance(1, 2) {
                 self.gates[gate].stalled_until = until;
             } else {

@@ -6,12 +6,16 @@ mod clients;
 mod cluster;
 mod faults;
 mod net;
+mod notes;
 mod places;
 mod trace;
 
+pub use client::{CallError, CallId, End, Event, RequestId};
 pub use clients::{ClientId, RequestResult};
 pub use cluster::{Cluster, Left, Options, Register};
 pub use faults::{Counts, Faults};
+#[doc(hidden)]
+pub use gate::Mutant as GateMutant;
 pub use trace::Trace;
 
 /// Runs `test` against a new cluster: what `#[mainstay::test]` expands to.

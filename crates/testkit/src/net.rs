@@ -1,6 +1,7 @@
 //! Pipes between the ends of connections: in order, with delays, and cut at any byte.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use env::{Instant, Random};
@@ -22,6 +23,36 @@ pub(crate) enum End {
     Client(usize),
     Conn(usize, Slot),
     Link(Place, LinkId),
+}
+
+impl End {
+    /// The worker or gate that has this end.
+    pub(crate) fn place(self) -> Option<Place> {
+        match self {
+            End::Client(_) => None,
+            End::Conn(gate, _) => Some(Place::Gate(gate)),
+            End::Link(place, _) => Some(place),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Gate(number) => write!(f, "gate {number}"),
+            Place::Worker(node, worker) => write!(f, "worker {node}.{worker}"),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Client(number) => write!(f, "client {number}"),
+            End::Conn(gate, slot) => write!(f, "gate {gate} conn {}", slot.index),
+            End::Link(place, link) => write!(f, "{place} {link:?}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,6 +207,15 @@ impl Net {
         match way {
             Way::There => pipe.to,
             Way::Back => Some(pipe.from),
+        }
+    }
+
+    /// The end that bytes flowing `way` come from.
+    pub(crate) fn source(&self, id: PipeId, way: Way) -> Option<End> {
+        let pipe = self.pipes.get(&id)?;
+        match way {
+            Way::There => Some(pipe.from),
+            Way::Back => pipe.to,
         }
     }
 

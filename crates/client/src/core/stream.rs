@@ -570,13 +570,15 @@ impl Core {
     }
 
     fn joined(&mut self, handle: u32, kind: KindId, number: u64, name: &str) -> Result<(), Break> {
+        let known = self.groups.iter().find(|group| group.handle == handle);
+        let missed = known.map_or(0, |group| number.saturating_sub(group.last));
         self.groups.retain(|group| group.handle != handle && *group.name != *name);
         if self.groups.len() >= self.limits.groups_max {
             return Err(protocol("too many groups"));
         }
         let group: Arc<str> = name.into();
         self.groups.push(Group { handle, name: group.clone(), last: number });
-        self.events.push_back(Event::Joined { group, kind });
+        self.events.push_back(Event::Joined { group, kind, missed });
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use proto::frame::{DownFrame, Seen};
 use proto::link::{GroupId, LinkFrame, Slot, WorkerId, put_down};
 use proto::{EntityId, KindId, MethodId, put_varint};
 
-use super::{Options, Outlet, seen_of};
+use super::{Mutant, Options, Outlet, seen_of};
 
 /// Why a group could not do as asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -250,6 +250,7 @@ impl Groups {
     pub(super) fn attach(
         &mut self,
         out: &mut impl Outlet,
+        options: &Options,
         stream: u32,
         (gate, conn): (WorkerId, Slot),
         listed: &[Seen],
@@ -267,6 +268,9 @@ impl Groups {
                 || group.ring.front().is_some_and(|cast| cast.number <= seen + 1);
             let from = if covered { seen } else { group.last };
             group.send_join(out, id, gate, conn, from);
+            if options.mutant == Some(Mutant::CastsForgotten) {
+                continue;
+            }
             for cast in group.ring.iter().filter(|cast| cast.number > from) {
                 took &= out.send(gate, |bytes| {
                     let (number, method) = (cast.number, cast.method);

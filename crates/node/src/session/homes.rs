@@ -7,7 +7,7 @@ use proto::frame::{CloseCode, Seen, Status};
 use proto::link::{Admission, LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
-use super::{Options, Outlet, Places, Scope, SecondLogin, seen_of};
+use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin, seen_of};
 
 /// A login that passed the gate: who it is, for the game to choose what it is bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +148,8 @@ struct Stream {
     handle: u32,
     name: Rc<str>,
     target: EntityId,
+    /// The handle that the client knows it by, if it was ever open.
+    shown: Option<u32>,
     /// The session cannot begin without it.
     required: bool,
     /// It was open once: to be opened again as long as the session lives.
@@ -326,7 +328,7 @@ impl Homes {
             {
                 io.out.control(owner, &LinkFrame::Unbind { slot, code: CloseCode::Unavailable });
             }
-            self.owner_away(io, account, handle, Status::Unavailable);
+            self.again(io, account, handle, Status::Unavailable);
         }
     }
 
@@ -351,8 +353,7 @@ impl Homes {
             match stream.state {
                 StreamState::Pausing { .. } => self.ask(io, account, handle),
                 StreamState::Asked { .. } => {
-                    // The timer is spent; the state must not try to take it back.
-                    self.owner_away(io, account, handle, Status::Unavailable);
+                    self.again(io, account, handle, Status::Unavailable);
                 }
                 StreamState::Bound { .. } => {}
             }
@@ -413,8 +414,10 @@ impl Homes {
                 false,
             );
         }
-        self.used.insert(admission.session, admission.expires_ms);
-        self.used_by_expiry.insert((admission.expires_ms, admission.session));
+        if self.options.mutant != Some(Mutant::TicketsForgotten) {
+            self.used.insert(admission.session, admission.expires_ms);
+            self.used_by_expiry.insert((admission.expires_ms, admission.session));
+        }
         self.stats.logins += 1;
         self.admit(io, gate, admission, bindings);
     }
@@ -469,7 +472,9 @@ impl Homes {
         else {
             return;
         };
-        if found.generation != generation || !found.is_attached() {
+        let is_stale =
+            found.generation != generation && self.options.mutant != Some(Mutant::StaleDetachTaken);
+        if is_stale || !found.is_attached() {
             return;
         }
         found.link = SessionLink::Waiting { until };
@@ -478,7 +483,9 @@ impl Homes {
                 io.out.control(owner, &LinkFrame::Detach { slot, generation, code });
             }
         }
-        self.timers.insert((until, account, 0));
+        if self.options.mutant != Some(Mutant::WindowEndless) {
+            self.timers.insert((until, account, 0));
+        }
     }
 
     fn resume<O: Outlet, P: Places + ?Sized>(
@@ -499,7 +506,7 @@ impl Homes {
             io.out.control(gate, &LinkFrame::Close { conn, code, reason });
             return;
         };
-        if generation <= found.generation {
+        if generation <= found.generation && self.options.mutant != Some(Mutant::AnyGeneration) {
             self.stats.resumes_refused += 1;
             let reason = "a newer connection has resumed this session";
             io.out.control(gate, &LinkFrame::Close { conn, code: CloseCode::Replaced, reason });
@@ -625,6 +632,7 @@ impl Homes {
         stream.tries = 0;
         stream.required = false;
         stream.lasting = true;
+        stream.shown = Some(handle);
         match link {
             SessionLink::Waiting { .. } => {
                 let (generation, code) = (now_generation, CloseCode::Idle);
@@ -707,23 +715,11 @@ impl Homes {
         }
     }
 
-    /// The owner of a stream is gone, silent, or refused it: tells the gate and goes on.
-    fn owner_away<O: Outlet, P: Places + ?Sized>(
-        &mut self,
-        io: &mut Scope<'_, O, P>,
-        account: AccountId,
-        handle: u32,
-        status: Status,
-    ) {
-        let Some(session) = self.sessions.get(&account) else { return };
-        if let SessionLink::Attached { gate, conn } = session.link {
-            let code = CloseCode::Unavailable;
-            io.out.control(gate, &LinkFrame::Unroute { conn, stream: handle, code });
-        }
-        self.again(io, account, handle, status);
-    }
-
     /// Opens the stream's name again under a new handle, after a pause; or gives it up.
+    ///
+    /// The client is told of the old handle's end by the owner, in order with what came before, if
+    /// that still lives; else its gate has noticed too. Only when nothing more will come of the
+    /// name it is told from here.
     fn again<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
@@ -751,6 +747,10 @@ impl Homes {
             return;
         }
         self.stats.bindings_failed += 1;
+        if let (SessionLink::Attached { gate, conn }, Some(stream)) = (session.link, stream.shown) {
+            let code = CloseCode::Unavailable;
+            io.out.control(gate, &LinkFrame::Unroute { conn, stream, code });
+        }
         if stream.required {
             let reason = format!("{} could not be opened: {status:?}", stream.name);
             self.end(io, account, CloseCode::Unavailable, &reason, false);
@@ -781,7 +781,9 @@ impl Homes {
         }
         for stream in &session.streams {
             if let StreamState::Bound { owner, slot } = stream.state {
-                io.out.control(owner, &LinkFrame::Unbind { slot, code });
+                if self.options.mutant != Some(Mutant::EndsUntold) {
+                    io.out.control(owner, &LinkFrame::Unbind { slot, code });
+                }
             } else {
                 self.timers.remove(&(stream.timer(), account, stream.handle));
             }
@@ -838,6 +840,7 @@ impl Session {
             handle,
             name: name.into(),
             target,
+            shown: None,
             required,
             lasting: false,
             tries: 0,

@@ -14,6 +14,8 @@ mod streams;
 
 pub use groups::{GroupError, Groups};
 pub use homes::{Binding, Bindings, HomeStats, Homes, Login, Refusal};
+#[doc(hidden)]
+pub use options::Mutant;
 pub use options::{Options, SecondLogin};
 pub use streams::{Delivery, Entities, FromClient, Opening, PeerInfo, StreamStats, Streams};
 

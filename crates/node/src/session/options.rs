@@ -71,6 +71,38 @@ pub struct Options {
     pub group_ring_frames_max: usize,
     /// The same in bytes of bodies.
     pub group_ring_bytes_max: usize,
+
+    /// Switches one safety off. Only the simulator sets this, to prove that it would notice.
+    #[doc(hidden)]
+    pub mutant: Option<Mutant>,
+}
+
+/// A safety of sessions that the simulator can switch off.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A command that was handled before is handled again.
+    DuplicatesTaken,
+    /// What a client has missed is not sent again.
+    NothingReplayed,
+    /// A home admits a resume that a newer one has overtaken.
+    AnyGeneration,
+    /// A home does not remember used tickets.
+    TicketsForgotten,
+    /// A home believes that the end of an earlier connection is the end of the present one.
+    StaleDetachTaken,
+    /// A session without a connection waits for ever.
+    WindowEndless,
+    /// The owners of a session's streams do not hear of its end.
+    EndsUntold,
+    /// Reliable casts that a member has missed are not sent again.
+    CastsForgotten,
+    /// A repeated request does not get its first answer.
+    AnswersForgotten,
+    /// A call to a client has no deadline.
+    CallsEndless,
+    /// A frame of a client's earlier connection is taken for one of the present one.
+    StaleFramesTaken,
 }
 
 impl Default for Options {
@@ -102,6 +134,7 @@ impl Default for Options {
             stream_groups_max: 64,
             group_ring_frames_max: 256,
             group_ring_bytes_max: 64 * 1024,
+            mutant: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use proto::link::{LinkFrame, Slot, WorkerId, put_down};
 use proto::stream::{Answers, Inbound, Limits, Outbound};
 use proto::{EntityId, put_varint};
 
-use super::{Options, Outlet, PeerInfo};
+use super::{Mutant, Options, Outlet, PeerInfo};
 
 /// Bytes that a kept frame counts beside its body.
 const KEPT_OVERHEAD: usize = 16;
@@ -175,15 +175,17 @@ impl<T, P> Stream<T, P> {
         put_varint(&mut tail, status as u64);
         tail.extend_from_slice(body);
         let tail: Rc<[u8]> = tail.into();
-        self.answers.keep(request, tail.clone());
+        if options.mutant != Some(Mutant::AnswersForgotten) {
+            self.answers.keep(request, tail.clone());
+        }
         self.send_numbered(out, options, Kept { head: head::REPLY, tail })
     }
 
     /// Sends the first answer of `request` once more, or that there is none; nothing while the
-    /// first run still goes on.
-    pub fn repeat_answer(&mut self, out: &mut impl Outlet, request: u64) {
+    /// first run still goes on, which gives `false`.
+    pub fn repeat_answer(&mut self, out: &mut impl Outlet, request: u64) -> bool {
         if self.open.contains(&request) {
-            return;
+            return false;
         }
         if let Some(tail) = self.answers.find(request).cloned() {
             let kept = Kept { head: head::REPLY, tail };
@@ -196,6 +198,7 @@ impl<T, P> Stream<T, P> {
                 &DownFrame::Reply { stream, number: 0, ack, request, status, body: &[] },
             );
         }
+        true
     }
 
     /// Sends a numbered push.
@@ -287,13 +290,16 @@ impl<T, P> Stream<T, P> {
 
     /// Brings a client that has just come back up to date: what was handled, then all that it
     /// has not acknowledged. `false` if the way is full.
-    pub fn catch_up(&mut self, out: &mut impl Outlet) -> bool {
+    pub fn catch_up(&mut self, out: &mut impl Outlet, options: &Options) -> bool {
         let applied = self.inbound.tell();
         let (stream, epoch) = (self.handle, self.epoch);
         let resumed = DownFrame::Resumed { stream, epoch, applied, durable: applied };
         let Link::Attached { gate, conn } = self.link else { return false };
         if !self.send(out, &resumed) {
             return false;
+        }
+        if options.mutant == Some(Mutant::NothingReplayed) {
+            return true;
         }
         for (number, kept) in self.out.kept() {
             let took = out.send(gate, |bytes| {

@@ -11,7 +11,7 @@ use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionI
 
 use super::groups::Groups;
 use super::stream::{Link, OpenCall, Sent, Stream};
-use super::{GroupError, Options, Outlet, Places, Scope};
+use super::{GroupError, Mutant, Options, Outlet, Places, Scope};
 
 /// One client at one entity: what the entity may know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +123,10 @@ pub struct StreamStats {
     pub refused: u64,
     /// Frames from clients handled before; not handled again.
     pub duplicates: u64,
+    /// Answers given again because their request was repeated.
+    pub repeated: u64,
+    /// Frames sent again to clients that came back.
+    pub replayed: u64,
     /// Frames from connections that no longer speak for their session.
     pub stale: u64,
     /// Pushes dropped because their client was away or its stream gone.
@@ -413,8 +417,9 @@ impl<E: Entities> Streams<E> {
         let stream = find_mut(&mut self.table, slot).expect("it was found");
         stream.route = route;
         stream.announce(out);
-        let mut took = stream.catch_up(out);
-        took &= self.groups.attach(out, slot.index, (gate, conn), listed);
+        self.stats.replayed += stream.unacked() as u64;
+        let mut took = stream.catch_up(out, &self.options);
+        took &= self.groups.attach(out, &self.options, slot.index, (gate, conn), listed);
         entities.online(stream.seat, &stream.peer);
         if !took {
             self.slow_reader(out, slot);
@@ -435,8 +440,10 @@ impl<E: Entities> Streams<E> {
     ) {
         let entry = self.table.get_mut(route.index as usize);
         let stream = entry.and_then(|entry| entry.stream.as_deref_mut());
-        let Some(stream) = stream.filter(|s| s.route == route.generation && s.gate() == Some(from))
-        else {
+        let any = self.options.mutant == Some(Mutant::StaleFramesTaken);
+        let is_present =
+            |s: &&mut StreamOf<E>| any || s.route == route.generation && s.gate() == Some(from);
+        let Some(stream) = stream.filter(is_present) else {
             self.stats.stale += 1;
             return;
         };
@@ -462,10 +469,13 @@ impl<E: Entities> Streams<E> {
                 Arrival::Next => {}
                 Arrival::Duplicate => {
                     self.stats.duplicates += 1;
-                    if let StreamUp::Request { .. } = up {
-                        stream.repeat_answer(out, number);
+                    if self.options.mutant != Some(Mutant::DuplicatesTaken) {
+                        if let StreamUp::Request { .. } = up {
+                            let repeated = stream.repeat_answer(out, number);
+                            self.stats.repeated += u64::from(repeated);
+                        }
+                        return;
                     }
-                    return;
                 }
                 Arrival::Gap => return self.gap(out, slot),
             }
@@ -812,8 +822,10 @@ impl<E: Entities> Streams<E> {
                 stream.send_ack(out);
             }
         }
+        let are_endless = self.options.mutant == Some(Mutant::CallsEndless);
         while let Some(&(at, index, call)) = self.call_timers.first()
             && at <= now
+            && !are_endless
         {
             let slot = self.slot_of(index);
             // Takes the timer out, for every open call has one and only while it is open.

@@ -1,0 +1,186 @@
+//! What entities and clients of one run have seen, and what of it should not have been.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mainstay::env::{FastMap, Instant};
+use mainstay::proto::{EntityId, SessionId};
+
+/// How much later than its deadline a call may end: as long as a worker stalls, and a little.
+pub const SLACK: Duration = Duration::from_millis(2_000);
+
+/// Names one client of the run, through all its connections.
+pub type Life = u64;
+
+/// The right answer to command `n` of a client, at the entity with `key`.
+pub fn answer(key: u64, life: Life, n: u64) -> u64 {
+    let mut hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ life.rotate_left(32) ^ n;
+    hash = (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (hash ^ (hash >> 32)) | 1
+}
+
+/// A handle on the [`Book`] of a run: entities hold one, so does the script.
+#[derive(Clone, Default)]
+pub struct Shared(Arc<Mutex<Book>>);
+
+impl Shared {
+    pub fn open(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All that is checked at the entities' side.
+#[derive(Default)]
+pub struct Book {
+    violations: Vec<String>,
+    /// Commands of clients that entities have handled, by client: number and where.
+    applied: BTreeMap<Life, FastMap<u64, EntityId>>,
+    /// The last number of each client at each entity.
+    last: BTreeMap<(EntityId, Life), u64>,
+    /// The last number of all of a client's.
+    newest: BTreeMap<Life, u64>,
+    admitted: BTreeSet<SessionId>,
+    calls: BTreeMap<u64, (Instant, Duration, &'static str)>,
+    calls_made: u64,
+    tags: u64,
+    /// Whose each client is.
+    accounts: BTreeMap<Life, u64>,
+    /// Clients that entities believe to be bound to them.
+    peers: BTreeMap<(EntityId, u64), u64>,
+    timers: BTreeMap<u64, Instant>,
+    timers_made: u64,
+    pub cycles: u64,
+    pub chains: u64,
+    pub answered_by_clients: u64,
+    pub timers_fired: u64,
+}
+
+impl Book {
+    pub fn violation(&mut self, text: impl Into<String>) {
+        // The first few tell the story.
+        if self.violations.len() < 20 {
+            self.violations.push(text.into());
+        }
+    }
+
+    pub fn violations(&self) -> &[String] {
+        &self.violations
+    }
+
+    // -- commands --
+
+    /// Command `n` of a client is handled by `entity` now.
+    pub fn applied(&mut self, entity: EntityId, life: Life, n: u64) {
+        if let Some(before) = self.applied.entry(life).or_default().insert(n, entity) {
+            let text = format!("client {life}'s command {n} was handled by {before} and {entity}");
+            self.violation(format!("twice: {text}"));
+        }
+        let last = self.last.entry((entity, life)).or_insert(0);
+        if n <= *last {
+            let text = format!("client {life}'s command {n} came to {entity} after {last}");
+            self.violation(format!("order: {text}"));
+        } else {
+            *last = n;
+        }
+        let newest = self.newest.entry(life).or_insert(0);
+        *newest = n.max(*newest);
+    }
+
+    /// A client of `account` begins.
+    pub fn born(&mut self, life: Life, account: u64) {
+        self.accounts.insert(life, account);
+    }
+
+    /// A command of client `life` came over a stream of `account`.
+    pub fn came(&mut self, life: Life, account: u64) {
+        if self.accounts.get(&life) != Some(&account) {
+            self.violation(format!("routes: a command of client {life} came from {account}"));
+        }
+    }
+
+    pub fn is_applied(&self, life: Life, n: u64) -> bool {
+        self.applied.get(&life).is_some_and(|known| known.contains_key(&n))
+    }
+
+    /// The highest number of a client that any entity has handled.
+    pub fn newest(&self, life: Life) -> u64 {
+        self.newest.get(&life).copied().unwrap_or(0)
+    }
+
+    // -- sessions --
+
+    /// A home admits a login.
+    pub fn admitted(&mut self, session: SessionId) {
+        if !self.admitted.insert(session) {
+            self.violation("ticket: one ticket has let two sessions begin");
+        }
+    }
+
+    /// A stream begins: gives the number that names it from now on.
+    pub fn tag(&mut self) -> u64 {
+        self.tags += 1;
+        self.tags
+    }
+
+    pub fn online(&mut self, entity: EntityId, tag: u64) {
+        self.peers.insert((entity, tag), tag);
+    }
+
+    pub fn offline(&mut self, entity: EntityId, tag: u64) {
+        self.peers.remove(&(entity, tag));
+    }
+
+    pub fn peers(&self) -> usize {
+        self.peers.len()
+    }
+
+    // -- calls --
+
+    /// A call that ends by `limit` begins.
+    pub fn call_begins(&mut self, now: Instant, limit: Duration, what: &'static str) -> u64 {
+        self.calls_made += 1;
+        self.calls.insert(self.calls_made, (now, limit, what));
+        self.calls_made
+    }
+
+    pub fn call_ends(&mut self, now: Instant, call: u64) {
+        let Some((from, limit, what)) = self.calls.remove(&call) else {
+            return self.violation("calls: a call has ended twice");
+        };
+        let took = now - from;
+        if took > limit + SLACK {
+            self.violation(format!("deadline: {what} took {took:?} of {limit:?}"));
+        }
+    }
+
+    pub fn calls_open(&self) -> Vec<&'static str> {
+        self.calls.values().map(|(_, _, what)| *what).collect()
+    }
+
+    // -- timers --
+
+    pub fn timer_set(&mut self, due: Instant) -> u64 {
+        self.timers_made += 1;
+        self.timers.insert(self.timers_made, due);
+        self.timers_made
+    }
+
+    pub fn timer_fires(&mut self, now: Instant, timer: u64) {
+        self.timers_fired += 1;
+        match self.timers.remove(&timer) {
+            None => self.violation(format!("timers: timer {timer} has fired twice")),
+            Some(due) if now < due => {
+                self.violation(format!("timers: one due at {due:?} has fired at {now:?}"));
+            }
+            Some(due) if now > due + SLACK => {
+                self.violation(format!("timers: one due at {due:?} has fired only at {now:?}"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    pub fn timers_open(&self) -> usize {
+        self.timers.len()
+    }
+}

@@ -1,0 +1,461 @@
+//! One client of a run: what it sent, what it must hear, and what it has heard.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mainstay::env::Instant;
+use mainstay::proto::MethodId;
+use mainstay::proto::frame::{CloseCode, Status};
+use testkit::{CallError, ClientId, Cluster, End, Event, RequestId};
+
+use crate::book::{Life, Shared, answer};
+
+/// Where a client stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Playing,
+    /// It has said goodbye.
+    Left,
+    /// Its program is gone without a word.
+    Gone,
+    /// The server has ended its session.
+    Ended,
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Unknown,
+    /// It has its answer, so it was handled.
+    Done,
+    /// It will never be handled, as far as the client was told.
+    NotSent,
+    /// Nobody knows: it may have been handled.
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Command {
+    to_agent: bool,
+    is_tell: bool,
+    fate: Fate,
+}
+
+struct Open {
+    n: u64,
+    method: &'static str,
+    expected: u64,
+    /// The answer 0 stands for a call of the handler that failed.
+    may_fail: bool,
+    until: Instant,
+}
+
+/// What a whole run has, for each of its clients.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Laws {
+    /// Nothing goes wrong, so every request must be answered.
+    pub is_calm: bool,
+    /// A second login is refused.
+    pub refuses_second: bool,
+    pub window: Duration,
+    /// So little is kept for clients that are away that sessions may be lost by it.
+    pub may_overflow: bool,
+    /// So few casts are kept that clients may miss some, and must be told.
+    pub may_miss_casts: bool,
+}
+
+pub struct Player {
+    pub id: ClientId,
+    pub life: Life,
+    pub account: u64,
+    pub standing: Standing,
+    /// The account has logged in again since.
+    pub is_followed: bool,
+    /// Another client of the account was there when this one began.
+    pub follows: bool,
+    laws: Laws,
+    book: Shared,
+    n: u64,
+    commands: BTreeMap<u64, Command>,
+    open: BTreeMap<RequestId, Open>,
+    was_in: bool,
+    connected_at: Instant,
+    /// Tells that the server said it did not take.
+    refused: usize,
+    /// The last numbered message of each stream, by the stream's tag.
+    told: BTreeMap<u64, u64>,
+    newest: BTreeMap<u64, u64>,
+    asked: BTreeSet<(u64, u64)>,
+    /// The last cast of each group.
+    casts: BTreeMap<u64, u64>,
+    sparks: BTreeMap<u64, u64>,
+    /// Casts that each group has announced to be missing.
+    missed: BTreeMap<String, u64>,
+    pub heard: Heard,
+}
+
+/// How much a client has heard, to see that a run was about something.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    pub answers: u64,
+    pub errors: u64,
+    pub pushes: u64,
+    pub casts: u64,
+    pub calls: u64,
+    pub missed: u64,
+    pub rebound: u64,
+    pub endings: [u64; 4],
+}
+
+impl Heard {
+    pub fn add(&mut self, other: &Heard) {
+        self.answers += other.answers;
+        self.errors += other.errors;
+        self.pushes += other.pushes;
+        self.casts += other.casts;
+        self.calls += other.calls;
+        self.missed += other.missed;
+        self.rebound += other.rebound;
+        for (mine, theirs) in self.endings.iter_mut().zip(other.endings) {
+            *mine += theirs;
+        }
+    }
+}
+
+impl Player {
+    pub fn new(cluster: &mut Cluster, book: &Shared, account: u64, laws: Laws) -> Self {
+        let id = cluster.client(account);
+        cluster.publish(id, "confirm");
+        let life = id.0 as Life + 1;
+        book.open().born(life, account);
+        Player {
+            id,
+            life,
+            account,
+            standing: Standing::Playing,
+            is_followed: false,
+            follows: false,
+            laws,
+            book: book.clone(),
+            n: 0,
+            commands: BTreeMap::new(),
+            open: BTreeMap::new(),
+            was_in: false,
+            connected_at: cluster.now(),
+            refused: 0,
+            told: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            casts: BTreeMap::new(),
+            sparks: BTreeMap::new(),
+            missed: BTreeMap::new(),
+            heard: Heard::default(),
+        }
+    }
+
+    /// From now on every request must be answered.
+    pub fn calm_from_now(&mut self) {
+        self.laws.is_calm = true;
+    }
+
+    pub fn is_playing(&self) -> bool {
+        self.standing == Standing::Playing
+    }
+
+    /// Whether it waits for nothing.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    fn violation(&self, text: &str) {
+        self.book.open().violation(format!("{text} (client {} of {})", self.life, self.account));
+    }
+
+    // -- out --
+
+    /// Sends a request with `more` arguments after life and number.
+    pub fn request(
+        &mut self,
+        cluster: &mut Cluster,
+        (stream, method): (&'static str, &'static str),
+        more: Option<u64>,
+        wait: Duration,
+    ) {
+        let n = self.n + 1;
+        let way = (stream, method);
+        let started = match more {
+            Some(more) => cluster.start(self.id, way, &(self.life, n, more), wait),
+            None => cluster.start(self.id, way, &(self.life, n), wait),
+        };
+        let Ok(request) = started else { return };
+        self.n = n;
+        let to_agent = stream == "agent";
+        self.commands.insert(n, Command { to_agent, is_tell: false, fate: Fate::Unknown });
+        let expected = answer(if to_agent { self.account } else { 0 }, self.life, n);
+        let may_fail = matches!(method, "chain" | "duel" | "enter");
+        let until = cluster.now() + wait;
+        self.open.insert(request, Open { n, method, expected, may_fail, until });
+    }
+
+    pub fn tell(
+        &mut self,
+        cluster: &mut Cluster,
+        (stream, method): (&'static str, &'static str),
+        more: Option<u64>,
+    ) {
+        let n = self.n + 1;
+        let told = match more {
+            Some(more) => cluster.tell(self.id, stream, method, &(self.life, n, more)),
+            None => cluster.tell(self.id, stream, method, &(self.life, n)),
+        };
+        if told.is_ok() {
+            self.n = n;
+            let to_agent = stream == "agent";
+            self.commands.insert(n, Command { to_agent, is_tell: true, fate: Fate::Unknown });
+        }
+    }
+
+    // -- in --
+
+    /// Looks at all that has come since the last time. `answers`: whether it answers calls.
+    pub fn look(&mut self, cluster: &mut Cluster, answers: bool) {
+        if self.standing == Standing::Gone {
+            return;
+        }
+        if cluster.core(self.id).is_connected() {
+            self.connected_at = cluster.now();
+        }
+        for event in cluster.events(self.id) {
+            self.event(cluster, event, answers);
+        }
+        let open: Vec<_> = self.open.keys().copied().collect();
+        for request in open {
+            if let Some(result) = cluster.take_result(self.id, request) {
+                let open = self.open.remove(&request).expect("just listed");
+                self.resolved(&open, result);
+            }
+        }
+        let late = cluster.now();
+        // A client that is done has no request open; the others keep their deadlines.
+        if self.open.values().any(|open| open.until + Duration::from_millis(500) < late) {
+            self.violation("deadline: a request has no end");
+            self.open.clear();
+        }
+    }
+
+    fn resolved(&mut self, open: &Open, result: Result<Vec<u8>, CallError>) {
+        let fate = match result {
+            Ok(body) => {
+                self.heard.answers += 1;
+                match mainstay::proto::decode::<u64>(&body) {
+                    Ok(value) if value == open.expected => {}
+                    Ok(0) if open.may_fail => {}
+                    other => self.violation(&format!(
+                        "answers: {} {} was answered {other:?} instead of {}",
+                        open.method, open.n, open.expected
+                    )),
+                }
+                Fate::Done
+            }
+            Err(error) => {
+                self.heard.errors += 1;
+                self.failed(open, &error)
+            }
+        };
+        if let Some(command) = self.commands.get_mut(&open.n) {
+            command.fate = fate;
+        }
+    }
+
+    fn failed(&self, open: &Open, error: &CallError) -> Fate {
+        let is_over = !self.is_playing();
+        if self.laws.is_calm && !is_over {
+            self.violation(&format!("calm: {} {} failed: {error}", open.method, open.n));
+        }
+        match error {
+            CallError::NotSent => Fate::NotSent,
+            CallError::Timeout => Fate::Lost,
+            CallError::Ended(_) if is_over => Fate::Lost,
+            // Its stream went away with it under way.
+            CallError::Refused(Status::Gone | Status::Unavailable | Status::NotFound) => Fate::Lost,
+            CallError::Refused(Status::Timeout) => Fate::Lost,
+            error => {
+                self.violation(&format!("answers: {} {} failed: {error}", open.method, open.n));
+                Fate::Lost
+            }
+        }
+    }
+
+    fn event(&mut self, cluster: &mut Cluster, event: Event, answers: bool) {
+        let life = self.life;
+        cluster.note(|| {
+            let text: String = format!("{event:?}").chars().take(200).collect();
+            format!("client {} (life {life}) hears {text}", life - 1)
+        });
+        match event {
+            Event::Connected { .. } => self.was_in = true,
+            Event::Bound { stream, .. } if &*stream == "agent" => {
+                if !self.commands.is_empty() {
+                    self.heard.rebound += 1;
+                }
+            }
+            Event::Unbound { stream, .. } => {
+                let agent = &*stream == "agent";
+                // Tells that wait for a stream that ends go with it.
+                for command in self.commands.values_mut() {
+                    if command.to_agent == agent && command.fate == Fate::Unknown {
+                        command.fate = Fate::Lost;
+                    }
+                }
+            }
+            Event::Push { method, body, .. } => self.push(method, &body),
+            Event::Cast { method, body, group } => self.cast(&group, method, &body),
+            Event::Joined { group, missed, .. } if missed > 0 => {
+                self.heard.missed += missed;
+                if !self.laws.may_miss_casts {
+                    self.violation(&format!("casts: {missed} of {group} are missing"));
+                }
+                *self.missed.entry(group.to_string()).or_insert(0) += missed;
+            }
+            Event::Call { call, body, .. } => {
+                let Some((tag, q)) = self.pair(&body) else { return };
+                self.heard.calls += 1;
+                if !self.asked.insert((tag, q)) {
+                    self.violation("twice: a call of the server came again");
+                }
+                if answers {
+                    let _ = cluster.answer(self.id, call, &answer(tag, 0, q));
+                }
+            }
+            Event::Refused { status, .. } => {
+                self.refused += 1;
+                let gone = matches!(status, Status::Unavailable | Status::NotFound | Status::Gone);
+                if self.laws.is_calm && self.is_playing() || !gone {
+                    self.violation(&format!("tells: one was refused: {status:?}"));
+                }
+            }
+            Event::RolledBack { .. } => {
+                self.violation("answers: an entity that never crashed was rolled back");
+            }
+            Event::Ended { end } => self.ended(cluster.now(), &end),
+            _ => {}
+        }
+    }
+
+    fn pair(&self, body: &[u8]) -> Option<(u64, u64)> {
+        let pair = mainstay::proto::decode::<(u64, u64)>(body).ok();
+        if pair.is_none() {
+            self.violation("answers: a message cannot be read");
+        }
+        pair
+    }
+
+    fn push(&mut self, method: MethodId, body: &[u8]) {
+        let Some((tag, k)) = self.pair(body) else { return };
+        self.heard.pushes += 1;
+        if method == MethodId::of("told") {
+            let last = self.told.entry(tag).or_insert(0);
+            let expected = *last + 1;
+            *last = k;
+            if k != expected {
+                self.violation(&format!("pushes: {k} of stream {tag} instead of {expected}"));
+            }
+        } else if method == MethodId::of("newest") {
+            let last = self.newest.entry(tag).or_insert(0);
+            let before = std::mem::replace(last, k);
+            if k <= before {
+                self.violation(&format!("latest: {k} of stream {tag} after {before}"));
+            }
+        } else if method == MethodId::of("entered") {
+            self.casts.insert(tag, k);
+        }
+    }
+
+    fn cast(&mut self, group: &str, method: MethodId, body: &[u8]) {
+        let Some((tag, k)) = self.pair(body) else { return };
+        self.heard.casts += 1;
+        if method == MethodId::of("spark") {
+            let last = self.sparks.entry(tag).or_insert(0);
+            let before = std::mem::replace(last, k);
+            if k <= before {
+                self.violation(&format!("casts: live {k} of group {tag} after {before}"));
+            }
+            return;
+        }
+        let missed = self.missed.remove(group).unwrap_or(0);
+        let Some(last) = self.casts.get_mut(&tag) else {
+            return self.violation("casts: one came before its room was entered");
+        };
+        let expected = *last + 1 + missed;
+        *last = k;
+        if k != expected {
+            self.violation(&format!("casts: {k} of group {tag} instead of {expected}"));
+        }
+    }
+
+    fn ended(&mut self, now: Instant, end: &End) {
+        if self.standing != Standing::Playing {
+            return;
+        }
+        self.standing = Standing::Ended;
+        let End::Server { code, reason } = end else {
+            return self.violation(&format!("session: it ended: {end}"));
+        };
+        // The server may have learnt of a break long before the client.
+        let away = now - self.connected_at + Duration::from_secs(14);
+        let allowed = match code {
+            CloseCode::Replaced => {
+                self.heard.endings[0] += 1;
+                self.is_followed
+            }
+            CloseCode::AlreadyPlaying => {
+                self.heard.endings[1] += 1;
+                self.laws.refuses_second && self.follows && !self.was_in
+            }
+            // Its login came through, the welcome did not: the ticket is used up.
+            CloseCode::Ticket => {
+                self.heard.endings[2] += 1;
+                !self.was_in && !self.laws.is_calm
+            }
+            CloseCode::SessionLost => {
+                self.heard.endings[3] += 1;
+                self.laws.may_overflow || away >= self.laws.window
+            }
+            _ => false,
+        };
+        if !allowed {
+            self.violation(&format!("session: it ended: {code:?} {reason}"));
+        }
+    }
+
+    // -- the end --
+
+    /// Looks back at all commands: what was answered must have been handled, what was not sent
+    /// must not, and none may be missing between others without a reason.
+    pub fn audit(&self) {
+        let book = self.book.open();
+        let newest = (1..=self.n).rev().find(|n| {
+            self.commands.get(n).is_some_and(|c| c.to_agent) && book.is_applied(self.life, *n)
+        });
+        let mut problems = Vec::new();
+        let mut missing = 0;
+        for (&n, command) in &self.commands {
+            let applied = book.is_applied(self.life, n);
+            match command.fate {
+                Fate::Done if !applied => problems.push(format!("answers: {n} never ran")),
+                Fate::NotSent if applied => problems.push(format!("answers: {n} ran, not sent")),
+                Fate::Unknown if command.to_agent && !applied && newest > Some(n) => {
+                    missing += 1;
+                    if !command.is_tell || missing > self.refused {
+                        problems.push(format!("order: command {n} was left out"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        drop(book);
+        for problem in problems {
+            self.violation(&problem);
+        }
+    }
+}
