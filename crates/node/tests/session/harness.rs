@@ -90,6 +90,7 @@ pub struct Fake {
     /// Requests to be answered.
     pub requests: VecDeque<(Slot, u64, MethodId, Vec<u8>)>,
     pub answers: Vec<(u64, Status, Vec<u8>)>,
+    pub groups: Vec<GroupId>,
     pub refuses: Option<Status>,
     pub loads: bool,
 }
@@ -492,15 +493,37 @@ impl World {
             });
         }
         for gate in self.gates.keys().copied().collect::<Vec<_>>() {
-            let conns: Vec<(Slot, WorkerId)> = self.gates[&gate]
-                .conns
-                .iter()
-                .filter(|(_, c)| c.home == node || c.routes.values().any(|(o, _)| *o == node))
-                .map(|(slot, c)| (*slot, c.home))
-                .collect();
-            for (slot, _) in conns {
-                self.close(gate, slot, CloseCode::Unavailable);
+            self.gate_lost(gate, node);
+        }
+    }
+
+    /// The link between two workers breaks: what is on it is lost, and both hear of it.
+    pub fn break_link(&mut self, one: WorkerId, other: WorkerId) {
+        for way in [(one, other), (other, one)] {
+            self.wires.remove(&way);
+        }
+        for (at, gone) in [(one, other), (other, one)] {
+            if self.servers.contains_key(&at) {
+                self.with(at, |server, io| {
+                    server.streams.handle_peer_down(io.out, &mut server.fake, gone.node);
+                    server.homes.handle_peer_down(io, gone.node);
+                });
+            } else {
+                self.gate_lost(at, gone);
             }
+        }
+    }
+
+    /// A gate closes the connections that had to do with `node`.
+    fn gate_lost(&mut self, gate: WorkerId, node: WorkerId) {
+        let conns: Vec<Slot> = self.gates[&gate]
+            .conns
+            .iter()
+            .filter(|(_, c)| c.home == node || c.routes.values().any(|(o, _)| *o == node))
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in conns {
+            self.close(gate, slot, CloseCode::Unavailable);
         }
     }
 
@@ -703,6 +726,9 @@ impl World {
                 found.generation = found.generation.max(welcome.generation);
             }
             DownFrame::Bound { stream, name, .. } => {
+                if found.names.get(name).is_some_and(|known| stream < *known) {
+                    return; // It was on its way when a later one had come already.
+                }
                 if let Some(old) = found.names.insert(name.into(), stream)
                     && old != stream
                 {
