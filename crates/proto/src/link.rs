@@ -390,13 +390,25 @@ fn write_slot_header(
 /// `None` if it is another kind or malformed.
 #[inline]
 pub fn read_down(payload: &[u8]) -> Option<(Slot, &[u8])> {
+    read_slotted(kind::DOWN, payload)
+}
+
+/// Reads an `Up` payload without building a [`LinkFrame`]; the node's hot path.
+/// `None` if it is another kind or malformed.
+#[inline]
+pub fn read_up(payload: &[u8]) -> Option<(Slot, &[u8])> {
+    read_slotted(kind::UP, payload)
+}
+
+#[inline]
+fn read_slotted(kind: u8, payload: &[u8]) -> Option<(Slot, &[u8])> {
     let mut reader = Reader::new(payload);
-    if reader.byte() != Ok(kind::DOWN) {
+    if reader.byte() != Ok(kind) {
         return None;
     }
     reader.byte().ok()?;
-    let conn = read_slot(&mut reader).ok()?;
-    Some((conn, reader.take_rest()))
+    let slot = read_slot(&mut reader).ok()?;
+    Some((slot, reader.take_rest()))
 }
 
 /// The destination worker of a link payload.

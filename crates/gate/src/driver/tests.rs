@@ -124,7 +124,7 @@ impl EchoLoop {
 
     fn answer(&mut self, now: env::Instant, from: WorkerId, payload: &[u8]) {
         let mut send = |frame: LinkFrame<'_>| {
-            self.mesh.send(now, from, |out| frame.encode(from.worker, out)).unwrap();
+            self.mesh.send_reply(now, from, |out| frame.encode(from.worker, out)).unwrap();
         };
         match LinkFrame::decode(payload).unwrap().1 {
             LinkFrame::Open(admission) => {
@@ -375,6 +375,40 @@ fn gate_is_on_the_list_of_nodes_for_as_long_as_it_runs() {
     server.join().unwrap();
     assert!(cluster.directory().node(GATE).is_none());
     assert_eq!(echo.stop(), ["Detached GoingAway"]);
+}
+
+#[test]
+fn client_that_does_not_read_is_closed_and_others_do_not_wait() {
+    let board = Board::new();
+    let echo = Echo::start(&board, true);
+    let mut setup = setup(&echo, &board);
+    setup.options.messages = crate::Rate::UNLIMITED;
+    setup.options.bytes = crate::Rate::UNLIMITED;
+    let server = Server::start(setup.clone()).unwrap();
+    let mut greedy = Player::plain(server.addresses()[0]);
+    greedy.login(&setup.keys, 1);
+    let mut modest = Player::plain(server.addresses()[0]);
+    modest.login(&setup.keys, 2);
+    let writer = std::thread::spawn(move || {
+        let body = vec![7; 60_000];
+        let mut bytes = Vec::new();
+        let frame = StreamUp::Tell { number: 1, ack: 0, method: ECHO, body: &body };
+        put_frame(&mut bytes, |out| UpFrame::Stream { stream: 1, frame }.encode(out));
+        // More than all buffers on the way hold together.
+        let written = (0..2_000).take_while(|_| greedy.stream.write_all(&bytes).is_ok()).count();
+        (greedy, written)
+    });
+    while !writer.is_finished() {
+        modest.echo(&[b"me too"]);
+    }
+    let (_greedy, written) = writer.join().unwrap();
+    assert!(written < 2_000, "the gate gave up on it");
+    modest.echo(&[b"still here"]);
+    let shared = server.shared.clone();
+    server.stop();
+    server.join().unwrap();
+    assert_eq!(lock(&shared.workers[0].stats).hits(crate::Rule::SlowReader), 1);
+    assert_eq!(echo.stop(), ["Detached SlowReader", "Detached GoingAway"]);
 }
 
 #[test]

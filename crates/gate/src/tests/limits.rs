@@ -466,3 +466,47 @@ fn streams_and_groups_of_a_session() {
     );
     assert_eq!((rig.hits(Rule::Streams), rig.hits(Rule::Groups)), (1, 1));
 }
+
+#[test]
+fn damaged_bytes_never_panic_and_nothing_piles_up() {
+    let mut random = Random::from_seed(11);
+    let mut good = Vec::new();
+    for number in 1..=4 {
+        put_frame(&mut good, |out| tell(1, number, b"body").encode(out));
+        put_frame(&mut good, |out| request(1, number, &[3; 90]).encode(out));
+        put_frame(&mut good, |out| UpFrame::Ping { token: number }.encode(out));
+        let ack = StreamUp::Ack { ack: number };
+        put_frame(&mut good, |out| UpFrame::Stream { stream: 9, frame: ack }.encode(out));
+    }
+    let mut rig = rig_with(|options| options.logins_per_account = Rate::UNLIMITED);
+    for round in 0..3_000 {
+        let conn = if round % 2 == 0 {
+            rig.login("127.0.0.1", round).conn
+        } else {
+            rig.open("127.0.0.1").unwrap()
+        };
+        let mut bytes = good.clone();
+        for _ in 0..random.below(6) {
+            let at = random.index(bytes.len());
+            match random.below(3) {
+                0 => bytes[at] = random.u32() as u8,
+                1 => drop(bytes.drain(at..)),
+                _ => bytes.insert(at, random.u32() as u8),
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        for part in bytes.chunks(1 + random.index(bytes.len() + 1)) {
+            rig.gate.handle_bytes(rig.now, rig.wall, conn, part);
+        }
+        // Links are read by machines of ours, yet garbage must not hurt there either.
+        rig.gate.handle_link(rig.now, rig.wall, HOME, &bytes);
+        rig.drain_unread();
+        rig.gate.handle_closed(rig.now, conn);
+    }
+    rig.drain_unread();
+    let stats = rig.gate.stats();
+    assert_eq!([stats.connections, stats.sessions, stats.groups, stats.routes], [0; 4]);
+    assert!(rig.hits(Rule::Protocol) > 500, "{}", rig.hits(Rule::Protocol));
+}

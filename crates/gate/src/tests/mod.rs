@@ -15,7 +15,7 @@ use cluster::{Directory, NodeInfo, SESSION_KIND};
 use env::{Instant, Random, WallTime};
 use mesh::{Key, Mesh, local_frames};
 use proto::frame::{
-    CloseCode, DownFrame, Seen, Status, StreamUp, UpFrame, VERSION, put_frame, split_frame,
+    CloseCode, DownFrame, Seen, StreamUp, UpFrame, VERSION, put_frame, split_frame,
 };
 use proto::link::{GroupId, LinkFrame, Slot, WorkerId};
 use proto::ticket::{Claims, Grant, TicketKeys, login_proof, resume_proof};
@@ -155,6 +155,20 @@ impl Rig {
             }
         }
         while self.gate.mesh().poll_output().is_some() {}
+    }
+
+    /// As [`drain`](Self::drain), for frames that nobody could read.
+    fn drain_unread(&mut self) {
+        while let Some(conn) = self.gate.poll_dirty() {
+            let output = self.gate.take_output(conn);
+            self.gate.recycle(output);
+        }
+        while let Some((conn, _)) = self.gate.poll_close() {
+            self.gate.handle_closed(self.now, conn);
+        }
+        while let Some((_, batch)) = self.gate.mesh().poll_local() {
+            self.gate.mesh().recycle(batch);
+        }
     }
 
     fn note_output(&mut self, conn: Slot, mut output: &[u8]) {
@@ -368,7 +382,3 @@ const fn secs(seconds: u64) -> Duration {
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
-
-/// Only for its name in asserts.
-#[allow(dead_code)]
-fn unused(_: (Status, CloseCode)) {}
