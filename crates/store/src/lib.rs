@@ -1,1 +1,59 @@
-//! Placeholder of the `store` crate.
+//! Owner rows, documents and the ledger: the core on which the data service stands.
+//!
+//! A [`Store`] is one shard. It decides who owns an entity, keeps its sub-documents, and moves
+//! items and currency in transactions that happen once. Every write names the shard's generation,
+//! the owner's epoch and incarnation, and the version it builds on; the operation that writes
+//! compares them, so a stale owner is refused whatever it believes.
+//!
+//! ```
+//! # use store::*;
+//! # fn main() -> Result<(), Error> {
+//! let store = Store::memory(Limits::default());
+//! let me = Incarnation(7);
+//! let generation = store.beat(me).wait()?.generation;
+//! let ask = Activate { key: Key(1), generation, incarnation: me, reclaim: None };
+//! let taken = store.activate(ask).wait()?;
+//! let patch = Patch::from([("bag".to_owned(), Some(b"rope".to_vec()))]);
+//! let version = store.save(Save { claim: taken.claim, version: taken.version, patch }).wait()?;
+//! assert_eq!(version, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The rules are written once over tables of bytes ([`Shard`] holds them in memory and is pure) and
+//! run the same on every backend. What is stored is described byte by byte in
+//! `docs/store-format.md`.
+//!
+//! # What it is not yet
+//! Nothing uses it: nodes neither beat nor save through it. Missing are the backends on servers,
+//! slots and the shard map, write-behind with coalescing, the derive for documents with indexes and
+//! migrations, pessimistic guards, sagas, and the intent to release to one node (for moves). A full
+//! disk ends an embedded store like any other failed write.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod embedded;
+mod error;
+mod ledger;
+mod options;
+mod row;
+mod rules;
+mod shard;
+mod store;
+mod tables;
+mod types;
+
+pub use answer::Answer;
+pub use error::{Error, OpenError, Refusal};
+pub use ledger::{
+    AuditEntry, Currency, Holdings, Item, ItemId, ItemKind, LedgerOp, Message, Outgoing, Receipt,
+    Supply, Transaction, TxnId, Verdict,
+};
+pub use options::{Limits, Options};
+pub use rules::Of;
+pub use shard::Shard;
+pub use store::Store;
+pub use types::{
+    Activate, Activated, Claim, Documents, Entity, Incarnation, Key, NodeBeat, Owner, Patch, Pulse,
+    Save,
+};

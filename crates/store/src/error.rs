@@ -1,0 +1,181 @@
+use crate::ledger::{Currency, ItemId, TxnId};
+use crate::types::{Incarnation, Key, Owner};
+
+/// Why a shard did not do what was asked. Each variant says what the caller can do.
+///
+/// Except for [`Error::Unknown`], nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The shard failed over: activate again all that you own in it.
+    #[error("the shard is at generation {current} by now")]
+    Generation {
+        /// The shard's generation.
+        current: u64,
+    },
+    /// Final for this claim: somebody else has, or nobody has, the entity. Drop it at once.
+    #[error("the claim on {key} has ended; it stands as {owner:?}")]
+    Fenced {
+        /// The entity.
+        key: Key,
+        /// Its owner row, `None` if it was never activated.
+        owner: Option<Owner>,
+    },
+    /// The documents are not at the version that the write builds on: load and decide again.
+    #[error("{key} is at version {current}")]
+    Conflict {
+        /// The entity.
+        key: Key,
+        /// Its version.
+        current: u64,
+    },
+    /// A node that is not known to be dead has the entity: send to it, or try later.
+    #[error("{key} belongs to {}, epoch {}", owner.incarnation, owner.epoch)]
+    Owned {
+        /// The entity.
+        key: Key,
+        /// Its owner row.
+        owner: Owner,
+    },
+    /// Final: that incarnation was declared dead. A node told so of itself drops all that it owns
+    /// in the shard and comes back as a new incarnation.
+    #[error("{0} is dead")]
+    Dead(Incarnation),
+    /// That incarnation never beat in this shard: beat first.
+    #[error("{0} never beat in this shard")]
+    UnknownNode(Incarnation),
+    /// The node beat since it was seen, so it lives: watch on from here.
+    #[error("{incarnation} is at beat {current}")]
+    BeatMoved {
+        /// The node.
+        incarnation: Incarnation,
+        /// Its beat counter.
+        current: u64,
+    },
+    /// The holder's ledger moved since it was read: read and decide again.
+    #[error("the ledger of {holder} is at version {current}")]
+    LedgerMoved {
+        /// The holder.
+        holder: Key,
+        /// Its ledger version.
+        current: u64,
+    },
+    /// The ledger's rules do not allow it: tell whoever asked. No part was done.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A mistake in the caller: the id stands for another transaction already.
+    #[error("{0} was committed with another content")]
+    TxnReused(TxnId),
+    /// A mistake in the caller: divide it, or store less.
+    #[error("too large: {what} of {size}, at most {max}")]
+    TooLarge {
+        /// What is too large, with its unit.
+        what: &'static str,
+        /// How large it is.
+        size: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A mistake in the caller that another try does not mend.
+    #[error("malformed request: {0}")]
+    Malformed(&'static str),
+    /// Too much is waiting: back off, then retry.
+    #[error("the store's queue is full")]
+    Busy,
+    /// The row exists and cannot be read: keep away from it and restore it from a backup.
+    #[error("a stored row is damaged: {table} {key}")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// The row's key in hexadecimal.
+        key: String,
+    },
+    /// Nothing was done, and nothing will be: the process has to open the store anew.
+    #[error("the store has stopped: {0}")]
+    Stopped(String),
+    /// It may have been done or not. Open the store anew, then look the transaction up or load the
+    /// entity; never repeat it blindly.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// What the ledger does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// A balance would become negative.
+    #[error("{holder} has {has} of {currency}, {needs} are needed")]
+    Insufficient {
+        /// Whose balance.
+        holder: Key,
+        /// In which currency.
+        currency: Currency,
+        /// The balance.
+        has: u64,
+        /// The amount to take.
+        needs: u64,
+    },
+    /// A balance would not fit 64 bits.
+    #[error("the balance of {holder} in {currency} would overflow")]
+    Overflow {
+        /// Whose balance.
+        holder: Key,
+        /// In which currency.
+        currency: Currency,
+    },
+    /// An item of that id exists, or did once.
+    #[error("{0} was made before")]
+    ItemExists(ItemId),
+    /// The item is not with that holder.
+    #[error("{item} is not with {holder}")]
+    NotHeld {
+        /// The item.
+        item: ItemId,
+        /// Who should have it.
+        holder: Key,
+    },
+    /// The holder has as many items as one may have.
+    #[error("{0} has no room for another item")]
+    ItemsFull(Key),
+    /// The holder has as many currencies as one may have.
+    #[error("{0} has no room for another currency")]
+    CurrenciesFull(Key),
+}
+
+/// Why an embedded store could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process, or another handle of this one, has it open.
+    #[error("{0} is in use by another process; an embedded store is for one")]
+    InUse(String),
+    /// The file is there but empty: it was truncated. Restore it, or remove it to start anew.
+    #[error("{0} is empty, which no store ever is; restore it from a backup")]
+    Empty(String),
+    /// The file was written by a newer version: update, or restore a backup.
+    #[error("{path} has format {found}, this version knows up to {known}")]
+    Newer {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: u32,
+        /// The newest that is known here.
+        known: u32,
+    },
+    /// The file is no store of Mainstay, or is damaged: restore it from a backup.
+    #[error("{path} cannot be read as a store: {reason}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The operating system refused.
+    #[error("cannot open {path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}

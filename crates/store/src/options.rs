@@ -1,0 +1,81 @@
+/// How much a [`Store`](crate::Store) takes in at once, and the limits of its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Operations that may wait; one more is [`Busy`](crate::Error::Busy).
+    pub queue_ops_max: usize,
+    /// Bytes of the operations that may wait.
+    pub queue_bytes_max: usize,
+    /// Operations of one durable transaction.
+    pub batch_ops_max: usize,
+    /// Bytes of the operations of one durable transaction.
+    pub batch_bytes_max: usize,
+    /// Bytes of the database's page cache.
+    pub cache_bytes: usize,
+    /// Limits of rows and requests.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            queue_ops_max: 65_536,
+            queue_bytes_max: 64 << 20,
+            batch_ops_max: 4_096,
+            batch_bytes_max: 8 << 20,
+            cache_bytes: 256 << 20,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Limits of rows and requests. They are checked when something is written, so lowering one makes
+/// nothing unreadable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Sub-documents of one entity.
+    pub documents_max: usize,
+    /// Bytes of a sub-document's name.
+    pub name_bytes_max: usize,
+    /// Bytes of all sub-documents of an entity, with their names.
+    pub entity_bytes_max: usize,
+    /// Entities of one [`activate_many`](crate::Store::activate_many).
+    pub activate_max: usize,
+    /// Entities whose claims a transaction shows, written or not.
+    pub txn_entities_max: usize,
+    /// Ledger operations of a transaction.
+    pub txn_ledger_max: usize,
+    /// Outbox messages of a transaction.
+    pub txn_messages_max: usize,
+    /// Bytes of an outbox message, topic and body.
+    pub message_bytes_max: usize,
+    /// Bytes of a transaction's note for the audit.
+    pub note_bytes_max: usize,
+    /// Bytes of an item's data.
+    pub item_bytes_max: usize,
+    /// Items of one holder.
+    pub items_max: usize,
+    /// Currencies of one holder.
+    pub currencies_max: usize,
+    /// Rows that one call reads or forgets.
+    pub scan_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            documents_max: 64,
+            name_bytes_max: 64,
+            entity_bytes_max: 1 << 20,
+            activate_max: 1_024,
+            txn_entities_max: 16,
+            txn_ledger_max: 64,
+            txn_messages_max: 16,
+            message_bytes_max: 64 << 10,
+            note_bytes_max: 256,
+            item_bytes_max: 4 << 10,
+            items_max: 10_000,
+            currencies_max: 256,
+            scan_max: 4_096,
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The rules of a shard: each reads rows, compares, and puts its writes on a [`Stage`].
+
+mod commit;
+mod owner;
+mod rows;
+mod verify;
+
+pub use commit::Of;
+pub(crate) use commit::{
+    audit, commit, forget, holdings, item, lookup, outbox, outbox_ack, supply,
+};
+pub(crate) use owner::{
+    Activations, activate, activate_many, beat, load, mark_dead, node, nodes, release, save,
+};
+pub(crate) use verify::verify;
+
+use crate::error::Error;
+use crate::tables::{Stage, Table};
+
+/// The stored format written here; see `docs/store-format.md`.
+pub(crate) const FORMAT_VERSION: u64 = 1;
+
+/// Makes the rows that a shard is born with.
+pub(crate) fn found(s: &mut Stage<'_>) {
+    s.put(Table::Meta, rows::FORMAT, &FORMAT_VERSION);
+    s.put(Table::Meta, rows::GENERATION, &1u64);
+}
+
+/// The stored format, `None` if this is no store.
+pub(crate) fn format(s: &Stage<'_>) -> Result<Option<u64>, Error> {
+    s.row(Table::Meta, rows::FORMAT)
+}
+
+/// The shard's generation.
+pub(crate) fn generation(s: &Stage<'_>) -> Result<u64, Error> {
+    s.row(Table::Meta, rows::GENERATION)?
+        .ok_or(Error::Corrupt { table: Table::Meta.name(), key: crate::row::hex(rows::GENERATION) })
+}
+
+/// Raises the generation from `current` by one.
+pub(crate) fn raise_generation(s: &mut Stage<'_>, current: u64) -> Result<u64, Error> {
+    check_generation(s, current)?;
+    s.put(Table::Meta, rows::GENERATION, &(current + 1));
+    Ok(current + 1)
+}
+
+fn check_generation(s: &Stage<'_>, named: u64) -> Result<(), Error> {
+    let current = generation(s)?;
+    if named == current { Ok(()) } else { Err(Error::Generation { current }) }
+}
+
+fn at_most(what: &'static str, size: usize, max: usize) -> Result<(), Error> {
+    if size > max { Err(Error::TooLarge { what, size, max }) } else { Ok(()) }
+}

@@ -1,0 +1,183 @@
+//! Nodes, owners and documents.
+
+use super::rows::{EntityRow, alive_key, dead_key};
+use super::{at_most, check_generation, generation};
+use crate::error::Error;
+use crate::tables::{Stage, Table};
+use crate::types::{
+    Activate, Activated, Claim, Entity, Incarnation, Key, NodeBeat, Owner, Patch, Pulse, Save,
+};
+
+pub(crate) fn beat(s: &mut Stage<'_>, incarnation: Incarnation) -> Result<Pulse, Error> {
+    let beat = match alive(s, incarnation) {
+        Ok(beat) => beat + 1,
+        Err(Error::UnknownNode(_)) => 1,
+        Err(error) => return Err(error),
+    };
+    let generation = generation(s)?;
+    s.put(Table::Node, &alive_key(incarnation), &beat);
+    Ok(Pulse { generation, beat })
+}
+
+pub(crate) fn nodes(s: &mut Stage<'_>) -> Result<Vec<NodeBeat>, Error> {
+    let (mut nodes, max) = (Vec::new(), s.limits.scan_max);
+    s.scan(Table::Node, &[], &mut |key, bytes| {
+        let [0, incarnation @ ..] = key else { return Ok(false) };
+        let Ok(incarnation) = incarnation.try_into().map(u64::from_be_bytes) else {
+            return Err(Error::Corrupt { table: "node", key: crate::row::hex(key) });
+        };
+        let beat = crate::row::decode(Table::Node, key, bytes)?;
+        nodes.push(NodeBeat { incarnation: Incarnation(incarnation), alive: true, beat });
+        Ok(nodes.len() < max)
+    })?;
+    Ok(nodes)
+}
+
+pub(crate) fn node(s: &mut Stage<'_>, of: Incarnation) -> Result<Option<NodeBeat>, Error> {
+    if let Some(beat) = s.row(Table::Node, &alive_key(of))? {
+        return Ok(Some(NodeBeat { incarnation: of, alive: true, beat }));
+    }
+    let dead = s.row(Table::Node, &dead_key(of))?;
+    Ok(dead.map(|beat| NodeBeat { incarnation: of, alive: false, beat }))
+}
+
+pub(crate) fn mark_dead(s: &mut Stage<'_>, of: Incarnation, seen: u64) -> Result<(), Error> {
+    match alive(s, of) {
+        Ok(beat) if beat == seen => {
+            s.remove(Table::Node, &alive_key(of));
+            s.put(Table::Node, &dead_key(of), &beat);
+            Ok(())
+        }
+        Ok(current) => Err(Error::BeatMoved { incarnation: of, current }),
+        Err(Error::Dead(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The beat of a node that must be alive.
+fn alive(s: &Stage<'_>, incarnation: Incarnation) -> Result<u64, Error> {
+    if let Some(beat) = s.row(Table::Node, &alive_key(incarnation))? {
+        Ok(beat)
+    } else if is_dead(s, incarnation)? {
+        Err(Error::Dead(incarnation))
+    } else {
+        Err(Error::UnknownNode(incarnation))
+    }
+}
+
+fn is_dead(s: &Stage<'_>, incarnation: Incarnation) -> Result<bool, Error> {
+    Ok(s.row::<u64>(Table::Node, &dead_key(incarnation))?.is_some())
+}
+
+pub(crate) fn activate(s: &mut Stage<'_>, ask: &Activate) -> Result<Activated, Error> {
+    check_generation(s, ask.generation)?;
+    alive(s, ask.incarnation)?;
+    let (epoch, version, documents) = match entity(s, ask.key)? {
+        None => (0, 0, Default::default()),
+        Some(EntityRow { owner, version, documents }) => {
+            let own = owner.incarnation == ask.incarnation && ask.reclaim == Some(owner.epoch);
+            if !owner.released && !own && !is_dead(s, owner.incarnation)? {
+                return Err(Error::Owned { key: ask.key, owner });
+            }
+            (owner.epoch, version, documents)
+        }
+    };
+    let owner = Owner { epoch: epoch + 1, incarnation: ask.incarnation, released: false };
+    let row = EntityRow { owner, version, documents };
+    put_entity(s, ask.key, &row);
+    let claim = Claim {
+        key: ask.key,
+        generation: ask.generation,
+        epoch: owner.epoch,
+        incarnation: ask.incarnation,
+    };
+    Ok(Activated { claim, version, documents: row.documents })
+}
+
+/// What became of each of several activations.
+pub(crate) type Activations = Vec<Result<Activated, Error>>;
+
+pub(crate) fn activate_many(s: &mut Stage<'_>, asks: &[Activate]) -> Result<Activations, Error> {
+    at_most("entities to activate", asks.len(), s.limits.activate_max)?;
+    let mut answers = Vec::with_capacity(asks.len());
+    for ask in asks {
+        let answer = activate(s, ask);
+        // What is wrong with the storage is no answer about one entity.
+        if let Err(error @ (Error::Stopped(_) | Error::Unknown(_))) = answer {
+            return Err(error);
+        }
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
+pub(crate) fn release(s: &mut Stage<'_>, claim: &Claim, version: u64) -> Result<(), Error> {
+    let mut row = claimed_at(s, claim, version)?;
+    row.owner.released = true;
+    put_entity(s, claim.key, &row);
+    Ok(())
+}
+
+pub(crate) fn save(s: &mut Stage<'_>, save: &Save) -> Result<u64, Error> {
+    let mut row = claimed_at(s, &save.claim, save.version)?;
+    patch(s, &mut row, &save.patch)?;
+    put_entity(s, save.claim.key, &row);
+    Ok(row.version)
+}
+
+pub(crate) fn load(s: &mut Stage<'_>, key: Key) -> Result<Option<Entity>, Error> {
+    let row = entity(s, key)?;
+    Ok(row.map(|EntityRow { owner, version, documents }| Entity { owner, version, documents }))
+}
+
+/// The row of an entity of which `claim` must hold.
+pub(super) fn claimed(s: &Stage<'_>, claim: &Claim) -> Result<EntityRow, Error> {
+    check_generation(s, claim.generation)?;
+    let row = entity(s, claim.key)?;
+    match row {
+        Some(row)
+            if row.owner.epoch == claim.epoch
+                && row.owner.incarnation == claim.incarnation
+                && !row.owner.released =>
+        {
+            Ok(row)
+        }
+        row => Err(Error::Fenced { key: claim.key, owner: row.map(|row| row.owner) }),
+    }
+}
+
+fn claimed_at(s: &Stage<'_>, claim: &Claim, version: u64) -> Result<EntityRow, Error> {
+    let row = claimed(s, claim)?;
+    if row.version == version {
+        Ok(row)
+    } else {
+        Err(Error::Conflict { key: claim.key, current: row.version })
+    }
+}
+
+/// Changes documents as `patch` says and raises the version by one.
+fn patch(s: &Stage<'_>, row: &mut EntityRow, patch: &Patch) -> Result<(), Error> {
+    for (name, document) in patch {
+        if name.is_empty() {
+            return Err(Error::Malformed("a sub-document has no name"));
+        }
+        at_most("bytes of a sub-document's name", name.len(), s.limits.name_bytes_max)?;
+        match document {
+            Some(document) => row.documents.insert(name.clone(), document.clone()),
+            None => row.documents.remove(name),
+        };
+    }
+    at_most("sub-documents of an entity", row.documents.len(), s.limits.documents_max)?;
+    let bytes = row.documents.iter().map(|(name, document)| name.len() + document.len()).sum();
+    at_most("bytes of an entity's documents", bytes, s.limits.entity_bytes_max)?;
+    row.version += 1;
+    Ok(())
+}
+
+fn entity(s: &Stage<'_>, key: Key) -> Result<Option<EntityRow>, Error> {
+    s.row(Table::Entity, &key.0.to_be_bytes())
+}
+
+fn put_entity(s: &mut Stage<'_>, key: Key, row: &EntityRow) {
+    s.put(Table::Entity, &key.0.to_be_bytes(), row);
+}

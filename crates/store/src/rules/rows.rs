@@ -1,0 +1,245 @@
+//! What stands in the rows of each table, and under which keys.
+
+use std::collections::BTreeMap;
+
+use crate::ledger::{
+    AuditEntry, Currency, Item, ItemId, ItemKind, Message, Receipt, Supply, TxnId,
+};
+use crate::row::{Damaged, Reader, Row, Writer};
+use crate::types::{Documents, Incarnation, Key, Owner};
+
+pub(crate) const FORMAT: &[u8] = b"format";
+pub(crate) const GENERATION: &[u8] = b"generation";
+pub(crate) const TXN_SEQUENCE: &[u8] = b"txn sequence";
+pub(crate) const OUTBOX_SEQUENCE: &[u8] = b"outbox sequence";
+pub(crate) const FORGOTTEN: &[u8] = b"forgotten";
+
+pub(crate) fn alive_key(incarnation: Incarnation) -> [u8; 9] {
+    node_key(0, incarnation)
+}
+
+pub(crate) fn dead_key(incarnation: Incarnation) -> [u8; 9] {
+    node_key(1, incarnation)
+}
+
+fn node_key(dead: u8, incarnation: Incarnation) -> [u8; 9] {
+    let mut key = [dead; 9];
+    key[1..].copy_from_slice(&incarnation.0.to_be_bytes());
+    key
+}
+
+pub(crate) fn held_key(holder: Key, item: ItemId) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&holder.0.to_be_bytes());
+    key[16..].copy_from_slice(&item.0.to_be_bytes());
+    key
+}
+
+pub(crate) fn currency_key(currency: Currency) -> [u8; 5] {
+    supply_key(0, currency.0)
+}
+
+pub(crate) fn kind_key(kind: ItemKind) -> [u8; 5] {
+    supply_key(1, kind.0)
+}
+
+fn supply_key(class: u8, of: u32) -> [u8; 5] {
+    let mut key = [class; 5];
+    key[1..].copy_from_slice(&of.to_be_bytes());
+    key
+}
+
+/// A counter of the meta and node tables.
+impl Row for u64 {
+    fn put(&self, w: &mut Writer) {
+        w.u64(*self);
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        r.u64()
+    }
+}
+
+/// The presence of a row of the held table.
+impl Row for () {
+    fn put(&self, _: &mut Writer) {}
+
+    fn take(_: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct EntityRow {
+    pub owner: Owner,
+    pub version: u64,
+    pub documents: Documents,
+}
+
+impl Row for EntityRow {
+    fn put(&self, w: &mut Writer) {
+        w.u64(self.owner.epoch);
+        w.u64(self.owner.incarnation.0);
+        w.u8(u8::from(self.owner.released));
+        w.u64(self.version);
+        w.count(self.documents.len());
+        for (name, document) in &self.documents {
+            w.text(name);
+            w.blob(document);
+        }
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let owner =
+            Owner { epoch: r.u64()?, incarnation: Incarnation(r.u64()?), released: r.flag()? };
+        let version = r.u64()?;
+        let mut documents = Documents::new();
+        for _ in 0..r.count()? {
+            documents.insert(r.text()?, r.blob()?);
+        }
+        Ok(EntityRow { owner, version, documents })
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HolderRow {
+    pub version: u64,
+    pub items: u32,
+    pub balances: BTreeMap<Currency, u64>,
+}
+
+impl Row for HolderRow {
+    fn put(&self, w: &mut Writer) {
+        w.u64(self.version);
+        w.u32(self.items);
+        w.count(self.balances.len());
+        for (currency, amount) in &self.balances {
+            w.u32(currency.0);
+            w.u64(*amount);
+        }
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let (version, items) = (r.u64()?, r.u32()?);
+        let mut balances = BTreeMap::new();
+        for _ in 0..r.count()? {
+            balances.insert(Currency(r.u32()?), r.u64()?);
+        }
+        Ok(HolderRow { version, items, balances })
+    }
+}
+
+impl Row for Item {
+    fn put(&self, w: &mut Writer) {
+        w.u32(self.kind.0);
+        w.u8(u8::from(self.holder.is_some()));
+        w.key(self.holder.unwrap_or(Key(0)));
+        w.u128(self.last_txn.0);
+        w.blob(&self.data);
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let (kind, held, holder) = (ItemKind(r.u32()?), r.flag()?, r.key()?);
+        Ok(Item { kind, holder: held.then_some(holder), last_txn: r.txn()?, data: r.blob()? })
+    }
+}
+
+impl Row for Supply {
+    fn put(&self, w: &mut Writer) {
+        w.u128(self.made);
+        w.u128(self.destroyed);
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(Supply { made: r.u128()?, destroyed: r.u128()? })
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct TxnRow {
+    pub content: [u8; 32],
+    pub receipt: Receipt,
+}
+
+impl Row for TxnRow {
+    fn put(&self, w: &mut Writer) {
+        w.raw(&self.content);
+        let Receipt { id, sequence, versions, ledgers, balances } = &self.receipt;
+        w.u128(id.0);
+        w.u64(*sequence);
+        for rows in [versions, ledgers] {
+            w.count(rows.len());
+            for (key, version) in rows {
+                w.key(*key);
+                w.u64(*version);
+            }
+        }
+        w.count(balances.len());
+        for ((key, currency), amount) in balances {
+            w.key(*key);
+            w.u32(currency.0);
+            w.u64(*amount);
+        }
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let (content, id, sequence) = (r.hash()?, r.txn()?, r.u64()?);
+        let versions = take_versions(r)?;
+        let ledgers = take_versions(r)?;
+        let mut balances = BTreeMap::new();
+        for _ in 0..r.count()? {
+            balances.insert((r.key()?, Currency(r.u32()?)), r.u64()?);
+        }
+        Ok(TxnRow { content, receipt: Receipt { id, sequence, versions, ledgers, balances } })
+    }
+}
+
+fn take_versions(r: &mut Reader<'_>) -> Result<BTreeMap<Key, u64>, Damaged> {
+    let mut versions = BTreeMap::new();
+    for _ in 0..r.count()? {
+        versions.insert(r.key()?, r.u64()?);
+    }
+    Ok(versions)
+}
+
+impl Row for AuditEntry {
+    fn put(&self, w: &mut Writer) {
+        w.u64(self.sequence);
+        w.u128(self.txn.0);
+        w.u64(self.at_ms);
+        w.count(self.ops.len());
+        for op in &self.ops {
+            w.op(op);
+        }
+        w.count(self.claims.len());
+        for claim in &self.claims {
+            w.claim(claim);
+        }
+        w.text(&self.note);
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let (sequence, txn, at_ms) = (r.u64()?, r.txn()?, r.u64()?);
+        let ops = (0..r.count()?).map(|_| r.op()).collect::<Result<_, _>>()?;
+        let claims = (0..r.count()?).map(|_| r.claim()).collect::<Result<_, _>>()?;
+        Ok(AuditEntry { sequence, txn, at_ms, ops, claims, note: r.text()? })
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct OutboxRow {
+    pub txn: TxnId,
+    pub message: Message,
+}
+
+impl Row for OutboxRow {
+    fn put(&self, w: &mut Writer) {
+        w.u128(self.txn.0);
+        w.text(&self.message.topic);
+        w.blob(&self.message.body);
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(OutboxRow { txn: r.txn()?, message: Message { topic: r.text()?, body: r.blob()? } })
+    }
+}

@@ -1,0 +1,134 @@
+//! Reads every row and holds the ledger against its own counts.
+
+use std::collections::BTreeMap;
+
+use super::commit::corrupt;
+use super::rows::{EntityRow, FORGOTTEN, HolderRow, OutboxRow, TxnRow, held_key};
+use crate::error::Error;
+use crate::ledger::{AuditEntry, Currency, Item, ItemId, ItemKind, Supply, Verdict};
+use crate::row::{self, Row};
+use crate::tables::{Stage, Table};
+use crate::types::Key;
+
+const FAULTS_MAX: usize = 100;
+
+/// Costs one look at every row. Memory: one row, the kinds and currencies, and the faults.
+pub(crate) fn verify(s: &mut Stage<'_>) -> Result<Verdict, Error> {
+    let mut verdict = Verdict::default();
+    for table in [Table::Meta, Table::Node] {
+        each::<u64>(s, table, &mut verdict, |_, _, _| Ok(()))?;
+    }
+    each::<EntityRow>(s, Table::Entity, &mut verdict, |_, _, _| Ok(()))?;
+    each::<OutboxRow>(s, Table::Outbox, &mut verdict, |_, _, _| Ok(()))?;
+    let mut counted = 0;
+    each::<HolderRow>(s, Table::Holder, &mut verdict, |verdict, _, row| {
+        counted += u64::from(row.items);
+        for (currency, amount) in row.balances {
+            *verdict.currencies.entry(currency).or_default() += u128::from(amount);
+        }
+        Ok(())
+    })?;
+    let held = items(s, &mut verdict)?;
+    if counted != held {
+        fault(&mut verdict, format!("holders count {counted} items, there are {held}"));
+    }
+    supplies(s, &mut verdict)?;
+    transactions(s, &mut verdict)?;
+    Ok(verdict)
+}
+
+/// Checks items against the index of who holds them; the number of items that are held.
+fn items(s: &Stage<'_>, verdict: &mut Verdict) -> Result<u64, Error> {
+    let mut held = 0;
+    each::<Item>(s, Table::Item, verdict, |verdict, key, row| {
+        let Some(holder) = row.holder else { return Ok(()) };
+        let id =
+            ItemId(key.try_into().map(u128::from_be_bytes).map_err(|_| corrupt(Table::Item, key))?);
+        held += 1;
+        *verdict.items.entry(row.kind).or_default() += 1;
+        if s.row::<()>(Table::Held, &held_key(holder, id))?.is_none() {
+            fault(verdict, format!("{id} is missing among what {holder} holds"));
+        }
+        Ok(())
+    })?;
+    each::<()>(s, Table::Held, verdict, |verdict, key, ()| {
+        let (holder, id) =
+            key.split_first_chunk::<16>().ok_or_else(|| corrupt(Table::Held, key))?;
+        let holder = Key(u128::from_be_bytes(*holder));
+        let item = s.row::<Item>(Table::Item, id)?;
+        if item.and_then(|item| item.holder) != Some(holder) {
+            fault(verdict, format!("{holder} does not hold item {}", row::hex(id)));
+        }
+        Ok(())
+    })?;
+    Ok(held)
+}
+
+/// Made less destroyed must be what is held.
+fn supplies(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(), Error> {
+    let (mut currencies, mut kinds) = (BTreeMap::new(), BTreeMap::new());
+    each::<Supply>(s, Table::Supply, verdict, |verdict, key, row| {
+        let [class, of @ ..] = key else { return Err(corrupt(Table::Supply, key)) };
+        let of = of.try_into().map(u32::from_be_bytes).map_err(|_| corrupt(Table::Supply, key))?;
+        match row.made.checked_sub(row.destroyed) {
+            None => fault(verdict, format!("more destroyed than made of supply {class}/{of}")),
+            Some(0) => {}
+            Some(left) if *class == 0 => drop(currencies.insert(Currency(of), left)),
+            Some(left) => drop(kinds.insert(ItemKind(of), left)),
+        }
+        Ok(())
+    })?;
+    if currencies != verdict.currencies {
+        let held = &verdict.currencies;
+        let line = format!("made less destroyed is {currencies:?}, held are {held:?}");
+        fault(verdict, line);
+    }
+    if kinds != verdict.items {
+        let held = &verdict.items;
+        let line = format!("made less destroyed is {kinds:?}, held are {held:?}");
+        fault(verdict, line);
+    }
+    Ok(())
+}
+
+/// Every transaction that is remembered has its place in the audit, and the other way round.
+fn transactions(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(), Error> {
+    let forgotten = s.row::<u64>(Table::Meta, FORGOTTEN)?.unwrap_or(0);
+    let mut last = 0;
+    each::<AuditEntry>(s, Table::Audit, verdict, |verdict, _, entry| {
+        if entry.sequence != last + 1 {
+            fault(verdict, format!("the audit goes from {last} to {}", entry.sequence));
+        }
+        last = entry.sequence;
+        let txn = s.row::<TxnRow>(Table::Txn, &entry.txn.0.to_be_bytes())?;
+        let known = txn.is_some_and(|row| row.receipt.sequence == entry.sequence);
+        if known != (entry.sequence > forgotten) {
+            fault(verdict, format!("{} of the audit is not what is remembered", entry.txn));
+        }
+        Ok(())
+    })?;
+    each::<TxnRow>(s, Table::Txn, verdict, |_, _, _| Ok(()))
+}
+
+fn each<R: Row>(
+    s: &Stage<'_>,
+    table: Table,
+    verdict: &mut Verdict,
+    mut see: impl FnMut(&mut Verdict, &[u8], R) -> Result<(), Error>,
+) -> Result<(), Error> {
+    s.scan(table, &[], &mut |key, bytes| {
+        verdict.rows += 1;
+        let seen = row::decode(table, key, bytes).and_then(|row| see(verdict, key, row));
+        match seen {
+            Err(error @ Error::Corrupt { .. }) => fault(verdict, error.to_string()),
+            other => other?,
+        }
+        Ok(true)
+    })
+}
+
+fn fault(verdict: &mut Verdict, line: String) {
+    if verdict.faults.len() < FAULTS_MAX {
+        verdict.faults.push(line);
+    }
+}

@@ -1,0 +1,242 @@
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::answer::{Answer, channel};
+use crate::embedded::Embedded;
+use crate::error::{Error, OpenError};
+use crate::ledger::{
+    AuditEntry, Holdings, Item, ItemId, LedgerOp, Outgoing, Receipt, Supply, Transaction, TxnId,
+    Verdict,
+};
+use crate::options::{Limits, Options};
+use crate::rules::{self, Activations, Of};
+use crate::shard::Shard;
+use crate::tables::Stage;
+use crate::types::{Activate, Activated, Claim, Entity, Incarnation, Key, NodeBeat, Pulse, Save};
+
+/// A shard behind a handle: cheap to clone, and the same whatever it is stored in.
+///
+/// Requests of one handle are done in their order. An answer comes after what it says is durable
+/// (for [`Store::memory`]: in memory). Nothing blocks the caller; a full queue answers
+/// [`Error::Busy`].
+///
+/// When the last clone is dropped, all that was asked is done before `drop` returns.
+#[derive(Clone)]
+pub struct Store {
+    backend: Arc<Backend>,
+}
+
+enum Backend {
+    Memory(Mutex<Shard>),
+    Embedded(Embedded),
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.backend {
+            Backend::Memory(_) => f.write_str("Store::memory"),
+            Backend::Embedded(_) => f.write_str("Store::embedded"),
+        }
+    }
+}
+
+impl Store {
+    /// A store that ends with its last handle. Every answer is there at once.
+    pub fn memory(limits: Limits) -> Self {
+        Store { backend: Arc::new(Backend::Memory(Mutex::new(Shard::new(limits)))) }
+    }
+
+    /// A store in the file at `path`, made if it is not there; its folder must be.
+    ///
+    /// One process, one handle and its clones: a second is [`OpenError::InUse`]. A thread commits
+    /// what waits, many requests in one durable transaction. If a write to the disk fails, every
+    /// request that was under way is answered [`Error::Unknown`] and each later one
+    /// [`Error::Stopped`]; only opening the file anew tells what is on it.
+    pub fn embedded(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
+        let embedded = Embedded::open(path.as_ref(), options)?;
+        Ok(Store { backend: Arc::new(Backend::Embedded(embedded)) })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_embedded(embedded: Embedded) -> Self {
+        Store { backend: Arc::new(Backend::Embedded(embedded)) }
+    }
+
+    fn submit<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        rule: impl FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Answer<T> {
+        let (sender, answer) = channel();
+        match &*self.backend {
+            Backend::Memory(shard) => {
+                let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+                let result = shard.run(rule);
+                drop(shard);
+                sender.send(result);
+            }
+            Backend::Embedded(embedded) => embedded.submit(bytes, rule, sender),
+        }
+        answer
+    }
+
+    /// Raises the beat counter of a node, which the first beat makes known to the shard.
+    ///
+    /// Errors: [`Error::Dead`].
+    pub fn beat(&self, incarnation: Incarnation) -> Answer<Pulse> {
+        self.submit(SMALL, move |s| rules::beat(s, incarnation))
+    }
+
+    /// The nodes that are not dead, in the order of their incarnations, at most `scan_max`.
+    pub fn nodes(&self) -> Answer<Vec<NodeBeat>> {
+        self.submit(SMALL, rules::nodes)
+    }
+
+    /// The row of one node, dead or alive; `None` if it never beat.
+    pub fn node(&self, incarnation: Incarnation) -> Answer<Option<NodeBeat>> {
+        self.submit(SMALL, move |s| rules::node(s, incarnation))
+    }
+
+    /// Declares a node dead for ever if it still stands at `beat`. Done before: `Ok`.
+    ///
+    /// What it owned is free from then on. What it had sent before an entity was taken may still
+    /// arrive and counts; after that it is [`Error::Fenced`].
+    ///
+    /// Errors: [`Error::BeatMoved`], [`Error::UnknownNode`].
+    pub fn mark_dead(&self, incarnation: Incarnation, beat: u64) -> Answer<()> {
+        self.submit(SMALL, move |s| rules::mark_dead(s, incarnation, beat))
+    }
+
+    /// The shard's generation.
+    pub fn generation(&self) -> Answer<u64> {
+        self.submit(SMALL, |s| rules::generation(s))
+    }
+
+    /// Raises the generation by one if it is `current`: every claim from before is refused from
+    /// then on. The answer is the new one.
+    ///
+    /// Errors: [`Error::Generation`].
+    pub fn raise_generation(&self, current: u64) -> Answer<u64> {
+        self.submit(SMALL, move |s| rules::raise_generation(s, current))
+    }
+
+    /// Takes an entity that is free, released, or owned by a dead node, with the next epoch.
+    ///
+    /// Errors: [`Error::Owned`], [`Error::Dead`] or [`Error::UnknownNode`] of the asker,
+    /// [`Error::Generation`].
+    pub fn activate(&self, ask: Activate) -> Answer<Activated> {
+        self.submit(SMALL, move |s| rules::activate(s, &ask))
+    }
+
+    /// As many [`Store::activate`] in one step, each with its own outcome, in the same order.
+    ///
+    /// Errors: [`Error::TooLarge`] above `activate_max`, then none is done.
+    pub fn activate_many(&self, asks: Vec<Activate>) -> Answer<Activations> {
+        self.submit(SMALL * (1 + asks.len()), move |s| rules::activate_many(s, &asks))
+    }
+
+    /// Gives an entity back. Save first: `version` must be that of the last save.
+    ///
+    /// Errors: [`Error::Fenced`], [`Error::Conflict`], [`Error::Generation`].
+    pub fn release(&self, claim: Claim, version: u64) -> Answer<()> {
+        self.submit(SMALL, move |s| rules::release(s, &claim, version))
+    }
+
+    /// Writes the sub-documents that changed. The answer is the new version, one above the old.
+    ///
+    /// Errors: [`Error::Fenced`], [`Error::Conflict`], [`Error::Generation`],
+    /// [`Error::TooLarge`], [`Error::Malformed`].
+    pub fn save(&self, save: Save) -> Answer<u64> {
+        self.submit(save.bytes(), move |s| rules::save(s, &save))
+    }
+
+    /// Reads an entity, whoever owns it; `None` if it was never activated. Locks nothing.
+    ///
+    /// Errors: [`Error::Corrupt`], never empty documents in its place.
+    pub fn load(&self, key: Key) -> Answer<Option<Entity>> {
+        self.submit(SMALL, move |s| rules::load(s, key))
+    }
+
+    /// Does a transaction once: a second try of the same content gets the same receipt.
+    ///
+    /// Errors: [`Error::Refused`], [`Error::Fenced`], [`Error::Conflict`],
+    /// [`Error::LedgerMoved`], [`Error::Generation`], [`Error::TxnReused`], [`Error::TooLarge`],
+    /// [`Error::Malformed`]; nothing was done. A refusal is not remembered: the same id may be
+    /// tried again.
+    pub fn commit(&self, txn: Transaction) -> Answer<Receipt> {
+        self.submit(txn.bytes(), move |s| rules::commit(s, &txn))
+    }
+
+    /// The receipt of a transaction if it was done; how an unknown outcome becomes known.
+    pub fn lookup(&self, id: TxnId) -> Answer<Option<Receipt>> {
+        self.submit(SMALL, move |s| rules::lookup(s, id))
+    }
+
+    /// What a holder has, and its ledger version.
+    pub fn holdings(&self, holder: Key) -> Answer<Holdings> {
+        self.submit(SMALL, move |s| rules::holdings(s, holder))
+    }
+
+    /// An item, also one that is destroyed.
+    pub fn item(&self, id: ItemId) -> Answer<Option<Item>> {
+        self.submit(SMALL, move |s| rules::item(s, id))
+    }
+
+    /// How much of a currency or kind of item was made and destroyed.
+    pub fn supply(&self, of: Of) -> Answer<Supply> {
+        self.submit(SMALL, move |s| rules::supply(s, of))
+    }
+
+    /// Messages of committed transactions after a place, oldest first, at most `max` and `scan_max`.
+    ///
+    /// They stay until [`Store::outbox_ack`], so a relay may deliver one twice, never none.
+    pub fn outbox(&self, after: u64, max: usize) -> Answer<Vec<Outgoing>> {
+        self.submit(SMALL, move |s| rules::outbox(s, after, max))
+    }
+
+    /// Removes messages up to a place. The answer says how many, at most `scan_max`: ask again
+    /// while it is not zero.
+    pub fn outbox_ack(&self, up_to: u64) -> Answer<usize> {
+        self.submit(SMALL, move |s| rules::outbox_ack(s, up_to))
+    }
+
+    /// What was committed after a place, oldest first, at most `max` and `scan_max`.
+    pub fn audit(&self, after: u64, max: usize) -> Answer<Vec<AuditEntry>> {
+        self.submit(SMALL, move |s| rules::audit(s, after, max))
+    }
+
+    /// Forgets the ids of transactions before a time (milliseconds since 1970), oldest first and up
+    /// to the first that is not older; the audit keeps them. Keep them for 7 days at least: an id
+    /// that is forgotten would be done again. The answer says how many, at most `scan_max`: ask
+    /// again while it is not zero.
+    pub fn forget(&self, before_ms: u64) -> Answer<usize> {
+        self.submit(SMALL, move |s| rules::forget(s, before_ms))
+    }
+
+    /// Reads all rows of one moment and adds up the ledger.
+    ///
+    /// In an embedded store this runs on a thread of its own over what is durable by then, while
+    /// writes go on; a second one at the same time is [`Error::Busy`].
+    pub fn verify(&self) -> Answer<Verdict> {
+        match &*self.backend {
+            Backend::Memory(_) => self.submit(SMALL, rules::verify),
+            Backend::Embedded(embedded) => {
+                let (sender, answer) = channel();
+                embedded.verify(sender);
+                answer
+            }
+        }
+    }
+}
+
+/// Bytes that a small request counts for in the queue.
+const SMALL: usize = 128;
+
+impl Transaction {
+    /// The same transaction with one more change of the ledger.
+    pub fn with(mut self, op: LedgerOp) -> Self {
+        self.ops.push(op);
+        self
+    }
+}

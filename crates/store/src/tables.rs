@@ -1,0 +1,147 @@
+//! Tables of rows by key, and the stage on which one operation's writes wait until it succeeded.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::error::Error;
+use crate::options::Limits;
+use crate::row::{self, Row};
+
+/// The tables of a shard. The numbers and names are part of the stored format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    Meta = 0,
+    Node = 1,
+    Entity = 2,
+    Holder = 3,
+    Item = 4,
+    Held = 5,
+    Supply = 6,
+    Txn = 7,
+    Audit = 8,
+    Outbox = 9,
+}
+
+impl Table {
+    pub const ALL: [Table; 10] = [
+        Table::Meta,
+        Table::Node,
+        Table::Entity,
+        Table::Holder,
+        Table::Item,
+        Table::Held,
+        Table::Supply,
+        Table::Txn,
+        Table::Audit,
+        Table::Outbox,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Table::Meta => "meta",
+            Table::Node => "node",
+            Table::Entity => "entity",
+            Table::Holder => "holder",
+            Table::Item => "item",
+            Table::Held => "held",
+            Table::Supply => "supply",
+            Table::Txn => "txn",
+            Table::Audit => "audit",
+            Table::Outbox => "outbox",
+        }
+    }
+}
+
+/// Sees one row of a scan; false ends it.
+pub(crate) type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> Result<bool, Error> + 'v;
+
+/// What the rules read.
+pub(crate) trait Read {
+    /// The stored bytes of a row.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
+    /// Shows the rows from `from` on, in the order of their keys.
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error>;
+}
+
+/// Rows that one operation writes; `None` removes.
+pub(crate) type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
+
+/// One operation at work: it reads its own writes, which nobody else sees until it has succeeded.
+///
+/// So an operation that fails half-way has changed nothing, whatever its rules did before.
+pub(crate) struct Stage<'a> {
+    under: &'a dyn Read,
+    pub limits: &'a Limits,
+    writes: Writes,
+}
+
+impl<'a> Stage<'a> {
+    pub fn new(under: &'a dyn Read, limits: &'a Limits) -> Self {
+        Stage { under, limits, writes: BTreeMap::new() }
+    }
+
+    pub fn into_writes(self) -> Writes {
+        self.writes
+    }
+
+    pub fn row<R: Row>(&self, table: Table, key: &[u8]) -> Result<Option<R>, Error> {
+        // The allocation of the look-up key is spared while nothing is written yet.
+        if !self.writes.is_empty()
+            && let Some(written) = self.writes.get(&(table, key.to_vec()))
+        {
+            return written.as_ref().map(|bytes| row::decode(table, key, bytes)).transpose();
+        }
+        self.under.get(table, key)?.map(|bytes| row::decode(table, key, &bytes)).transpose()
+    }
+
+    pub fn put<R: Row>(&mut self, table: Table, key: &[u8], row: &R) {
+        let bytes = row::encode(table, key, row);
+        self.writes.insert((table, key.to_vec()), Some(bytes));
+    }
+
+    pub fn remove(&mut self, table: Table, key: &[u8]) {
+        self.writes.insert((table, key.to_vec()), None);
+    }
+
+    /// Shows rows as they were before this operation.
+    ///
+    /// # Panics
+    /// If the operation wrote already: what it wrote would be missing.
+    pub fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
+        assert!(self.writes.is_empty(), "an operation scans before it writes");
+        self.under.scan(table, from, visit)
+    }
+}
+
+/// Tables in memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct MemoryTables {
+    rows: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
+}
+
+impl MemoryTables {
+    pub fn apply(&mut self, writes: Writes) {
+        for (place, bytes) in writes {
+            match bytes {
+                Some(bytes) => self.rows.insert(place, bytes),
+                None => self.rows.remove(&place),
+            };
+        }
+    }
+}
+
+impl Read for MemoryTables {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.rows.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
+        let from = Bound::Included((table, from.to_vec()));
+        for ((of, key), bytes) in self.rows.range((from, Bound::Unbounded)) {
+            if *of != table || !visit(key, bytes)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
