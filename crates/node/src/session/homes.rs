@@ -148,8 +148,6 @@ struct Stream {
     handle: u32,
     name: Rc<str>,
     target: EntityId,
-    /// The handle that the client knows it by, if it was ever open.
-    shown: Option<u32>,
     /// The session cannot begin without it.
     required: bool,
     /// It was open once: to be opened again as long as the session lives.
@@ -328,7 +326,7 @@ impl Homes {
             {
                 io.out.control(owner, &LinkFrame::Unbind { slot, code: CloseCode::Unavailable });
             }
-            self.again(io, account, handle, Status::Unavailable);
+            self.owner_away(io, account, handle);
         }
     }
 
@@ -352,9 +350,7 @@ impl Homes {
             let Some(stream) = self.stream_mut(account, handle) else { continue };
             match stream.state {
                 StreamState::Pausing { .. } => self.ask(io, account, handle),
-                StreamState::Asked { .. } => {
-                    self.again(io, account, handle, Status::Unavailable);
-                }
+                StreamState::Asked { .. } => self.owner_away(io, account, handle),
                 StreamState::Bound { .. } => {}
             }
         }
@@ -632,7 +628,6 @@ impl Homes {
         stream.tries = 0;
         stream.required = false;
         stream.lasting = true;
-        stream.shown = Some(handle);
         match link {
             SessionLink::Waiting { .. } => {
                 let (generation, code) = (now_generation, CloseCode::Idle);
@@ -715,11 +710,24 @@ impl Homes {
         }
     }
 
+    /// The owner of a stream is gone or silent. The client is told at once that the stream's handle
+    /// has ended; what the owner may still have on the way to the gate comes too late then, for an
+    /// ended handle never leads anywhere again.
+    fn owner_away<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        handle: u32,
+    ) {
+        let Some(session) = self.sessions.get(&account) else { return };
+        if let SessionLink::Attached { gate, conn } = session.link {
+            let code = CloseCode::Unavailable;
+            io.out.control(gate, &LinkFrame::Unroute { conn, stream: handle, code });
+        }
+        self.again(io, account, handle, Status::Unavailable);
+    }
+
     /// Opens the stream's name again under a new handle, after a pause; or gives it up.
-    ///
-    /// The client is told of the old handle's end by the owner, in order with what came before, if
-    /// that still lives; else its gate has noticed too. Only when nothing more will come of the
-    /// name it is told from here.
     fn again<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
@@ -747,10 +755,6 @@ impl Homes {
             return;
         }
         self.stats.bindings_failed += 1;
-        if let (SessionLink::Attached { gate, conn }, Some(stream)) = (session.link, stream.shown) {
-            let code = CloseCode::Unavailable;
-            io.out.control(gate, &LinkFrame::Unroute { conn, stream, code });
-        }
         if stream.required {
             let reason = format!("{} could not be opened: {status:?}", stream.name);
             self.end(io, account, CloseCode::Unavailable, &reason, false);
@@ -840,7 +844,6 @@ impl Session {
             handle,
             name: name.into(),
             target,
-            shown: None,
             required,
             lasting: false,
             tries: 0,

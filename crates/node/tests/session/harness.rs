@@ -173,7 +173,8 @@ pub struct Conn {
     home: WorkerId,
     welcomed: bool,
     held: Vec<Vec<u8>>,
-    pub routes: BTreeMap<u32, (WorkerId, Slot)>,
+    /// `None` for a stream that has ended, which never leads anywhere again.
+    pub routes: BTreeMap<u32, Option<(WorkerId, Slot)>>,
     pub up: VecDeque<Vec<u8>>,
     pub down: VecDeque<Vec<u8>>,
 }
@@ -519,7 +520,7 @@ impl World {
         let conns: Vec<Slot> = self.gates[&gate]
             .conns
             .iter()
-            .filter(|(_, c)| c.home == node || c.routes.values().any(|(o, _)| *o == node))
+            .filter(|(_, c)| c.home == node || c.routes.values().flatten().any(|(o, _)| *o == node))
             .map(|(slot, _)| *slot)
             .collect();
         for slot in conns {
@@ -578,7 +579,7 @@ impl World {
         let Ok(UpFrame::Stream { stream, frame }) = UpFrame::decode(payload) else {
             panic!("clients of the test send stream frames only");
         };
-        if let Some((owner, at)) = conn.routes.get(&stream).copied() {
+        if let Some((owner, at)) = conn.routes.get(&stream).copied().flatten() {
             let mut bytes = vec![frame.head()];
             frame.encode_fields(&mut bytes);
             self.send(gate, owner, &LinkFrame::Up { slot: at, frame: &bytes });
@@ -624,14 +625,16 @@ impl World {
                 }
             }
             LinkFrame::Route { conn, stream, owner, slot, kind, epoch, name, .. } => {
-                if let Some(found) = gate.conns.get_mut(&conn) {
-                    found.routes.insert(stream, (owner, slot));
+                if let Some(found) = gate.conns.get_mut(&conn)
+                    && found.routes.get(&stream) != Some(&None)
+                {
+                    found.routes.insert(stream, Some((owner, slot)));
                     found.tell(&DownFrame::Bound { stream, kind, epoch, name });
                 }
             }
             LinkFrame::Unroute { conn, stream, code } => {
                 if let Some(found) = gate.conns.get_mut(&conn) {
-                    found.routes.remove(&stream);
+                    found.routes.insert(stream, None);
                     found.tell(&DownFrame::Unbound { stream, code });
                 }
             }

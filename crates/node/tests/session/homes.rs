@@ -515,6 +515,7 @@ fn a_login_whose_entity_does_not_come_is_closed_after_some_tries() {
                 1: welcome 7 generation 1 resumed false
                 20: bind stream 1 avatar for 1/7 generation 1
             +4
+                1: unroute 7 stream 1 Unavailable
         "#]],
     );
 }
@@ -615,6 +616,7 @@ fn a_lost_gate_detaches_and_a_lost_owner_is_replaced() {
                 20: bind stream 1 avatar for 1/5 generation 1
             bound 7 1 1 3
             down 20
+                1: unroute 5 stream 1 Unavailable
                 20: unbind 3 Unavailable
             +0.1
                 20: bind stream 2 avatar for 1/5 generation 1
