@@ -6,19 +6,20 @@ use std::time::Duration;
 use cluster::Directory;
 use env::{Instant, Random, WallTime, Wheel};
 use mesh::Mesh;
+use proto::WireError;
 use proto::frame::{CloseCode, DownFrame, split_frame};
 use proto::link::{LinkFrame, Slot, WorkerId};
 use proto::ticket::TicketKeys;
-use proto::{Incarnation, WireError};
 
 use crate::bucket::Price;
-use crate::conn::{Conn, ConnectionInfo, Lead, Phase, Ping, Session};
+use crate::conn::{Conn, Phase, Ping, Session};
 use crate::groups::Groups;
-use crate::guard::{Banned, Guard};
+use crate::guard::Guard;
 use crate::options::Mutant;
 use crate::output::Merge;
 use crate::policy::Policy;
 use crate::table::Table;
+use crate::timers::{Drain, SWEEP};
 use crate::{Options, Rule, Stats};
 
 /// Most empty buffers kept for the next connection that needs one.
@@ -29,12 +30,6 @@ const POOL_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a client is not read after a link was full.
 const RETRY: Duration = Duration::from_millis(10);
-
-/// How often limits that nothing else reminds of are looked through.
-const SWEEP: Duration = Duration::from_secs(10);
-
-/// How often a drain closes its next share of the connections.
-const DRAIN_STEP: Duration = Duration::from_millis(100);
 
 /// One worker of a gate: clients on one side, links to the workers of nodes on the other.
 ///
@@ -61,12 +56,12 @@ pub struct Gate {
     /// Hashes of the interfaces that clients may be made for; empty takes all.
     pub(crate) interfaces: Vec<u64>,
     pub(crate) stats: Stats,
-    closing: VecDeque<(Slot, Closing)>,
-    readable: VecDeque<Slot>,
+    pub(crate) closing: VecDeque<(Slot, Closing)>,
+    pub(crate) readable: VecDeque<Slot>,
     merge: Merge,
     /// What fired, taken out of the wheel before it is acted on.
-    due: Vec<Due>,
-    drain: Option<Drain>,
+    pub(crate) due: Vec<Due>,
+    pub(crate) drain: Option<Drain>,
 }
 
 /// Everything a [`Gate`] is made of.
@@ -115,13 +110,6 @@ pub(crate) enum Due {
     Owner(Slot),
     Sweep,
     DrainStep,
-}
-
-#[derive(Debug)]
-struct Drain {
-    /// Connections closed by each step.
-    step: usize,
-    left: Vec<Slot>,
 }
 
 /// Empty buffers that keep their memory.
@@ -493,7 +481,7 @@ impl Gate {
         self.wheel.insert(now + RETRY, Due::Retry(slot));
     }
 
-    fn handle_retry(&mut self, now: Instant, slot: Slot) {
+    pub(crate) fn handle_retry(&mut self, now: Instant, slot: Slot) {
         let Some(conn) = self.conns.get_mut(slot) else { return };
         if !std::mem::take(&mut conn.is_paused) {
             return;
@@ -506,105 +494,6 @@ impl Gate {
         if !self.is_paused(slot) {
             self.readable.push_back(slot);
         }
-    }
-
-    /// Advances to `now`.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        let mut due = std::mem::take(&mut self.due);
-        self.wheel.advance(now, |_, what| due.push(what));
-        for what in due.drain(..) {
-            match what {
-                Due::Phase(slot) => self.handle_phase_due(now, slot),
-                Due::Frame(slot) => self.handle_frame_due(now, slot),
-                Due::Retry(slot) => self.handle_retry(now, slot),
-                Due::Owner(slot) => self.handle_owner_due(now, slot),
-                Due::Sweep => {
-                    self.guard.sweep(now);
-                    self.wheel.insert(now + SWEEP, Due::Sweep);
-                }
-                Due::DrainStep => self.handle_drain_step(now),
-            }
-        }
-        self.due = due;
-    }
-
-    fn handle_phase_due(&mut self, now: Instant, slot: Slot) {
-        let Some(conn) = self.conns.get_mut(slot) else { return };
-        match &conn.phase {
-            Phase::Hello | Phase::Challenged(_) => {
-                self.stats.hit(Rule::HandshakeTime);
-                self.end(now, slot, &End::new(CloseCode::SlowSender, "no login in time"));
-            }
-            Phase::Session(session) if session.waiting.is_some() => {
-                self.stats.hit(Rule::HomeWait);
-                let reason = "the session's home does not answer";
-                self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
-            }
-            Phase::Session(_) => self.beat(now, slot),
-            Phase::Closing => self.closing.push_back((slot, Closing::Now)),
-        }
-    }
-
-    /// Pings a silent client, then gives it up.
-    pub(crate) fn beat(&mut self, now: Instant, slot: Slot) {
-        let Options { heartbeat, heartbeats_missed_max, idle_max, .. } = self.options;
-        let Some(conn) = self.conns.get_mut(slot) else { return };
-        let silence = now.since(conn.heard_at);
-        let limit =
-            if heartbeat.is_zero() { idle_max } else { heartbeat * heartbeats_missed_max.max(1) };
-        if silence >= limit {
-            self.stats.hit(Rule::Silent);
-            self.end(now, slot, &End::new(CloseCode::Idle, "silent for too long"));
-            return;
-        }
-        if heartbeat.is_zero() {
-            let at = conn.heard_at + limit;
-            self.set_timer(slot, at);
-            return;
-        }
-        // A busy client is pinged now and then too, to measure the way.
-        if silence >= heartbeat || now.since(conn.ping.answered_at) >= heartbeat * 5 {
-            conn.ping.token = conn.ping.token.wrapping_add(1);
-            conn.ping.is_open = true;
-            conn.ping.sent_at = now;
-            let token = u64::from(conn.ping.token);
-            self.pool.fill(&mut conn.output);
-            conn.put(&DownFrame::Ping { token });
-            touch(&mut self.dirty, conn, slot);
-        }
-        let beats = silence.as_nanos() / heartbeat.as_nanos() + 1;
-        let at = conn.heard_at + heartbeat * u32::try_from(beats).unwrap_or(u32::MAX);
-        self.set_timer(slot, at);
-    }
-
-    /// A frame was begun a while ago: if it is still open, its sender must be fast enough.
-    fn handle_frame_due(&mut self, now: Instant, slot: Slot) {
-        let grace = self.options.frame_grace;
-        let Some(conn) = self.conns.get_mut(slot) else { return };
-        conn.is_watched = false;
-        if conn.input.is_empty() || conn.is_paused || matches!(conn.phase, Phase::Closing) {
-            return;
-        }
-        let open = now.since(conn.frame_at);
-        let next = if open < grace {
-            conn.frame_at + grace
-        } else {
-            let speed = u128::from(self.options.sender_bytes_per_second_min);
-            let expected = (open - grace).as_millis() * speed / 1000;
-            if (conn.input.len() as u128) < expected {
-                self.stats.hit(Rule::SlowSender);
-                self.end(now, slot, &End::new(CloseCode::SlowSender, "a frame comes too slowly"));
-                return;
-            }
-            now + Duration::from_secs(1)
-        };
-        conn.is_watched = true;
-        self.wheel.insert(next, Due::Frame(slot));
-    }
-
-    /// When [`handle_timeout`](Gate::handle_timeout) must be called next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next_deadline()
     }
 
     /// The next connection with new output.
@@ -688,124 +577,6 @@ impl Gate {
     /// The links of this worker: the caller moves their bytes.
     pub fn mesh(&mut self) -> &mut Mesh {
         &mut self.mesh
-    }
-
-    /// Replaces what is known of the nodes.
-    pub fn set_directory(&mut self, directory: Arc<Directory>) {
-        self.directory = directory;
-    }
-
-    /// The link to a node broke. Sessions whose home was there are told to resume at once; those
-    /// with streams to it if their home does not end these in a moment. Its groups are left.
-    pub fn handle_peer_down(&mut self, now: Instant, node: Incarnation) {
-        let leads_there = |session: &Session| {
-            let mut leads = session.routes.iter().map(|route| route.lead);
-            leads.any(|lead| matches!(lead, Lead::To(owner) if owner.node == node))
-        };
-        let touched = |session: &Session| session.home.node == node || leads_there(session);
-        let lost: Vec<Slot> = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| conn.session().is_some_and(touched))
-            .map(|(slot, _)| slot)
-            .collect();
-        for slot in lost {
-            self.stats.hit(Rule::NodeLost);
-            let session = self.conns.get(slot).and_then(Conn::session).expect("just found");
-            if session.home.node == node {
-                let (code, home) = (CloseCode::Unavailable, Notice::Nothing);
-                self.end(now, slot, &End { code, reason: "a server was lost, resume", home });
-            } else {
-                self.lose_routes(now, slot, node, false);
-            }
-        }
-        for group in self.groups.of_node(node) {
-            self.disband(now, group);
-        }
-    }
-
-    /// Takes no more connections and closes all there are with `GoingAway`, evenly over `span`.
-    /// Clients resume at another gate. [`is_drained`](Gate::is_drained) tells when it is done.
-    pub fn drain(&mut self, now: Instant, span: Duration) {
-        if self.drain.is_some() {
-            return;
-        }
-        let left: Vec<Slot> = self.conns.slots().collect();
-        let steps = (span.as_millis() / DRAIN_STEP.as_millis()).max(1) as usize;
-        self.drain = Some(Drain { step: left.len().div_ceil(steps).max(1), left });
-        self.handle_drain_step(now);
-    }
-
-    fn handle_drain_step(&mut self, now: Instant) {
-        let Some(drain) = &mut self.drain else { return };
-        let rest = drain.left.len().saturating_sub(drain.step);
-        let step = drain.left.split_off(rest);
-        if !drain.left.is_empty() {
-            self.wheel.insert(now + DRAIN_STEP, Due::DrainStep);
-        }
-        for slot in step {
-            self.end(now, slot, &End::new(CloseCode::GoingAway, "this gate is going down"));
-        }
-    }
-
-    /// Whether a drain was begun and no connection is left.
-    pub fn is_drained(&self) -> bool {
-        self.drain.is_some() && self.conns.len() == 0
-    }
-
-    /// Bans an address range or account for `span` and closes what it has here. `false` if there
-    /// are too many bans.
-    pub fn ban(&mut self, now: Instant, whom: Banned, span: Duration) -> bool {
-        if !self.guard.ban(whom, now + span) {
-            return false;
-        }
-        let is_meant = |conn: &Conn| match whom {
-            Banned::Network(_) => self.guard.is_banned(now, conn.peer.ip()),
-            Banned::Account(account) => conn.session().is_some_and(|s| s.account == account),
-        };
-        let meant: Vec<Slot> =
-            self.conns.iter().filter(|(_, conn)| is_meant(conn)).map(|(slot, _)| slot).collect();
-        for slot in meant {
-            self.stats.hit(Rule::Banned);
-            self.end(now, slot, &End::new(CloseCode::Kicked, "banned"));
-        }
-        true
-    }
-
-    /// Lifts a ban; `false` if there was none.
-    pub fn lift_ban(&mut self, whom: Banned) -> bool {
-        self.guard.lift(whom)
-    }
-
-    /// Closes one connection. Its session waits for a resume if `code` allows one.
-    pub fn close(&mut self, now: Instant, slot: Slot, code: CloseCode, reason: &str) {
-        self.end(now, slot, &End::new(code, reason));
-    }
-
-    /// What this worker holds and did.
-    pub fn stats(&self) -> Stats {
-        let mut stats = self.stats;
-        stats.connections = self.conns.len() as u64;
-        stats.groups = self.groups.len() as u64;
-        stats.members = self.groups.members() as u64;
-        for (_, conn) in self.conns.iter() {
-            if let Some(session) = conn.session() {
-                stats.routes += session.streams() as u64;
-                let count = if conn.is_live() { &mut stats.sessions } else { &mut stats.waiting };
-                *count += 1;
-            }
-        }
-        stats
-    }
-
-    /// What is remembered of addresses, networks, accounts and bans, as a number of entries.
-    pub fn remembered(&self) -> usize {
-        self.guard.remembered()
-    }
-
-    /// Up to `max` connections, lowest slot first.
-    pub fn connections(&self, max: usize) -> Vec<ConnectionInfo> {
-        self.conns.iter().take(max).map(|(slot, conn)| conn.info(slot)).collect()
     }
 }
 

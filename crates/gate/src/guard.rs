@@ -138,10 +138,10 @@ impl Guard {
         if self.bans.len() >= BANS_MAX && !self.bans.contains_key(&whom) {
             return false;
         }
-        if self.bans.insert(whom, until).is_none() {
-            if let Some((prefixes, prefix)) = self.prefixes(whom) {
-                *prefixes.entry(prefix).or_insert(0) += 1;
-            }
+        if self.bans.insert(whom, until).is_none()
+            && let Some((prefixes, prefix)) = self.prefixes(whom)
+        {
+            *prefixes.entry(prefix).or_insert(0) += 1;
         }
         true
     }

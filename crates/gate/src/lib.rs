@@ -12,6 +12,7 @@ mod gate;
 mod groups;
 mod guard;
 mod login;
+mod operate;
 mod options;
 mod output;
 mod policy;
@@ -19,6 +20,7 @@ mod stats;
 mod table;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod traffic;
 
 pub use conn::ConnectionInfo;

@@ -233,10 +233,9 @@ impl Player {
             };
             let mut rest = &mut piece[..n];
             while let Some(piece) = decoder.next(&mut rest).unwrap() {
-                match piece {
-                    Piece::Data(data) => self.input.extend_from_slice(data),
-                    // What came before it is still read; then the end of the socket follows.
-                    _ => {}
+                // After a close the end of the socket follows.
+                if let Piece::Data(data) = piece {
+                    self.input.extend_from_slice(data);
                 }
             }
         }

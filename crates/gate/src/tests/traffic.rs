@@ -284,7 +284,7 @@ fn round_trips_are_measured() {
         c0 Ping { token: 1 }
     "#]],
     );
-    rig.now = rig.now + millis(40);
+    rig.now += millis(40);
     rig.client(player.conn, &UpFrame::Pong { token: 1 });
     let info = &rig.gate.connections(10)[0];
     assert_eq!((info.rtt, info.jitter), (Some(millis(40)), Some(millis(20))));
