@@ -16,6 +16,9 @@ use crate::options::{Limits, Options};
 use crate::rules;
 use crate::tables::{Read, Stage, Table, Visit, Writes};
 
+#[cfg(test)]
+mod tests;
+
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 fn definition(table: Table) -> Definition {

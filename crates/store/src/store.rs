@@ -63,7 +63,7 @@ impl Store {
         Store { backend: Arc::new(Backend::Embedded(embedded)) }
     }
 
-    fn submit<T: Send + 'static>(
+    pub(crate) fn submit<T: Send + 'static>(
         &self,
         bytes: usize,
         rule: impl FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,

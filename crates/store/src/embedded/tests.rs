@@ -1,0 +1,257 @@
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redb::StorageBackend;
+
+use super::*;
+use crate::ledger::{Currency, LedgerOp, Transaction, TxnId};
+use crate::store::Store;
+use crate::types::{Incarnation, Key};
+
+/// A disk that loses power: what was not synced when it did is there or not, each write by chance.
+#[derive(Debug, Default)]
+struct Disk {
+    image: Mutex<Image>,
+    sync_fails: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Image {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Pending>,
+}
+
+#[derive(Debug, Clone)]
+enum Pending {
+    Len(usize),
+    Write(usize, Vec<u8>),
+}
+
+impl Pending {
+    fn apply(&self, to: &mut Vec<u8>) {
+        match self {
+            Pending::Len(len) => to.resize(*len, 0),
+            Pending::Write(at, bytes) => {
+                let end = at + bytes.len();
+                to.resize(to.len().max(end), 0);
+                to[*at..end].copy_from_slice(bytes);
+            }
+        }
+    }
+}
+
+impl Disk {
+    fn of(durable: Vec<u8>) -> Arc<Disk> {
+        let image = Image { now: durable.clone(), durable, pending: Vec::new() };
+        Arc::new(Disk { image: Mutex::new(image), sync_fails: AtomicBool::new(false) })
+    }
+
+    /// What stands on the disk if the power goes now.
+    fn cut(&self, random: &mut env::Random) -> Vec<u8> {
+        let image = self.image.lock().unwrap();
+        let mut left = image.durable.clone();
+        for pending in &image.pending {
+            // The length of a file is a journalled part of it; blocks come in any order.
+            if matches!(pending, Pending::Len(_)) || random.chance(1, 2) {
+                pending.apply(&mut left);
+            }
+        }
+        left
+    }
+}
+
+#[derive(Debug)]
+struct OnDisk(Arc<Disk>);
+
+impl StorageBackend for OnDisk {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.0.image.lock().unwrap().now.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        let image = self.0.image.lock().unwrap();
+        let bytes = image.now.get(offset as usize..offset as usize + out.len());
+        out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.change(Pending::Len(len as usize))
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        if self.0.sync_fails.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the disk is gone"));
+        }
+        let mut image = self.0.image.lock().unwrap();
+        image.durable = image.now.clone();
+        image.pending.clear();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.change(Pending::Write(offset as usize, data.to_vec()))
+    }
+}
+
+impl OnDisk {
+    fn change(&self, pending: Pending) -> Result<(), io::Error> {
+        let mut image = self.0.image.lock().unwrap();
+        pending.apply(&mut image.now);
+        image.pending.push(pending);
+        Ok(())
+    }
+}
+
+/// Small regions keep the image, which is copied at each sync, at some hundred kilobytes.
+fn database(disk: &Arc<Disk>) -> Database {
+    let mut builder = Database::builder();
+    builder.set_cache_size(1 << 20);
+    builder.create_with_backend(OnDisk(Arc::clone(disk))).unwrap()
+}
+
+fn founded() -> Arc<Disk> {
+    let disk = Disk::of(Vec::new());
+    let database = database(&disk);
+    Embedded::found(&database).unwrap();
+    drop(database);
+    disk
+}
+
+fn store(disk: &Arc<Disk>, options: Options) -> Store {
+    Store::of_embedded(Embedded::start(database(disk), "test", options).unwrap())
+}
+
+fn mint(id: u64) -> Transaction {
+    let mint = LedgerOp::Mint { holder: Key(1), currency: Currency(1), amount: 1 };
+    Transaction::new(TxnId(id.into()), 1).with(mint)
+}
+
+#[test]
+fn a_failed_sync_is_the_end() {
+    let disk = founded();
+    let store = store(&disk, Options::default());
+    store.commit(mint(1)).wait().unwrap();
+    disk.sync_fails.store(true, Ordering::SeqCst);
+    let unknown = store.commit(mint(2)).wait();
+    assert!(
+        matches!(&unknown, Err(Error::Unknown(why)) if why.contains("disk is gone")),
+        "{unknown:?}"
+    );
+    // Were the next sync believed, it would lie: the pages that failed are marked clean by then.
+    disk.sync_fails.store(false, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert!(matches!(store.commit(mint(3)).wait(), Err(Error::Stopped(_))));
+        assert!(matches!(store.beat(Incarnation(1)).wait(), Err(Error::Stopped(_))));
+        assert!(matches!(store.load(Key(1)).wait(), Err(Error::Stopped(_))));
+        assert!(matches!(store.verify().wait(), Err(Error::Stopped(_))));
+    }
+}
+
+#[test]
+fn power_cuts_lose_nothing_that_was_answered() {
+    let mut random = env::Random::from_seed(11);
+    let mut left = founded().image.lock().unwrap().durable.clone();
+    let mut next = 1;
+    for round in 0..25 {
+        let disk = Disk::of(left);
+        let store = store(&disk, Options { batch_ops_max: 8, ..Options::default() });
+        let verdict = store.verify().wait().unwrap();
+        assert_eq!(verdict.faults, [String::new(); 0], "round {round}");
+        let there = verdict.currencies.get(&Currency(1)).copied().unwrap_or(0);
+        assert!(there + 1 >= next.into(), "round {round}: {} answered, {there} there", next - 1);
+        next = there as u64 + 1;
+        // Some are answered; of the rest the thread is somewhere when the power goes.
+        let answers: Vec<_> = (next..next + 20).map(|id| store.commit(mint(id))).collect();
+        let waited = random.index(answers.len());
+        for answer in answers.into_iter().take(waited) {
+            answer.wait().unwrap();
+        }
+        left = disk.cut(&mut random);
+        next += waited as u64;
+    }
+}
+
+/// Keeps the store's thread in a job until told to go on.
+fn hold(store: &Store) -> (std::sync::mpsc::Sender<()>, crate::Answer<()>) {
+    let (go, waits) = std::sync::mpsc::channel();
+    let (at_work, working) = std::sync::mpsc::channel();
+    let answer = store.submit(0, move |_| {
+        at_work.send(()).unwrap();
+        // Either way it goes on.
+        let _ = waits.recv();
+        Ok(())
+    });
+    working.recv().unwrap();
+    (go, answer)
+}
+
+#[test]
+fn a_full_queue_is_busy_at_once() {
+    let options = Options { queue_ops_max: 4, queue_bytes_max: 1_000, ..Options::default() };
+    let store = store(&founded(), options);
+    let (go, _held) = hold(&store);
+    let answers: Vec<_> = (0..5).map(|_| store.beat(Incarnation(1))).collect();
+    go.send(()).unwrap();
+    let said: Vec<_> = answers.into_iter().map(|a| a.wait().map(|pulse| pulse.beat)).collect();
+    assert_eq!(said, [Ok(1), Ok(2), Ok(3), Ok(4), Err(Error::Busy)]);
+
+    let (go, _held) = hold(&store);
+    let note = |id| Transaction { note: "x".repeat(250), ..mint(id) };
+    let answers: Vec<_> = (1..=4).map(|id| store.commit(note(id))).collect();
+    go.send(()).unwrap();
+    let said: Vec<_> = answers.into_iter().map(|a| a.wait().map(|r| r.sequence)).collect();
+    assert_eq!(said, [Ok(1), Ok(2), Err(Error::Busy), Err(Error::Busy)], "bytes are limited too");
+}
+
+#[test]
+fn what_waits_is_one_durable_transaction() {
+    let store = store(&founded(), Options::default());
+    let (go, _held) = hold(&store);
+    let (told, hears) = std::sync::mpsc::channel();
+    for id in 1..=50 {
+        let told = told.clone();
+        store.commit(mint(id)).on_ready(move |receipt| told.send(receipt).unwrap());
+    }
+    let snapshot = store.verify().wait().unwrap();
+    assert_eq!(snapshot.currencies.len(), 0, "nothing is there before it is durable");
+    assert!(hears.try_recv().is_err(), "and nothing is answered");
+    go.send(()).unwrap();
+    for sequence in 1..=50 {
+        assert_eq!(hears.recv().unwrap().unwrap().sequence, sequence);
+    }
+}
+
+#[test]
+fn a_job_that_panics_ends_the_store_and_answers_all() {
+    let store = store(&founded(), Options::default());
+    let (go, held) = hold(&store);
+    let broken = store.submit(0, |_| -> Result<(), Error> { panic!("a bug in a rule") });
+    let after = store.commit(mint(1));
+    go.send(()).unwrap();
+    held.wait().unwrap();
+    assert!(matches!(broken.wait(), Err(Error::Unknown(_))));
+    assert!(matches!(after.wait(), Err(Error::Unknown(_))));
+    // The thread may still be on its way out: then the queue refuses what it had taken in.
+    let late = store.commit(mint(2)).wait();
+    assert!(matches!(late, Err(Error::Stopped(_) | Error::Unknown(_))), "{late:?}");
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let disk = founded();
+    let base = database(&disk);
+    let txn = base.begin_write().unwrap();
+    {
+        let mut tables = Open::new(&txn).unwrap();
+        let limits = Limits::default();
+        let mut stage = Stage::new(&tables, &limits);
+        stage.put(Table::Meta, b"format", &2u64);
+        let writes = stage.into_writes();
+        tables.apply(writes).unwrap();
+    }
+    txn.commit().unwrap();
+    let refused = Embedded::start(base, "test", Options::default()).map(drop);
+    assert!(matches!(refused, Err(OpenError::Newer { found: 2, known: 1, .. })), "{refused:?}");
+}

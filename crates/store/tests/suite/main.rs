@@ -1,0 +1,8 @@
+//! What every backend of the store must do, and what the embedded one must survive.
+#![forbid(unsafe_code)]
+
+mod conformance;
+mod crash;
+mod faults;
+mod folder;
+mod model;
