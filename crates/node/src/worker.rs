@@ -1,32 +1,33 @@
 //! One worker: entities, sessions and links put together, still without sockets, threads or a
 //! clock of its own.
 
+mod clients;
+mod links;
 mod topics;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cluster::Directory;
 use env::{Clock, FastMap, Instant, Random, WallTime};
-use mesh::{LinkId, Mesh, PeerInfo as MeshPeer, SendError};
-use proto::frame::{CloseCode, Status};
+use mesh::{LinkId, Mesh, PeerInfo as MeshPeer};
+use proto::frame::CloseCode;
 use proto::link::{GroupId, LinkFrame, WorkerId};
-use proto::{AccountId, EntityId, Incarnation, SessionId};
+use proto::{AccountId, Incarnation, SessionId};
 
-use crate::cx::{GroupSlot, Outside, Peer, PushMode};
+use crate::cx::{GroupSlot, Outside};
 use crate::host::{
-    Activation, Batch, ClientMessage, ClientOut, ClientRequest, Event, FrameClass, Host, HostSetup,
-    HostStats, MethodStats, Place, Pulse, Router, Target,
+    Batch, Event, FrameClass, Host, HostSetup, HostStats, MethodStats, Pulse, Router, Target,
 };
 use crate::options::HostOptions;
 use crate::session::{
-    Bindings, Delivery, Entities, FromClient, GroupError, HomeStats, Homes, Opening,
-    Options as Sessions, Outlet, PeerInfo, Places, Scope, StreamStats, Streams,
+    Bindings, HomeStats, Homes, Options as Sessions, Outlet, Places, Scope, StreamStats, Streams,
 };
 
+use clients::client_out;
+use links::{Links, View};
 use topics::Topics;
 
 /// Most pairs of another worker and a topic that it listens to which a worker keeps in mind.
@@ -520,175 +521,5 @@ impl Worker {
     fn bad_frame(&mut self, from: WorkerId, problem: String) {
         self.bad_frames += 1;
         self.report(Report::BadFrame { from, problem });
-    }
-}
-
-/// Where frames of the session cores go: to the mesh.
-struct Links<'a> {
-    mesh: &'a mut Mesh,
-    now: Instant,
-    unsent: &'a mut u64,
-}
-
-impl Links<'_> {
-    fn count(&mut self, sent: Result<(), SendError>) -> bool {
-        if let Err(error) = sent {
-            *self.unsent += 1;
-            tracing::debug!(%error, "a frame is not sent");
-        }
-        sent.is_ok()
-    }
-}
-
-impl Outlet for Links<'_> {
-    fn send(&mut self, to: WorkerId, write: impl FnOnce(&mut Vec<u8>)) -> bool {
-        let sent = self.mesh.send(self.now, to, write);
-        self.count(sent)
-    }
-
-    fn control(&mut self, to: WorkerId, frame: &LinkFrame<'_>) {
-        let sent = self.mesh.send_reply(self.now, to, |bytes| frame.encode(to.worker, bytes));
-        self.count(sent);
-    }
-}
-
-/// Where entities are, as this worker's directory has it.
-struct View {
-    me: WorkerId,
-    workers: u8,
-    directory: RefCell<Arc<Directory>>,
-}
-
-impl Places for View {
-    fn worker_of(&self, entity: EntityId) -> Option<WorkerId> {
-        if entity.home == self.me.node {
-            let worker = entity.worker(self.workers);
-            return (worker < self.workers).then_some(WorkerId { node: self.me.node, worker });
-        }
-        self.directory.borrow().owner_hint(entity)
-    }
-
-    fn home_of(&self, account: AccountId) -> Option<WorkerId> {
-        self.directory.borrow().home(account)
-    }
-}
-
-impl Router for View {
-    fn place(&self, entity: EntityId) -> Place {
-        match self.worker_of(entity) {
-            Some(at) if at == self.me => Place::Here,
-            Some(at) if at.node == self.me.node => Place::Worker(at.worker),
-            Some(at) => Place::Node(at),
-            None if entity.home == Incarnation::NONE => Place::Unknown,
-            None => Place::Gone,
-        }
-    }
-}
-
-impl Entities for Host {
-    type Seat = Target;
-    type Peer = Peer;
-
-    fn activate(&mut self, target: EntityId) -> Opening<Target> {
-        match Host::activate(self, target) {
-            Activation::Ready(seat) => Opening::Ready(seat),
-            Activation::Loading => Opening::Loading,
-            Activation::Refused(status) => Opening::Refused(status),
-        }
-    }
-
-    fn peer(&mut self, info: &PeerInfo) -> Peer {
-        Peer::new(crate::cx::PeerInfo {
-            slot: info.slot,
-            session: info.session,
-            account: info.account,
-            level: info.level,
-            stream: info.stream.clone(),
-        })
-    }
-
-    fn online(&mut self, seat: Target, peer: &Peer) {
-        Host::online(self, seat, peer);
-    }
-
-    fn offline(&mut self, seat: Target, peer: &Peer, code: CloseCode, ended: bool) {
-        Host::offline(self, seat, peer, code, ended);
-    }
-
-    fn deliver(
-        &mut self,
-        now: Instant,
-        seat: Target,
-        peer: &Peer,
-        message: FromClient<'_>,
-    ) -> Result<(), Status> {
-        let request = message.request.map(|(tag, deadline_ms)| ClientRequest {
-            tag,
-            wait: (deadline_ms != 0).then(|| Duration::from_millis(u64::from(deadline_ms))),
-        });
-        let message = ClientMessage { method: message.method, body: message.body, request };
-        self.deliver_client(now, seat, peer, message)
-    }
-
-    fn answered(&mut self, tag: u64, status: Status, body: &[u8]) {
-        self.client_answered(tag, status, body);
-    }
-}
-
-/// Does one thing that an entity wants with its clients.
-fn client_out(
-    now: Instant,
-    out: &mut Links<'_>,
-    streams: &mut Streams<Host>,
-    groups: &mut FastMap<GroupSlot, OwnedGroup>,
-    said: ClientOut<'_>,
-) {
-    let known = |groups: &FastMap<GroupSlot, OwnedGroup>, group: GroupSlot| {
-        groups.get(&group).map(|group| group.id).ok_or(GroupError::NotFound)
-    };
-    let problem = match said {
-        ClientOut::Push { peer, method, mode, body } => {
-            streams.push(out, peer, (method, delivery(mode)), body);
-            return;
-        }
-        ClientOut::Reply { peer, tag, status, body } => {
-            streams.reply(out, peer, tag, status, body);
-            return;
-        }
-        ClientOut::Call { peer, tag, method, wait, body } => {
-            streams.call(now, out, peer, (tag, method), Some(wait), body);
-            return;
-        }
-        ClientOut::Bind { peer, name, target } => return streams.rebind(out, peer, name, target),
-        ClientOut::Unbind { peer, name } => return streams.release(out, peer, name),
-        ClientOut::Kick { peer, code, reason } => return streams.kick(out, peer, code, reason),
-        ClientOut::GroupOpen { owner, group, name, kind } => {
-            streams.create_group(EntityId::default(), kind, name).map(|id| {
-                groups.insert(group, OwnedGroup { id, owner });
-            })
-        }
-        ClientOut::GroupJoin { group, peer } => {
-            known(groups, group).and_then(|id| streams.join(out, id, peer))
-        }
-        ClientOut::GroupLeave { group, peer } => {
-            known(groups, group).and_then(|id| streams.leave(out, id, peer))
-        }
-        ClientOut::GroupCast { group, method, mode, body } => known(groups, group)
-            .and_then(|id| streams.cast(out, id, (method, delivery(mode)), body)),
-        ClientOut::GroupClose { group } => groups
-            .remove(&group)
-            .ok_or(GroupError::NotFound)
-            .and_then(|group| streams.disband(out, group.id)),
-    };
-    if let Err(error) = problem {
-        tracing::debug!(%error, "a group could not do as asked");
-    }
-}
-
-fn delivery(mode: PushMode) -> Delivery {
-    match mode {
-        PushMode::Reliable => Delivery::Reliable,
-        PushMode::Latest(key) => Delivery::Latest(key),
-        PushMode::Unreliable => Delivery::Unreliable,
     }
 }

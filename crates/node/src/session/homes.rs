@@ -1,101 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fmt;
-use std::rc::Rc;
 
 use env::Instant;
-use proto::frame::{CloseCode, Seen, Status};
+use proto::frame::{CloseCode, Status};
 use proto::link::{Admission, LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
-use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin, seen_of};
-
-/// A login that passed the gate: who it is, for the game to choose what it is bound to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login<'a> {
-    /// The new session.
-    pub session: SessionId,
-    /// The account that the ticket names.
-    pub account: AccountId,
-    /// Login level of the account.
-    pub level: u8,
-    /// Name in the ticket.
-    pub name: &'a str,
-    /// The client's address as text.
-    pub address: &'a str,
-}
-
-/// One entity that a session reaches, under the name that its client knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binding {
-    /// Name of the stream.
-    pub name: String,
-    /// Where it leads.
-    pub target: EntityId,
-}
-
-/// Why the game does not admit a login. The client is told both.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// What the client should do next.
-    pub code: CloseCode,
-    /// For people.
-    pub reason: String,
-}
-
-type BindingsFn = dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal>;
-
-/// The game's choice of the bindings that each new session starts with. A cheap clone.
-#[derive(Clone)]
-pub struct Bindings(Rc<BindingsFn>);
-
-impl Bindings {
-    /// Bindings as `choose` says.
-    pub fn new(choose: impl Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + 'static) -> Self {
-        Bindings(Rc::new(choose))
-    }
-
-    /// Admits everybody and binds nothing.
-    pub fn none() -> Self {
-        Self::new(|_| Ok(Vec::new()))
-    }
-}
-
-impl fmt::Debug for Bindings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Bindings(..)")
-    }
-}
-
-/// What a worker's homes hold and have seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HomeStats {
-    /// Sessions now, connected or not.
-    pub sessions: usize,
-    /// Sessions now that wait for a resume.
-    pub waiting: usize,
-    /// Used tickets remembered now.
-    pub used_tickets: usize,
-    /// Logins admitted.
-    pub logins: u64,
-    /// Logins refused, for whatever reason.
-    pub refused: u64,
-    /// Resumes admitted.
-    pub resumes: u64,
-    /// Resumes refused.
-    pub resumes_refused: u64,
-    /// Sessions ended by a goodbye.
-    pub goodbyes: u64,
-    /// Sessions ended because nobody resumed them in time.
-    pub expired: u64,
-    /// Sessions ended by a second login.
-    pub replaced: u64,
-    /// Sessions ended by a kick.
-    pub kicked: u64,
-    /// Sessions ended because too much was lost or the client broke the protocol.
-    pub lost: u64,
-    /// Bindings that could not be made and were given up.
-    pub bindings_failed: u64,
-}
+use super::home::{Session, SessionLink, Stream, StreamState};
+use super::login::{Binding, Bindings, HomeStats, Login};
+use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
 
 /// The homes of this worker's sessions: the only judge of who may speak for an account.
 ///
@@ -122,58 +34,6 @@ pub struct Homes {
 #[derive(Clone, Copy, Debug)]
 struct End {
     code: CloseCode,
-}
-
-#[derive(Debug)]
-struct Session {
-    id: SessionId,
-    account: AccountId,
-    level: u8,
-    /// Highest generation that was admitted.
-    generation: u64,
-    link: SessionLink,
-    /// The handle that the next stream gets; never used twice.
-    next_stream: u32,
-    streams: Vec<Stream>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum SessionLink {
-    Attached { gate: WorkerId, conn: Slot },
-    Waiting { until: Instant },
-}
-
-#[derive(Debug)]
-struct Stream {
-    handle: u32,
-    name: Rc<str>,
-    target: EntityId,
-    /// The session cannot begin without it.
-    required: bool,
-    /// It was open once: to be opened again as long as the session lives.
-    lasting: bool,
-    tries: u32,
-    state: StreamState,
-}
-
-#[derive(Debug)]
-enum StreamState {
-    /// To be asked for again at this time.
-    Pausing {
-        until: Instant,
-    },
-    /// Asked for with the session's `generation` of then.
-    Asked {
-        owner: WorkerId,
-        until: Instant,
-        generation: u64,
-        seen: u64,
-        groups: Vec<Seen>,
-    },
-    Bound {
-        owner: WorkerId,
-        slot: Slot,
-    },
 }
 
 impl Homes {
@@ -393,7 +253,7 @@ impl Homes {
             name: admission.name,
             address: admission.address,
         };
-        let bindings = match (self.bindings.0)(&login) {
+        let bindings = match self.bindings.choose(&login) {
             Ok(bindings) => bindings,
             Err(refusal) => return refuse(self, io, refusal.code, &refusal.reason),
         };
@@ -817,105 +677,5 @@ impl Homes {
     fn stream_mut(&mut self, account: AccountId, handle: u32) -> Option<&mut Stream> {
         let session = self.sessions.get_mut(&account)?;
         session.streams.iter_mut().find(|stream| stream.handle == handle)
-    }
-}
-
-impl Session {
-    fn is_attached(&self) -> bool {
-        matches!(self.link, SessionLink::Attached { .. })
-    }
-
-    fn is_asked(&self, handle: u32, of: WorkerId) -> bool {
-        self.streams.iter().any(|stream| {
-            stream.handle == handle
-                && matches!(stream.state, StreamState::Asked { owner, .. } if owner == of)
-        })
-    }
-
-    fn take_handle(&mut self) -> u32 {
-        let handle = self.next_stream;
-        self.next_stream += 1;
-        handle
-    }
-
-    fn add_stream(&mut self, name: &str, target: EntityId, required: bool) -> u32 {
-        let handle = self.take_handle();
-        self.streams.push(Stream {
-            handle,
-            name: name.into(),
-            target,
-            required,
-            lasting: false,
-            tries: 0,
-            state: StreamState::Pausing { until: Instant::ZERO },
-        });
-        handle
-    }
-
-    fn welcome(&self, out: &mut impl Outlet, options: &Options, resumed: bool) {
-        let SessionLink::Attached { gate, conn } = self.link else {
-            unreachable!("a session is welcomed at its connection");
-        };
-        let window_ms = options.resume_window.as_millis();
-        let frame = LinkFrame::Welcome {
-            conn,
-            session: self.id,
-            account: self.account,
-            generation: self.generation,
-            resumed,
-            resume_window_ms: u32::try_from(window_ms).unwrap_or(u32::MAX),
-        };
-        out.control(gate, &frame);
-    }
-
-    /// Attaches all streams to the connection that resumed, and has the client told of those that
-    /// are no more.
-    fn attach_streams(
-        &mut self,
-        out: &mut impl Outlet,
-        (gate, conn): (WorkerId, Slot),
-        streams: &[Seen],
-        listed_groups: &[Seen],
-    ) {
-        let generation = self.generation;
-        for item in streams {
-            if !self.streams.iter().any(|stream| stream.handle == item.handle) {
-                let code = CloseCode::Unavailable;
-                out.control(gate, &LinkFrame::Unroute { conn, stream: item.handle, code });
-            }
-        }
-        for stream in &mut self.streams {
-            let number = seen_of(streams, stream.handle);
-            match &mut stream.state {
-                &mut StreamState::Bound { owner, slot } => {
-                    let groups = listed_groups.to_vec();
-                    let seen = number;
-                    let frame = LinkFrame::Attach { slot, gate, conn, generation, seen, groups };
-                    out.control(owner, &frame);
-                }
-                StreamState::Asked { seen, groups, .. } => {
-                    *seen = number;
-                    *groups = listed_groups.to_vec();
-                }
-                StreamState::Pausing { .. } => {}
-            }
-        }
-    }
-}
-
-impl Stream {
-    fn owner(&self) -> Option<WorkerId> {
-        match self.state {
-            StreamState::Pausing { .. } => None,
-            StreamState::Asked { owner, .. } | StreamState::Bound { owner, .. } => Some(owner),
-        }
-    }
-
-    /// When its timer goes off, if it has one.
-    fn timer(&self) -> Instant {
-        match self.state {
-            StreamState::Pausing { until } | StreamState::Asked { until, .. } => until,
-            StreamState::Bound { .. } => Instant::NEVER,
-        }
     }
 }

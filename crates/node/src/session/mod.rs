@@ -7,17 +7,22 @@
 //! sockets, of clocks or of what an entity is.
 
 mod groups;
+mod home;
 mod homes;
+mod login;
 mod options;
+mod ports;
 mod stream;
 mod streams;
 
 pub use groups::{GroupError, Groups};
-pub use homes::{Binding, Bindings, HomeStats, Homes, Login, Refusal};
+pub use homes::Homes;
+pub use login::{Binding, Bindings, HomeStats, Login, Refusal};
 #[doc(hidden)]
 pub use options::Mutant;
 pub use options::{Options, SecondLogin};
-pub use streams::{Delivery, Entities, FromClient, Opening, PeerInfo, StreamStats, Streams};
+pub use ports::{Delivery, Entities, FromClient, Opening, PeerInfo, StreamStats};
+pub use streams::Streams;
 
 use env::{Instant, WallTime};
 use proto::frame::Seen;

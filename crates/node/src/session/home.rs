@@ -1,0 +1,160 @@
+use std::rc::Rc;
+
+use env::Instant;
+use proto::frame::{CloseCode, Seen};
+use proto::link::{LinkFrame, Slot, WorkerId};
+use proto::{AccountId, EntityId, SessionId};
+
+use super::{Options, Outlet, seen_of};
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub id: SessionId,
+    pub account: AccountId,
+    pub level: u8,
+    /// Highest generation that was admitted.
+    pub generation: u64,
+    pub link: SessionLink,
+    /// The handle that the next stream gets; never used twice.
+    pub next_stream: u32,
+    pub streams: Vec<Stream>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SessionLink {
+    Attached { gate: WorkerId, conn: Slot },
+    Waiting { until: Instant },
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub handle: u32,
+    pub name: Rc<str>,
+    pub target: EntityId,
+    /// The session cannot begin without it.
+    pub required: bool,
+    /// It was open once: to be opened again as long as the session lives.
+    pub lasting: bool,
+    pub tries: u32,
+    pub state: StreamState,
+}
+
+#[derive(Debug)]
+pub(super) enum StreamState {
+    /// To be asked for again at this time.
+    Pausing {
+        until: Instant,
+    },
+    /// Asked for with the session's `generation` of then.
+    Asked {
+        owner: WorkerId,
+        until: Instant,
+        generation: u64,
+        seen: u64,
+        groups: Vec<Seen>,
+    },
+    Bound {
+        owner: WorkerId,
+        slot: Slot,
+    },
+}
+
+impl Session {
+    pub fn is_attached(&self) -> bool {
+        matches!(self.link, SessionLink::Attached { .. })
+    }
+
+    pub fn is_asked(&self, handle: u32, of: WorkerId) -> bool {
+        self.streams.iter().any(|stream| {
+            stream.handle == handle
+                && matches!(stream.state, StreamState::Asked { owner, .. } if owner == of)
+        })
+    }
+
+    pub fn take_handle(&mut self) -> u32 {
+        let handle = self.next_stream;
+        self.next_stream += 1;
+        handle
+    }
+
+    pub fn add_stream(&mut self, name: &str, target: EntityId, required: bool) -> u32 {
+        let handle = self.take_handle();
+        self.streams.push(Stream {
+            handle,
+            name: name.into(),
+            target,
+            required,
+            lasting: false,
+            tries: 0,
+            state: StreamState::Pausing { until: Instant::ZERO },
+        });
+        handle
+    }
+
+    pub fn welcome(&self, out: &mut impl Outlet, options: &Options, resumed: bool) {
+        let SessionLink::Attached { gate, conn } = self.link else {
+            unreachable!("a session is welcomed at its connection");
+        };
+        let window_ms = options.resume_window.as_millis();
+        let frame = LinkFrame::Welcome {
+            conn,
+            session: self.id,
+            account: self.account,
+            generation: self.generation,
+            resumed,
+            resume_window_ms: u32::try_from(window_ms).unwrap_or(u32::MAX),
+        };
+        out.control(gate, &frame);
+    }
+
+    /// Attaches all streams to the connection that resumed, and has the client told of those that
+    /// are no more.
+    pub fn attach_streams(
+        &mut self,
+        out: &mut impl Outlet,
+        (gate, conn): (WorkerId, Slot),
+        streams: &[Seen],
+        listed_groups: &[Seen],
+    ) {
+        let generation = self.generation;
+        for item in streams {
+            if !self.streams.iter().any(|stream| stream.handle == item.handle) {
+                let code = CloseCode::Unavailable;
+                out.control(gate, &LinkFrame::Unroute { conn, stream: item.handle, code });
+            }
+        }
+        for stream in &mut self.streams {
+            let number = seen_of(streams, stream.handle);
+            match &mut stream.state {
+                &mut StreamState::Bound { owner, slot } => {
+                    let groups = listed_groups.to_vec();
+                    let seen = number;
+                    let frame = LinkFrame::Attach { slot, gate, conn, generation, seen, groups };
+                    out.control(owner, &frame);
+                }
+                StreamState::Asked { seen, groups, .. } => {
+                    *seen = number;
+                    *groups = listed_groups.to_vec();
+                }
+                StreamState::Pausing { .. } => {}
+            }
+        }
+    }
+}
+
+impl Stream {
+    pub fn owner(&self) -> Option<WorkerId> {
+        match self.state {
+            StreamState::Pausing { .. } => None,
+            StreamState::Asked { owner, .. } | StreamState::Bound { owner, .. } => Some(owner),
+        }
+    }
+
+    /// When its timer goes off, if it has one.
+    pub fn timer(&self) -> Instant {
+        match self.state {
+            StreamState::Pausing { until } | StreamState::Asked { until, .. } => until,
+            StreamState::Bound { .. } => Instant::NEVER,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use cluster::Directory;
+use env::Instant;
+use mesh::{Mesh, SendError};
+use proto::link::{LinkFrame, WorkerId};
+use proto::{AccountId, EntityId, Incarnation};
+
+use crate::host::{Place, Router};
+use crate::session::{Outlet, Places};
+
+/// Where frames of the session cores go: to the mesh.
+pub(super) struct Links<'a> {
+    pub mesh: &'a mut Mesh,
+    pub now: Instant,
+    pub unsent: &'a mut u64,
+}
+
+impl Links<'_> {
+    pub fn count(&mut self, sent: Result<(), SendError>) -> bool {
+        if let Err(error) = sent {
+            *self.unsent += 1;
+            tracing::debug!(%error, "a frame is not sent");
+        }
+        sent.is_ok()
+    }
+}
+
+impl Outlet for Links<'_> {
+    fn send(&mut self, to: WorkerId, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let sent = self.mesh.send(self.now, to, write);
+        self.count(sent)
+    }
+
+    fn control(&mut self, to: WorkerId, frame: &LinkFrame<'_>) {
+        let sent = self.mesh.send_reply(self.now, to, |bytes| frame.encode(to.worker, bytes));
+        self.count(sent);
+    }
+}
+
+/// Where entities are, as this worker's directory has it.
+pub(super) struct View {
+    pub me: WorkerId,
+    pub workers: u8,
+    pub directory: RefCell<Arc<Directory>>,
+}
+
+impl Places for View {
+    fn worker_of(&self, entity: EntityId) -> Option<WorkerId> {
+        if entity.home == self.me.node {
+            let worker = entity.worker(self.workers);
+            return (worker < self.workers).then_some(WorkerId { node: self.me.node, worker });
+        }
+        self.directory.borrow().owner_hint(entity)
+    }
+
+    fn home_of(&self, account: AccountId) -> Option<WorkerId> {
+        self.directory.borrow().home(account)
+    }
+}
+
+impl Router for View {
+    fn place(&self, entity: EntityId) -> Place {
+        match self.worker_of(entity) {
+            Some(at) if at == self.me => Place::Here,
+            Some(at) if at.node == self.me.node => Place::Worker(at.worker),
+            Some(at) => Place::Node(at),
+            None if entity.home == Incarnation::NONE => Place::Unknown,
+            None => Place::Gone,
+        }
+    }
+}
