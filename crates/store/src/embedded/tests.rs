@@ -158,7 +158,7 @@ fn power_cuts_lose_nothing_that_was_answered() {
         let disk = Disk::of(left);
         let store = store(&disk, Options { batch_ops_max: 8, ..Options::default() });
         let verdict = store.verify().wait().unwrap();
-        assert_eq!(verdict.faults, [String::new(); 0], "round {round}");
+        assert_eq!(verdict.faults, Vec::<String>::new(), "round {round}");
         let there = verdict.currencies.get(&Currency(1)).copied().unwrap_or(0);
         assert!(there + 1 >= next.into(), "round {round}: {} answered, {there} there", next - 1);
         next = there as u64 + 1;

@@ -59,7 +59,7 @@ fn run(open: impl Fn(&str) -> Box<dyn Fn() -> Store>, lasting: bool) {
         let mut bench = Bench { store: Some(open()), open, lasting };
         case(&mut bench);
         let verdict = bench.store().verify().wait().unwrap();
-        assert_eq!(verdict.faults, [String::new(); 0], "{name}");
+        assert_eq!(verdict.faults, Vec::<String>::new(), "{name}");
         bench.reopen();
         assert_eq!(bench.store().verify().wait().unwrap(), verdict, "{name}");
     }

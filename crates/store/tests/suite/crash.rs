@@ -108,7 +108,7 @@ fn acknowledged_commits_survive_kill_9() {
             assert!(store.item(ItemId(id)).wait().unwrap().is_some());
         }
         let verdict = store.verify().wait().unwrap();
-        assert_eq!(verdict.faults, [String::new(); 0]);
+        assert_eq!(verdict.faults, Vec::<String>::new());
         assert_eq!(verdict.currencies[&GOLD], committed * 3);
         assert_eq!(verdict.items[&ItemKind(1)], committed);
         let saves: u64 = (0..PLAYERS)

@@ -1,17 +1,14 @@
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A folder of its own for one test, gone with it.
 pub struct Folder(PathBuf);
 
 impl Folder {
     pub fn new(name: &str) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{name}-{}-{unique}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
+        let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let folders = (0..).map(|n| parent.join(format!("{name}-{}-{n}", std::process::id())));
+        let made = folders.into_iter().find(|path| std::fs::create_dir(path).is_ok());
+        Folder(made.unwrap())
     }
 
     pub fn file(&self) -> PathBuf {

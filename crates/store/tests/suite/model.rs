@@ -1,7 +1,6 @@
 //! Random operations on a shard and on a naive model of it, which must answer the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem::discriminant;
 
 use env::Random;
 use store::*;
@@ -356,14 +355,17 @@ impl Draw {
         let node = self.node();
         match self.random.below(40) {
             0..=4 => Op::Beat(node),
-            5 => {
+            5 if self.random.chance(1, 2) => {
+                // One node never dies, so that there is always somebody to go on.
+                let node = Incarnation(node.0 % 3);
                 let beat = model.nodes.get(&node).map_or(0, |(_, beat)| *beat);
-                // A dead node comes back under the same number too rarely to matter otherwise.
-                let beat = if self.random.chance(1, 3) { beat } else { beat + 1 };
-                Op::MarkDead(Incarnation(node.0 % 3), beat)
+                Op::MarkDead(node, if self.random.chance(1, 3) { beat } else { beat + 1 })
             }
-            6 if self.random.chance(1, 4) => Op::Raise(self.near(model.generation)),
-            6..=13 => {
+            6 if self.random.chance(1, 4) => {
+                let near = self.near(model.generation);
+                Op::Raise(self.near(near))
+            }
+            5..=13 => {
                 let key = self.key();
                 let epoch = model.entities.get(&key).map(|entity| entity.owner.epoch);
                 let reclaim = epoch.filter(|_| self.random.chance(1, 2));
@@ -440,14 +442,10 @@ fn script(seed: u64, ops: usize) -> Vec<(Op, Outcome)> {
 }
 
 fn compare(seed: u64, at: usize, op: &Op, expected: &Outcome, got: &Outcome) {
-    let same = match (expected, got) {
-        // Which of several faults of a transaction is named first is nobody's promise.
-        (Err(expected), Err(got)) => {
-            discriminant(expected) == discriminant(got) || matches!(op, Op::Commit(_))
-        }
-        (expected, got) => expected == got,
-    };
-    assert!(same, "seed {seed}, operation {at}: {op:?}\nmodel: {expected:?}\nstore: {got:?}");
+    assert!(
+        expected == got,
+        "seed {seed}, operation {at}: {op:?}\nmodel: {expected:?}\nstore: {got:?}"
+    );
 }
 
 #[test]
@@ -458,18 +456,32 @@ fn shard_answers_as_the_model_does() {
         for (at, (op, expected)) in script(seed, 400).iter().enumerate() {
             let got = ask_shard(&mut shard, op);
             compare(seed, at, op, expected, &got);
-            let class = format!("{op:?}").split(['(', ' ']).next().unwrap().to_owned();
-            *outcomes.entry((class, got.is_ok())).or_default() += 1;
+            *outcomes.entry((word(op), got.map_or_else(word, |_| "Ok".to_owned()))).or_default() +=
+                1;
         }
-        assert_eq!(shard.verify().unwrap().faults, [String::new(); 0], "seed {seed}");
+        assert_eq!(shard.verify().unwrap().faults, Vec::<String>::new(), "seed {seed}");
     }
     // A weak script would prove nothing: what can be refused was, and what can succeed did.
-    for class in ["Beat", "MarkDead", "Raise", "Activate", "Release", "Save", "Commit"] {
-        for ok in [true, false] {
-            let seen = outcomes.get(&(class.to_owned(), ok)).copied().unwrap_or(0);
-            assert!(seen > 50, "{class} with ok = {ok} came {seen} times: {outcomes:?}");
+    let kinds = [
+        ("Beat", "Ok Dead"),
+        ("MarkDead", "Ok BeatMoved UnknownNode"),
+        ("Raise", "Ok Generation"),
+        ("Activate", "Ok Owned Dead UnknownNode Generation"),
+        ("Release", "Ok Fenced Conflict Generation"),
+        ("Save", "Ok Fenced Conflict Generation"),
+        ("Commit", "Ok Fenced Conflict Generation LedgerMoved Refused TxnReused"),
+    ];
+    for (op, answers) in kinds {
+        for answer in answers.split(' ') {
+            let seen = outcomes.get(&(op.to_owned(), answer.to_owned())).copied().unwrap_or(0);
+            assert!(seen >= 20, "{op} was answered {answer} {seen} times: {outcomes:#?}");
         }
     }
+}
+
+/// The first word of how something is shown: its variant.
+fn word(of: impl std::fmt::Debug) -> String {
+    format!("{of:?}").split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -484,7 +496,7 @@ fn embedded_store_answers_as_the_model_does() {
             for (at, ((op, expected), answer)) in ops.iter().zip(answers).enumerate() {
                 compare(seed, part * 150 + at, op, expected, &answer());
             }
-            assert_eq!(store.verify().wait().unwrap().faults, [String::new(); 0]);
+            assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
         }
     }
 }
