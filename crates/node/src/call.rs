@@ -104,6 +104,7 @@ impl<T: Entity, O> Future for Call<T, O> {
         }
         match std::mem::replace(&mut this.state, State::Over) {
             State::Fresh(message) => {
+                this.shard.hub.poke();
                 this.begun = this.shard.hub.now.get();
                 let waiter = this.shard.hub.waiter(context);
                 let wait = Wait { turn: this.turn, nanos: this.wait_nanos, waiter };
@@ -128,6 +129,7 @@ impl<T: Entity, O> Future for Call<T, O> {
 impl<T: Entity, O> Drop for Call<T, O> {
     fn drop(&mut self) {
         if let State::Sent(slot) = self.state {
+            self.shard.hub.poke();
             self.shard.drop_call(slot, self.turn);
         }
     }

@@ -286,6 +286,7 @@ impl<T: Entity> Link<'_, T> {
     /// may still be lost with a node.
     #[inline(always)]
     pub fn tell(&self, message: T::Message) -> Result<(), CallError> {
+        self.shard.hub.poke();
         match self.shard.send_tell(self.home, self.key, self.sender, message) {
             Ok(()) => Ok(()),
             Err(fault) => Err(fault.into_error(self.id(), Duration::ZERO)),
@@ -680,9 +681,9 @@ impl Outside {
         Outside { hub: Rc::clone(&self.hub), sender: Sender::OPERATOR }
     }
 
-    /// Monotonic time of this turn of the worker.
+    /// Monotonic time: of the worker's turn, or just now between turns.
     pub fn now(&self) -> Instant {
-        self.hub.now.get()
+        if self.hub.in_turn.get() { self.hub.now.get() } else { self.hub.watch.now() }
     }
 
     /// The entity that `target` names.
@@ -708,11 +709,13 @@ impl Outside {
     ///
     /// As [`Cx::spawn`].
     pub fn spawn<T: Entity>(&self, state: T) -> Result<Ref<T>, CallError> {
+        self.hub.poke();
         spawn(&self.hub, state)
     }
 
     /// Sends to all subscribers of `topic`.
     pub fn notify<M: Message>(&self, topic: &str, message: &M) {
+        self.hub.poke();
         self.hub.notify(topic, proto::encode(message));
     }
 }

@@ -114,6 +114,10 @@ pub(crate) struct Hub {
     pub turns: RefCell<Turns>,
     pub slots: Rc<Slots>,
     pub running: Running,
+    /// Whether the host's turn is under way; what is sent then needs no wake.
+    pub in_turn: Cell<bool>,
+    /// Whether the driver was told of something sent between turns.
+    poked: Cell<bool>,
     /// Calls in flight of entities' interleaved turns, by shard and entity.
     pub shared_calls: RefCell<FastMap<(u16, u32), u32>>,
     pub call_wait_nanos: u64,
@@ -172,6 +176,8 @@ impl Hub {
             turns: RefCell::new(Turns::new()),
             slots: Slots::new(),
             running: Running::new(),
+            in_turn: Cell::new(false),
+            poked: Cell::new(false),
             shared_calls: RefCell::default(),
             call_wait_nanos: u64::try_from(options.call_wait.as_nanos()).unwrap_or(u64::MAX - 1),
             polled: Cell::new((std::ptr::null(), TurnId::NONE)),
@@ -271,6 +277,29 @@ impl Hub {
     #[inline(always)]
     pub fn push_ready(&self, ready: Ready) {
         self.ready.borrow_mut().push(ready);
+    }
+
+    /// The host's turn begins or ends.
+    pub fn set_in_turn(&self, in_turn: bool) {
+        self.in_turn.set(in_turn);
+        self.poked.set(false);
+    }
+
+    /// Code outside of all entities is about to send something. Between turns the worker's time
+    /// may be old and its driver asleep.
+    #[inline]
+    pub fn poke(&self) {
+        if !self.in_turn.get() {
+            self.poke_between_turns();
+        }
+    }
+
+    #[inline(never)]
+    fn poke_between_turns(&self) {
+        self.now.set(self.now.get().max(self.watch.now()));
+        if !self.poked.replace(true) {
+            self.wakes.notify();
+        }
     }
 
     /// Makes sure that the next sweep comes no later than `deadline`, to the next

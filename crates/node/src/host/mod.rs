@@ -205,6 +205,7 @@ impl Host {
     pub fn turn(&mut self, now: Instant, wall: WallTime) -> Option<Instant> {
         self.hub.now.set(self.hub.now.get().max(now));
         self.hub.wall.set(wall);
+        self.hub.set_in_turn(true);
         self.take_wakes();
         self.hub.sweep();
         self.hub.fire_alarms();
@@ -216,6 +217,7 @@ impl Host {
         }
         self.hub.watch.pause();
         self.report_slow();
+        self.hub.set_in_turn(false);
         self.next_turn()
     }
 
@@ -310,7 +312,8 @@ impl Host {
         }
     }
 
-    /// Has `notify` called, from any thread, when a waker made a turn ready.
+    /// Has `notify` called when there is something to do that the driver does not know of: a waker
+    /// made a turn ready (on any thread), or [`Outside`] sent something between turns.
     pub fn on_wake(&self, notify: Arc<dyn Fn() + Send + Sync>) {
         self.hub.wakes.set_notify(notify);
     }

@@ -238,10 +238,15 @@ impl Wakes {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).push(turn);
         let first = !self.any.swap(true, Ordering::AcqRel);
         if first {
-            let notify = self.notify.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some(notify) = notify {
-                notify();
-            }
+            self.notify();
+        }
+    }
+
+    /// Tells the driver that there is something to do.
+    pub fn notify(&self) {
+        let notify = self.notify.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(notify) = notify {
+            notify();
         }
     }
 }

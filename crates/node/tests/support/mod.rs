@@ -10,6 +10,7 @@
 //!     #[invoke(server)] fn add(&mut self, n: u64) -> u64 { .. }
 //!     #[tell(server)] fn bump(&mut self, n: u64) { .. }
 //!     #[invoke(server)] async fn add_later(&mut self, cx: &mut Cx<Self>, n: u64, ms: u64) -> u64 { .. }
+//!     #[tell(server)] fn wind(&mut self, cx: &mut Cx<Self>, n: u64) { .. }
 //!     #[timer] fn tick(&mut self, n: u64) { .. }
 //! }
 //! ```
@@ -44,6 +45,10 @@ impl Counter {
         self.n
     }
 
+    fn wind(&mut self, cx: &mut Cx<Self>, n: u64) {
+        cx.every(Duration::from_secs(1), Duration::from_secs(1), 3).key("tick").tick(n);
+    }
+
     fn tick(&mut self, n: u64) {
         self.n += n;
     }
@@ -53,6 +58,7 @@ pub enum CounterMessage {
     Add(u64),
     Bump(u64),
     AddLater(u64, u64),
+    Wind(u64),
     Tick(u64),
 }
 
@@ -65,6 +71,7 @@ const METHODS: &[MethodInfo] = &[
     MethodInfo { callers: Callers::SERVER, ..MethodInfo::new("add", Pattern::Invoke) },
     MethodInfo { callers: Callers::SERVER, ..MethodInfo::new("bump", Pattern::Tell) },
     MethodInfo { callers: Callers::SERVER, ..MethodInfo::new("add_later", Pattern::Invoke) },
+    MethodInfo { callers: Callers::SERVER, ..MethodInfo::new("wind", Pattern::Tell) },
     MethodInfo::timer("tick"),
 ];
 
@@ -90,6 +97,7 @@ impl Entity for Counter {
                 let mut this = state.borrow_mut();
                 CounterReply::AddLater(this.add_later(&mut cx, n, ms).await)
             }),
+            CounterMessage::Wind(n) => turn.tell(|this, cx| this.wind(cx, n)),
             CounterMessage::Tick(n) => turn.tell(|this, _| this.tick(n)),
         }
     }
@@ -100,13 +108,17 @@ impl Entity for Counter {
             CounterMessage::Add(_) => 0,
             CounterMessage::Bump(_) => 1,
             CounterMessage::AddLater(..) => 2,
-            CounterMessage::Tick(_) => 3,
+            CounterMessage::Wind(_) => 3,
+            CounterMessage::Tick(_) => 4,
         }
     }
 
     fn encode_message(message: &CounterMessage, out: &mut Vec<u8>) {
         match message {
-            CounterMessage::Add(n) | CounterMessage::Bump(n) | CounterMessage::Tick(n) => {
+            CounterMessage::Add(n)
+            | CounterMessage::Bump(n)
+            | CounterMessage::Wind(n)
+            | CounterMessage::Tick(n) => {
                 [*n].encode(out);
             }
             CounterMessage::AddLater(n, ms) => (*n, *ms).encode(out),
@@ -119,6 +131,7 @@ impl Entity for Counter {
             0 => one().map(|[n]| CounterMessage::Add(n)),
             1 => one().map(|[n]| CounterMessage::Bump(n)),
             2 => proto::decode(body).map(|(n, ms)| CounterMessage::AddLater(n, ms)),
+            3 => one().map(|[n]| CounterMessage::Wind(n)),
             _ => one().map(|[n]| CounterMessage::Tick(n)),
         }
     }
@@ -161,6 +174,11 @@ impl CounterStub<'_> {
     #[inline]
     pub fn bump(&self, n: u64) -> Result<(), CallError> {
         self.link.tell(CounterMessage::Bump(n))
+    }
+
+    #[inline]
+    pub fn wind(&self, n: u64) -> Result<(), CallError> {
+        self.link.tell(CounterMessage::Wind(n))
     }
 
     #[inline]
