@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -497,10 +497,7 @@ impl NodeHandle {
             let _ = tell.try_send(act(worker));
         });
         self.inboxes[usize::from(worker)].push(Mail::Task(task));
-        match answer.recv_timeout(self.answer_wait) {
-            Ok(answer) => Some(answer),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        answer.recv_timeout(self.answer_wait).ok()
     }
 
     /// Runs a future on a worker's thread, among its entities, and gives its result. Dropping the

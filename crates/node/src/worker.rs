@@ -23,7 +23,8 @@ use crate::host::{
 };
 use crate::options::HostOptions;
 use crate::session::{
-    Bindings, HomeStats, Homes, Options as Sessions, Outlet, Places, Scope, StreamStats, Streams,
+    Bindings, HomeStats, Homes, Options as Sessions, Outlet, Places, Scope, SessionInfo,
+    StreamStats, Streams,
 };
 
 use clients::client_out;
@@ -195,6 +196,11 @@ impl Worker {
             publishes_lost: self.publishes_lost,
             reports_lost: self.reports_lost,
         }
+    }
+
+    /// Up to `max` of the sessions whose home it is, from account `first` on.
+    pub fn sessions(&self, first: AccountId, max: usize) -> Vec<SessionInfo> {
+        self.homes.list(first, max)
     }
 
     /// What there is to tell about entities and peers.

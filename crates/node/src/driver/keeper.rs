@@ -76,11 +76,7 @@ fn run(parts: &KeeperParts, stopped: &Receiver<()>, reports: &Mutex<Vec<Stuck>>)
     let mut renew_at = parts.clock.now() + lease.renew_every;
     let mut told = vec![None; parts.beacons.len()];
     let look_every = LOOK_EVERY_MAX.min(parts.stuck_after / 4).max(Duration::from_millis(1));
-    loop {
-        match stopped.recv_timeout(look_every) {
-            Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
-        }
+    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(look_every) {
         let now = parts.clock.now();
         if now >= renew_at {
             renew_at = now + lease.renew_every;

@@ -188,7 +188,7 @@ impl Driver {
             }
             turns = turns.wrapping_add(1);
             let slept = !busy && self.sleep(&poll, now, next).await;
-            if !slept && turns % YIELD_EVERY == 0 {
+            if !slept && turns.is_multiple_of(YIELD_EVERY) {
                 tokio::task::yield_now().await;
             }
         }

@@ -5,6 +5,7 @@ use proto::frame::{CloseCode, Seen};
 use proto::link::{LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, SessionId};
 
+use super::login::SessionInfo;
 use super::{Options, Outlet, seen_of};
 
 #[derive(Debug)]
@@ -60,6 +61,20 @@ pub(super) enum StreamState {
 }
 
 impl Session {
+    pub fn info(&self) -> SessionInfo {
+        SessionInfo {
+            session: self.id,
+            account: self.account,
+            level: self.level,
+            generation: self.generation,
+            gate: match self.link {
+                SessionLink::Attached { gate, .. } => Some(gate),
+                SessionLink::Waiting { .. } => None,
+            },
+            streams: self.streams.iter().map(|s| (s.name.to_string(), s.target)).collect(),
+        }
+    }
+
     pub fn is_attached(&self) -> bool {
         matches!(self.link, SessionLink::Attached { .. })
     }

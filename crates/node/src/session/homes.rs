@@ -6,7 +6,7 @@ use proto::link::{Admission, LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
 use super::home::{Session, SessionLink, Stream, StreamState};
-use super::login::{Binding, Bindings, HomeStats, Login};
+use super::login::{Binding, Bindings, HomeStats, Login, SessionInfo};
 use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
 
 /// The homes of this worker's sessions: the only judge of who may speak for an account.
@@ -63,6 +63,11 @@ impl Homes {
         }
     }
 
+    /// Up to `max` sessions from `first` on, in order of their accounts.
+    pub fn list(&self, first: AccountId, max: usize) -> Vec<SessionInfo> {
+        self.sessions.range(first..).take(max).map(|(_, session)| session.info()).collect()
+    }
+
     /// The session of `account`, if it has one here.
     pub fn session_of(&self, account: AccountId) -> Option<SessionId> {
         self.sessions.get(&account).map(|session| session.id)
@@ -89,11 +94,11 @@ impl Homes {
             &LinkFrame::Detached { session, account, generation, code } => {
                 self.detached(io, (session, account), generation, code);
             }
-            &LinkFrame::Logout { session, account, generation } => {
-                if self.current(account, session).is_some_and(|s| s.generation == generation) {
-                    self.stats.goodbyes += 1;
-                    self.end(io, account, CloseCode::Goodbye, "", true);
-                }
+            &LinkFrame::Logout { session, account, generation }
+                if self.current(account, session).is_some_and(|s| s.generation == generation) =>
+            {
+                self.stats.goodbyes += 1;
+                self.end(io, account, CloseCode::Goodbye, "", true);
             }
             &LinkFrame::Bound { session, account, stream, slot, .. } => {
                 self.bound(io, from, (session, account), stream, slot);
@@ -104,18 +109,18 @@ impl Homes {
             &LinkFrame::Lost { session, account, stream, code } => {
                 self.lost(io, from, (session, account), stream, code);
             }
-            &LinkFrame::Rebind { session, account, name, target } => {
-                if self.current(account, session).is_some() {
-                    self.bind(io, account, name, target);
-                }
+            &LinkFrame::Rebind { session, account, name, target }
+                if self.current(account, session).is_some() =>
+            {
+                self.bind(io, account, name, target);
             }
             &LinkFrame::Release { session, account, name } => {
                 self.release(io, session, account, name);
             }
-            &LinkFrame::Kick { account, session, code, reason } => {
-                if session == SessionId::default() || self.current(account, session).is_some() {
-                    self.kick(io, account, code, reason);
-                }
+            &LinkFrame::Kick { account, session, code, reason }
+                if session == SessionId::default() || self.current(account, session).is_some() =>
+            {
+                self.kick(io, account, code, reason);
             }
             _ => {}
         }

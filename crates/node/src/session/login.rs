@@ -2,6 +2,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use proto::frame::CloseCode;
+use proto::link::WorkerId;
 use proto::{AccountId, EntityId, SessionId};
 
 /// A login that passed the gate: who it is, for the game to choose what it is bound to.
@@ -94,4 +95,21 @@ pub struct HomeStats {
     pub lost: u64,
     /// Bindings that could not be made and were given up.
     pub bindings_failed: u64,
+}
+
+/// One session, for people to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Its id.
+    pub session: SessionId,
+    /// Whose it is.
+    pub account: AccountId,
+    /// Login level of the account.
+    pub level: u8,
+    /// How often it was bound to a connection, or tried to be.
+    pub generation: u64,
+    /// The gate that its client is connected to; `None` while it waits for a resume.
+    pub gate: Option<WorkerId>,
+    /// Its streams by name, and where they lead.
+    pub streams: Vec<(String, EntityId)>,
 }

@@ -17,7 +17,7 @@ mod streams;
 
 pub use groups::{GroupError, Groups};
 pub use homes::Homes;
-pub use login::{Binding, Bindings, HomeStats, Login, Refusal};
+pub use login::{Binding, Bindings, HomeStats, Login, Refusal, SessionInfo};
 #[doc(hidden)]
 pub use options::Mutant;
 pub use options::{Options, SecondLogin};

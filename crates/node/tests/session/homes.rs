@@ -212,6 +212,31 @@ fn login_binds_and_goodbye_leaves_nothing() {
 }
 
 #[test]
+fn sessions_are_listed_for_people() {
+    let homes = check(
+        Options::default(),
+        "open 5 7 1
+         open 100 8 2
+         broke 7 1 1",
+        expect![[r#"
+            open 5 7 1
+                1: welcome 5 generation 1 resumed false
+                20: bind stream 1 avatar for 1/5 generation 1
+            open 100 8 2
+                2: welcome 100 generation 1 resumed false
+                20: bind stream 1 avatar for 2/100 generation 1
+            broke 7 1 1
+        "#]],
+    );
+    let listed = homes.list(AccountId(0), 10);
+    let seen: Vec<_> = listed.iter().map(|info| (info.account.0, info.gate)).collect();
+    assert_eq!(seen, [(7, None), (8, Some(worker(2)))]);
+    assert_eq!(listed[0].streams, [("avatar".to_owned(), avatar(7))]);
+    assert_eq!(homes.list(AccountId(8), 10).len(), 1);
+    assert_eq!(homes.list(AccountId(0), 1).len(), 1);
+}
+
+#[test]
 fn tickets_are_good_for_one_login() {
     check(
         Options::default(),
