@@ -1,6 +1,5 @@
 //! A node as a value: starts its workers, answers questions about them, stops them.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -516,17 +515,10 @@ impl NodeHandle {
         R: Send + 'static,
     {
         let (tell, answer) = tokio::sync::oneshot::channel();
-        let inbox = self.inboxes[usize::from(worker)].clone();
         let task: Task = Box::new(move |worker| {
-            let mut future = Box::pin(begin(worker.outside()));
+            let future = begin(worker.outside());
             tokio::task::spawn_local(async move {
-                let result = poll_fn(|context| {
-                    let polled = future.as_mut().poll(context);
-                    // It may have called entities, and the worker may be asleep.
-                    inbox.wake();
-                    polled
-                });
-                let _ = tell.send(result.await);
+                let _ = tell.send(future.await);
             });
         });
         self.inboxes[usize::from(worker)].push(Mail::Task(task));
