@@ -117,7 +117,9 @@ impl Embedded {
         if verifying.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return sender.send(Err(Error::Busy));
         }
-        let Some(database) = self.database.upgrade() else {
+        // The thread may still be on its way out of a failed database.
+        let database = self.database.upgrade().filter(|_| self.queue.lock().stopped.is_none());
+        let Some(database) = database else {
             return sender.send(Err(self.queue.why_stopped()));
         };
         let limits = self.limits.clone();

@@ -239,11 +239,15 @@ fn dead_owner_is_fenced(bench: &mut Bench) {
 fn an_owner_reclaims_by_its_exact_epoch(bench: &mut Bench) {
     let store = bench.store();
     two_nodes(store);
-    taken(store, 1, A);
+    let first = taken(store, 1, A);
     let reclaim = |by, epoch| Activate { reclaim: Some(epoch), ..ask(1, by) };
     assert!(matches!(store.activate(reclaim(B, 1)).wait(), Err(Error::Owned { .. })));
     assert!(matches!(store.activate(reclaim(A, 2)).wait(), Err(Error::Owned { .. })));
-    assert_eq!(store.activate(reclaim(A, 1)).wait().unwrap().claim.epoch, 2);
+    let second = store.activate(reclaim(A, 1)).wait().unwrap().claim;
+    assert_eq!(second.epoch, 2);
+    let stale = store.save(save(first, 0, "x")).wait();
+    assert!(matches!(stale, Err(Error::Fenced { .. })), "its own older claim has ended");
+    assert_eq!(store.save(save(second, 0, "x")).wait(), Ok(1));
     let late = store.activate(reclaim(A, 1)).wait();
     assert!(matches!(late, Err(Error::Owned { .. })), "a copy of the request takes nothing");
 }
