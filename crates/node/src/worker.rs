@@ -371,10 +371,14 @@ impl Worker {
         let mut next = None;
         for _ in 0..ROUNDS_MAX {
             next = self.host.turn(now, wall);
-            if !self.exchange(now, wall) {
+            let used_up = next.is_some_and(|at| at <= now);
+            let busy = self.exchange(now, wall);
+            if busy {
+                next = Some(now);
+            }
+            if !busy || used_up {
                 break;
             }
-            next = Some(now);
         }
         let timeouts = [
             next,

@@ -119,6 +119,8 @@ struct Driver {
     board: Board,
     clock: Clock,
     cluster: Cluster,
+    /// Of the directory in use.
+    revision: u64,
     inboxes: Vec<Arc<Inbox>>,
     beacon: Arc<Beacon>,
     flush_wait: Duration,
@@ -153,6 +155,7 @@ impl Driver {
             board: seat.board,
             clock: seat.clock,
             cluster: seat.cluster,
+            revision: 0,
             inboxes: seat.inboxes,
             beacon: seat.beacon,
             flush_wait: seat.flush_wait,
@@ -291,8 +294,8 @@ impl Driver {
     }
 
     fn follow_directory(&mut self) {
-        let known = self.worker.directory().revision();
-        if let Some(directory) = self.cluster.directory_after(known) {
+        if let Some(directory) = self.cluster.directory_after(self.revision) {
+            self.revision = directory.revision();
             let board = &self.board;
             self.worker.set_directory(directory, |node| board.has(node.0));
         }

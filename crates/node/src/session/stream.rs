@@ -9,6 +9,10 @@ use proto::{EntityId, put_varint};
 
 use super::{Mutant, Options, Outlet, PeerInfo};
 
+/// Connections in a row that are closed for slowness, without a single acknowledgement between
+/// them, before the session is given up.
+const STALLS_MAX: u32 = 4;
+
 /// Bytes that a kept frame counts beside its body.
 const KEPT_OVERHEAD: usize = 16;
 
@@ -33,6 +37,9 @@ pub(super) struct Stream<T, P> {
     pub inbound: Inbound,
     /// The last frame before the last gap.
     pub gap_after: Option<u64>,
+    /// How often in a row its client was found too slow without having acknowledged anything in
+    /// between, and the last frame that it had acknowledged then.
+    stalls: (u32, u64),
     /// Requests that wait for their answer, oldest first.
     pub open: Vec<u64>,
     /// Calls to the client that wait for its answer, oldest first.
@@ -121,6 +128,7 @@ impl<T, P> Stream<T, P> {
             link: Link::Away { frames: 0, bytes: 0 },
             inbound: Inbound::default(),
             gap_after: None,
+            stalls: (0, 0),
             open: Vec::new(),
             calls: Vec::new(),
             next_call: 1,
@@ -146,6 +154,16 @@ impl<T, P> Stream<T, P> {
     /// How many frames the client has not acknowledged.
     pub fn unacked(&self) -> usize {
         self.out.len()
+    }
+
+    /// Notes that the client is too slow. `false` if it has made no progress for so many
+    /// connections that sending everything once more would be of no use.
+    #[must_use]
+    pub fn may_catch_up(&mut self) -> bool {
+        let acked = self.out.acked();
+        let (times, before) = self.stalls;
+        self.stalls = (if before == acked { times + 1 } else { 1 }, acked);
+        self.stalls.0 < STALLS_MAX
     }
 
     /// From now on nobody is connected.

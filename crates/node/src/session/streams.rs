@@ -792,6 +792,11 @@ impl<E: Entities> Streams<E> {
         let Some(stream) = find_mut(&mut self.table, slot) else { return };
         let Link::Attached { gate, conn } = stream.link else { return };
         self.stats.slow_readers += 1;
+        if !stream.may_catch_up() {
+            self.stats.overflows += 1;
+            self.ends.push((slot, CloseCode::SessionLost));
+            return;
+        }
         let reason = "the client does not keep up with what it is sent";
         out.control(gate, &LinkFrame::Close { conn, code: CloseCode::SlowReader, reason });
         stream.go_away();

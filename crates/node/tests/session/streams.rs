@@ -225,6 +225,29 @@ fn a_slow_reader_is_closed_and_resumes_without_loss() {
 }
 
 #[test]
+fn a_reader_that_never_catches_up_is_given_up() {
+    let options = Options { unacked_frames_max: 4, ..Options::default() };
+    let (mut world, player, slot) = playing(&options);
+    for round in 1..=4 {
+        // It reads nothing: what it is sent is lost with each connection.
+        push(&mut world, slot, Delivery::Reliable, 0);
+        for _ in 0..4 {
+            push(&mut world, slot, Delivery::Reliable, 0);
+        }
+        world.clients[player].streams.clear();
+        world.run();
+        let codes = &world.clients[player].closed;
+        let expected = if round < 4 { CloseCode::SlowReader } else { CloseCode::SessionLost };
+        assert_eq!(codes.last(), Some(&expected), "round {round}");
+        if round < 4 {
+            world.resume(player, 1);
+            world.run();
+        }
+    }
+    world.assert_empty();
+}
+
+#[test]
 fn a_full_link_to_the_gate_is_a_slow_reader_too() {
     let (mut world, player, slot) = playing(&Options::default());
     world.room = 5;
