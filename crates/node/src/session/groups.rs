@@ -267,6 +267,12 @@ impl Groups {
             let covered = seen == group.last
                 || group.ring.front().is_some_and(|cast| cast.number <= seen + 1);
             let from = if covered { seen } else { group.last };
+            let is_new = !listed.iter().any(|item| item.handle == id.handle());
+            if !covered && is_new {
+                // It joined while it was away: only from where it joined can it tell that it has
+                // missed something.
+                group.send_join(out, id, gate, conn, seen);
+            }
             group.send_join(out, id, gate, conn, from);
             if options.mutant == Some(Mutant::CastsForgotten) {
                 continue;

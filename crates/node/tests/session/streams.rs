@@ -437,6 +437,29 @@ fn a_member_that_missed_more_than_the_ring_is_told_to_resync() {
     assert_eq!(world.clients[first].casts, [(6, 6)]);
 }
 
+/// A client joined a group while it was away and missed so much of it that the ring had forgotten
+/// the rest; as it had never been in the group, it took the number it was given for its start and
+/// went on as if nothing had been missed.
+#[test]
+fn a_member_that_joined_while_it_was_away_is_told_what_it_missed() {
+    let (mut world, [first, _], group) = grouped();
+    let newcomer = world.client(9, 3);
+    world.login(newcomer, 1);
+    world.run();
+    world.kill(newcomer);
+    world.run();
+    let slot = slot_of(&mut world, 9);
+    cast(&mut world, group, Delivery::Reliable, 1);
+    world.with(worker(OWNER), |server, io| server.streams.join(io.out, group, slot).unwrap());
+    for n in 2..=7 {
+        cast(&mut world, group, Delivery::Reliable, n);
+    }
+    world.resume(newcomer, 2);
+    world.run();
+    assert_eq!((world.clients[newcomer].resyncs, world.clients[newcomer].casts.len()), (1, 0));
+    assert_eq!(world.clients[first].casts.len(), 7);
+}
+
 #[test]
 fn groups_end_with_their_owner_and_members_with_their_session() {
     let (mut world, [first, second], group) = grouped();
