@@ -465,6 +465,65 @@ fn lost_node_is_told_to_its_players_and_the_gate_goes_on() {
 }
 
 #[test]
+fn broken_web_frames_are_closed_with_their_code() {
+    let board = Board::new();
+    let echo = Echo::start(&board, false);
+    let setup = setup(&echo, &board);
+    let server = Server::start(setup.clone()).unwrap();
+    let unmasked = [0x82, 0x01, 0x00];
+    let text = [0x81, 0x81, 0, 0, 0, 0, b'x'];
+    let too_big = [0x82, 0xff, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0];
+    for (frame, code) in [(&unmasked[..], 1002), (&text[..], 1003), (&too_big[..], 1009)] {
+        let mut player = Player::web(server.addresses()[0]);
+        player.login(&setup.keys, code);
+        player.stream.write_all(frame).unwrap();
+        let mut answer = Vec::new();
+        let _ = player.stream.read_to_end(&mut answer);
+        assert_eq!(answer[..4], [0x88, 0x02, (code >> 8) as u8, code as u8]);
+    }
+    server.stop();
+    server.join().unwrap();
+    assert_eq!(echo.stop(), ["Detached GoingAway"; 3]);
+}
+
+#[test]
+fn panic_of_a_policy_is_reported_and_counters_show() {
+    let board = Board::new();
+    let echo = Echo::start(&board, false);
+    let mut setup = setup(&echo, &board);
+    setup.options.messages = crate::Rate::UNLIMITED;
+    setup.policies = Some(Arc::new(|| {
+        vec![Box::new(|_, frame| {
+            assert_ne!(frame.body, b"boom", "a bad rule");
+            crate::Verdict::Pass
+        })]
+    }));
+    let server = Server::start(setup.clone()).unwrap();
+    let mut player = Player::plain(server.addresses()[0]);
+    player.login(&setup.keys, 1);
+    player.echo(&[b"fine"]);
+    let mut metrics = String::new();
+    while !metrics.contains("gate_frames_up_total{worker=\"0\"} 1") {
+        // Counters are shown when something happens after a moment.
+        player.send(&[UpFrame::Ping { token: 1 }]);
+        player.next().expect("a pong");
+        metrics = setup.registry.render_openmetrics();
+    }
+    assert!(metrics.contains("gate_sessions{worker=\"0\"} 1"), "{metrics}");
+    assert!(server.is_healthy());
+    let method = ECHO;
+    let frame = StreamUp::Tell { number: 2, ack: 0, method, body: b"boom" };
+    player.send(&[UpFrame::Stream { stream: 1, frame }]);
+    assert_eq!(player.next(), None);
+    while server.is_healthy() {
+        std::thread::yield_now();
+    }
+    let failed = server.join().unwrap_err();
+    assert!(failed.message.contains("a bad rule"), "{failed}");
+    echo.stop();
+}
+
+#[test]
 fn bad_setups_say_what_is_wrong() {
     let board = Board::new();
     let echo = Echo::start(&board, false);
