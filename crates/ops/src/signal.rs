@@ -46,9 +46,9 @@ impl Signals {
         Ok(Signals(receiver))
     }
 
-    /// The newest signal so far.
-    pub fn newest(&self) -> Option<Signal> {
-        *self.0.borrow()
+    /// The newest signal so far; waiting does not give it again.
+    pub fn newest(&mut self) -> Option<Signal> {
+        *self.0.borrow_and_update()
     }
 
     /// Waits for the next signal, from a thread without a runtime.

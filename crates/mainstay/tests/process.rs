@@ -1,0 +1,248 @@
+//! A game as a process of its own: signals, exit codes and what it says. The process is this test
+//! binary, called again.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use mainstay::Exit;
+use mainstay::client::{Address, Event, Grant, Polled};
+use mainstay::env::{Clock, Random, WallTime};
+use mainstay::prelude::*;
+use mainstay::proto::MethodId;
+use mainstay::proto::ticket::{Claims, TicketKeys};
+
+/// Names the arguments of the child, one per line.
+const ARGUMENTS: &str = "GAME_ARGUMENTS";
+
+const KEY: [u8; 32] = [0xab; 32];
+
+#[entity]
+#[derive(Default)]
+struct Bell {
+    rings: u64,
+}
+
+#[rpc]
+impl Bell {
+    #[request(client)]
+    fn ring(&mut self) -> u64 {
+        self.rings += 1;
+        self.rings
+    }
+
+    /// Never gives its worker back.
+    #[tell(client)]
+    fn hang(&mut self) {
+        println!("hanging");
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// Not a test of its own: what the child runs.
+#[test]
+fn child() {
+    let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
+    let app = App::new("bells").entity::<Bell>().bind::<Bell>("bell", |_| 1);
+    let exit = mainstay::run_with(app, arguments.lines().map(str::to_owned), |_| {});
+    std::process::exit(match exit {
+        Exit::Well => 0,
+        Exit::Unfinished => 1,
+        Exit::NotStarted => 2,
+    });
+}
+
+struct Game {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    data: PathBuf,
+}
+
+impl Game {
+    fn start(name: &str, more: &[&str]) -> Game {
+        let data = std::env::temp_dir().join(format!("mainstay-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&data);
+        let folder = data.display().to_string();
+        let tickets = KEY.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let tickets = format!("keys.tickets=[{{\"id\": 1, \"key\": \"{tickets}\"}}]");
+        let mut arguments = vec!["--data", &folder, "--set", &tickets];
+        if !more.contains(&"--listen") {
+            arguments.extend(["--listen", "127.0.0.1:0"]);
+        }
+        arguments.extend(more);
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["child", "--exact", "--nocapture"])
+            .env(ARGUMENTS, arguments.join("\n"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Game { child, output, data }
+    }
+
+    /// Reads on until a line holds `text`.
+    fn wait_for(&mut self, text: &str) -> String {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert!(self.output.read_line(&mut line).unwrap() > 0, "it ended before `{text}`");
+        }
+        line
+    }
+
+    /// Where clients come in.
+    fn address(&mut self) -> Address {
+        let line = self.wait_for("is ready: http://");
+        Address::tcp(line.trim().rsplit('/').next().unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap(), said)
+    }
+}
+
+impl Drop for Game {
+    fn drop(&mut self) {
+        // Does nothing to one that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.data);
+    }
+}
+
+fn player(address: Address) -> Polled {
+    let wall = Clock::system().wall();
+    let expires = WallTime(wall.0 + 60_000);
+    let name = "Ann".to_owned();
+    let claims = Claims { account: AccountId(7), level: 0, name, issued: wall, expires };
+    let grant: Grant = TicketKeys::new(vec![(1, KEY)]).issue(&mut Random::from_os(), claims);
+    let mut options = mainstay::client::Options::new(address);
+    options.limits.tries_max = Some(1);
+    let mut player = Polled::new(options, grant);
+    while !player.core().is_bound("bell") {
+        player.poll();
+        rest();
+    }
+    player
+}
+
+/// Leaves the core to others for a moment.
+fn rest() {
+    std::thread::park_timeout(Duration::from_millis(1));
+}
+
+/// Polls until the server's close is known.
+fn told(player: &mut Polled) -> String {
+    loop {
+        match player.poll() {
+            Some(event @ (Event::Lost { .. } | Event::Ended { .. })) => {
+                return format!("{event:?}");
+            }
+            _ => rest(),
+        }
+    }
+}
+
+#[test]
+fn k13_int_and_term_end_the_process_well_and_it_reports() {
+    for signal in ["-INT", "-TERM"] {
+        let mut game = Game::start(&format!("signal{signal}"), &[]);
+        let mut ann = player(game.address());
+        game.signal(signal);
+        assert!(told(&mut ann).contains("GoingAway"));
+        let (status, said) = game.end();
+        assert_eq!(status.code(), Some(0), "{said}");
+        let report = said.lines().find(|line| line.contains("stopped"));
+        let report = report.unwrap_or_else(|| panic!("no report: {said}"));
+        assert!(report.contains("connections=1") && report.contains("sessions="), "{report}");
+    }
+}
+
+#[test]
+fn k13_a_signal_during_the_start_is_honoured() {
+    let game = Game::start("early", &[]);
+    game.signal("-TERM");
+    let (status, said) = game.end();
+    // Either before the process listened to signals, or in order right after its start.
+    assert!(status.code().is_none_or(|code| code == 0), "{status:?} {said}");
+}
+
+#[test]
+fn k13_hup_does_not_end_a_process_without_a_supervisor() {
+    let mut game = Game::start("hup", &[]);
+    let address = game.address();
+    game.signal("-HUP");
+    let ann = player(address);
+    assert!(ann.core().is_connected());
+    game.signal("-INT");
+    assert_eq!(game.end().0.code(), Some(0));
+}
+
+#[test]
+fn k14_what_hangs_is_forced_by_a_second_signal_or_the_limit_and_says_so() {
+    let cases = [("second", "3600s", "a second signal"), ("limit", "1s", "the limit for stopping")];
+    for (name, limit, why) in cases {
+        let limit = format!("options.drain.node_max={limit}");
+        let mut game = Game::start(name, &["--set", &limit]);
+        let mut ann = player(game.address());
+        ann.tell("bell", MethodId::of("hang"), &()).unwrap();
+        while ann.poll().is_some() {}
+        game.wait_for("hanging");
+        game.signal("-INT");
+        if name == "second" {
+            // Once the first is known to be heard.
+            told(&mut ann);
+            game.signal("-INT");
+        }
+        let (status, said) = game.end();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("forced to end by {why}")), "{said}");
+    }
+}
+
+#[test]
+fn k12_a_port_in_use_and_a_bad_option_are_said() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (status, said) = Game::start("port", &["--listen", &address]).end();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains(&address) && said.contains("in use"), "{said}");
+    let (status, said) = Game::start("option", &["--set", "options.gate.hartbeat=6s"]).end();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("heartbeat"), "{said}");
+}
+
+/// What one writes to a terminal without a cluster file works without anything else running.
+#[test]
+fn k12_one_command_serves() {
+    let mut game = Game::start("serve", &[]);
+    let mut ann = player(game.address());
+    let (sender, answer) = std::sync::mpsc::channel();
+    let ring = MethodId::of("ring");
+    ann.request_then("bell", ring, &(), move |_, reply: Result<u64, _>| {
+        let _ = sender.send(reply);
+    })
+    .unwrap();
+    let reply = loop {
+        ann.poll();
+        match answer.recv_timeout(Duration::from_millis(1)) {
+            Ok(reply) => break reply,
+            Err(_) => continue,
+        }
+    };
+    assert_eq!(reply, Ok(1));
+    game.signal("-INT");
+    assert_eq!(game.end().0.code(), Some(0));
+}
