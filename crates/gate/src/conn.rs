@@ -94,6 +94,8 @@ pub(crate) enum Lead {
 pub(crate) struct Membership {
     pub(crate) group: u32,
     pub(crate) place: u32,
+    /// How many streams of the session are members: two that lead to one room are two.
+    pub(crate) times: u32,
 }
 
 /// The last ping to the client and what pings have told so far.

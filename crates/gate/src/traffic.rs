@@ -541,8 +541,10 @@ impl Gate {
             self.stats.hit(Rule::Stale);
             return;
         };
-        let mut memberships = session.memberships.iter();
-        if known.is_none_or(|known| memberships.all(|in_it| in_it.group != known)) {
+        let place = session.memberships.iter().position(|in_it| Some(in_it.group) == known);
+        if let Some(place) = place {
+            self.session_mut(slot).expect("it joins").memberships[place].times += 1;
+        } else {
             let mut others = session.memberships.iter().map(|in_it| self.groups.get(in_it.group));
             if session.memberships.len() >= self.options.groups_max
                 || others.any(|other| other.id.handle() == handle)
@@ -564,6 +566,10 @@ impl Gate {
         let Some(at) = session.memberships.iter().position(|in_it| in_it.group == group) else {
             return;
         };
+        session.memberships[at].times -= 1;
+        if session.memberships[at].times > 0 {
+            return;
+        }
         let membership = session.memberships.swap_remove(at);
         self.leave_group(membership);
         self.tell(now, slot, &DownFrame::Left { group: id.handle() });
