@@ -378,8 +378,12 @@ impl<E: Entity> Cx<E> {
     pub fn caller(&self) -> Caller {
         let me = self.hub().me.node;
         let of = |origin: &Origin, sender: Sender| match (sender.form(), origin) {
-            (SenderForm::Client, Origin::Client(peer) | Origin::Request(peer, _)) => {
-                Caller::Client(peer.clone())
+            (SenderForm::Client, Origin::Client(peer)) => Caller::Client(peer.clone()),
+            (SenderForm::Client, Origin::Request(request)) => {
+                match self.hub().requests.borrow().get(*request) {
+                    Some(request) => Caller::Client(request.peer.clone()),
+                    None => Caller::Outside,
+                }
             }
             (SenderForm::Outside, _) => Caller::Outside,
             (SenderForm::Operator, _) => Caller::Operator,

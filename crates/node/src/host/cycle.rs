@@ -62,7 +62,7 @@ impl<'a> Graph<'a> {
     /// # Errors
     ///
     /// `Cycle` with the entities of the ring if that is `goal` itself.
-    pub fn from_entity(&self, shard: u16, entity: u32, goal: TurnId) -> Result<Walk, Fault> {
+    pub fn walk_from(&self, shard: u16, entity: u32, goal: TurnId) -> Result<Walk, Fault> {
         match self.hub.any_shard(usize::from(shard)).exclusive_turn(entity) {
             Some(first) => self.walk(first, Some(goal)),
             None => Ok(Walk::default()),

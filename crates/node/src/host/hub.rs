@@ -18,7 +18,7 @@ use super::cycle::Graph;
 use super::event::{Event, Events};
 use super::frames::Frames;
 use super::mail::{NONE, Origin};
-use super::people::ClientLane;
+use super::people::{ClientLane, Requests};
 use super::router::Router;
 use super::shard::{AnyShard, Shard};
 use super::sleep::Sleeps;
@@ -131,6 +131,7 @@ pub(crate) struct Hub {
     pub next_room: Cell<u64>,
     pub next_tag: Cell<u64>,
     pub clients: RefCell<ClientLane>,
+    pub requests: RefCell<Requests>,
     pub frames: RefCell<Frames>,
     pub events: RefCell<Events>,
     /// How many shards listen to each topic.
@@ -188,6 +189,7 @@ impl Hub {
             next_room: Cell::new(1),
             next_tag: Cell::new(1),
             clients: RefCell::new(ClientLane::new()),
+            requests: RefCell::default(),
             frames: RefCell::new(Frames::new()),
             events: RefCell::new(Events::new()),
             topics: RefCell::default(),
@@ -289,7 +291,7 @@ impl Hub {
     /// may be old and its driver asleep.
     #[inline]
     pub fn poke(&self) {
-        if !self.in_turn.get() {
+        if !self.in_turn.get() && !self.poked.get() {
             self.poke_between_turns();
         }
     }
@@ -297,9 +299,8 @@ impl Hub {
     #[inline(never)]
     fn poke_between_turns(&self) {
         self.now.set(self.now.get().max(self.watch.now()));
-        if !self.poked.replace(true) {
-            self.wakes.notify();
-        }
+        self.poked.set(true);
+        self.wakes.notify();
     }
 
     /// Makes sure that the next sweep comes no later than `deadline`, to the next

@@ -187,13 +187,16 @@ impl<E: Entity> Shard<E> {
     fn accept_parcel(self: &Rc<Self>, from: WorkerId, parcel: Parcel<E::Message>) {
         let Parcel { home, key, call, sender, deadline, chain, message } = parcel;
         let origin = match call {
-            Some(_) => Origin::Remote(Box::new(RemoteOrigin { from, call, sender: None, chain })),
+            Some(_) => {
+                let sender = None;
+                Origin::Remote(Box::new(RemoteOrigin { from, call, deadline, sender, chain }))
+            }
             None => Origin::Tell,
         };
         let method = E::method(&message) as u16;
         let body = Body::Message(message);
         let target = EntityId { kind: E::KIND.id, home, key };
-        self.accept_mail(target, Mail { origin, sender, deadline, body, method });
+        self.accept_mail(target, Mail { origin, sender, body, method });
     }
 
     /// Puts mail from another worker into its mailbox, or answers why not.

@@ -105,7 +105,7 @@ impl Sender {
     }
 }
 
-/// Who waits for the answer to a message.
+/// Who waits for the answer to a message. Two words, because it lies in every mailbox.
 #[derive(Debug, Default)]
 pub(crate) enum Origin {
     /// Nobody.
@@ -117,8 +117,8 @@ pub(crate) enum Origin {
     Timer(Slot),
     /// A client that waits for nothing.
     Client(Peer),
-    /// A client that waits for the answer with this tag.
-    Request(Peer, u64),
+    /// A client that waits for an answer: its place in the worker's table of requests.
+    Request(u32),
     /// A pending call of another worker.
     Remote(Box<RemoteOrigin>),
 }
@@ -129,6 +129,8 @@ pub(crate) struct RemoteOrigin {
     pub from: WorkerId,
     /// The caller's pending slot; `None` for a tell.
     pub call: Option<Slot>,
+    /// When nobody waits any more.
+    pub deadline: Instant,
     /// The sending entity, if it is a room of another node.
     pub sender: Option<EntityId>,
     /// The entities whose turns wait for this call, outermost first, without the sender.
@@ -145,8 +147,6 @@ pub(crate) enum Body<E: Entity> {
 pub(crate) struct Mail<E: Entity> {
     pub origin: Origin,
     pub sender: Sender,
-    /// When nobody waits any more; `NEVER` for tells.
-    pub deadline: Instant,
     pub body: Body<E>,
     /// Position in the kind's methods; `HOOK` for a hook.
     pub method: u16,
@@ -165,12 +165,12 @@ pub(crate) struct Mailroom<E: Entity> {
     len: u32,
 }
 
-/// One message, or a free node.
+/// One message, or a free node. A line of the cache, if the message is small.
+#[repr(align(64))]
 pub(crate) struct Node<E: Entity> {
     body: Option<Body<E>>,
     pub origin: Origin,
     pub sender: Sender,
-    pub deadline: Instant,
     next: u32,
     pub method: u16,
 }
@@ -204,10 +204,9 @@ impl<E: Entity> Mailroom<E> {
         let index = if let Some(node) = self.nodes.get_mut(index as usize) {
             self.free = node.next;
             // A free node has neither, so there is nothing to drop.
-            std::mem::forget(std::mem::replace(&mut node.body, Some(mail.body)));
+            std::mem::forget(node.body.replace(mail.body));
             std::mem::forget(std::mem::replace(&mut node.origin, mail.origin));
             node.sender = mail.sender;
-            node.deadline = mail.deadline;
             node.method = mail.method;
             node.next = NONE;
             index
@@ -225,9 +224,9 @@ impl<E: Entity> Mailroom<E> {
 
     #[inline(never)]
     fn grow(&mut self, mail: Mail<E>) -> u32 {
-        let Mail { origin, sender, deadline, body, method } = mail;
+        let Mail { origin, sender, body, method } = mail;
         let (body, next) = (Some(body), NONE);
-        self.nodes.push(Node { body, origin, sender, deadline, next, method });
+        self.nodes.push(Node { body, origin, sender, next, method });
         self.nodes.len() as u32 - 1
     }
 

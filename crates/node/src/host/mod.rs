@@ -10,6 +10,7 @@ mod cycle;
 mod event;
 mod frames;
 pub(crate) mod hub;
+mod index;
 mod lane;
 pub(crate) mod mail;
 pub(crate) mod people;

@@ -359,6 +359,45 @@ pub(crate) struct ClientCallRequest {
     pub wait: Duration,
 }
 
+/// A client's request that was taken and not answered yet.
+pub(crate) struct OpenRequest {
+    pub peer: Peer,
+    pub tag: u64,
+    pub deadline: Instant,
+}
+
+/// The requests of all clients that are being handled.
+#[derive(Default)]
+pub(crate) struct Requests {
+    slots: Vec<Option<OpenRequest>>,
+    free: Vec<u32>,
+}
+
+impl Requests {
+    fn insert(&mut self, request: OpenRequest) -> u32 {
+        match self.free.pop() {
+            Some(index) => {
+                self.slots[index as usize] = Some(request);
+                index
+            }
+            None => {
+                self.slots.push(Some(request));
+                self.slots.len() as u32 - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, index: u32) -> Option<OpenRequest> {
+        let request = self.slots.get_mut(index as usize)?.take()?;
+        self.free.push(index);
+        Some(request)
+    }
+
+    pub fn get(&self, index: u32) -> Option<&OpenRequest> {
+        self.slots.get(index as usize)?.as_ref()
+    }
+}
+
 impl Hub {
     /// Gives all outputs to `take`, in order.
     pub fn drain_clients(&self, mut take: impl FnMut(ClientOut<'_>)) {
@@ -450,11 +489,14 @@ impl<E: Entity> Shard<E> {
             }
         };
         let origin = match message.request {
-            Some(request) => Origin::Request(peer.clone(), request.tag),
+            Some(ClientRequest { tag, .. }) => {
+                let request = OpenRequest { peer: peer.clone(), tag, deadline };
+                Origin::Request(hub.requests.borrow_mut().insert(request))
+            }
             None => Origin::Client(peer.clone()),
         };
         let body = Body::Message(decoded);
-        let mail = Mail { origin, sender: Sender::CLIENT, deadline, body, method };
+        let mail = Mail { origin, sender: Sender::CLIENT, body, method };
         self.push(&mut self.cells.borrow_mut(), index, mail);
         Ok(())
     }
@@ -474,7 +516,9 @@ impl<E: Entity> Shard<E> {
     }
 
     /// Answers a client's request.
-    pub fn answer_client(&self, peer: &Peer, tag: u64, result: Result<E::Reply, Fault>) {
+    pub fn answer_client(&self, request: u32, result: Result<E::Reply, Fault>) {
+        let request = self.hub.requests.borrow_mut().remove(request);
+        let Some(OpenRequest { peer, tag, .. }) = request else { return };
         let mut lane = self.hub.clients.borrow_mut();
         let ClientLane { bytes, items, .. } = &mut *lane;
         let status = match result {

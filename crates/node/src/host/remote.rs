@@ -38,6 +38,13 @@ impl<E: Entity> Shard<E> {
             _ => Origin::Remote(Box::new(RemoteOrigin {
                 from,
                 call: call.call,
+                deadline: match call.call {
+                    Some(_) => {
+                        let left = Duration::from_millis(u64::from(call.remaining_ms));
+                        self.hub.now.get() + left
+                    }
+                    None => Instant::NEVER,
+                },
                 sender: far,
                 chain: chain.into(),
             })),
@@ -61,12 +68,8 @@ impl<E: Entity> Shard<E> {
                 return;
             }
         };
-        let deadline = match call.call {
-            Some(_) => self.hub.now.get() + Duration::from_millis(u64::from(call.remaining_ms)),
-            None => Instant::NEVER,
-        };
         let body = Body::Message(message);
-        self.accept_mail(call.target, Mail { origin, sender, deadline, body, method });
+        self.accept_mail(call.target, Mail { origin, sender, body, method });
     }
 }
 

@@ -69,10 +69,10 @@ impl<E: Entity> Shard<E> {
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, ids, .. } = &mut *cells;
         let found = ids.find(hash(home, key), |index| {
-            let slot = &slots[*index as usize];
+            let slot = &slots[index as usize];
             slot.key == key && slot.home == home
         });
-        let Some(&index) = found else {
+        let Some(index) = found else {
             drop(cells);
             return self.send_call_far(home, key, sender, message, wait);
         };
@@ -116,7 +116,6 @@ impl<E: Entity> Shard<E> {
             Mail {
                 origin: Origin::Local(call),
                 sender,
-                deadline,
                 body: Body::Message(message),
                 method: method as u16,
             },
@@ -171,7 +170,7 @@ impl<E: Entity> Shard<E> {
             self.accepts(&self.cells.borrow(), index)?;
             let busy = self.cells.borrow().slots[index as usize].flags & BUSY != 0;
             if busy && !turn.is_none() {
-                walk = Some(hub_graph(self).from_entity(self.index, index, turn)?);
+                walk = Some(hub_graph(self).walk_from(self.index, index, turn)?);
             }
         }
         let chain = match way {
@@ -192,7 +191,7 @@ impl<E: Entity> Shard<E> {
         match way {
             Way::Here(index) => {
                 let (origin, body) = (Origin::Local(call), Body::Message(message));
-                let mail = Mail { origin, sender, deadline, body, method };
+                let mail = Mail { origin, sender, body, method };
                 self.push(&mut self.cells.borrow_mut(), index, mail);
                 if let Some(walk) = walk {
                     self.probe_on(&walk, hub.me, call);
@@ -230,10 +229,10 @@ impl<E: Entity> Shard<E> {
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, ids, .. } = &mut *cells;
         let found = ids.find(hash(home, key), |index| {
-            let slot = &slots[*index as usize];
+            let slot = &slots[index as usize];
             slot.key == key && slot.home == home
         });
-        let Some(&index) = found else {
+        let Some(index) = found else {
             drop(cells);
             return self.send_tell_far(home, key, sender, message);
         };
@@ -250,7 +249,6 @@ impl<E: Entity> Shard<E> {
             Mail {
                 origin: Origin::Tell,
                 sender,
-                deadline: Instant::NEVER,
                 body: Body::Message(message),
                 method: method as u16,
             },
@@ -284,7 +282,7 @@ impl<E: Entity> Shard<E> {
                 let mut cells = self.cells.borrow_mut();
                 self.accepts(&cells, index)?;
                 let (origin, body) = (Origin::Tell, Body::Message(message));
-                self.push(&mut cells, index, Mail { origin, sender, deadline, body, method });
+                self.push(&mut cells, index, Mail { origin, sender, body, method });
             }
             Way::Worker(worker) => {
                 self.reserve_lane(worker)?;
@@ -395,7 +393,7 @@ impl<E: Entity> Shard<E> {
             Origin::Tell | Origin::Local(_) => {}
             Origin::Timer(timer) => self.timer_answered(timer, result),
             Origin::Client(_) => {}
-            Origin::Request(peer, tag) => self.answer_client(&peer, tag, result),
+            Origin::Request(request) => self.answer_client(request, result),
             Origin::Remote(remote) => {
                 let Some(call) = remote.call else { return };
                 if remote.from.node == self.hub.me.node {

@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use env::{FastMap, Instant};
-use hashbrown::HashTable;
 use proto::frame::{CloseCode, Status};
 use proto::link::Slot;
 use proto::{EntityId, Incarnation, MethodId, name_hash};
@@ -13,6 +12,7 @@ use proto::{EntityId, Incarnation, MethodId, name_hash};
 use super::calls::{Calls, Sent};
 use super::event::Event;
 use super::hub::{Hub, Ready, What, bump, drop_quietly, panic_text};
+use super::index::Index;
 use super::lane::Lane;
 use super::mail::{Body, HOOK, Mail, Mailbox, Mailroom, NONE, Origin, Sender, SenderForm};
 use super::timers::TimerTable;
@@ -43,7 +43,8 @@ pub(crate) const CLOSING: u8 = 8;
 /// It panicked too often.
 pub(crate) const QUARANTINED: u8 = 16;
 
-/// One entity.
+/// One entity: a line of the cache.
+#[repr(align(64))]
 pub(crate) struct EntitySlot<E> {
     pub state: Option<Rc<RefCell<E>>>,
     pub home: Incarnation,
@@ -64,7 +65,7 @@ pub(crate) struct Cells<E: Entity> {
     pub slots: Vec<EntitySlot<E>>,
     pub free: Vec<u32>,
     /// Positions by home and key.
-    pub ids: HashTable<u32>,
+    pub ids: Index,
     pub room: Mailroom<E>,
 }
 
@@ -117,16 +118,15 @@ pub(crate) fn hash(home: Incarnation, key: u64) -> u64 {
 
 impl<E: Entity> Cells<E> {
     fn new() -> Self {
-        Cells { slots: Vec::new(), free: Vec::new(), ids: HashTable::new(), room: Mailroom::new() }
+        Cells { slots: Vec::new(), free: Vec::new(), ids: Index::new(), room: Mailroom::new() }
     }
 
     #[inline]
     pub fn find(&self, home: Incarnation, key: u64) -> Option<u32> {
-        let found = self.ids.find(hash(home, key), |index| {
-            let slot = &self.slots[*index as usize];
+        self.ids.find(hash(home, key), |index| {
+            let slot = &self.slots[index as usize];
             slot.key == key && slot.home == home
-        });
-        found.copied()
+        })
     }
 
     #[inline]
@@ -178,29 +178,26 @@ impl<E: Entity> Cells<E> {
             }
         };
         let Cells { ids, slots, .. } = self;
-        ids.insert_unique(hash(home, key), index, |index| {
-            let slot = &slots[*index as usize];
+        ids.insert(index, |index| {
+            let slot = &slots[index as usize];
             hash(slot.home, slot.key)
         });
         index
     }
 
     fn remove(&mut self, index: u32) -> Option<Rc<RefCell<E>>> {
-        let slot = &mut self.slots[index as usize];
-        let (home, key) = (slot.home, slot.key);
+        let Cells { ids, slots, free, .. } = self;
+        ids.remove(index, |index| {
+            let slot = &slots[index as usize];
+            hash(slot.home, slot.key)
+        });
+        free.push(index);
+        let slot = &mut slots[index as usize];
         slot.generation = slot.generation.wrapping_add(1);
         slot.used = false;
         slot.flags = 0;
         slot.open = 0;
-        let state = slot.state.take();
-        let slots = &self.slots;
-        let entry = self.ids.find_entry(hash(home, key), |other| *other == index);
-        debug_assert!(!slots.is_empty());
-        if let Ok(entry) = entry {
-            entry.remove();
-        }
-        self.free.push(index);
-        state
+        slot.state.take()
     }
 }
 
@@ -448,19 +445,15 @@ impl<E: Entity> Shard<E> {
             let Some(state) = slot.state.clone() else { return };
             let me = sender_of::<E>(slot);
             let method = node.method;
-            if !matches!(node.origin, Origin::Tell)
-                && (node.deadline <= hub.now.get() || matches!(node.origin, Origin::Timer(_)))
-            {
+            let is_awaited = !matches!(node.origin, Origin::Tell);
+            if is_awaited && !self.is_wanted(&node.origin) {
                 let origin = std::mem::take(&mut node.origin);
-                let deadline = node.deadline;
                 drop(cells);
-                let Some(origin) = self.still_wanted(origin, deadline) else { continue };
-                self.put_origin(at, origin);
-                running.is_awaited.set(true);
-            } else {
-                running.is_awaited.set(!matches!(node.origin, Origin::Tell));
-                drop(cells);
+                self.skip_unwanted(origin);
+                continue;
             }
+            drop(cells);
+            running.is_awaited.set(is_awaited);
             running.node.set(at);
             running.method.set(method);
             running.turn.set(TurnId::NONE);
@@ -506,12 +499,6 @@ impl<E: Entity> Shard<E> {
         }
     }
 
-    fn put_origin(&self, at: u32, origin: Origin) {
-        if let Some(node) = self.cells.borrow_mut().room.node_mut(at) {
-            node.origin = origin;
-        }
-    }
-
     /// Looks at who waits for the message that is being handled, and who sent it.
     pub fn with_origin<R>(&self, look: impl FnOnce(&Origin, Sender) -> R) -> R {
         let cells = self.cells.borrow();
@@ -521,19 +508,39 @@ impl<E: Entity> Shard<E> {
         }
     }
 
-    /// Gives the origin back if the message is still to be handled.
-    fn still_wanted(&self, origin: Origin, deadline: Instant) -> Option<Origin> {
-        if deadline <= self.hub.now.get() {
-            bump(&self.hub.count.expired_mail);
-            self.answer(origin, Err(Fault::TIMEOUT));
-            return None;
-        }
+    /// Whether a message that somebody waits for is still to be handled.
+    #[inline]
+    fn is_wanted(&self, origin: &Origin) -> bool {
         match origin {
-            Origin::Timer(timer) if !self.timer_wanted(timer) => {
-                self.timer_over(timer);
-                None
+            Origin::Timer(timer) => self.timer_wanted(*timer),
+            origin => self.deadline_of(origin) > self.hub.now.get(),
+        }
+    }
+
+    /// Until when somebody waits; a call that was dropped is over.
+    #[inline]
+    fn deadline_of(&self, origin: &Origin) -> Instant {
+        match origin {
+            Origin::Local(call) => {
+                self.calls.borrow_mut().get_mut(*call).map_or(Instant::ZERO, |call| call.deadline)
             }
-            origin => Some(origin),
+            Origin::Request(request) => {
+                let requests = self.hub.requests.borrow();
+                requests.get(*request).map_or(Instant::ZERO, |request| request.deadline)
+            }
+            Origin::Remote(remote) => remote.deadline,
+            Origin::Tell | Origin::Timer(_) | Origin::Client(_) => Instant::NEVER,
+        }
+    }
+
+    #[inline(never)]
+    fn skip_unwanted(&self, origin: Origin) {
+        match origin {
+            Origin::Timer(timer) => self.timer_over(timer),
+            origin => {
+                bump(&self.hub.count.expired_mail);
+                self.answer(origin, Err(Fault::TIMEOUT));
+            }
         }
     }
 
@@ -560,10 +567,11 @@ impl<E: Entity> Shard<E> {
         let method = running.method.get();
         let exclusive = !interleaves::<E>(method);
         let mut cells = self.cells.borrow_mut();
-        let (origin, sender, deadline) = match cells.room.node_mut(running.node.get()) {
-            Some(node) => (std::mem::take(&mut node.origin), node.sender, node.deadline),
-            None => (Origin::Tell, Sender::OWN, Instant::NEVER),
+        let (origin, sender) = match cells.room.node_mut(running.node.get()) {
+            Some(node) => (std::mem::take(&mut node.origin), node.sender),
+            None => (Origin::Tell, Sender::OWN),
         };
+        let deadline = self.deadline_of(&origin);
         let id = turns.open(NewTurn {
             shard: self.index,
             entity,
@@ -820,7 +828,6 @@ pub(crate) fn hook_mail<E: Entity>(hook: Hook) -> Mail<E> {
     Mail {
         origin: Origin::Tell,
         sender: Sender::OWN,
-        deadline: Instant::NEVER,
         body: Body::Hook(Box::new(hook)),
         method: HOOK,
     }

@@ -214,7 +214,6 @@ impl<E: Entity> Shard<E> {
         let mail = Mail {
             origin: Origin::Timer(slot),
             sender: Sender::OWN,
-            deadline: Instant::NEVER,
             method,
             body: Body::Message(message),
         };

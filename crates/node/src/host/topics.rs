@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use env::Instant;
 use proto::codec::DecodeError;
 
 use super::event::Event;
@@ -110,7 +109,6 @@ impl<E: Entity> Shard<E> {
                     let mail = Mail {
                         origin: Origin::Tell,
                         sender: Sender::OWN,
-                        deadline: Instant::NEVER,
                         method,
                         body: Body::Message(message),
                     };

@@ -1,0 +1,117 @@
+//! Positions of entities by their id: open addressing, half of each entry's word is the hash, so
+//! that a look-up touches one line of the table and then the entity itself.
+
+/// Entries: the hash's upper half, then the position.
+pub(crate) struct Index {
+    entries: Vec<u64>,
+    len: usize,
+}
+
+const EMPTY: u64 = u64::MAX;
+
+impl Index {
+    pub fn new() -> Self {
+        Index { entries: vec![EMPTY; 8], len: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The position with this hash that `is` it.
+    #[inline(always)]
+    pub fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+        let mask = self.entries.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let entry = self.entries[at & mask];
+            if (entry ^ hash) >> 32 == 0 && is(entry as u32) {
+                return Some(entry as u32);
+            }
+            if entry == EMPTY {
+                return None;
+            }
+            at += 1;
+        }
+    }
+
+    /// Adds a position that is not in it. `hash_of` gives the hash of each position.
+    pub fn insert(&mut self, position: u32, hash_of: impl Fn(u32) -> u64) {
+        if (self.len + 1) * 10 > self.entries.len() * 7 {
+            let bigger = vec![EMPTY; self.entries.len() * 2];
+            for entry in std::mem::replace(&mut self.entries, bigger) {
+                if entry != EMPTY {
+                    self.put(entry as u32, hash_of(entry as u32));
+                }
+            }
+        }
+        self.put(position, hash_of(position));
+        self.len += 1;
+    }
+
+    fn put(&mut self, position: u32, hash: u64) {
+        let mask = self.entries.len() - 1;
+        let mut at = hash as usize & mask;
+        while self.entries[at] != EMPTY {
+            at = (at + 1) & mask;
+        }
+        self.entries[at] = hash & 0xffff_ffff_0000_0000 | u64::from(position);
+    }
+
+    /// Takes a position out; those behind it move up, so that no gap cuts a chain.
+    pub fn remove(&mut self, position: u32, hash_of: impl Fn(u32) -> u64) {
+        let mask = self.entries.len() - 1;
+        let mut at = hash_of(position) as usize & mask;
+        while self.entries[at] as u32 != position {
+            if self.entries[at] == EMPTY {
+                return;
+            }
+            at = (at + 1) & mask;
+        }
+        self.len -= 1;
+        let mut next = (at + 1) & mask;
+        while self.entries[next] != EMPTY {
+            let entry = self.entries[next];
+            let home = hash_of(entry as u32) as usize & mask;
+            // It may move to the gap unless its home lies between the gap and itself.
+            if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(at) & mask) {
+                self.entries[at] = entry;
+                at = next;
+            }
+            next = (next + 1) & mask;
+        }
+        self.entries[at] = EMPTY;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use env::Random;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn index_agrees_with_a_set() {
+        // Few different hashes, so that chains are long and wrap around.
+        let hash_of = |position: u32| u64::from(position % 61) << 33 | u64::from(position % 7);
+        let mut random = Random::from_seed(5);
+        let (mut index, mut set) = (Index::new(), BTreeSet::new());
+        for _ in 0..20_000 {
+            let position = random.below(300) as u32;
+            if set.remove(&position) {
+                index.remove(position, hash_of);
+            } else {
+                set.insert(position);
+                index.insert(position, hash_of);
+            }
+            let probe = random.below(300) as u32;
+            let found = index.find(hash_of(probe), |other| other == probe);
+            assert_eq!(found.is_some(), set.contains(&probe));
+            assert_eq!(index.len(), set.len());
+        }
+        for position in set {
+            index.remove(position, hash_of);
+        }
+        assert!(index.entries.iter().all(|entry| *entry == EMPTY));
+    }
+}
