@@ -34,6 +34,8 @@ pub struct Batch {
     pub seeds: u64,
     pub mutant: Option<Mutant>,
     pub threads: usize,
+    /// Whether the rest runs too when one has failed.
+    pub keep_going: bool,
 }
 
 /// What they have shown.
@@ -76,12 +78,17 @@ impl Batch {
                         }
                         let mut outcome = run(seed, self.mutant, 0);
                         with_place(&mut outcome);
-                        let twice = seed % TWICE == 0 && outcome.violations.is_empty();
+                        let twice = seed.is_multiple_of(TWICE) && outcome.violations.is_empty();
                         if twice && run(seed, self.mutant, 0).hash != outcome.hash {
                             let text = "repetition: a second run of this seed went another way";
                             outcome.violations.push(text.to_owned());
                         }
-                        if !outcome.violations.is_empty() {
+                        if let Some(text) = outcome.violations.first() {
+                            if self.keep_going {
+                                println!("seed {seed}: {text}");
+                                report.lock().expect("no thread panics").add(seed, twice, outcome);
+                                continue;
+                            }
                             failed.store(true, Ordering::Relaxed);
                         }
                         report.lock().expect("no thread panics").add(seed, twice, outcome);
@@ -200,7 +207,7 @@ pub fn repeat(seed: u64, mutant: Option<Mutant>, lines: usize) -> anyhow::Result
 pub fn try_mutants(from: u64, most: u64, threads: usize) -> anyhow::Result<()> {
     let mut missed = 0;
     for (name, mutant) in mutants::ALL {
-        let batch = Batch { from, seeds: most, mutant: Some(mutant), threads };
+        let batch = Batch { from, seeds: most, mutant: Some(mutant), threads, keep_going: false };
         let report = batch.run();
         match &report.failure {
             Some((seed, violations)) => {

@@ -87,16 +87,15 @@ impl Seats {
         true
     }
 
-    /// Takes note that a client is away; `true` if it is for good.
-    fn offline(&mut self, book: &Shared, me: EntityId, peers: &[Peer], peer: &Peer) -> bool {
+    /// Takes note that a client is away, or gone.
+    fn offline(&mut self, book: &Shared, me: EntityId, peers: &[Peer], peer: &Peer) {
         if peers.contains(peer) {
-            return false;
+            return;
         }
-        match self.known.remove(&peer.slot()) {
-            Some(seat) => book.open().offline(me, seat.tag),
-            None => book.open().violation("peers: an unknown client has gone"),
+        // It may have been heard of before: both that it broke off and that it is over.
+        if let Some(seat) = self.known.remove(&peer.slot()) {
+            book.open().offline(me, seat.tag);
         }
-        true
     }
 }
 

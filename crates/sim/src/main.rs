@@ -9,6 +9,8 @@ mod mutants;
 mod player;
 mod script;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, bail};
 use clap::Parser;
 
@@ -40,13 +42,25 @@ struct Args {
     /// Lists the safeties that can be switched off.
     #[arg(long)]
     list: bool,
+    /// Goes on after a seed that fails, and lists them all.
+    #[arg(long)]
+    keep_going: bool,
     /// Runs at a time.
     #[arg(long, default_value_t = 2)]
     threads: usize,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match simulate(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn simulate(args: &Args) -> anyhow::Result<()> {
     if args.list {
         for (name, _) in mutants::ALL {
             println!("{name}");
@@ -65,7 +79,8 @@ fn main() -> anyhow::Result<()> {
     if let Some(seed) = args.seed {
         return batch::repeat(seed, mutant, args.lines);
     }
-    let batch = Batch { from: args.from, seeds: args.seeds, mutant, threads: args.threads };
+    let Args { from, seeds, threads, keep_going, .. } = *args;
+    let batch = Batch { from, seeds, mutant, threads, keep_going };
     let report = batch.run();
     report.show(args.lines);
     match (&report.failure, report.is_void()) {

@@ -73,12 +73,14 @@ pub struct Player {
     pub is_followed: bool,
     /// Another client of the account was there when this one began.
     pub follows: bool,
+    /// That one was not let in yet, so it may come in later than this one.
+    pub follows_outsider: bool,
     laws: Laws,
     book: Shared,
     n: u64,
     commands: BTreeMap<u64, Command>,
     open: BTreeMap<RequestId, Open>,
-    was_in: bool,
+    pub was_in: bool,
     connected_at: Instant,
     /// Tells that the server said it did not take.
     refused: usize,
@@ -91,6 +93,8 @@ pub struct Player {
     sparks: BTreeMap<u64, u64>,
     /// Casts that each group has announced to be missing.
     missed: BTreeMap<String, u64>,
+    /// Groups whose room the client has entered anew, so that what was before does not matter.
+    entered: BTreeSet<String>,
     pub heard: Heard,
 }
 
@@ -135,6 +139,7 @@ impl Player {
             standing: Standing::Playing,
             is_followed: false,
             follows: false,
+            follows_outsider: false,
             laws,
             book: book.clone(),
             n: 0,
@@ -149,6 +154,7 @@ impl Player {
             casts: BTreeMap::new(),
             sparks: BTreeMap::new(),
             missed: BTreeMap::new(),
+            entered: BTreeSet::new(),
             heard: Heard::default(),
         }
     }
@@ -269,7 +275,8 @@ impl Player {
 
     fn failed(&self, open: &Open, error: &CallError) -> Fate {
         let is_over = !self.is_playing();
-        if self.laws.is_calm && !is_over {
+        // Rooms come and go.
+        if self.laws.is_calm && !is_over && open.method != "hit" {
             self.violation(&format!("calm: {} {} failed: {error}", open.method, open.n));
         }
         match error {
@@ -295,9 +302,7 @@ impl Player {
         match event {
             Event::Connected { .. } => self.was_in = true,
             Event::Bound { stream, .. } if &*stream == "agent" => {
-                if !self.commands.is_empty() {
-                    self.heard.rebound += 1;
-                }
+                self.heard.rebound += u64::from(!self.commands.is_empty());
             }
             Event::Unbound { stream, .. } => {
                 let agent = &*stream == "agent";
@@ -310,7 +315,10 @@ impl Player {
             }
             Event::Push { method, body, .. } => self.push(method, &body),
             Event::Cast { method, body, group } => self.cast(&group, method, &body),
-            Event::Joined { group, missed, .. } if missed > 0 => {
+            Event::Joined { group, missed, .. } => {
+                if self.entered.remove(&*group) || missed == 0 {
+                    return;
+                }
                 self.heard.missed += missed;
                 if !self.laws.may_miss_casts {
                     self.violation(&format!("casts: {missed} of {group} are missing"));
@@ -367,6 +375,9 @@ impl Player {
                 self.violation(&format!("latest: {k} of stream {tag} after {before}"));
             }
         } else if method == MethodId::of("entered") {
+            let group = format!("reliable {tag}");
+            self.missed.remove(&group);
+            self.entered.insert(group);
             self.casts.insert(tag, k);
         }
     }
@@ -406,11 +417,12 @@ impl Player {
         let allowed = match code {
             CloseCode::Replaced => {
                 self.heard.endings[0] += 1;
-                self.is_followed
+                self.is_followed || self.follows_outsider
             }
             CloseCode::AlreadyPlaying => {
                 self.heard.endings[1] += 1;
-                self.laws.refuses_second && self.follows && !self.was_in
+                let others = self.follows || self.is_followed;
+                self.laws.refuses_second && others && !self.was_in
             }
             // Its login came through, the welcome did not: the ticket is used up.
             CloseCode::Ticket => {

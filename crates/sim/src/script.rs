@@ -188,6 +188,7 @@ impl Script {
         for other in self.players.iter_mut().filter(|other| other.account == account) {
             other.is_followed = true;
             player.follows = true;
+            player.follows_outsider |= other.is_playing() && !other.was_in;
         }
         self.players.push(player);
     }
@@ -256,7 +257,7 @@ impl Script {
             }
             965..972 => {
                 player.standing = Standing::Gone;
-                cluster.abandon(player.id, some % 2 == 0);
+                cluster.abandon(player.id, some.is_multiple_of(2));
             }
             972..985 => {
                 let account = player.account;
@@ -278,6 +279,8 @@ impl Script {
         self.cluster.note(|| "all faults end".to_owned());
         self.cluster.heal();
         let end = self.cluster.now() + Duration::from_secs(30);
+        // What broke last is learnt late.
+        self.wait(Duration::from_secs(6));
         while self.cluster.now() < end && !self.is_at_rest() && !self.is_broken() {
             self.wait(Duration::from_millis(250));
         }

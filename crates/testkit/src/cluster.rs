@@ -375,8 +375,8 @@ impl Cluster {
         let mut left = Left::default();
         for gate in self.gates.iter().filter_map(|seat| seat.gate.as_ref()) {
             let stats = gate.stats();
-            left.connections += stats.connections as u64;
-            left.gate_groups += stats.groups as u64;
+            left.connections += stats.connections;
+            left.gate_groups += stats.groups;
         }
         for stats in self.worker_stats() {
             left.sessions += stats.homes.sessions as u64;
@@ -532,11 +532,9 @@ impl Cluster {
 
     fn connected(&mut self, now: Instant, pipe: PipeId) {
         match self.net.opener(pipe) {
-            Some(End::Client(number)) => {
-                if self.net.is_plugged(End::Client(number), pipe) {
-                    self.clients[number].connected(now, pipe);
-                    self.settle_client(number);
-                }
+            Some(End::Client(number)) if self.net.is_plugged(End::Client(number), pipe) => {
+                self.clients[number].connected(now, pipe);
+                self.settle_client(number);
             }
             Some(End::Link(place, link)) => {
                 if !self.net.is_plugged(End::Link(place, link), pipe) {
@@ -689,16 +687,21 @@ impl Cluster {
             self.kill_gate(gate, pause);
         }
         if faults.stall > 0 && self.net.random.chance(faults.stall, 1000) {
-            self.net.counts.stalls += 1;
             let most = faults.stall_max.as_millis() as u64 + 1;
             let until = now + Duration::from_millis(self.net.random.below(most));
-            self.notes.add(now, || format!("a stall until {until:?}"));
-            if self.net.random.chance(1, 2) {
-                self.gates[gate].stalled_until = until;
+            let stalled = if self.net.random.chance(1, 2) {
+                self.notes.add(now, || format!("gate {gate} stalls until {until:?}"));
+                &mut self.gates[gate].stalled_until
             } else {
                 let node = self.net.random.below(self.nodes.len() as u64) as usize;
                 let worker = self.net.random.below(u64::from(self.options.workers)) as usize;
-                self.nodes[node].workers[worker].stalled_until = until;
+                self.notes.add(now, || format!("worker {node}.{worker} stalls until {until:?}"));
+                &mut self.nodes[node].workers[worker].stalled_until
+            };
+            // One that stalls already does not stall longer, so that `stall_max` holds.
+            if *stalled < now {
+                *stalled = until;
+                self.net.counts.stalls += 1;
             }
         }
     }

@@ -393,12 +393,19 @@ impl Core {
         epoch: u64,
         name: &str,
     ) -> Result<(), Break> {
-        let index = self.stream_index(name).map_err(|_| protocol("too many streams"))?;
-        // A handle leads to one stream: what else had it is gone.
         let other = self.streams.iter().position(|stream| stream.handle == Some(handle));
+        let index = match other {
+            // It goes on as what it was, also if a newer stream has its name by now.
+            Some(other) if *self.streams[other].name == *name => other,
+            _ => self.stream_index(name).map_err(|_| protocol("too many streams"))?,
+        };
+        // A handle leads to one stream: what else had it is gone.
         if let Some(other) = other.filter(|other| *other != index) {
             self.drop_stream(other, CloseCode::Goodbye);
             return self.bound(now, handle, kind, epoch, name);
+        }
+        if self.streams[index].handle.is_some_and(|newer| newer > handle) {
+            return self.bound_late(handle, kind, epoch, name);
         }
         let stream = &mut self.streams[index];
         if stream.handle.is_some_and(|old| old != handle) {
@@ -423,6 +430,25 @@ impl Core {
         let stream = stream.name.clone();
         self.events.push_back(Event::Bound { stream, kind });
         self.resend(now, index);
+        Ok(())
+    }
+
+    /// A stream whose name a newer one has already, so nothing will be sent on it.
+    fn bound_late(
+        &mut self,
+        handle: u32,
+        kind: KindId,
+        epoch: u64,
+        name: &str,
+    ) -> Result<(), Break> {
+        if self.streams.len() >= self.limits.streams_max {
+            return Err(protocol("too many streams"));
+        }
+        self.streams_made += 1;
+        let mut stream = Stream::new(self.streams_made, name, &self.limits);
+        (stream.retired, stream.handle) = (true, Some(handle));
+        (stream.kind, stream.epoch, stream.phase) = (kind, epoch, Phase::Live);
+        self.streams.push(stream);
         Ok(())
     }
 
