@@ -302,9 +302,8 @@ fn storm(servers: &Servers) -> anyhow::Result<bool> {
     let mut ratios = Vec::new();
     let mut shown = Vec::new();
     for _ in 0..3 {
-        let bare = storm_once(servers.raw.addr(), || OneEcho::default(), || servers.raw.cpu())?;
-        let ours =
-            storm_once(servers.gate.addr(), || FirstAnswer::default(), || servers.gate.cpu())?;
+        let bare = storm_once(servers.raw.addr(), OneEcho::default, || servers.raw.cpu())?;
+        let ours = storm_once(servers.gate.addr(), FirstAnswer::default, || servers.gate.cpu())?;
         ratios.push(ours.0.as_secs_f64() / bare.0.as_secs_f64());
         shown.push((ours, bare));
     }

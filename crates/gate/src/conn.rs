@@ -204,7 +204,37 @@ impl Conn {
     }
 }
 
+/// Most ended streams that a connection remembers.
+const ENDED_MAX: usize = 16;
+
 impl Session {
+    /// Adds the route of a stream that is not known yet.
+    pub(crate) fn add_route(&mut self, route: Route) {
+        if self.routes.len() < 4 {
+            // Most sessions have one or two; the first push would take room for four.
+            self.routes.reserve_exact(1);
+        }
+        self.routes.push(route);
+    }
+
+    /// Notes that a stream leads nowhere any more, also if its route did not come yet.
+    pub(crate) fn end_route(&mut self, stream: u32) {
+        let known = self.routes.iter_mut().find(|route| route.stream == stream);
+        match known {
+            Some(route) => route.lead = Lead::Ended,
+            None => {
+                let (slot, kind) = (Slot::default(), KindId::default());
+                self.add_route(Route { stream, slot, lead: Lead::Ended, kind, epoch: 0 });
+            }
+        }
+        let is_ended = |route: &Route| route.lead == Lead::Ended;
+        if self.routes.iter().filter(|route| is_ended(route)).count() > ENDED_MAX
+            && let Some(oldest) = self.routes.iter().position(is_ended)
+        {
+            self.routes.remove(oldest);
+        }
+    }
+
     /// Streams that lead somewhere.
     pub(crate) fn streams(&self) -> usize {
         self.routes.iter().filter(|route| route.lead != Lead::Ended).count()

@@ -458,8 +458,10 @@ impl Gate {
             self.stats.hit(Rule::Stale);
             return;
         };
+        let is_full = session.streams() >= streams_max;
         match session.routes.iter_mut().find(|known| known.stream == route.stream) {
-            Some(known) if route.epoch < known.epoch => {
+            // What has ended leads nowhere again: the route was overtaken by the stream's end.
+            Some(known) if known.lead == Lead::Ended || route.epoch < known.epoch => {
                 self.stats.hit(Rule::Stale);
                 return;
             }
@@ -470,23 +472,13 @@ impl Gate {
                 return;
             }
             Some(known) => *known = route,
-            None => {
-                if session.routes.len() >= streams_max {
-                    // Ended streams are remembered only while there is room.
-                    session.routes.retain(|route| route.lead != Lead::Ended);
-                }
-                if session.routes.len() >= streams_max {
-                    self.stats.hit(Rule::Streams);
-                    let reason = "the session has too many streams";
-                    self.end(now, slot, &End::new(CloseCode::Limit, reason));
-                    return;
-                }
-                if session.routes.len() < 4 {
-                    // Most sessions have one or two; the first push would take room for four.
-                    session.routes.reserve_exact(1);
-                }
-                session.routes.push(route);
+            None if is_full => {
+                self.stats.hit(Rule::Streams);
+                let reason = "the session has too many streams";
+                self.end(now, slot, &End::new(CloseCode::Limit, reason));
+                return;
             }
+            None => session.add_route(route),
         }
         if let Some(bound) = bound {
             self.tell(now, slot, bound);
@@ -498,9 +490,7 @@ impl Gate {
             self.stats.hit(Rule::Stale);
             return;
         };
-        if let Some(route) = session.routes.iter_mut().find(|route| route.stream == stream) {
-            route.lead = Lead::Ended;
-        }
+        session.end_route(stream);
         self.tell(now, slot, &DownFrame::Unbound { stream, code });
     }
 

@@ -384,6 +384,7 @@ fn x18_every_call_and_operation_ends() {
     for worker in cluster.worker_stats() {
         let calls: u64 = worker.host.kinds.iter().map(|kind| u64::from(kind.calls)).sum();
         assert_eq!(calls, 0);
+        assert_eq!(worker.streams.open_requests, 0);
     }
 }
 

@@ -307,14 +307,7 @@ pub struct Relay {
 #[rpc]
 impl Relay {
     #[invoke(server)]
-    async fn pass(
-        &mut self,
-        cx: &mut Cx<Self>,
-        key: u64,
-        life: Life,
-        n: u64,
-        hops: u32,
-    ) -> u64 {
+    async fn pass(&mut self, cx: &mut Cx<Self>, key: u64, life: Life, n: u64, hops: u32) -> u64 {
         self.book.open().chains += 1;
         if hops == 0 {
             return answer(key, life, n);

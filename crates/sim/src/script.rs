@@ -153,7 +153,16 @@ impl Script {
         let cluster = Cluster::new(options);
         let started = cluster.now();
         let accounts = 3 + random.below(4);
-        Script { cluster, book, random, laws, accounts, players: Vec::new(), started, looked_at: started }
+        Script {
+            cluster,
+            book,
+            random,
+            laws,
+            accounts,
+            players: Vec::new(),
+            started,
+            looked_at: started,
+        }
     }
 
     fn play(&mut self) {
@@ -215,7 +224,8 @@ impl Script {
         let playing: Vec<usize> =
             (0..self.players.len()).filter(|at| self.players[*at].is_playing()).collect();
         // An account that is out comes back.
-        if playing.len() < self.accounts as usize && self.random.chance(1, 6) || playing.is_empty() {
+        if playing.len() < self.accounts as usize && self.random.chance(1, 6) || playing.is_empty()
+        {
             let account = 1 + self.random.below(self.accounts);
             return self.login(account);
         }

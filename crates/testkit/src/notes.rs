@@ -29,7 +29,12 @@ impl Notes {
             self.lines.pop_front();
         }
         let micros = now.as_nanos() / 1_000;
-        self.lines.push_back(format!("{:>4}.{:06} {}", micros / 1_000_000, micros % 1_000_000, line()));
+        self.lines.push_back(format!(
+            "{:>4}.{:06} {}",
+            micros / 1_000_000,
+            micros % 1_000_000,
+            line()
+        ));
     }
 
     /// Notes bytes that arrive at `to`; frames between clients and gates by what they say.

@@ -212,7 +212,13 @@ impl WorkerSeat {
 }
 
 /// Asks to be woken at `next`, unless an earlier wake-up is under way already.
-fn wake(known: &mut Option<Instant>, next: Option<Instant>, now: Instant, place: Place, net: &mut Net) {
+fn wake(
+    known: &mut Option<Instant>,
+    next: Option<Instant>,
+    now: Instant,
+    place: Place,
+    net: &mut Net,
+) {
     let Some(next) = next else { return };
     // A timeout in the past that nothing came of must not stop time.
     let next = next.max(now + std::time::Duration::from_micros(100));

@@ -161,7 +161,7 @@ impl Script for Player {
             25 => bot.request("arena", RESPAWN, &(), ASKED_RESPAWN),
             _ => {}
         }
-        if (self.ticks + bot.index() * 7) % 600 == 0 {
+        if (self.ticks + bot.index() * 7).is_multiple_of(600) {
             bot.tell("arena", SAY, &(format!("hello from bot {}", bot.index()),));
         }
     }

@@ -78,6 +78,25 @@ fn ended_stream_answers_differently_from_one_that_never_was() {
 }
 
 #[test]
+fn route_that_comes_after_the_end_of_its_stream_leads_nowhere() {
+    let mut rig = rig();
+    let player = rig.login("10.0.0.1", 7);
+    let code = CloseCode::Unavailable;
+    // The end comes from the home, routes come from owners: they may overtake each other.
+    for stream in 2..40 {
+        rig.home(&LinkFrame::Unroute { conn: player.conn, stream, code });
+    }
+    rig.trace();
+    rig.route(player.conn, 39, HOME);
+    rig.client(player.conn, &request(39, 1, b"x"));
+    check(&mut rig, expect![[""]]);
+    assert_eq!((rig.hits(Rule::Stale), rig.gate.stats().routes), (1, 1));
+    // Only so many ended ones are remembered.
+    rig.client(player.conn, &request(2, 1, b"x"));
+    check(&mut rig, expect![[""]]);
+}
+
+#[test]
 fn older_route_of_a_handle_does_not_replace_a_newer_one() {
     let mut rig = rig();
     let player = rig.login("10.0.0.1", 7);

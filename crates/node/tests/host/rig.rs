@@ -27,6 +27,27 @@ pub fn trace() -> String {
     TRACE.with(|trace| trace.take()).into_iter().map(|line| line + "\n").collect()
 }
 
+/// Waits for all of several futures.
+pub async fn join<F: Future + Unpin>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut slots: Vec<(Option<F>, Option<F::Output>)> =
+        futures.into_iter().map(|future| (Some(future), None)).collect();
+    std::future::poll_fn(move |context| {
+        let mut waiting = false;
+        for (future, output) in &mut slots {
+            let Some(running) = future else { continue };
+            match Pin::new(running).poll(context) {
+                Poll::Ready(value) => (*future, *output) = (None, Some(value)),
+                Poll::Pending => waiting = true,
+            }
+        }
+        if waiting {
+            return Poll::Pending;
+        }
+        Poll::Ready(slots.drain(..).filter_map(|(_, output)| output).collect())
+    })
+    .await
+}
+
 type Task = (String, Pin<Box<dyn Future<Output = String>>>);
 
 /// One or more hosts and what waits for them.

@@ -15,6 +15,9 @@
 //! }
 //! ```
 
+// As in generated code: the entity is this turn's until the handler ends.
+#![allow(clippy::await_holding_refcell_ref)]
+
 use std::time::Duration;
 
 use node::rt::{

@@ -1,0 +1,412 @@
+use std::time::Duration;
+
+use expect_test::expect;
+use macros::{client, entity, rpc};
+use node::rt::{Cx, Group, MethodId, Peer, Status};
+use node::{
+    Activation, Caller, ClientMessage, ClientOut, ClientRequest, HostOptions, PeerInfo, Ref, Target,
+};
+use proto::frame::CloseCode;
+use proto::link::Slot;
+use proto::{AccountId, SessionId};
+
+use crate::rig::{Rig, say, trace};
+
+#[client(root = node::rt)]
+trait Screen {
+    #[sync]
+    fn show(text: String);
+    #[sync(latest)]
+    fn score(points: u64);
+    #[call(deadline = "1s")]
+    fn confirm(question: String) -> bool;
+}
+
+/// Serves clients.
+#[entity(root = node::rt)]
+#[derive(Default)]
+struct Desk {
+    sum: u64,
+    group: Option<Group<Screen>>,
+}
+
+#[rpc(root = node::rt)]
+impl Desk {
+    #[request(client)]
+    fn add(&mut self, cx: &mut Cx<Self>, n: u64) -> u64 {
+        self.sum += n;
+        if let Caller::Client(peer) = cx.caller() {
+            cx.client::<Screen>(&peer).show(format!("added {n}"));
+        }
+        self.sum
+    }
+
+    #[request(client)]
+    async fn add_later(&mut self, cx: &mut Cx<Self>, n: u64, ms: u64) -> Result<u64, String> {
+        cx.sleep(Duration::from_millis(ms)).await;
+        if n > 100 {
+            return Err("too much".into());
+        }
+        self.sum += n;
+        Ok(self.sum)
+    }
+
+    #[tell(client)]
+    fn say(&mut self, cx: &mut Cx<Self>, text: String) {
+        let Caller::Client(peer) = cx.caller() else { panic!("not a client") };
+        say(format!("{} of account {} says {text}", peer.stream(), peer.account().0));
+    }
+
+    #[tell(client, latest)]
+    fn aim(&mut self, angle: u64) {
+        say(format!("aims at {angle}"));
+    }
+
+    #[tell(client, rate = "2/s")]
+    fn shout(&mut self, text: String) {
+        say(format!("shouts {text}"));
+    }
+
+    #[request(client, level = 3)]
+    fn ban(&mut self) -> bool {
+        true
+    }
+
+    #[invoke]
+    fn audit(&mut self) -> u64 {
+        self.sum
+    }
+
+    #[request(client)]
+    async fn ask_back(&mut self, cx: &mut Cx<Self>) -> String {
+        let Caller::Client(peer) = cx.caller() else { panic!("not a client") };
+        format!("{:?}", cx.client::<Screen>(&peer).confirm("sure?".into()).await)
+    }
+
+    #[tell(client)]
+    fn gather(&mut self, cx: &mut Cx<Self>) {
+        let group = cx.group::<Screen>("all");
+        for peer in cx.peers() {
+            group.join(cx, &peer);
+        }
+        cx.cast(&group).show("welcome".into());
+        cx.cast(&group).score(7);
+        self.group = Some(group);
+    }
+
+    #[tell(client)]
+    fn panic_now(&mut self) {
+        panic!("told to");
+    }
+
+    #[hook]
+    fn online(&mut self, cx: &mut Cx<Self>, peer: &Peer) {
+        say(format!("online {}, {} peers", peer.account().0, cx.peers().len()));
+    }
+
+    #[hook]
+    fn offline(&mut self, cx: &mut Cx<Self>, peer: &Peer, code: CloseCode) {
+        say(format!("offline {} {code:?}, {} peers", peer.account().0, cx.peers().len()));
+    }
+}
+
+struct Table {
+    rig: Rig,
+    target: Target,
+}
+
+impl Table {
+    fn new() -> Self {
+        Table::with(HostOptions::default())
+    }
+
+    fn with(options: HostOptions) -> Self {
+        let mut rig = Rig::new(options);
+        rig.host().register::<Desk>();
+        let Activation::Ready(target) = rig.host().activate(Ref::<Desk>::keyed(1).id()) else {
+            panic!("it is made at once");
+        };
+        Table { rig, target }
+    }
+
+    fn peer(&self, account: u64, level: u8) -> Peer {
+        Peer::new(PeerInfo {
+            slot: Slot { index: account as u32, generation: 1 },
+            session: SessionId([account as u8; 16]),
+            account: AccountId(account),
+            level,
+            stream: "desk".into(),
+        })
+    }
+
+    fn send(
+        &mut self,
+        peer: &Peer,
+        method: &str,
+        body: Vec<u8>,
+        tag: Option<u64>,
+    ) -> Result<(), Status> {
+        let now = self.rig.now();
+        let request = tag.map(|tag| ClientRequest { tag, wait: None });
+        let message = ClientMessage { method: MethodId::of_path(method), body: &body, request };
+        let target = self.target;
+        self.rig.host().deliver_client(now, target, peer, message)
+    }
+
+    /// What goes to clients, as text.
+    fn out(&mut self) -> String {
+        let mut text = String::new();
+        let name = |method: MethodId| {
+            let known = ["show", "score", "confirm"];
+            known.into_iter().find(|name| MethodId::of(name) == method).unwrap_or("?")
+        };
+        self.rig.host().drain_clients(|out| {
+            let line = match out {
+                ClientOut::Push { peer, method, mode, body } => {
+                    format!("push {} {} {mode:?} {}", peer.index, name(method), show(body))
+                }
+                ClientOut::Reply { peer, tag, status, body } => {
+                    format!("reply {} to {tag} {status:?} {}", peer.index, show(body))
+                }
+                ClientOut::Call { peer, method, wait, body, .. } => {
+                    format!("call {} {} {wait:?} {}", peer.index, name(method), show(body))
+                }
+                ClientOut::GroupCast { group, method, mode, body } => {
+                    format!("cast {} {} {mode:?} {}", group.0.index, name(method), show(body))
+                }
+                ClientOut::GroupJoin { group, peer } => {
+                    format!("join {} {}", group.0.index, peer.index)
+                }
+                ClientOut::GroupOpen { owner, group, name, .. } => {
+                    format!("open {} {name} {}", group.0.index, owner.is_some())
+                }
+                other => format!("{other:?}"),
+            };
+            text.push_str(line.trim_end());
+            text.push('\n');
+        });
+        // Modes of pushes name their key by a hash.
+        text.lines()
+            .map(|line| match line.split_once("Latest(") {
+                Some((before, after)) => {
+                    format!("{before}Latest{}\n", after.split_once(')').unwrap().1)
+                }
+                None => format!("{line}\n"),
+            })
+            .collect()
+    }
+}
+
+fn show(body: &[u8]) -> String {
+    if body.is_empty() {
+        return String::new();
+    }
+    proto::codec::Dump { bytes: body, chars_max: 100 }.to_string()
+}
+
+#[test]
+fn request_is_answered_after_what_its_handler_pushed() {
+    let mut table = Table::new();
+    let peer = table.peer(7, 0);
+    table.send(&peer, "add", proto::encode(&(5u64,)), Some(41)).unwrap();
+    table.send(&peer, "add", proto::encode(&(6u64,)), Some(42)).unwrap();
+    table.rig.settle();
+    expect![[r#"
+        push 7 show Reliable ["added 5"]
+        reply 7 to 41 Ok 5
+        push 7 show Reliable ["added 6"]
+        reply 7 to 42 Ok 11
+    "#]]
+    .assert_eq(&table.out());
+}
+
+#[test]
+fn every_request_taken_gets_exactly_one_reply() {
+    let mut table = Table::new();
+    let peer = table.peer(7, 0);
+    table.send(&peer, "add_later", proto::encode(&(5u64, 10u64)), Some(1)).unwrap();
+    table.send(&peer, "add_later", proto::encode(&(500u64, 10u64)), Some(2)).unwrap();
+    table.send(&peer, "panic_now", vec![0x90], None).unwrap();
+    table.send(&peer, "add", proto::encode(&(1u64,)), Some(3)).unwrap();
+    table.rig.pass(Duration::from_secs(1));
+    expect![[r#"
+        reply 7 to 1 Ok 5
+        reply 7 to 2 App "too much"
+        push 7 show Reliable ["added 1"]
+        reply 7 to 3 Ok 1
+    "#]]
+    .assert_eq(&table.out());
+    // Also when the entity goes away under it, and when it waits too long to be handled.
+    table.send(&peer, "add_later", proto::encode(&(5u64, 60_000u64)), Some(4)).unwrap();
+    table.send(&peer, "add", proto::encode(&(5u64,)), Some(5)).unwrap();
+    table.rig.pass(Duration::from_secs(30));
+    assert_eq!(table.out(), "");
+    let id = Ref::<Desk>::keyed(1).id();
+    assert!(table.rig.host().destroy(id, CloseCode::Goodbye));
+    table.rig.settle();
+    // The turn saw its sleep end early and could still answer.
+    expect![[r#"
+        reply 7 to 5 Gone
+        reply 7 to 4 Ok 6
+    "#]]
+    .assert_eq(&table.out());
+    assert_eq!(table.send(&peer, "add", proto::encode(&(5u64,)), Some(6)), Err(Status::Gone));
+}
+
+#[test]
+fn who_may_call_is_checked_before_anything_is_decoded() {
+    let mut table = Table::new();
+    let (guest, admin) = (table.peer(7, 0), table.peer(8, 3));
+    let rubbish = || vec![0xc1, 0xff];
+    // Only servers may.
+    assert_eq!(table.send(&guest, "audit", rubbish(), Some(1)), Err(Status::Denied));
+    // Nobody may.
+    assert_eq!(table.send(&guest, "online", rubbish(), None), Err(Status::UnknownMethod));
+    // A request for a tell, a tell for a request.
+    assert_eq!(table.send(&guest, "say", rubbish(), Some(1)), Err(Status::Denied));
+    assert_eq!(table.send(&guest, "add", rubbish(), None), Err(Status::Denied));
+    // Level.
+    assert_eq!(table.send(&guest, "ban", rubbish(), Some(1)), Err(Status::Denied));
+    assert_eq!(table.send(&admin, "ban", rubbish(), Some(1)), Err(Status::BadArgument));
+    assert_eq!(table.send(&admin, "ban", proto::encode(&()), Some(1)), Err(Status::BadArgument));
+    assert_eq!(table.send(&admin, "ban", vec![0x90], Some(1)), Ok(()));
+    // Missing arguments are errors.
+    assert_eq!(table.send(&guest, "add", vec![0x90], Some(1)), Err(Status::BadArgument));
+    table.rig.settle();
+    expect![[r#"
+        reply 8 to 1 Ok true
+    "#]]
+    .assert_eq(&table.out());
+    let stats = table.rig.host().stats();
+    assert_eq!((stats.denied, stats.bad_arguments), (4, 3));
+}
+
+#[test]
+fn identity_comes_from_the_session() {
+    let mut table = Table::new();
+    for account in [7, 8] {
+        let peer = table.peer(account, 0);
+        table.send(&peer, "say", proto::encode(&("hi".to_owned(),)), None).unwrap();
+    }
+    table.rig.settle();
+    expect![[r#"
+        desk of account 7 says hi
+        desk of account 8 says hi
+    "#]]
+    .assert_eq(&trace());
+}
+
+#[test]
+fn latest_tell_replaces_the_older_one_that_waits() {
+    let mut table = Table::new();
+    let (one, two) = (table.peer(7, 0), table.peer(8, 0));
+    for angle in [10u64, 20, 30] {
+        table.send(&one, "aim", proto::encode(&(angle,)), None).unwrap();
+        table.send(&one, "say", proto::encode(&(angle.to_string(),)), None).unwrap();
+    }
+    table.send(&two, "aim", proto::encode(&(99u64,)), None).unwrap();
+    table.rig.settle();
+    expect![[r#"
+        desk of account 7 says 10
+        desk of account 7 says 20
+        aims at 30
+        desk of account 7 says 30
+        aims at 99
+    "#]]
+    .assert_eq(&trace());
+    assert_eq!(table.rig.host().stats().replaced, 2);
+}
+
+#[test]
+fn rate_of_a_method_holds_per_client() {
+    let mut table = Table::new();
+    let (one, two) = (table.peer(7, 0), table.peer(8, 0));
+    let text = || proto::encode(&("x".to_owned(),));
+    let shout = |table: &mut Table, peer: &Peer| table.send(peer, "shout", text(), None).is_ok();
+    assert_eq!([(); 4].map(|()| shout(&mut table, &one)), [true, true, false, false]);
+    assert!(shout(&mut table, &two));
+    table.rig.pass(Duration::from_millis(500));
+    assert_eq!([(); 2].map(|()| shout(&mut table, &one)), [true, false]);
+    assert_eq!(one.refused(), 3);
+}
+
+#[test]
+fn full_mailbox_refuses_clients_at_once() {
+    let mut table = Table::with(HostOptions { mailbox_max: 2, ..HostOptions::default() });
+    let peer = table.peer(7, 0);
+    let text = || proto::encode(&("x".to_owned(),));
+    assert_eq!(table.send(&peer, "say", text(), None), Ok(()));
+    assert_eq!(table.send(&peer, "say", text(), None), Ok(()));
+    assert_eq!(table.send(&peer, "say", text(), None), Err(Status::Busy));
+}
+
+#[test]
+fn server_calls_client_and_waits_no_longer_than_its_deadline() {
+    let mut table = Table::new();
+    let peer = table.peer(7, 0);
+    table.send(&peer, "ask_back", vec![0x90], Some(1)).unwrap();
+    table.rig.settle();
+    let mut tag = 0;
+    table.rig.host().drain_clients(|out| {
+        if let ClientOut::Call { tag: of, wait, .. } = out {
+            assert_eq!(wait, Duration::from_secs(1));
+            tag = of;
+        }
+    });
+    table.rig.host().client_answered(tag, Status::Ok, &proto::encode(&true));
+    table.rig.settle();
+    expect![[r#"
+        reply 7 to 1 Ok "Ok(true)"
+    "#]]
+    .assert_eq(&table.out());
+    // Silent, then too late.
+    table.send(&peer, "ask_back", vec![0x90], Some(2)).unwrap();
+    table.rig.pass(Duration::from_millis(1_010));
+    let out = table.out();
+    assert!(out.contains("reply 7 to 2 Ok \"Err(Timeout"), "{out}");
+    table.rig.host().client_answered(tag + 1, Status::Ok, &proto::encode(&true));
+    assert_eq!(table.rig.host().stats().late_replies, 1);
+    // Gone.
+    table.send(&peer, "ask_back", vec![0x90], Some(3)).unwrap();
+    table.rig.settle();
+    let target = table.target;
+    table.rig.host().offline(target, &peer, CloseCode::Goodbye, true);
+    table.rig.settle();
+    let out = table.out();
+    assert!(out.contains("reply 7 to 3 Ok \"Err(Gone"), "{out}");
+    assert_eq!(table.rig.host().stats().client_calls, 0);
+}
+
+#[test]
+fn bound_clients_are_known_and_can_be_grouped() {
+    let mut table = Table::new();
+    let (one, two) = (table.peer(7, 0), table.peer(8, 0));
+    let target = table.target;
+    table.rig.host().online(target, &one);
+    table.rig.host().online(target, &two);
+    table.send(&one, "gather", vec![0x90], None).unwrap();
+    table.rig.settle();
+    expect![[r#"
+        open 1 all true
+        join 1 7
+        join 1 8
+        cast 1 show Reliable ["welcome"]
+        cast 1 score Latest [7]
+    "#]]
+    .assert_eq(&table.out());
+    // Away, back, and gone for good.
+    table.rig.host().offline(target, &one, CloseCode::Idle, false);
+    table.rig.settle();
+    table.rig.host().online(target, &one);
+    table.rig.settle();
+    table.rig.host().offline(target, &one, CloseCode::Goodbye, true);
+    table.rig.settle();
+    expect![[r#"
+        online 7, 2 peers
+        online 8, 2 peers
+        offline 7 Idle, 2 peers
+        online 7, 2 peers
+        offline 7 Goodbye, 1 peers
+    "#]]
+    .assert_eq(&trace());
+}
