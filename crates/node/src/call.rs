@@ -14,7 +14,7 @@ use crate::cx::Link;
 use crate::entity::Entity;
 use crate::error::{CallError, Fault};
 use crate::host::hub::Hub;
-use crate::host::mail::Sender;
+use crate::host::mail::{NONE, Sender};
 use crate::host::people::ClientLane;
 use crate::host::send::{OWN_WAIT, Wait};
 use crate::host::shard::Shard;
@@ -32,15 +32,13 @@ pub struct Call<T: Entity, O> {
     wait_nanos: u64,
     begun: Instant,
     extract: fn(Result<T::Reply, CallError>) -> O,
-    state: State<T>,
+    /// Until it is sent.
+    message: Option<Result<T::Message, Fault>>,
+    /// Where its answer comes; [`NO_SLOT`] before it is sent and after its end.
+    slot: Slot,
 }
 
-enum State<T: Entity> {
-    Fresh(T::Message),
-    Refused(Fault),
-    Sent(Slot),
-    Over,
-}
+const NO_SLOT: Slot = Slot { index: NONE, generation: 0 };
 
 /// A call's future is never pinned inside: it holds no reference to itself.
 impl<T: Entity, O> Unpin for Call<T, O> {}
@@ -52,10 +50,6 @@ impl<T: Entity, O> Call<T, O> {
         message: Result<T::Message, Fault>,
         extract: fn(Result<T::Reply, CallError>) -> O,
     ) -> Self {
-        let state = match message {
-            Ok(message) => State::Fresh(message),
-            Err(fault) => State::Refused(fault),
-        };
         Call {
             shard: Rc::clone(&link.shard),
             home: link.home,
@@ -65,7 +59,8 @@ impl<T: Entity, O> Call<T, O> {
             wait_nanos: OWN_WAIT,
             begun: Instant::ZERO,
             extract,
-            state,
+            message: Some(message),
+            slot: NO_SLOT,
         }
     }
 
@@ -78,7 +73,7 @@ impl<T: Entity, O> Call<T, O> {
 
     #[inline]
     fn end(&mut self, result: Result<T::Reply, Fault>) -> O {
-        self.state = State::Over;
+        self.slot = NO_SLOT;
         (self.extract)(result.map_err(|fault| self.error(fault)))
     }
 
@@ -95,42 +90,39 @@ impl<T: Entity, O> Future for Call<T, O> {
     #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<O> {
         let this = self.get_mut();
-        if let State::Sent(slot) = this.state {
-            let waiter = this.shard.hub.waiter(context);
-            return match this.shard.poll_call(slot, this.turn, waiter) {
+        let waker = this.shard.hub.other_waiter(this.turn, context);
+        if this.slot != NO_SLOT {
+            return match this.shard.poll_call(this.slot, this.turn, waker) {
                 Some(result) => Poll::Ready(this.end(result)),
                 None => Poll::Pending,
             };
         }
-        match std::mem::replace(&mut this.state, State::Over) {
-            State::Fresh(message) => {
-                this.shard.hub.poke();
-                this.begun = this.shard.hub.now.get();
-                let waiter = this.shard.hub.waiter(context);
-                let wait = Wait { turn: this.turn, nanos: this.wait_nanos, waiter };
-                match this.shard.send_call(this.home, this.key, this.sender, message, wait) {
-                    Ok(slot) => {
-                        this.state = State::Sent(slot);
-                        Poll::Pending
-                    }
-                    Err(fault) => Poll::Ready(this.end(Err(fault))),
-                }
+        let message = this.message.take();
+        this.shard.hub.poke();
+        this.begun = this.shard.hub.now.get();
+        let sent = match message {
+            Some(Ok(message)) => {
+                let wait = Wait { turn: this.turn, nanos: this.wait_nanos, waker };
+                this.shard.send_call(this.home, this.key, this.sender, message, wait)
             }
-            State::Refused(fault) => {
-                this.begun = this.shard.hub.now.get();
-                Poll::Ready(this.end(Err(fault)))
+            Some(Err(fault)) => Err(fault),
+            None => panic!("a call was polled after its end"),
+        };
+        match sent {
+            Ok(slot) => {
+                this.slot = slot;
+                Poll::Pending
             }
-            State::Sent(_) => unreachable!("handled above"),
-            State::Over => panic!("a call was polled after its end"),
+            Err(fault) => Poll::Ready(this.end(Err(fault))),
         }
     }
 }
 
 impl<T: Entity, O> Drop for Call<T, O> {
     fn drop(&mut self) {
-        if let State::Sent(slot) = self.state {
+        if self.slot != NO_SLOT {
             self.shard.hub.poke();
-            self.shard.drop_call(slot, self.turn);
+            self.shard.drop_call(self.slot, self.turn);
         }
     }
 }

@@ -48,32 +48,32 @@ pub(crate) enum Sent {
     There(WorkerId),
 }
 
-/// A call that waits for its answer.
+/// How far a pending call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Free,
+    Waiting,
+    Done,
+}
+
+/// A call that waits for its answer, or has it.
 pub(crate) struct Pending<E: Entity> {
+    pub deadline: Instant,
+    home: Incarnation,
+    key: u64,
+    /// The turn that made the call and is told of its answer.
+    pub turn: TurnId,
     generation: u32,
     next_free: u32,
+    /// The target's position, or its worker's number.
+    place: u32,
     pub method: u16,
-    /// The turn that made the call.
-    pub turn: TurnId,
-    pub home: Incarnation,
-    pub key: u64,
-    pub sent: Sent,
-    pub deadline: Instant,
-    pub state: CallState<E>,
-}
-
-impl<E: Entity> Pending<E> {
-    /// Who was called.
-    pub fn target(&self) -> EntityId {
-        EntityId { kind: E::KIND.id, home: self.home, key: self.key }
-    }
-}
-
-/// How far a pending call is.
-pub(crate) enum CallState<E: Entity> {
-    Free,
-    Waiting(Waiter),
-    Done(Result<E::Reply, Fault>),
+    phase: Phase,
+    /// The target's node; `NONE` for this worker.
+    node: Incarnation,
+    /// Who is told instead of the turn.
+    waker: Option<Waker>,
+    result: Option<Result<E::Reply, Fault>>,
 }
 
 /// What a new call is about.
@@ -84,7 +84,8 @@ pub(crate) struct NewCall {
     pub key: u64,
     pub sent: Sent,
     pub deadline: Instant,
-    pub waiter: Waiter,
+    /// Who is told, if it is not the turn.
+    pub waker: Option<Waker>,
 }
 
 /// The pending calls of a shard.
@@ -95,12 +96,54 @@ pub(crate) struct Calls<E: Entity> {
     open: u32,
 }
 
+impl<E: Entity> Pending<E> {
+    /// Who was called.
+    pub fn target(&self) -> EntityId {
+        EntityId { kind: E::KIND.id, home: self.home, key: self.key }
+    }
+
+    /// Where the call went.
+    pub fn sent(&self) -> Sent {
+        if self.node == Incarnation::NONE {
+            Sent::Here(self.place)
+        } else {
+            Sent::There(WorkerId { node: self.node, worker: self.place as u8 })
+        }
+    }
+
+    /// Whether there is no answer yet.
+    pub fn is_waiting(&self) -> bool {
+        self.phase == Phase::Waiting
+    }
+
+    /// Puts the answer in; gives who is to be told.
+    #[inline(always)]
+    pub fn settle(&mut self, result: Result<E::Reply, Fault>) -> Waiter {
+        self.phase = Phase::Done;
+        // While a call waits it has no result, so there is nothing to drop.
+        std::mem::forget(self.result.replace(result));
+        match self.waker.take() {
+            None => Waiter::Turn(self.turn),
+            Some(waker) => Waiter::Waker(waker),
+        }
+    }
+
+    /// Notes who is told; `None` for the turn.
+    #[inline]
+    pub fn wait(&mut self, waker: Option<Waker>) {
+        if waker.is_some() || self.waker.is_some() {
+            self.waker = waker;
+        }
+    }
+}
+
 impl<E: Entity> Calls<E> {
     pub fn new(shard: u16) -> Self {
         Calls { shard: u32::from(shard) << CALL_BITS, slots: Vec::new(), free: NONE, open: 0 }
     }
 
     /// Calls that wait or whose answer was not taken yet.
+    #[inline]
     pub fn open_count(&self) -> u32 {
         self.open
     }
@@ -108,31 +151,45 @@ impl<E: Entity> Calls<E> {
     #[inline(always)]
     pub fn insert(&mut self, call: NewCall) -> Slot {
         self.open += 1;
-        let NewCall { method, turn, home, key, sent, deadline, waiter } = call;
-        let state = CallState::Waiting(waiter);
+        let (node, place) = match call.sent {
+            Sent::Here(position) => (Incarnation::NONE, position),
+            Sent::There(worker) => (worker.node, u32::from(worker.worker)),
+        };
         let index = self.free;
-        if let Some(slot) = self.slots.get_mut(index as usize) {
-            self.free = slot.next_free;
-            slot.method = method;
-            slot.turn = turn;
-            slot.home = home;
-            slot.key = key;
-            slot.sent = sent;
-            slot.deadline = deadline;
-            slot.state = state;
-            return Slot { index: self.shard | index, generation: slot.generation };
-        }
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return self.grow(call, node, place);
+        };
+        self.free = slot.next_free;
+        slot.deadline = call.deadline;
+        slot.home = call.home;
+        slot.key = call.key;
+        slot.turn = call.turn;
+        slot.place = place;
+        slot.method = call.method;
+        slot.phase = Phase::Waiting;
+        slot.node = node;
+        // A free slot has none.
+        std::mem::forget(std::mem::replace(&mut slot.waker, call.waker));
+        Slot { index: self.shard | index, generation: slot.generation }
+    }
+
+    #[inline(never)]
+    fn grow(&mut self, call: NewCall, node: Incarnation, place: u32) -> Slot {
         let index = self.slots.len() as u32;
+        let NewCall { method, turn, home, key, deadline, waker, .. } = call;
         self.slots.push(Pending {
-            generation: 0,
-            next_free: NONE,
-            method,
-            turn,
+            deadline,
             home,
             key,
-            sent,
-            deadline,
-            state,
+            turn,
+            generation: 0,
+            next_free: NONE,
+            place,
+            method,
+            phase: Phase::Waiting,
+            node,
+            waker,
+            result: None,
         });
         Slot { index: self.shard | index, generation: 0 }
     }
@@ -140,14 +197,13 @@ impl<E: Entity> Calls<E> {
     #[inline(always)]
     pub fn get_mut(&mut self, slot: Slot) -> Option<&mut Pending<E>> {
         let call = self.slots.get_mut(call_of(slot.index) as usize)?;
-        (call.generation == slot.generation && !matches!(call.state, CallState::Free))
-            .then_some(call)
+        (call.generation == slot.generation && call.phase != Phase::Free).then_some(call)
     }
 
     /// The call in `index` now.
     pub fn at(&self, index: u32) -> Option<&Pending<E>> {
         let call = self.slots.get(call_of(index) as usize)?;
-        (!matches!(call.state, CallState::Free)).then_some(call)
+        (call.phase != Phase::Free).then_some(call)
     }
 
     /// The name of the call in `index` now.
@@ -156,25 +212,28 @@ impl<E: Entity> Calls<E> {
         self.at(index).map(|call| Slot { index: self.shard | index, generation: call.generation })
     }
 
-    /// Frees a slot; gives the state it had.
+    /// Frees a slot; gives the answer if it has come.
     #[inline(always)]
-    pub fn remove(&mut self, slot: Slot) -> Option<CallState<E>> {
-        let index = call_of(slot.index);
+    pub fn remove(&mut self, slot: Slot) -> Option<Result<E::Reply, Fault>> {
         let free = self.free;
         let call = self.get_mut(slot)?;
-        let state = std::mem::replace(&mut call.state, CallState::Free);
+        let result = call.result.take();
+        call.phase = Phase::Free;
         call.generation = call.generation.wrapping_add(1);
         call.next_free = free;
-        self.free = index;
+        if call.waker.is_some() {
+            call.waker = None;
+        }
+        self.free = call_of(slot.index);
         self.open -= 1;
-        Some(state)
+        result
     }
 
     /// Names of the calls that wait and fulfil `test`.
     pub fn waiting(&self, mut test: impl FnMut(&Pending<E>) -> bool) -> Vec<Slot> {
         let mut found = Vec::new();
         for (index, call) in self.slots.iter().enumerate() {
-            if matches!(call.state, CallState::Waiting(_)) && test(call) {
+            if call.phase == Phase::Waiting && test(call) {
                 let index = self.shard | index as u32;
                 found.push(Slot { index, generation: call.generation });
             }
@@ -184,7 +243,60 @@ impl<E: Entity> Calls<E> {
 
     /// The earliest deadline of the calls that wait.
     pub fn next_deadline(&self) -> Instant {
-        let waiting = self.slots.iter().filter(|call| matches!(call.state, CallState::Waiting(_)));
+        let waiting = self.slots.iter().filter(|call| call.phase == Phase::Waiting);
         waiting.map(|call| call.deadline).min().unwrap_or(Instant::NEVER)
+    }
+}
+
+/// The calls that one turn waits for, by their packed indices: mostly one.
+#[derive(Debug)]
+pub(crate) struct CallList {
+    first: u32,
+    more: Vec<u32>,
+}
+
+impl CallList {
+    pub fn new() -> Self {
+        CallList { first: NONE, more: Vec::new() }
+    }
+
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.more.len() + usize::from(self.first != NONE)
+    }
+
+    #[inline]
+    pub fn push(&mut self, packed: u32) {
+        if self.first == NONE {
+            self.first = packed;
+        } else {
+            self.more.push(packed);
+        }
+    }
+
+    /// Takes a call out; `false` if it is not in the list.
+    #[inline]
+    pub fn remove(&mut self, packed: u32) -> bool {
+        if self.first == packed {
+            self.first = self.more.pop().unwrap_or(NONE);
+            return true;
+        }
+        match self.more.iter().position(|other| *other == packed) {
+            Some(at) => {
+                self.more.swap_remove(at);
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.first = NONE;
+        self.more.clear();
+    }
+
+    pub fn to_vec(&self) -> Vec<u32> {
+        let first = (self.first != NONE).then_some(self.first);
+        first.into_iter().chain(self.more.iter().copied()).collect()
     }
 }

@@ -104,7 +104,7 @@ impl<'a> Graph<'a> {
         let (calls, shard, entity, exclusive) = {
             let turns = self.hub.turns.borrow();
             let Some(turn) = turns.get(id) else { return Vec::new() };
-            (turn.calls.clone(), turn.shard, turn.entity, turn.exclusive)
+            (turn.calls.to_vec(), turn.shard, turn.entity, turn.exclusive)
         };
         let mut found = Vec::new();
         if !exclusive {

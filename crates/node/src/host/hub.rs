@@ -336,6 +336,18 @@ impl Hub {
         }
     }
 
+    /// Who to tell if it is not the turn `id`, polled with its own waker.
+    #[inline]
+    pub fn other_waiter(&self, id: TurnId, context: &Context<'_>) -> Option<Waker> {
+        let (waker, turn) = self.polled.get();
+        if waker == context.waker().data() && turn == id && !id.is_none() {
+            None
+        } else {
+            Some(context.waker().clone())
+        }
+    }
+
+    #[inline]
     pub fn tell_waiter(&self, waiter: Waiter) {
         match waiter {
             Waiter::Turn(turn) => self.wake_turn(turn),
@@ -438,7 +450,7 @@ impl Hub {
                     continue;
                 }
                 turn.cancelled = true;
-                (turn.calls.clone(), turn.sleeps.clone(), turn.client_calls.clone())
+                (turn.calls.to_vec(), turn.sleeps.clone(), turn.client_calls.clone())
             };
             for tag in client_calls {
                 let told = self.clients.borrow_mut().answered(tag, Err(Fault::Cancelled));

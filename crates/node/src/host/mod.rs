@@ -211,6 +211,9 @@ impl Host {
         self.hub.sweep();
         self.hub.fire_alarms();
         self.run_scenes();
+        if self.ready_count() > 0 {
+            self.hub.watch.resume();
+        }
         let mut budget = self.hub.options.turn_budget;
         // Around everything that runs game code, so that a handler need not have one each.
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_ready(&mut budget))) {
@@ -223,11 +226,12 @@ impl Host {
     }
 
     fn run_ready(&mut self, budget: &mut u32) {
-        if self.at < self.round.len() {
-            self.hub.watch.resume();
-        }
         while *budget > 0 {
-            let Some(ready) = self.next_ready() else { break };
+            if self.at == self.round.len() && !self.next_round() {
+                return;
+            }
+            let ready = self.round[self.at];
+            self.at += 1;
             *budget -= 1;
             match ready {
                 Ready::Entity { shard, index } => self.shard(shard).run(index),
@@ -236,21 +240,15 @@ impl Host {
         }
     }
 
-    /// The next thing of this round, or the first of the next one.
-    #[inline]
-    fn next_ready(&mut self) -> Option<Ready> {
-        if let Some(ready) = self.round.get(self.at) {
-            self.at += 1;
-            return Some(*ready);
+    /// Takes what became ready meanwhile. `false` if nothing did.
+    fn next_round(&mut self) -> bool {
+        if self.hub.wakes.is_any() {
+            self.take_wakes();
         }
         self.round.clear();
         self.at = 0;
-        self.take_wakes();
         std::mem::swap(&mut self.round, &mut *self.hub.ready.borrow_mut());
-        let first = self.round.first().copied()?;
-        self.at = 1;
-        self.hub.watch.resume();
-        Some(first)
+        !self.round.is_empty()
     }
 
     /// A shard, from this host's own list.

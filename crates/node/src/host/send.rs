@@ -1,6 +1,7 @@
 //! How messages leave a turn, and how answers come back.
 
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::Duration;
 
 use env::Instant;
@@ -8,7 +9,7 @@ use proto::frame::Status;
 use proto::link::{Slot, WorkerId};
 use proto::{EntityId, Incarnation};
 
-use super::calls::{CallState, NewCall, Sent, Waiter};
+use super::calls::{NewCall, Sent};
 use super::cycle::{Graph, Walk};
 use super::hub::{Hub, Ready, bump};
 use super::lane::Parcel;
@@ -27,7 +28,8 @@ pub(crate) struct Wait {
     pub turn: TurnId,
     /// Nanoseconds, or [`OWN_WAIT`].
     pub nanos: u64,
-    pub waiter: Waiter,
+    /// Who is told of the answer, if it is not the turn.
+    pub waker: Option<Waker>,
 }
 
 /// Where a message was found to go.
@@ -104,7 +106,7 @@ impl<E: Entity> Shard<E> {
             key,
             sent: Sent::Here(index),
             deadline,
-            waiter: wait.waiter,
+            waker: wait.waker,
         });
         if let Some(turn) = caller {
             turn.calls.push(call.index);
@@ -182,8 +184,8 @@ impl<E: Entity> Shard<E> {
             self.reserve_lane(worker)?;
         }
         deadline = deadline.min(hub.begin_call(turn)?);
-        let waiter = wait.waiter;
-        let new = NewCall { method, turn, home, key, sent, deadline, waiter };
+        let waker = wait.waker;
+        let new = NewCall { method, turn, home, key, sent, deadline, waker };
         let call = self.calls.borrow_mut().insert(new);
         if let Some(turn) = hub.turns.borrow_mut().get_mut(turn) {
             turn.calls.push(call.index);
@@ -434,20 +436,16 @@ impl<E: Entity> Shard<E> {
     #[inline]
     pub fn settle(&self, slot: Slot, result: Result<E::Reply, Fault>) {
         let mut calls = self.calls.borrow_mut();
-        let Some(call) = calls.get_mut(slot) else {
-            drop(calls);
-            bump(&self.hub.count.late_replies);
-            return;
-        };
-        if matches!(call.state, CallState::Done(_)) {
-            drop(calls);
-            bump(&self.hub.count.late_replies);
-            return;
-        }
-        let before = std::mem::replace(&mut call.state, CallState::Done(result));
-        drop(calls);
-        if let CallState::Waiting(waiter) = before {
-            self.hub.tell_waiter(waiter);
+        match calls.get_mut(slot) {
+            Some(call) if call.is_waiting() => {
+                let waiter = call.settle(result);
+                drop(calls);
+                self.hub.tell_waiter(waiter);
+            }
+            _ => {
+                drop(calls);
+                bump(&self.hub.count.late_replies);
+            }
         }
     }
 
@@ -483,10 +481,10 @@ impl<E: Entity> Shard<E> {
         let sent = {
             let mut calls = self.calls.borrow_mut();
             let Some(call) = calls.get_mut(slot) else { return false };
-            if !matches!(call.state, CallState::Waiting(_)) {
+            if !call.is_waiting() {
                 return false;
             }
-            call.sent
+            call.sent()
         };
         self.settle(slot, Err(fault));
         self.give_up(slot, sent, below);
@@ -517,48 +515,42 @@ impl<E: Entity> Shard<E> {
         None
     }
 
-    /// Takes the answer of a pending call, or notes who waits for it now.
+    /// Takes the answer of a pending call, or notes who waits for it now: the turn, or `waker`.
     #[inline]
     pub fn poll_call(
         &self,
         slot: Slot,
         turn: TurnId,
-        waiter: Waiter,
+        waker: Option<Waker>,
     ) -> Option<Result<E::Reply, Fault>> {
-        {
-            let mut calls = self.calls.borrow_mut();
-            let call = calls.get_mut(slot)?;
-            if let CallState::Waiting(old) = &mut call.state {
-                *old = waiter;
-                return None;
-            }
-            match calls.remove(slot) {
-                Some(CallState::Done(result)) => {
-                    drop(calls);
-                    self.forget_call(slot, turn);
-                    Some(result)
-                }
-                _ => None,
-            }
+        let mut calls = self.calls.borrow_mut();
+        let call = calls.get_mut(slot)?;
+        if call.is_waiting() {
+            call.wait(waker);
+            return None;
         }
+        let result = calls.remove(slot);
+        drop(calls);
+        self.forget_call(slot, turn);
+        result
     }
 
     /// A call was dropped before its answer was taken.
     pub fn drop_call(self: &Rc<Self>, slot: Slot, turn: TurnId) {
-        let (state, sent) = {
+        let (waiting, sent) = {
             let mut calls = self.calls.borrow_mut();
-            let Some(sent) = calls.get_mut(slot).map(|call| call.sent) else { return };
-            (calls.remove(slot), sent)
+            let Some(call) = calls.get_mut(slot) else { return };
+            let found = (call.is_waiting(), call.sent());
+            drop(calls.remove(slot));
+            found
         };
         self.forget_call(slot, turn);
-        match state {
-            Some(CallState::Waiting(_)) => {
-                let mut below = Vec::new();
-                self.give_up(slot, sent, &mut below);
-                below.into_iter().for_each(|turn| self.hub.cancel_turn(turn));
-            }
-            Some(CallState::Done(_)) => bump(&self.hub.count.dropped_replies),
-            _ => {}
+        if waiting {
+            let mut below = Vec::new();
+            self.give_up(slot, sent, &mut below);
+            below.into_iter().for_each(|turn| self.hub.cancel_turn(turn));
+        } else {
+            bump(&self.hub.count.dropped_replies);
         }
     }
 
@@ -569,14 +561,12 @@ impl<E: Entity> Shard<E> {
         }
         let mut turns = self.hub.turns.borrow_mut();
         if let Some(turn) = turns.get_mut(turn)
-            && let Some(at) = turn.calls.iter().position(|packed| *packed == slot.index)
+            && turn.calls.remove(slot.index)
+            && !turn.exclusive
         {
-            turn.calls.swap_remove(at);
-            if !turn.exclusive {
-                let (shard, entity) = (turn.shard, turn.entity);
-                drop(turns);
-                self.hub.end_calls(shard, entity, 1);
-            }
+            let (shard, entity) = (turn.shard, turn.entity);
+            drop(turns);
+            self.hub.end_calls(shard, entity, 1);
         }
     }
 

@@ -1134,7 +1134,7 @@ impl<E: Entity> AnyShard for Shard<E> {
     fn call_info(&self, packed: u32) -> Option<(Slot, Sent, EntityId, TurnId)> {
         let calls = self.calls.borrow();
         let name = calls.name(packed)?;
-        calls.at(packed).map(|call| (name, call.sent, call.target(), call.turn))
+        calls.at(packed).map(|call| (name, call.sent(), call.target(), call.turn))
     }
 
     fn fail_call(&self, slot: Slot, fault: Fault, below: &mut Vec<TurnId>) -> bool {
@@ -1158,7 +1158,7 @@ impl<E: Entity> AnyShard for Shard<E> {
         let lost = self
             .calls
             .borrow()
-            .waiting(|call| matches!(call.sent, Sent::There(worker) if worker.node == node));
+            .waiting(|call| matches!(call.sent(), Sent::There(worker) if worker.node == node));
         let mut below = Vec::new();
         for slot in lost {
             // A room dies with its node. Whether anything else ran is not known.

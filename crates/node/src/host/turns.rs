@@ -6,6 +6,7 @@ use std::task::{Wake, Waker};
 
 use env::Instant;
 
+use super::calls::CallList;
 use super::mail::{NONE, Origin, Sender};
 use crate::turn::Placed;
 
@@ -50,7 +51,7 @@ pub(crate) struct TurnSlot {
     pub future: Option<Placed>,
     pub waker: Option<Waker>,
     /// Slots of the calls it waits for, packed with their shards.
-    pub calls: Vec<u32>,
+    pub calls: CallList,
     /// Slots of its sleeps.
     pub sleeps: Vec<u32>,
     /// Tags of its calls to clients.
@@ -120,7 +121,7 @@ impl Turns {
             next: NONE,
             future: None,
             waker: None,
-            calls: Vec::new(),
+            calls: CallList::new(),
             sleeps: Vec::new(),
             client_calls: Vec::new(),
         });
