@@ -3,6 +3,10 @@
 //! A link frame is `varint length | kind | destination worker | fields | body`. Within a cluster
 //! the two adjacent releases understand each other's frames.
 
+mod select;
+
+pub use select::{ACCOUNTS_MAX, Act, Forward, PushTo, Select, Selected, TAGS_MAX, Tag, Whom};
+
 use crate::WireError;
 use crate::frame::{CloseCode, Seen, Status, TEXT_BYTES_MAX, put_seen, put_text, read_seen};
 use crate::id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
@@ -261,6 +265,12 @@ pub enum LinkFrame<'a> {
         reason: &'a str,
     },
 
+    // -- users --
+    Tag(Tag<'a>),
+    Select(Select<'a>),
+    Selected(Selected),
+    Forward(Forward<'a>),
+
     // -- calls between entities and services --
     Call(Call<'a>),
     Answer {
@@ -341,6 +351,10 @@ mod kind {
     pub const REBIND: u8 = 0x2f;
     pub const RELEASE: u8 = 0x30;
     pub const KICK: u8 = 0x31;
+    pub const TAG: u8 = 0x32;
+    pub const SELECT: u8 = 0x33;
+    pub const SELECTED: u8 = 0x34;
+    pub const FORWARD: u8 = 0x35;
     pub const CALL: u8 = 0x40;
     pub const ANSWER: u8 = 0x41;
     pub const CANCEL: u8 = 0x42;
@@ -430,6 +444,10 @@ impl<'a> LinkFrame<'a> {
         let frame = match kind {
             kind::OPEN => LinkFrame::Open(Admission::decode(&mut r)?),
             kind::CALL => LinkFrame::Call(Call::decode(&mut r)?),
+            kind::TAG => LinkFrame::Tag(Tag::decode(&mut r)?),
+            kind::SELECT => LinkFrame::Select(Select::decode(&mut r)?),
+            kind::SELECTED => LinkFrame::Selected(Selected::decode(&mut r)?),
+            kind::FORWARD => LinkFrame::Forward(Forward::decode(&mut r)?),
             kind::HELLO => LinkFrame::Hello {
                 version: r.byte()?,
                 cluster: r.text(TEXT_BYTES_MAX)?,
@@ -596,6 +614,10 @@ impl<'a> LinkFrame<'a> {
         match self {
             LinkFrame::Open(admission) => admission.encode(out),
             LinkFrame::Call(call) => call.encode(out),
+            LinkFrame::Tag(tag) => tag.encode(out),
+            LinkFrame::Select(select) => select.encode(out),
+            LinkFrame::Selected(selected) => selected.encode(out),
+            LinkFrame::Forward(forward) => forward.encode(out),
             LinkFrame::Hello { version, cluster, from, name, nonce } => {
                 out.push(*version);
                 put_text(out, cluster);
@@ -801,6 +823,10 @@ impl<'a> LinkFrame<'a> {
         match self {
             LinkFrame::Open(_) => kind::OPEN,
             LinkFrame::Call(_) => kind::CALL,
+            LinkFrame::Tag(_) => kind::TAG,
+            LinkFrame::Select(_) => kind::SELECT,
+            LinkFrame::Selected(_) => kind::SELECTED,
+            LinkFrame::Forward(_) => kind::FORWARD,
             LinkFrame::Hello { .. } => kind::HELLO,
             LinkFrame::Prove { .. } => kind::PROVE,
             LinkFrame::Ping { .. } => kind::PING,

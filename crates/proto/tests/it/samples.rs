@@ -1,7 +1,10 @@
 //! One frame of every kind, and more where a field can be special.
 
 use proto::frame::{CloseCode, DownFrame, Seen, Status, StreamUp, UpFrame, Welcome};
-use proto::link::{Admission, Call, GroupId, LinkFrame, Slot, WorkerId};
+use proto::link::{
+    Act, Admission, Call, Forward, GroupId, LinkFrame, PushTo, Select, Selected, Slot, Tag, Whom,
+    WorkerId,
+};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
 const BIG: u64 = u64::MAX;
@@ -289,6 +292,33 @@ pub fn link() -> Vec<LinkFrame<'static>> {
         LinkFrame::Cancel { call: SLOT },
         LinkFrame::Probe { origin: GATE, call: SLOT, target: room, seen: 1 },
         LinkFrame::Ring { call: SLOT },
+        LinkFrame::Tag(Tag {
+            session: SESSION,
+            account: AccountId(7),
+            logged_in: true,
+            tags: vec!["zone:1", "vip"],
+        }),
+        LinkFrame::Select(Select {
+            ticket: 5,
+            whom: Whom::Accounts(vec![AccountId(7), AccountId(300)]),
+            tags: vec!["vip"],
+            except: vec![AccountId(8)],
+            act: Act::Push { method: METHOD, mode: PushTo::Latest(3), body: &[0x91, 0x01] },
+        }),
+        LinkFrame::Select(Select {
+            ticket: 6,
+            whom: Whom::LoggedIn,
+            tags: vec![],
+            except: vec![],
+            act: Act::Kick { code: CloseCode::GoingAway, reason: "restart" },
+        }),
+        LinkFrame::Selected(Selected { ticket: 5, reached: 1, unknown: vec![AccountId(300)] }),
+        LinkFrame::Forward(Forward {
+            slot: SLOT,
+            method: METHOD,
+            mode: PushTo::Reliable,
+            body: &[0x91, 0x01],
+        }),
         LinkFrame::Publish { subject: "zone.1.news", body: &[0x91, 0x01] },
         LinkFrame::Listen { subject: "zone.1.news", on: true },
     ]
@@ -369,6 +399,10 @@ pub fn link_kind(frame: &LinkFrame<'_>) -> &'static str {
         LinkFrame::Cancel { .. } => "cancel",
         LinkFrame::Probe { .. } => "probe",
         LinkFrame::Ring { .. } => "ring",
+        LinkFrame::Tag(_) => "tag",
+        LinkFrame::Select(_) => "select",
+        LinkFrame::Selected(_) => "selected",
+        LinkFrame::Forward(_) => "forward",
         LinkFrame::Publish { .. } => "publish",
         LinkFrame::Listen { .. } => "listen",
     }
