@@ -105,7 +105,8 @@ fn a_frame_cut_at_any_byte_is_truncated_or_another_whole_frame() {
             match LinkFrame::decode(&payload[..cut]) {
                 Err(error) => assert_eq!(error, WireError::Truncated),
                 Ok((_, frame)) => {
-                    let carries = ["up", "down", "cast", "call", "answer", "publish"];
+                    let carries =
+                        ["up", "down", "cast", "call", "answer", "publish", "select", "forward"];
                     assert!(carries.contains(&samples::link_kind(&frame)), "{frame:?}");
                 }
             }
