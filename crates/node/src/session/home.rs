@@ -19,6 +19,10 @@ pub(super) struct Session {
     /// The handle that the next stream gets; never used twice.
     pub next_stream: u32,
     pub streams: Vec<Stream>,
+    /// Whether the game has logged it in, which is more than having shown a ticket.
+    pub logged_in: bool,
+    /// What the game calls it, in order.
+    pub tags: Vec<Box<str>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +76,17 @@ impl Session {
                 SessionLink::Waiting { .. } => None,
             },
             streams: self.streams.iter().map(|s| (s.name.to_string(), s.target)).collect(),
+            logged_in: self.logged_in,
+            tags: self.tags.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    /// Where pushes go that are for the session as such: its oldest open stream.
+    pub fn first_stream(&self) -> Option<(WorkerId, Slot)> {
+        self.streams.iter().find_map(|stream| match stream.state {
+            StreamState::Bound { owner, slot } => Some((owner, slot)),
+            _ => None,
+        })
     }
 
     pub fn is_attached(&self) -> bool {

@@ -18,7 +18,7 @@ pub struct Homes {
     me: WorkerId,
     options: Options,
     bindings: Bindings,
-    sessions: BTreeMap<AccountId, Session>,
+    pub(super) sessions: BTreeMap<AccountId, Session>,
     /// Used tickets and when they expire, in wall-clock milliseconds.
     used: BTreeMap<SessionId, u64>,
     used_by_expiry: BTreeSet<(u64, SessionId)>,
@@ -27,7 +27,7 @@ pub struct Homes {
     ended_order: VecDeque<(Instant, SessionId)>,
     /// `(when, account, stream)`; stream 0 is the end of the resume window.
     timers: BTreeSet<(Instant, AccountId, u32)>,
-    stats: HomeStats,
+    pub(super) stats: HomeStats,
 }
 
 /// How a session ended: kept in few bytes, since a reason may be any text.
@@ -90,6 +90,8 @@ impl Homes {
     ) {
         match frame {
             LinkFrame::Open(admission) => self.open(io, from, admission),
+            LinkFrame::Tag(tag) => self.tag(tag),
+            LinkFrame::Select(select) => self.select(io, from, select),
             LinkFrame::Resume { .. } => self.resume(io, from, frame),
             &LinkFrame::Detached { session, account, generation, code } => {
                 self.detached(io, (session, account), generation, code);
@@ -297,6 +299,8 @@ impl Homes {
             generation: 1,
             link: SessionLink::Attached { gate, conn: admission.conn },
             next_stream: 1,
+            logged_in: false,
+            tags: Vec::new(),
             streams: Vec::with_capacity(bindings.len()),
         };
         for binding in bindings {

@@ -95,6 +95,10 @@ pub struct HomeStats {
     pub lost: u64,
     /// Bindings that could not be made and were given up.
     pub bindings_failed: u64,
+    /// Sessions chosen by account, login or tag, each time they were.
+    pub selected: u64,
+    /// Accounts asked for that had no session.
+    pub unknown: u64,
 }
 
 /// One session, for people to look at.
@@ -112,4 +116,8 @@ pub struct SessionInfo {
     pub gate: Option<WorkerId>,
     /// Its streams by name, and where they lead.
     pub streams: Vec<(String, EntityId)>,
+    /// Whether the game has logged it in.
+    pub logged_in: bool,
+    /// What the game calls it.
+    pub tags: Vec<String>,
 }

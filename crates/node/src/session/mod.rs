@@ -12,6 +12,7 @@ mod homes;
 mod login;
 mod options;
 mod ports;
+mod select;
 mod stream;
 mod streams;
 
@@ -48,6 +49,11 @@ pub trait Places {
 
     /// The worker that is home to the sessions of `account`. `None` if no node offers sessions.
     fn home_of(&self, account: AccountId) -> Option<WorkerId>;
+
+    /// All workers that are home to sessions.
+    fn homes(&self) -> Vec<WorkerId> {
+        Vec::new()
+    }
 }
 
 /// What the outside lends to the session cores for one step.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use env::{FastMap, Instant};
 use proto::frame::{CloseCode, Seen, Status, StreamUp};
-use proto::link::{GroupId, LinkFrame, Slot, WorkerId};
+use proto::link::{GroupId, LinkFrame, Slot, Tag, WorkerId};
 use proto::stream::Arrival;
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
 
@@ -125,7 +125,8 @@ impl<E: Entities> Streams<E> {
 
     // -- from homes --
 
-    /// Handles a frame from a home: `Bind`, `Attach`, `Detach`, `Unbind`. Others are ignored.
+    /// Handles a frame from a home: `Bind`, `Attach`, `Detach`, `Unbind`, `Forward`. Others are
+    /// ignored.
     pub fn handle_link<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
@@ -152,6 +153,10 @@ impl<E: Entities> Streams<E> {
                 }
             }
             &LinkFrame::Unbind { slot, code } => self.end(io.out, entities, slot, code),
+            LinkFrame::Forward(forward) => {
+                let how = (forward.method, forward.mode.into());
+                self.push(io.out, forward.slot, how, forward.body);
+            }
             _ => {}
         }
     }
@@ -516,6 +521,15 @@ impl<E: Entities> Streams<E> {
         if let Some(stream) = find_mut(&mut self.table, slot) {
             let (session, account) = (stream.info.session, stream.info.account);
             out.control(stream.home, &LinkFrame::Release { session, account, name });
+        }
+    }
+
+    /// Tells the home of a client's session that it is logged in as what `tags` say, or that it is
+    /// not logged in.
+    pub fn tag<O: Outlet>(&mut self, out: &mut O, slot: Slot, logged_in: bool, tags: Vec<&str>) {
+        if let Some(stream) = find_mut(&mut self.table, slot) {
+            let (session, account) = (stream.info.session, stream.info.account);
+            out.control(stream.home, &LinkFrame::Tag(Tag { session, account, logged_in, tags }));
         }
     }
 

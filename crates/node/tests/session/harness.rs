@@ -7,7 +7,7 @@ use node::session::{
     Places, Scope, Streams,
 };
 use proto::frame::{CloseCode, DownFrame, Seen, Status, StreamUp, UpFrame};
-use proto::link::{Admission, GroupId, LinkFrame, Slot, WorkerId};
+use proto::link::{Admission, GroupId, LinkFrame, Selected, Slot, WorkerId};
 use proto::stream::{Arrival, Inbound, Limits, Outbound};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
 
@@ -91,6 +91,7 @@ pub struct Fake {
     pub requests: VecDeque<(Slot, u64, MethodId, Vec<u8>)>,
     pub answers: Vec<(u64, Status, Vec<u8>)>,
     pub groups: Vec<GroupId>,
+    pub selected: Vec<Selected>,
     pub refuses: Option<Status>,
     pub loads: bool,
 }
@@ -548,9 +549,11 @@ impl World {
             LinkFrame::Bind { .. }
             | LinkFrame::Attach { .. }
             | LinkFrame::Detach { .. }
-            | LinkFrame::Unbind { .. } => {
+            | LinkFrame::Unbind { .. }
+            | LinkFrame::Forward(_) => {
                 server.streams.handle_link(io, &mut server.fake, from, &frame);
             }
+            LinkFrame::Selected(selected) => server.fake.selected.push(selected.clone()),
             _ => server.homes.handle_link(io, from, &frame),
         });
         self.serve(to);

@@ -6,3 +6,4 @@ mod homes;
 mod model;
 mod regressions;
 mod streams;
+mod users;
