@@ -1,6 +1,7 @@
 //! `bench NAME`: measures Mainstay next to the physical limit in the same run.
 
 mod arena;
+mod entity;
 mod gate;
 mod raw;
 mod tick;
@@ -12,6 +13,7 @@ const HELP: &str = "\
 bench NAME
 
   arena    a thousand bots in one arena at 20 steps a second, gate hop included
+  entity   local messages, calls and idle entities, next to actor libraries
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   raw      the limit: a bare epoll echo server under the common load generator
   tick     how late ticks come at 20 and 60 Hz while a core is loaded to 70 %
@@ -25,6 +27,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let met = match args[..] {
         ["arena"] => arena::run()?,
+        ["entity"] => entity::run()?,
         ["gate"] => gate::run()?,
         ["gate-core"] => gate::run_core()?,
         ["gate", connections, window, seconds] => {

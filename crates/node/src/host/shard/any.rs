@@ -1,0 +1,301 @@
+//! What a worker does with a shard whose kind it does not name.
+
+use super::*;
+
+impl<E: Entity> AnyShard for Shard<E> {
+    fn kind(&self) -> &'static KindInfo {
+        E::KIND
+    }
+
+    fn is_hosted(&self) -> bool {
+        self.hosted.get()
+    }
+
+    fn stats(&self) -> ShardStats {
+        let cells = self.cells.borrow();
+        let used = || cells.slots.iter().filter(|slot| slot.used);
+        ShardStats {
+            kind: E::KIND.name,
+            entities: cells.len(),
+            mail: cells.room.len(),
+            mail_longest: used().map(|slot| slot.mailbox.len).max().unwrap_or(0),
+            calls: self.calls.borrow().open_count(),
+            timers: self.timers.borrow().len(),
+            busy: used().filter(|slot| slot.flags & BUSY != 0).count(),
+            quarantined: used().filter(|slot| slot.flags & QUARANTINED != 0).count(),
+        }
+    }
+
+    fn handled(&self, method: u16) -> u64 {
+        self.counts.get(usize::from(method.wrapping_add(1))).map_or(0, Cell::get)
+    }
+
+    fn clear(&self) {
+        // Taken out first: a drop of the game's must not find the table borrowed.
+        let cells = self.cells.replace(Cells::new());
+        drop_quietly(cells);
+        let timers = self.timers.replace(TimerTable::new());
+        drop_quietly(timers);
+        self.peers.borrow_mut().clear();
+        self.lanes.borrow_mut().clear();
+    }
+
+    fn run(self: Rc<Self>, index: u32) {
+        self.run_batch(index);
+        self.hub.running.what.set(What::Nothing);
+    }
+
+    fn handler_panicked(self: Rc<Self>, index: u32, text: String) {
+        let running = &self.hub.running;
+        let (turn, method) = (running.turn.get(), running.method.get());
+        let node = running.node.replace(NONE);
+        let origin = self.cells.borrow_mut().room.end(node);
+        let origin = match self.unlink_turn(index, turn) {
+            Some(closed) => {
+                drop_quietly(closed.future);
+                closed.origin
+            }
+            None => origin,
+        };
+        self.recover(index, origin, method, text);
+    }
+
+    fn target(&self, id: EntityId) -> Option<Target> {
+        let index = self.cells.borrow().find(id.home, id.key)?;
+        self.target_of(index)
+    }
+
+    fn activate(self: Rc<Self>, id: EntityId) -> Result<(Target, bool), Fault> {
+        let index = self.find_or_activate(id)?;
+        let flags = self.cells.borrow().get(index).map_or(0, |slot| slot.flags);
+        if flags & QUARANTINED != 0 {
+            return Err(Fault::UNAVAILABLE);
+        }
+        let target = self.target_of(index).ok_or(Fault::GONE)?;
+        Ok((target, flags & LOADING == 0))
+    }
+
+    fn activated(self: Rc<Self>, id: EntityId, loaded: Result<(), Fault>) {
+        let Some(index) = self.cells.borrow().find(id.home, id.key) else { return };
+        let made = loaded.and_then(|()| self.create(id)?.ok_or(Fault::NOT_FOUND));
+        let result = match made {
+            Ok(state) => {
+                let mut cells = self.cells.borrow_mut();
+                let Cells { slots, room, .. } = &mut *cells;
+                let slot = &mut slots[index as usize];
+                if slot.flags & LOADING == 0 {
+                    return;
+                }
+                slot.flags &= !LOADING;
+                slot.state = Some(Rc::new(RefCell::new(state)));
+                let hooks = [Hook::Loaded, Hook::Created];
+                for hook in hooks.into_iter().filter(|hook| E::KIND.hooks.has(hook.bit())) {
+                    room.push_front(&mut slot.mailbox, hook_mail(hook));
+                }
+                drop(cells);
+                self.begin_steps(index);
+                self.nudge(index);
+                self.target_of(index).ok_or(Status::Gone)
+            }
+            Err(fault) => {
+                self.drop_mail(index, &fault);
+                self.close(index, CloseCode::Unavailable, false);
+                Err(fault.status())
+            }
+        };
+        self.hub.event(Event::Activated { id, result });
+    }
+
+    fn destroy(self: Rc<Self>, index: u32, code: CloseCode) -> bool {
+        let turns = self.turns_of(index);
+        {
+            let mut cells = self.cells.borrow_mut();
+            let Some(slot) = cells.get_mut(index) else { return false };
+            slot.flags |= CLOSING;
+        }
+        if turns.is_empty() {
+            self.close(index, code, true);
+            return true;
+        }
+        // Turns under way see their awaits fail, have one more poll to end, and are then dropped.
+        self.drop_mail(index, &Fault::GONE);
+        for turn in turns {
+            self.hub.cancel_turn(turn);
+            self.hub.wake_turn(turn);
+        }
+        true
+    }
+
+    fn lift_quarantine(self: Rc<Self>, id: EntityId) -> bool {
+        let Some(index) = self.cells.borrow().find(id.home, id.key) else { return false };
+        {
+            let mut cells = self.cells.borrow_mut();
+            let Some(slot) = cells.get_mut(index) else { return false };
+            if slot.flags & QUARANTINED == 0 {
+                return false;
+            }
+            slot.flags &= !QUARANTINED;
+        }
+        self.panics.borrow_mut().remove(&index);
+        match E::KIND.on_panic {
+            OnPanic::Restart => self.restart(index, id),
+            OnPanic::Remove => self.close(index, CloseCode::Unavailable, false),
+        }
+        true
+    }
+
+    fn hook(self: Rc<Self>, index: u32, hook: Hook) {
+        if !E::KIND.hooks.has(hook.bit()) {
+            return;
+        }
+        let mut cells = self.cells.borrow_mut();
+        if cells.get(index).is_some_and(|slot| slot.flags & (CLOSING | QUARANTINED) == 0) {
+            self.push(&mut cells, index, hook_mail(hook));
+        }
+    }
+
+    fn hook_all(self: Rc<Self>, hook: Hook) {
+        for index in 0..self.cells.borrow().slots.len() as u32 {
+            Rc::clone(&self).hook(index, hook.clone());
+        }
+    }
+
+    fn id_at(&self, index: u32) -> Option<EntityId> {
+        self.cells.borrow().get(index)?;
+        Some(self.id_of(index))
+    }
+
+    fn is_current(&self, target: Target) -> bool {
+        let cells = self.cells.borrow();
+        cells.get(target.index).is_some_and(|slot| slot.generation == target.generation)
+    }
+
+    fn bind_peer(&self, index: u32, peer: &Peer, bound: bool) {
+        let mut all = self.peers.borrow_mut();
+        let peers = all.entry(index).or_default();
+        peers.retain(|other| other.slot() != peer.slot());
+        if bound {
+            peers.push(peer.clone());
+        } else if peers.is_empty() {
+            all.remove(&index);
+        }
+    }
+
+    fn is_busy(&self, entity: u32) -> bool {
+        self.cells.borrow().get(entity).is_some_and(|slot| slot.flags & BUSY != 0)
+    }
+
+    fn exclusive_turn(&self, entity: u32) -> Option<TurnId> {
+        if !self.is_busy(entity) {
+            return None;
+        }
+        let open = self.turns_of(entity);
+        let turns = self.hub.turns.borrow();
+        open.into_iter().find(|id| turns.get(*id).is_some_and(|turn| turn.exclusive))
+    }
+
+    fn open_turns(&self, entity: u32) -> Vec<TurnId> {
+        self.turns_of(entity)
+    }
+
+    fn turn_done(self: Rc<Self>, entity: u32, id: TurnId) {
+        if let Some(closed) = self.unlink_turn(entity, id) {
+            drop_quietly(closed.future);
+            // Only if the handler ended without an answer, which generated code cannot do.
+            self.answer(closed.origin, Err(Fault::FAILED));
+        }
+        self.go_on(entity);
+    }
+
+    fn turn_given_up(self: Rc<Self>, entity: u32) {
+        let closing = self.cells.borrow().get(entity).is_some_and(|slot| slot.flags & CLOSING != 0);
+        if closing {
+            self.close(entity, CloseCode::Goodbye, true);
+        }
+    }
+
+    fn turn_panicked(self: Rc<Self>, entity: u32, id: TurnId, text: String) {
+        let method = self.hub.turns.borrow().get(id).map_or(HOOK, |turn| turn.method);
+        let origin = self.unlink_turn(entity, id).map_or(Origin::Tell, |closed| closed.origin);
+        self.recover(entity, origin, method, text);
+    }
+
+    fn call_name(&self, packed: u32) -> Option<Slot> {
+        self.calls.borrow().name(packed)
+    }
+
+    fn call_info(&self, packed: u32) -> Option<(Slot, Sent, EntityId, TurnId)> {
+        let calls = self.calls.borrow();
+        let name = calls.name(packed)?;
+        calls.at(packed).map(|call| (name, call.sent(), call.target(), call.turn))
+    }
+
+    fn fail_call(&self, slot: Slot, fault: Fault, below: &mut Vec<TurnId>) -> bool {
+        self.fail(slot, fault, below)
+    }
+
+    fn refuse_call(&self, slot: Slot, fault: Fault) {
+        self.settle(slot, Err(fault));
+    }
+
+    fn sweep(&self, now: Instant, below: &mut Vec<TurnId>) -> Instant {
+        let expired = self.calls.borrow().waiting(|call| call.deadline <= now);
+        for slot in expired {
+            bump(&self.hub.count.timeouts);
+            self.fail(slot, Fault::TIMEOUT, below);
+        }
+        self.calls.borrow().next_deadline()
+    }
+
+    fn node_down(&self, node: Incarnation) {
+        let lost = self
+            .calls
+            .borrow()
+            .waiting(|call| matches!(call.sent(), Sent::There(worker) if worker.node == node));
+        let mut below = Vec::new();
+        for slot in lost {
+            // A room dies with its node. Whether anything else ran is not known.
+            let target = self.calls.borrow().at(slot.index).map(|call| call.target());
+            let is_room = target.is_some_and(|target| target.home == node);
+            let fault = if is_room { Fault::GONE } else { Fault::TIMEOUT };
+            self.fail(slot, fault, &mut below);
+        }
+    }
+
+    fn answer_encoded(&self, slot: Slot, status: Status, body: &[u8]) {
+        self.complete_encoded(slot, status, body);
+    }
+
+    fn deliver_encoded(self: Rc<Self>, call: crate::host::remote::EncodedCall<'_>) {
+        self.accept_encoded(call);
+    }
+
+    fn deliver_client(
+        self: Rc<Self>,
+        index: u32,
+        peer: &Peer,
+        message: crate::host::people::ClientMessage<'_>,
+    ) -> Result<(), Status> {
+        self.accept_client(index, peer, message)
+    }
+
+    fn publish(self: Rc<Self>, topic: &str, body: &[u8]) {
+        self.hear(topic, body);
+    }
+
+    fn fire_timer(self: Rc<Self>, timer: Slot) {
+        self.timer_due(timer);
+    }
+
+    fn take_batch(&self, worker: u8) -> Option<crate::host::lane::Batch> {
+        self.batch_for(worker)
+    }
+
+    fn handle_batch(self: Rc<Self>, batch: crate::host::lane::Batch) {
+        self.accept_batch(batch);
+    }
+
+    fn send_probe(&self, worker: u8, probe: crate::host::cycle::Probe) {
+        self.lane_probe(worker, probe);
+    }
+}
