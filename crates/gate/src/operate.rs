@@ -10,7 +10,7 @@ use proto::frame::CloseCode;
 use proto::link::Slot;
 
 use crate::conn::{Conn, ConnectionInfo, Lead, Session};
-use crate::gate::{Due, End, Gate, Notice};
+use crate::gate::{Due, End, Gate};
 use crate::timers::Drain;
 use crate::{Banned, Rule, Stats};
 
@@ -41,14 +41,16 @@ impl Gate {
             self.stats.hit(Rule::NodeLost);
             let session = self.conns.get(slot).and_then(Conn::session).expect("just found");
             if session.home.node == node {
-                let (code, home) = (CloseCode::Unavailable, Notice::Nothing);
-                self.end(now, slot, &End { code, reason: "a server was lost, resume", home });
+                // The home hears of it all the same: maybe only this link is lost.
+                self.end(now, slot, &End::new(CloseCode::Unavailable, "a server was lost, resume"));
             } else {
                 self.lose_routes(now, slot, node, false);
             }
         }
+        // Their clients are not told `Left`: if the owner lives they are members still, and get
+        // what they miss when they are connected to it again.
         for group in self.groups.of_node(node) {
-            self.disband(now, group);
+            self.drop_group(group);
         }
     }
 

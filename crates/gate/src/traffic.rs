@@ -573,6 +573,18 @@ impl Gate {
         moved.expect("members know their groups").place = membership.place;
     }
 
+    /// Forgets a group without a word to its members.
+    pub(crate) fn drop_group(&mut self, id: GroupId) {
+        let Some(group) = self.groups.find(id) else { return };
+        while let Some(&member) = self.groups.get(group).members.last() {
+            let session = self.session_mut(member).expect("members are sessions");
+            let at = session.memberships.iter().position(|in_it| in_it.group == group);
+            let membership =
+                session.memberships.swap_remove(at.expect("members know their groups"));
+            self.leave_group(membership);
+        }
+    }
+
     /// Ends a group: all members here are told.
     pub(crate) fn disband(&mut self, now: Instant, id: GroupId) {
         let Some(group) = self.groups.find(id) else { return };

@@ -4,6 +4,7 @@
 mod clients;
 mod links;
 mod topics;
+mod users;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -134,8 +135,12 @@ impl Worker {
     /// A worker without entities and sessions. Register its kinds on [`host`](Self::host).
     pub fn new(parts: WorkerParts) -> Self {
         let WorkerParts { me, workers, host, sessions, bindings, mesh, clock, random } = parts;
-        let view =
-            Rc::new(View { me, workers, directory: RefCell::new(Arc::new(Directory::default())) });
+        let view = Rc::new(View {
+            me,
+            workers,
+            directory: RefCell::new(Arc::new(Directory::default())),
+            users: Rc::default(),
+        });
         let router = Rc::clone(&view) as Rc<dyn Router>;
         let host = Host::new(host, HostSetup { me, workers, clock, random, router });
         Worker {
@@ -290,10 +295,14 @@ impl Worker {
             LinkFrame::Bind { .. }
             | LinkFrame::Attach { .. }
             | LinkFrame::Detach { .. }
-            | LinkFrame::Unbind { .. } => {
+            | LinkFrame::Unbind { .. }
+            | LinkFrame::Forward(_) => {
                 self.streams.handle_link(&mut io, &mut self.host, from, &frame);
             }
+            LinkFrame::Selected(selected) => self.view.users.answered(selected),
             LinkFrame::Open(_)
+            | LinkFrame::Tag(_)
+            | LinkFrame::Select(_)
             | LinkFrame::Resume { .. }
             | LinkFrame::Detached { .. }
             | LinkFrame::Logout { .. }
@@ -318,12 +327,20 @@ impl Worker {
         }
     }
 
-    /// Takes note that what was under way to and from `node` may be lost.
-    pub fn handle_peer_down(&mut self, now: Instant, wall: WallTime, node: Incarnation) {
+    /// A link of another worker of this node to `node` broke: what came for us over it may be
+    /// lost. Calls end by their deadlines, but sessions and streams would wait for ever for what
+    /// is told only once.
+    pub fn handle_way_down(&mut self, now: Instant, wall: WallTime, node: Incarnation) {
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         self.streams.handle_peer_down(&mut out, &mut self.host, node);
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         self.homes.handle_peer_down(&mut io, node);
+    }
+
+    /// Takes note that what was under way to and from `node` may be lost. The other workers of
+    /// this node must hear of it by [`handle_way_down`](Self::handle_way_down).
+    pub fn handle_peer_down(&mut self, now: Instant, wall: WallTime, node: Incarnation) {
+        self.handle_way_down(now, wall, node);
         self.host.handle_node_down(node);
         if self.view.directory.borrow().node(node).is_some_and(|info| !info.kinds.is_empty()) {
             self.topics.tell(node);
@@ -385,12 +402,16 @@ impl Worker {
             self.homes.poll_timeout(),
             self.streams.poll_timeout(),
             self.mesh.poll_timeout(),
+            self.view.users.poll_timeout(),
         ];
         timeouts.into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant, wall: WallTime) {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(self.view.users.poll_timeout()) {
+            self.view.users.handle_timeout(now);
+        }
         if is_due(self.mesh.poll_timeout()) {
             self.mesh.handle_timeout(now);
         }
@@ -425,6 +446,7 @@ impl Worker {
             busy = true;
             self.handle_event(now, event);
         }
+        busy |= self.carry_users(now);
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         self.streams.settle(&mut out, &mut self.host);
         while let Some((worker, batch)) = self.mesh.poll_local() {

@@ -363,6 +363,7 @@ impl Cluster {
         if self.gates[number].gate.take().is_none() {
             return;
         }
+        self.gates[number].stalled_until = now;
         self.net.counts.gate_kills += 1;
         self.notes.add(now, || format!("gate {number} is killed for {pause:?}"));
         self.net.vanish(now, Place::Gate(number));
@@ -446,8 +447,8 @@ impl Cluster {
         match what {
             Happening::Arrive(pipe) => self.arrive(now, pipe),
             Happening::Connected(pipe) => self.connected(now, pipe),
-            Happening::ConnectFailed(end) => self.closed(now, end, true),
-            Happening::Closed(end) => self.closed(now, end, false),
+            Happening::ConnectFailed(pipe, end) => self.closed(now, pipe, end, true),
+            Happening::Closed(pipe, end) => self.closed(now, pipe, end, false),
             Happening::Bytes(pipe, way, bytes) => self.bytes(now, pipe, way, bytes),
             Happening::Wake(place) => self.settle(place),
             Happening::WakeClient(number) => self.settle_client(number),
@@ -467,6 +468,12 @@ impl Cluster {
                 seat.worker.handle_batch(now, *batch);
                 self.settle(Place::Worker(node, worker));
             }
+            Happening::WayDown(node, worker, peer) => {
+                let wall = self.clock.wall();
+                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                seat.worker.handle_way_down(now, wall, peer);
+                self.settle(Place::Worker(node, worker));
+            }
             Happening::Strike => self.strike(now),
             Happening::Remind => {}
         }
@@ -476,11 +483,13 @@ impl Cluster {
     fn stalled_until(&self, what: &Happening) -> Option<Instant> {
         let place = match what {
             Happening::Wake(place) => *place,
-            Happening::Local(node, worker, _) | Happening::Batch(node, worker, _) => {
+            Happening::Local(node, worker, _)
+            | Happening::Batch(node, worker, _)
+            | Happening::WayDown(node, worker, _) => {
                 Place::Worker(*node, *worker)
             }
             Happening::Bytes(pipe, way, _) => self.net.target(*pipe, *way)?.place()?,
-            Happening::Closed(end) | Happening::ConnectFailed(end) => end.place()?,
+            Happening::Closed(_, end) | Happening::ConnectFailed(_, end) => end.place()?,
             _ => return None,
         };
         Some(match place {
@@ -549,7 +558,10 @@ impl Cluster {
         }
     }
 
-    fn closed(&mut self, now: Instant, end: End, failed: bool) {
+    fn closed(&mut self, now: Instant, pipe: PipeId, end: End, failed: bool) {
+        if !self.net.is_there(pipe, end) {
+            return;
+        }
         self.trace.note(now, 2, u64::from(failed), &[]);
         self.notes.add(now, || format!("{end} learns of its end"));
         match end {
@@ -645,7 +657,8 @@ impl Cluster {
                     self.net.at(at, Happening::Wake(place));
                     return;
                 }
-                seat.settle(now, wall, (node, worker), &mut self.net);
+                let workers = self.options.workers;
+                seat.settle(now, wall, (node, worker, workers), &mut self.net);
             }
         }
     }

@@ -72,10 +72,10 @@ pub(crate) enum Happening {
     Arrive(PipeId),
     /// The opening end hears that it is connected.
     Connected(PipeId),
-    ConnectFailed(End),
+    ConnectFailed(PipeId, End),
     Bytes(PipeId, Way, Vec<u8>),
     /// An end learns that its pipe is gone.
-    Closed(End),
+    Closed(PipeId, End),
     Wake(Place),
     WakeClient(usize),
     /// A gate that was killed is back.
@@ -84,6 +84,8 @@ pub(crate) enum Happening {
     Directory,
     Local(usize, u8, Vec<u8>),
     Batch(usize, u8, Box<node::Batch>),
+    /// A link of another worker of the node has ended.
+    WayDown(usize, u8, proto::Incarnation),
     /// Once a simulated second: may strike a fault.
     Strike,
     /// A test waits for this time.
@@ -99,6 +101,8 @@ struct Pipe {
     /// Nothing sent in a direction arrives before what was sent before.
     last: [Instant; 2],
     open: bool,
+    /// Ends whose process is gone: nothing reaches them, by the way that leads there.
+    gone: [bool; 2],
     /// Bytes that arrived for an end that does not read now.
     held: Vec<u8>,
 }
@@ -167,7 +171,8 @@ impl Net {
     pub(crate) fn open(&mut self, now: Instant, from: End, callee: Callee) {
         self.next_pipe += 1;
         let id = PipeId(self.next_pipe);
-        let pipe = Pipe { from, to: None, callee, last: [now; 2], open: true, held: Vec::new() };
+        let (last, gone) = ([now; 2], [false; 2]);
+        let pipe = Pipe { from, to: None, callee, last, open: true, gone, held: Vec::new() };
         self.pipes.insert(id, pipe);
         self.by_end.insert(from, id);
         let at = now + self.latency(matches!(from, End::Link(..)));
@@ -191,19 +196,32 @@ impl Net {
     }
 
     pub(crate) fn refuse(&mut self, now: Instant, id: PipeId) {
-        let Some(pipe) = self.pipes.remove(&id) else { return };
-        self.by_end.remove(&pipe.from);
-        self.at(now + Duration::from_millis(1), Happening::ConnectFailed(pipe.from));
+        let Some(pipe) = self.pipes.get_mut(&id) else { return };
+        pipe.open = false;
+        let from = pipe.from;
+        if self.by_end.get(&from) == Some(&id) {
+            self.by_end.remove(&from);
+        }
+        self.at(now + Duration::from_millis(1), Happening::ConnectFailed(id, from));
     }
 
     /// The opening end of a pipe that is open still.
     pub(crate) fn opener(&self, id: PipeId) -> Option<End> {
-        self.pipes.get(&id).filter(|pipe| pipe.open).map(|pipe| pipe.from)
+        let is_there = |pipe: &&Pipe| pipe.open && !pipe.gone[Way::Back as usize];
+        self.pipes.get(&id).filter(is_there).map(|pipe| pipe.from)
+    }
+
+    /// Whether an end of a pipe is still that of the process that it was plugged into.
+    pub(crate) fn is_there(&self, id: PipeId, end: End) -> bool {
+        self.pipes.get(&id).is_some_and(|pipe| {
+            let way = if pipe.from == end { Way::Back } else { Way::There };
+            !pipe.gone[way as usize]
+        })
     }
 
     /// The end that bytes flowing `way` reach, if the pipe is open still.
     pub(crate) fn target(&self, id: PipeId, way: Way) -> Option<End> {
-        let pipe = self.pipes.get(&id).filter(|pipe| pipe.open)?;
+        let pipe = self.pipes.get(&id).filter(|pipe| pipe.open && !pipe.gone[way as usize])?;
         match way {
             Way::There => pipe.to,
             Way::Back => Some(pipe.from),
@@ -274,7 +292,7 @@ impl Net {
                 wait += Duration::from_micros(self.random.below(most));
             }
             let at = (now + wait).max(last[way as usize]);
-            self.at(at, Happening::Closed(end));
+            self.at(at, Happening::Closed(id, end));
         }
         // From here on nothing more is sent; each end is unplugged when it learns of the end.
         let ends: Vec<_> = ends.into_iter().filter_map(|(end, _)| end).collect();
@@ -294,7 +312,7 @@ impl Net {
         match other {
             Some(other) => {
                 self.by_end.remove(&other);
-                self.at(at, Happening::Closed(other));
+                self.at(at, Happening::Closed(id, other));
             }
             // It has not arrived yet and will not.
             None => self.pipes.get_mut(&id).expect("just seen").open = false,
@@ -303,6 +321,11 @@ impl Net {
 
     /// The end is gone with its process: nothing reaches it any more.
     pub(crate) fn vanish(&mut self, now: Instant, place: Place) {
+        // What is still on its way there does not reach the next life of that process.
+        for pipe in self.pipes.values_mut() {
+            pipe.gone[Way::Back as usize] |= pipe.from.place() == Some(place);
+            pipe.gone[Way::There as usize] |= pipe.to.and_then(End::place) == Some(place);
+        }
         let ends: Vec<End> = self
             .by_end
             .keys()

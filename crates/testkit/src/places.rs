@@ -183,7 +183,7 @@ impl WorkerSeat {
         &mut self,
         now: Instant,
         wall: WallTime,
-        (node, number): (usize, u8),
+        (node, number, workers): (usize, u8, u8),
         net: &mut Net,
     ) {
         let place = Place::Worker(node, number);
@@ -191,15 +191,20 @@ impl WorkerSeat {
         loop {
             let lost = move_links(self.worker.mesh(), now, place, net);
             let mut again = !lost.is_empty();
-            for peer in lost {
+            let soon = now + std::time::Duration::from_micros(5);
+            for &peer in &lost {
                 self.worker.handle_peer_down(now, wall, peer);
             }
-            let soon = now + std::time::Duration::from_micros(5);
             while let Some((to, batch)) = self.worker.poll_local() {
                 net.at(soon, Happening::Local(node, to, batch));
             }
             while let Some((to, batch)) = self.worker.poll_batch() {
                 net.at(soon, Happening::Batch(node, to, Box::new(batch)));
+            }
+            for other in (0..workers).filter(|other| *other != number) {
+                for &peer in &lost {
+                    net.at(soon, Happening::WayDown(node, other, peer));
+                }
             }
             again |= next.is_some_and(|at| at <= now);
             if !again {

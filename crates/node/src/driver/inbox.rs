@@ -2,6 +2,7 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use proto::Incarnation;
 use transport::Waker;
 
 use crate::host::Batch;
@@ -20,6 +21,8 @@ pub(crate) enum Mail {
     Task(Task),
     /// That worker's queue, which was full, has room again.
     Room(u8),
+    /// A link of another worker of the node to that node broke.
+    WayDown(Incarnation),
     /// End all sessions, then the thread.
     Stop,
 }

@@ -231,6 +231,7 @@ impl Driver {
                 Mail::Batch(batch) => self.worker.handle_batch(now, batch),
                 Mail::Task(task) => task(&mut self.worker),
                 Mail::Room(worker) => self.worker.mesh().handle_local_room(worker),
+                Mail::WayDown(node) => self.worker.handle_way_down(now, wall, node),
                 Mail::Stop => self.begin_stop(now, wall),
             }
         }
@@ -319,6 +320,11 @@ impl Driver {
         }
         while let Some((to, batch)) = self.worker.poll_batch() {
             self.inboxes[usize::from(to)].push(Mail::Batch(batch));
+        }
+        // After the frames that came over the link for them.
+        let others = (0u8..).zip(&self.inboxes).filter(|(index, _)| *index != self.index);
+        for (_, inbox) in others {
+            down.iter().for_each(|node| inbox.push(Mail::WayDown(*node)));
         }
         !down.is_empty()
     }
