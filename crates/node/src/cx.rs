@@ -16,6 +16,7 @@ use proto::link::Slot;
 use proto::schema::{SchemaBuilder, Shape};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
+use crate::users::Users;
 use crate::call::Call;
 use crate::entity::{Class, Entity, Rate};
 use crate::error::{CallError, Elapsed, Fault};
@@ -797,6 +798,11 @@ client_side!(impl<E: Entity> Cx<E>);
 client_side!(impl Outside);
 
 impl<E: Entity> Cx<E> {
+    /// The users of the cluster: log clients in and out, push to users wherever they are.
+    pub fn users(&self) -> Users {
+        Users::new(self.hub())
+    }
+
     fn lane(&self) -> &Rc<Hub> {
         &self.shard.hub
     }
@@ -807,6 +813,11 @@ impl<E: Entity> Cx<E> {
 }
 
 impl Outside {
+    /// The users of the cluster.
+    pub fn users(&self) -> Users {
+        Users::new(&self.hub)
+    }
+
     fn lane(&self) -> &Rc<Hub> {
         &self.hub
     }

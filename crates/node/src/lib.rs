@@ -20,6 +20,7 @@ pub mod session;
 mod step;
 mod timer;
 mod turn;
+mod users;
 mod worker;
 
 pub use call::{Call, ClientCall, wrong_reply};
@@ -44,4 +45,5 @@ pub use options::HostOptions;
 pub use push::*;
 pub use step::{Step, Turn};
 pub use timer::{Schedule, TimerId, Times};
+pub use users::{Chosen, Outcome, UserLane, Users};
 pub use worker::{Report, Worker, WorkerParts, WorkerStats};

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use proto::frame::Status;
+use proto::link::Slot;
 use proto::schema::{self, SchemaBuilder};
 use proto::{DecodeError, EntityId, KindId, Message, MethodId};
 
@@ -90,7 +91,7 @@ pub const fn distinct_methods(methods: &[ClientMethod]) {
 }
 
 /// The part of a context that reaches clients.
-trait Port {
+pub(crate) trait Port {
     fn push(&self, peer: &Peer, method: MethodId, mode: PushMode, body: &dyn Fn(&mut Vec<u8>));
     fn call(
         &self,
@@ -212,7 +213,12 @@ pub struct GroupLink<'c> {
     group: GroupSlot,
 }
 
-impl GroupLink<'_> {
+impl<'c> GroupLink<'c> {
+    /// Sends to all whom `port` stands for.
+    pub(crate) fn to(port: &'c dyn Port) -> Self {
+        GroupLink { port, group: GroupSlot(Slot::default()) }
+    }
+
     /// Sends to every member.
     pub fn push(&self, method: &ClientMethod, mode: PushMode, body: impl Fn(&mut Vec<u8>)) {
         self.port.cast(self.group, method.id, mode, &body);

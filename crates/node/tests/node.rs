@@ -8,10 +8,10 @@ use cluster::Cluster;
 use env::{Clock, Random};
 use macros::{entity, rpc};
 use mesh::Key;
-use node::rt::{CallError, Cx};
-use node::{Node, NodeApp, NodeEnv, NodeError, NodeHandle, NodeOptions};
+use node::rt::{CallError, CloseCode, Cx};
+use node::{Chosen, Node, NodeApp, NodeEnv, NodeError, NodeHandle, NodeOptions, Users};
 use proto::link::WorkerId;
-use proto::{EntityId, KindId};
+use proto::{AccountId, EntityId, KindId};
 use transport::Board;
 
 static LATCH: Mutex<bool> = Mutex::new(false);
@@ -275,6 +275,28 @@ fn a_message_of_a_topic_reaches_all_listeners_and_only_those() {
     let silent = ask(None, 0).len();
     say(0, 0, 1_000_000);
     assert_eq!(ask(None, 0).len(), silent);
+}
+
+#[test]
+fn users_that_are_nowhere_are_reported() {
+    let mut process = Process::new();
+    let nodes = [process.start(options("one", 2)), process.start(options("two", 3))];
+    let outcome = |choose: fn(Users) -> Chosen| {
+        let answer = nodes[1].spawn(2, move |outside| async move {
+            let chosen = choose(outside.users());
+            chosen.kick(CloseCode::Kicked, "nobody is there");
+            chosen.outcome().await
+        });
+        answer.blocking_recv().expect("the worker runs")
+    };
+    let accounts = [1, 2, 3, 4, 5, 1].map(AccountId);
+    let found = outcome(|users| users.many([1, 2, 3, 4, 5, 1].map(AccountId)));
+    assert_eq!((found.reached, found.complete), (0, true));
+    assert_eq!(found.unknown, accounts[..5]);
+    let found = outcome(|users| users.many([1, 2].map(AccountId)).without([AccountId(2)]));
+    assert_eq!(found.unknown, [AccountId(1)]);
+    let found = outcome(|users| users.all().with_tag("vip"));
+    assert_eq!((found.reached, found.unknown.len(), found.complete), (0, 0, true));
 }
 
 #[test]

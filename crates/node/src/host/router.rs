@@ -1,5 +1,9 @@
+use std::rc::Rc;
+
 use proto::EntityId;
 use proto::link::WorkerId;
+
+use crate::users::UserLane;
 
 /// Where an entity is, as far as this worker has heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +26,11 @@ pub enum Place {
 pub trait Router {
     /// Where `id` lives or is to be made.
     fn place(&self, id: EntityId) -> Place;
+
+    /// The way to the cluster's users, if there is one.
+    fn users(&self) -> Option<Rc<UserLane>> {
+        None
+    }
 }
 
 /// A router for one worker on its own: everything is here.

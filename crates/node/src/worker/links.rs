@@ -1,7 +1,8 @@
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use cluster::Directory;
+use cluster::{Directory, NodeInfo, SESSION_KIND};
 use env::Instant;
 use mesh::{Mesh, SendError};
 use proto::link::{LinkFrame, WorkerId};
@@ -9,6 +10,7 @@ use proto::{AccountId, EntityId, Incarnation};
 
 use crate::host::{Place, Router};
 use crate::session::{Outlet, Places};
+use crate::users::UserLane;
 
 /// Where frames of the session cores go: to the mesh.
 pub(super) struct Links<'a> {
@@ -44,6 +46,7 @@ pub(super) struct View {
     pub me: WorkerId,
     pub workers: u8,
     pub directory: RefCell<Arc<Directory>>,
+    pub users: Rc<UserLane>,
 }
 
 impl Places for View {
@@ -58,6 +61,16 @@ impl Places for View {
     fn home_of(&self, account: AccountId) -> Option<WorkerId> {
         self.directory.borrow().home(account)
     }
+
+    fn homes(&self) -> Vec<WorkerId> {
+        let directory = self.directory.borrow();
+        let nodes = directory.offering(SESSION_KIND);
+        let workers = |info: &NodeInfo| {
+            let node = info.incarnation;
+            (0..info.workers).map(move |worker| WorkerId { node, worker })
+        };
+        nodes.flat_map(workers).collect()
+    }
 }
 
 impl Router for View {
@@ -69,5 +82,9 @@ impl Router for View {
             None if entity.home == Incarnation::NONE => Place::Unknown,
             None => Place::Gone,
         }
+    }
+
+    fn users(&self) -> Option<Rc<UserLane>> {
+        Some(Rc::clone(&self.users))
     }
 }
