@@ -299,12 +299,15 @@ impl Script {
         }
         self.check_rest("30 s after the last fault");
         for player in self.players.iter_mut().filter(|player| player.is_playing()) {
-            player.request(&mut self.cluster, ("agent", "add"), None, Duration::from_secs(10));
+            player.request(&mut self.cluster, ("agent", "add"), None, Duration::from_secs(30));
         }
         for player in &mut self.players {
             player.calm_from_now();
         }
-        for _ in 0..10 {
+        // Entities may still be at work for clients that have left.
+        let end = self.cluster.now() + Duration::from_secs(31);
+        self.wait(Duration::from_millis(250));
+        while self.cluster.now() < end && !self.is_at_rest() && !self.is_broken() {
             self.wait(Duration::from_millis(250));
         }
         self.check_rest("after the last round");
