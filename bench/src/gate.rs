@@ -124,10 +124,12 @@ fn echo(servers: &Servers) -> anyhow::Result<bool> {
     let mut accounts = 0;
     for (connections, window) in SHAPES {
         let mut rounds: [Vec<Outcome>; WAYS.len()] = Default::default();
+        let mut shares = Vec::new();
         for _ in 0..ROUNDS {
             for (way, rounds) in rounds.iter_mut().enumerate() {
                 accounts += 10_000;
-                rounds.push(echo_once(servers, way, connections, window, accounts)?);
+                let shares = &mut shares;
+                rounds.push(echo_once(servers, way, connections, window, accounts, shares)?);
             }
         }
         println!("\n{connections} connections, {window} in flight");
@@ -148,6 +150,8 @@ fn echo(servers: &Servers) -> anyhow::Result<bool> {
                 outcome.messages_per_second(),
             );
         }
+        shares.sort_by(f64::total_cmp);
+        println!("    of gate + node the node has {:.3} s/M", shares[shares.len() / 2]);
         let (_, goal) = COST_GOALS.into_iter().find(|(of, _)| *of == window).expect("a goal");
         met &= judge("gate + node over the raw echo", costs[1] / costs[0], goal);
         met &= judge("one process over the raw echo", costs[3] / costs[0], goal);
@@ -162,6 +166,7 @@ fn echo_once(
     connections: usize,
     window: usize,
     first_account: u64,
+    shares: &mut Vec<f64>,
 ) -> anyhow::Result<Outcome> {
     let time = Duration::from_millis(1_500);
     let load = Load { connections, window, time, ..Load::default() };
@@ -172,7 +177,16 @@ fn echo_once(
             let load = Load { addr: servers.raw.addr(), ..load };
             run_load(&load, |_| Echo::default(), || servers.raw.cpu())
         }
-        1 => run_load(&Load { addr: gate, ..load }, player(false), || servers.pair_cpu()),
+        1 => {
+            let mut node = Vec::new();
+            let outcome = run_load(&Load { addr: gate, ..load }, player(false), || {
+                node.push(servers.node.cpu()?);
+                servers.pair_cpu()
+            })?;
+            let share = (node[1] - node[0]).as_secs_f64() * 1e6 / outcome.messages as f64;
+            shares.push(share);
+            Ok(outcome)
+        }
         2 => run_load(&Load { addr: gate, ..load }, player(true), || servers.pair_cpu()),
         _ => {
             let load = Load { addr: servers.both.addr(), ..load };

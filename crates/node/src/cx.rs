@@ -16,7 +16,6 @@ use proto::link::Slot;
 use proto::schema::{SchemaBuilder, Shape};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
-use crate::users::Users;
 use crate::call::Call;
 use crate::entity::{Class, Entity, Rate};
 use crate::error::{CallError, Elapsed, Fault};
@@ -26,6 +25,7 @@ use crate::host::people::ClientCallRequest;
 use crate::host::shard::{CLOSING, Shard};
 use crate::host::turns::TurnId;
 use crate::timer::{Schedule, TimerId, Times};
+use crate::users::Users;
 
 pub use crate::call::ClientCall;
 pub use crate::host::people::{GroupSlot, PushMode};

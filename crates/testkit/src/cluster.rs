@@ -485,9 +485,7 @@ impl Cluster {
             Happening::Wake(place) => *place,
             Happening::Local(node, worker, _)
             | Happening::Batch(node, worker, _)
-            | Happening::WayDown(node, worker, _) => {
-                Place::Worker(*node, *worker)
-            }
+            | Happening::WayDown(node, worker, _) => Place::Worker(*node, *worker),
             Happening::Bytes(pipe, way, _) => self.net.target(*pipe, *way)?.place()?,
             Happening::Closed(_, end) | Happening::ConnectFailed(_, end) => end.place()?,
             _ => return None,

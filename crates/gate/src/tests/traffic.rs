@@ -89,15 +89,21 @@ fn route_that_comes_after_the_end_of_its_stream_leads_nowhere() {
     rig.trace();
     rig.route(player.conn, 39, HOME);
     rig.client(player.conn, &request(39, 1, b"x"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Fault { stream: 39, number: 1, status: Unavailable }
-    "#]]);
+    "#]],
+    );
     assert_eq!((rig.hits(Rule::Stale), rig.gate.stats().routes), (1, 1));
     // Only so many ended ones are remembered.
     rig.client(player.conn, &request(2, 1, b"x"));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         c0 Fault { stream: 2, number: 1, status: NotFound }
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
