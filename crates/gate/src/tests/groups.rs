@@ -114,7 +114,7 @@ fn places_stay_right_when_members_come_and_go() {
 }
 
 #[test]
-fn group_owner_lost_means_group_left() {
+fn group_of_a_lost_link_is_forgotten_without_a_word() {
     let mut rig = rig();
     let player = rig.login("10.0.0.1", 7);
     let far = GroupId { node: FAR, worker: 0, slot: Slot { index: 1, generation: 1 } };
@@ -127,7 +127,6 @@ fn group_owner_lost_means_group_left() {
         expect![[r#"
         c0 Joined arena #3
         c0 Joined arena #3
-        c0 Left
     "#]],
     );
     assert_eq!(rig.gate.stats().groups, 1);

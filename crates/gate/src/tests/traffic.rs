@@ -288,7 +288,7 @@ fn lost_stream_does_not_go_on_with_frames_missing() {
 }
 
 #[test]
-fn lost_home_is_told_and_not_bothered() {
+fn lost_home_means_resume_and_it_hears_once_it_lives() {
     let mut rig = rig();
     rig.login("10.0.0.1", 7);
     rig.gate.handle_peer_down(rig.now, NODE);
@@ -298,6 +298,7 @@ fn lost_home_is_told_and_not_bothered() {
         expect![[r#"
         c0 Close Unavailable a server was lost, resume
         c0 closed
+        -> Detached account 7 generation 1 Unavailable
     "#]],
     );
 }
