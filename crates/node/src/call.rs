@@ -2,7 +2,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use env::Instant;
@@ -18,6 +18,7 @@ use crate::host::mail::{NONE, Sender};
 use crate::host::people::ClientLane;
 use crate::host::send::{OWN_WAIT, Wait};
 use crate::host::shard::Shard;
+use crate::host::sleep::Sleep;
 use crate::host::turns::TurnId;
 
 /// A call to an entity of kind `T` that gives an `O`. Nothing is sent before it is first polled;
@@ -36,6 +37,23 @@ pub struct Call<T: Entity, O> {
     message: Option<Result<T::Message, Fault>>,
     /// Where its answer comes; [`NO_SLOT`] before it is sent and after its end.
     slot: Slot,
+    /// How it asks again.
+    retry: Option<Box<Retry>>,
+}
+
+/// A call that may ask more than once.
+struct Retry {
+    /// Tries that are left after the one under way.
+    left: u32,
+    /// When the call was first polled; when this try began; how long each takes at most.
+    first: Instant,
+    tried: Instant,
+    share: Duration,
+    method: usize,
+    /// The message, encoded, once it is known that the method allows this.
+    body: Option<Vec<u8>>,
+    /// Until the next try.
+    pause: Option<Sleep>,
 }
 
 const NO_SLOT: Slot = Slot { index: NONE, generation: 0 };
@@ -61,6 +79,7 @@ impl<T: Entity, O> Call<T, O> {
             extract,
             message: Some(message),
             slot: NO_SLOT,
+            retry: None,
         }
     }
 
@@ -68,6 +87,25 @@ impl<T: Entity, O> Call<T, O> {
     /// whoever called the turn that makes the call.
     pub fn deadline(mut self, limit: Duration) -> Self {
         self.wait_nanos = u64::try_from(limit.as_nanos()).unwrap_or(OWN_WAIT - 1).min(OWN_WAIT - 1);
+        self
+    }
+
+    /// Asks again up to `times` more if nothing is heard within an equal share of the call's time,
+    /// or if the target is not to be reached. The handler may run more than once: the method must
+    /// be declared `idempotent`, or the call fails with `BadArgument`. All tries together take no
+    /// longer than the deadline.
+    pub fn retry(mut self, times: u32) -> Self {
+        self.retry = (times > 0).then(|| {
+            Box::new(Retry {
+                left: times,
+                first: Instant::ZERO,
+                tried: Instant::ZERO,
+                share: Duration::ZERO,
+                method: 0,
+                body: None,
+                pause: None,
+            })
+        });
         self
     }
 
@@ -84,36 +122,107 @@ impl<T: Entity, O> Call<T, O> {
     }
 }
 
-impl<T: Entity, O> Future for Call<T, O> {
-    type Output = O;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<O> {
-        let this = self.get_mut();
-        let waker = this.shard.hub.other_waiter(this.turn, context);
-        if this.slot != NO_SLOT {
-            return match this.shard.poll_call(this.slot, this.turn, waker) {
-                Some(result) => Poll::Ready(this.end(result)),
+impl<T: Entity, O> Call<T, O> {
+    /// One try.
+    #[inline(always)]
+    fn poll_once(&mut self, context: &mut Context<'_>) -> Poll<Result<T::Reply, Fault>> {
+        let waker = self.shard.hub.other_waiter(self.turn, context);
+        if self.slot != NO_SLOT {
+            return match self.shard.poll_call(self.slot, self.turn, waker) {
+                Some(result) => Poll::Ready(result),
                 None => Poll::Pending,
             };
         }
-        let message = this.message.take();
-        this.shard.hub.poke();
-        this.begun = this.shard.hub.now.get();
+        let message = self.message.take();
+        self.shard.hub.poke();
+        self.begun = self.shard.hub.now.get();
         let sent = match message {
             Some(Ok(message)) => {
-                let wait = Wait { turn: this.turn, nanos: this.wait_nanos, waker };
-                this.shard.send_call(this.home, this.key, this.sender, message, wait)
+                let wait = Wait { turn: self.turn, nanos: self.wait_nanos, waker };
+                self.shard.send_call(self.home, self.key, self.sender, message, wait)
             }
             Some(Err(fault)) => Err(fault),
             None => panic!("a call was polled after its end"),
         };
         match sent {
             Ok(slot) => {
-                this.slot = slot;
+                self.slot = slot;
                 Poll::Pending
             }
-            Err(fault) => Poll::Ready(this.end(Err(fault))),
+            Err(fault) => Poll::Ready(Err(fault)),
+        }
+    }
+
+    /// Tries until there is an answer, or no try is left.
+    #[inline(never)]
+    fn poll_tries(&mut self, retry: &mut Retry, context: &mut Context<'_>) -> Poll<O> {
+        if retry.body.is_none()
+            && let Err(fault) = self.prepare(retry)
+        {
+            return Poll::Ready(self.end(Err(fault)));
+        }
+        loop {
+            if let Some(pause) = &mut retry.pause {
+                self.shard.hub.poke();
+                ready!(Pin::new(pause).poll(context));
+                retry.pause = None;
+                let body = retry.body.as_deref().unwrap_or_default();
+                let decoded = T::decode_message(retry.method, body);
+                self.message = Some(decoded.map_err(|_| Fault::FAILED));
+                retry.tried = self.shard.hub.now.get();
+            }
+            let result = ready!(self.poll_once(context));
+            let again = matches!(result, Err(Fault::Status(Status::Timeout | Status::Unavailable)));
+            if !again || retry.left == 0 {
+                self.begun = retry.first;
+                return Poll::Ready(self.end(result));
+            }
+            retry.left -= 1;
+            self.slot = NO_SLOT;
+            let next = retry.tried + retry.share;
+            retry.pause = Some(Sleep::new(&self.shard.hub, self.turn, next));
+        }
+    }
+
+    /// Checks that the call may ask more than once, and keeps what it says.
+    fn prepare(&mut self, retry: &mut Retry) -> Result<(), Fault> {
+        let Some(Ok(message)) = &self.message else { return Ok(()) };
+        retry.method = T::method(message);
+        let info = &T::KIND.methods[retry.method];
+        if !info.idempotent {
+            let problem = format!("`{}` is not declared `idempotent`: no retries", info.name);
+            return Err(Fault::BadArgument(problem.into()));
+        }
+        let mut body = Vec::new();
+        T::encode_message(message, &mut body);
+        retry.body = Some(body);
+        let hub = &self.shard.hub;
+        let whole = match self.wait_nanos {
+            OWN_WAIT => hub.wait_nanos(info.deadline_ms),
+            nanos => nanos,
+        };
+        self.wait_nanos = whole / (u64::from(retry.left) + 1);
+        retry.share = Duration::from_nanos(self.wait_nanos);
+        retry.first = hub.now.get();
+        retry.tried = retry.first;
+        Ok(())
+    }
+}
+
+impl<T: Entity, O> Future for Call<T, O> {
+    type Output = O;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<O> {
+        let this = self.get_mut();
+        if let Some(mut retry) = this.retry.take() {
+            let poll = this.poll_tries(&mut retry, context);
+            this.retry = Some(retry);
+            return poll;
+        }
+        match this.poll_once(context) {
+            Poll::Ready(result) => Poll::Ready(this.end(result)),
+            Poll::Pending => Poll::Pending,
         }
     }
 }

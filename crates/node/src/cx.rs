@@ -447,8 +447,8 @@ impl<E: Entity> Cx<E> {
         spawn(self.hub(), state)
     }
 
-    /// Ends this entity when this turn does: its `Destroyed` hook runs, its timers are cancelled,
-    /// its waiting mail is answered `Gone`.
+    /// Ends this entity when this turn does: its waiting mail is answered `Gone`, what other open
+    /// turns of it wait for fails, its timers are cancelled, its `Destroyed` hook runs.
     pub fn destroy(&self) {
         if let Some(slot) = self.shard.cells.borrow_mut().get_mut(self.entity) {
             slot.flags |= CLOSING;

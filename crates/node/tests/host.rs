@@ -12,6 +12,8 @@ mod calls;
 mod clients;
 #[path = "host/cycles.rs"]
 mod cycles;
+#[path = "host/ending.rs"]
+mod ending;
 #[path = "host/life.rs"]
 mod life;
 #[path = "host/panics.rs"]

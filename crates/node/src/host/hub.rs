@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,9 +18,10 @@ use super::cycle::Graph;
 use super::event::{Event, Events};
 use super::frames::Frames;
 use super::mail::{NONE, Origin};
-use super::people::{ClientLane, Requests};
+use super::people::ClientLane;
+use super::requests::Requests;
 use super::router::Router;
-use super::shard::{AnyShard, Shard};
+use super::shard::{AnyShard, Shard, Target};
 use super::sleep::Sleeps;
 use super::steps::Scenes;
 use super::turns::{TurnId, Turns, Wakes, turn_waker};
@@ -126,6 +127,8 @@ pub(crate) struct Hub {
     pub alarms: RefCell<Wheel<Alarm>>,
     pub sleeps: RefCell<Sleeps>,
     pub scenes: RefCell<Scenes>,
+    /// Entities that end with their open turns, and how long they wait for those.
+    pub endings: RefCell<VecDeque<(Instant, Target)>>,
     /// When the earliest deadline may have come.
     pub sweep_at: Cell<Instant>,
     pub next_room: Cell<u64>,
@@ -185,6 +188,7 @@ impl Hub {
             alarms: RefCell::new(Wheel::new(now, Wheel::<Alarm>::TICK)),
             sleeps: RefCell::new(Sleeps::new()),
             scenes: RefCell::default(),
+            endings: RefCell::default(),
             sweep_at: Cell::new(Instant::NEVER),
             next_room: Cell::new(1),
             next_tag: Cell::new(1),
@@ -419,7 +423,7 @@ impl Hub {
         turn.waker = Some(waker);
         if turn.cancelled {
             drop(turns);
-            self.any_shard(usize::from(shard)).turn_given_up(entity);
+            self.any_shard(usize::from(shard)).turn_given_up(entity, id);
         }
     }
 
@@ -472,7 +476,7 @@ impl Hub {
         }
     }
 
-    /// Fails calls whose deadline has passed.
+    /// Fails calls, and ends requests of clients, whose deadline has passed.
     pub fn sweep(self: &Rc<Self>) {
         let now = self.now.get();
         if now < self.sweep_at.get() {
@@ -486,7 +490,29 @@ impl Hub {
         let (told, next_client) = self.clients.borrow_mut().sweep(now);
         told.into_iter().for_each(|waiter| self.tell_waiter(waiter));
         below.into_iter().for_each(|turn| self.cancel_turn(turn));
-        self.sweep_at.set(coarse(next.min(next_client)));
+        let next_request = self.sweep_requests(now);
+        let next_end = self.sweep_endings(now);
+        let next = [next, next_client, next_request, next_end].into_iter().min();
+        self.sweep_at.set(coarse(next.unwrap_or(Instant::NEVER)));
+    }
+
+    /// Ends the entities whose open turns did not end in time. Gives when to look again.
+    fn sweep_endings(&self, now: Instant) -> Instant {
+        loop {
+            let (until, target) = match self.endings.borrow().front() {
+                Some((until, target)) => (*until, *target),
+                None => return Instant::NEVER,
+            };
+            let shard = self.any_shard(usize::from(target.shard));
+            let current = shard.is_current(target);
+            if current && until > now {
+                return until;
+            }
+            self.endings.borrow_mut().pop_front();
+            if current {
+                shard.end_now(target.index);
+            }
+        }
     }
 
     /// Everything that came due by now.

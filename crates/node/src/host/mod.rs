@@ -15,6 +15,7 @@ mod lane;
 pub(crate) mod mail;
 pub(crate) mod people;
 mod remote;
+pub(crate) mod requests;
 mod router;
 pub(crate) mod send;
 pub(crate) mod shard;
@@ -351,7 +352,7 @@ impl Host {
     }
 
     /// Ends an entity: queued mail is answered `Gone`, what its open turns wait for fails, and they
-    /// have one poll to end. `false` if it is not here.
+    /// run on to their ends, for at most the time of a call. `false` if it is not here.
     pub fn destroy(&mut self, id: EntityId, code: CloseCode) -> bool {
         let Some(shard) = self.hub.shard_of_kind(id.kind) else { return false };
         match shard.target(id) {
@@ -424,6 +425,7 @@ impl Host {
         if ended {
             let told = self.hub.clients.borrow_mut().peer_gone(peer.slot());
             told.into_iter().for_each(|waiter| self.hub.tell_waiter(waiter));
+            self.hub.end_requests_of(peer);
         }
     }
 

@@ -11,9 +11,11 @@ use proto::{EntityId, KindId, MethodId};
 use super::calls::Waiter;
 use super::hub::{Hub, bump};
 use super::mail::{Body, Mail, Origin, Sender};
+use super::requests::OpenRequest;
 use super::shard::{Cells, Shard, Target};
+use super::turns::TurnId;
 use crate::cx::Peer;
-use crate::entity::Entity;
+use crate::entity::{Entity, MethodInfo};
 use crate::error::Fault;
 use crate::pattern::Pattern;
 
@@ -302,6 +304,11 @@ impl ClientLane {
         }
     }
 
+    /// Answers a request without a body.
+    pub fn reply(&mut self, peer: Slot, tag: u64, status: Status) {
+        self.put(What::Reply { peer, tag, status }, |_| ());
+    }
+
     pub fn drop_call(&mut self, tag: u64) {
         self.calls.remove(&tag);
     }
@@ -357,45 +364,6 @@ pub(crate) struct ClientCallRequest {
     pub method: MethodId,
     pub deadline: Instant,
     pub wait: Duration,
-}
-
-/// A client's request that was taken and not answered yet.
-pub(crate) struct OpenRequest {
-    pub peer: Peer,
-    pub tag: u64,
-    pub deadline: Instant,
-}
-
-/// The requests of all clients that are being handled.
-#[derive(Default)]
-pub(crate) struct Requests {
-    slots: Vec<Option<OpenRequest>>,
-    free: Vec<u32>,
-}
-
-impl Requests {
-    fn insert(&mut self, request: OpenRequest) -> u32 {
-        match self.free.pop() {
-            Some(index) => {
-                self.slots[index as usize] = Some(request);
-                index
-            }
-            None => {
-                self.slots.push(Some(request));
-                self.slots.len() as u32 - 1
-            }
-        }
-    }
-
-    fn remove(&mut self, index: u32) -> Option<OpenRequest> {
-        let request = self.slots.get_mut(index as usize)?.take()?;
-        self.free.push(index);
-        Some(request)
-    }
-
-    pub fn get(&self, index: u32) -> Option<&OpenRequest> {
-        self.slots.get(index as usize)?.as_ref()
-    }
 }
 
 impl Hub {
@@ -481,16 +449,12 @@ impl<E: Entity> Shard<E> {
             tracing::debug!(kind = E::KIND.name, method = info.name, "refused: {error}");
             Status::BadArgument
         })?;
-        let deadline = match message.request {
-            None => Instant::NEVER,
-            Some(request) => {
-                let own = Duration::from_nanos(hub.wait_nanos(info.deadline_ms));
-                hub.now.get() + request.wait.map_or(own, |wait| wait.min(MAX_CLIENT_WAIT))
-            }
-        };
         let origin = match message.request {
-            Some(ClientRequest { tag, .. }) => {
-                let request = OpenRequest { peer: peer.clone(), tag, deadline };
+            Some(ClientRequest { tag, wait }) => {
+                let deadline = hub.now.get() + self.request_wait(info, wait);
+                hub.sweep_by(deadline);
+                let (peer, at) = (peer.clone(), (self.index, index));
+                let request = OpenRequest { peer, tag, deadline, at, turn: TurnId::NONE };
                 Origin::Request(hub.requests.borrow_mut().insert(request))
             }
             None => Origin::Client(peer.clone()),
@@ -499,6 +463,17 @@ impl<E: Entity> Shard<E> {
         let mail = Mail { origin, sender: Sender::CLIENT, body, method };
         self.push(&mut self.cells.borrow_mut(), index, mail);
         Ok(())
+    }
+
+    /// How long a request may take: what the client asks for, but never longer than the method's
+    /// own time if it has one.
+    fn request_wait(&self, info: &MethodInfo, asked: Option<Duration>) -> Duration {
+        let own = Duration::from_nanos(self.hub.wait_nanos(info.deadline_ms));
+        match asked {
+            Some(asked) if info.deadline_ms == 0 => asked.min(MAX_CLIENT_WAIT),
+            Some(asked) => asked.min(own),
+            None => own,
+        }
     }
 
     /// Takes an older tell of the same client out of the mailbox that a newer one replaces.
@@ -515,10 +490,16 @@ impl<E: Entity> Shard<E> {
         }
     }
 
-    /// Answers a client's request.
+    /// Answers a client's request, unless it was answered at its deadline.
     pub fn answer_client(&self, request: u32, result: Result<E::Reply, Fault>) {
-        let request = self.hub.requests.borrow_mut().remove(request);
-        let Some(OpenRequest { peer, tag, .. }) = request else { return };
+        let ended = self.hub.requests.borrow_mut().remove(request);
+        let Some((OpenRequest { peer, tag, turn, .. }, answered)) = ended else { return };
+        if answered {
+            if !turn.is_none() {
+                bump(&self.hub.count.late_replies);
+            }
+            return;
+        }
         let mut lane = self.hub.clients.borrow_mut();
         let ClientLane { bytes, items, .. } = &mut *lane;
         let status = match result {
@@ -530,5 +511,5 @@ impl<E: Entity> Shard<E> {
     }
 }
 
-/// The longest that a client may ask to wait.
+/// The longest that a client may ask to wait for a method that has no time of its own.
 const MAX_CLIENT_WAIT: Duration = Duration::from_secs(60);

@@ -44,6 +44,8 @@ pub(crate) const LOADING: u8 = 4;
 pub(crate) const CLOSING: u8 = 8;
 /// It panicked too often.
 pub(crate) const QUARANTINED: u8 = 16;
+/// It ends with its open turns, which were told.
+pub(crate) const ENDING: u8 = 32;
 
 /// One entity: a line of the cache.
 #[repr(align(64))]
@@ -430,7 +432,7 @@ impl<E: Entity> Shard<E> {
                 drop(cells);
                 match goes_on {
                     Pause::Rest => return,
-                    Pause::Close => return self.close(index, CloseCode::Goodbye, true),
+                    Pause::Close => return self.end(index, CloseCode::Goodbye),
                     Pause::Later => {
                         return hub.push_ready(Ready::Entity { shard: self.index, index });
                     }
@@ -574,6 +576,10 @@ impl<E: Entity> Shard<E> {
             None => (Origin::Tell, Sender::OWN),
         };
         let deadline = self.deadline_of(&origin);
+        let request = match &origin {
+            Origin::Request(request) => Some(*request),
+            _ => None,
+        };
         let id = turns.open(NewTurn {
             shard: self.index,
             entity,
@@ -584,6 +590,9 @@ impl<E: Entity> Shard<E> {
             deadline,
             calls_max: self.limits.calls_max,
         });
+        if let Some(request) = request {
+            self.hub.requests.borrow_mut().serve(request, id);
+        }
         running.turn.set(id);
         if let Some(slot) = cells.get_mut(entity) {
             if let Some(turn) = turns.get_mut(id) {
@@ -635,7 +644,7 @@ impl<E: Entity> Shard<E> {
 
     /// Lets the entity go on after a turn that was open has ended.
     pub fn go_on(self: &Rc<Self>, entity: u32) {
-        let (deferred, closing) = {
+        let (open, closing) = {
             let cells = self.cells.borrow();
             let Some(slot) = cells.get(entity) else { return };
             if slot.flags & BUSY != 0 {
@@ -644,10 +653,9 @@ impl<E: Entity> Shard<E> {
             (slot.turns != NONE, slot.flags & CLOSING != 0)
         };
         if closing {
-            self.close(entity, CloseCode::Goodbye, true);
-            return;
+            self.end(entity, CloseCode::Goodbye);
         }
-        if deferred {
+        if open {
             for id in self.turns_of(entity) {
                 let mut turns = self.hub.turns.borrow_mut();
                 if let Some(turn) = turns.get_mut(id)
@@ -658,7 +666,9 @@ impl<E: Entity> Shard<E> {
                 }
             }
         }
-        self.nudge(entity);
+        if !closing {
+            self.nudge(entity);
+        }
     }
 
     /// The open turns of an entity, newest first.
@@ -671,6 +681,34 @@ impl<E: Entity> Shard<E> {
             next = turn.next;
         }
         found
+    }
+
+    /// Ends an entity once its open turns are over: their awaits fail, and they run on to their
+    /// ends. What still waits for something else after the time of a call is dropped.
+    pub fn end(self: &Rc<Self>, index: u32, code: CloseCode) {
+        let is_first = {
+            let mut cells = self.cells.borrow_mut();
+            let Some(slot) = cells.get_mut(index) else { return };
+            if slot.open == 0 {
+                drop(cells);
+                return self.close(index, code, true);
+            }
+            let is_first = slot.flags & ENDING == 0;
+            slot.flags |= CLOSING | ENDING;
+            is_first
+        };
+        self.drop_mail(index, &Fault::GONE);
+        if is_first {
+            self.drop_timers(index);
+            if let Some(target) = self.target_of(index) {
+                let until = self.hub.now.get() + self.hub.options.call_wait;
+                self.hub.endings.borrow_mut().push_back((until, target));
+                self.hub.sweep_by(until);
+            }
+        }
+        for turn in self.turns_of(index) {
+            self.hub.cancel_turn(turn);
+        }
     }
 
     /// Ends an entity: last hook, `Gone` for its mail and open turns, timers cancelled.
@@ -743,6 +781,22 @@ impl<E: Entity> Shard<E> {
             };
             let Some(origin) = origin else { return };
             self.answer(origin, Err(fault.clone()));
+        }
+    }
+
+    /// Drops the requests of clients in a mailbox whose time is over.
+    pub fn drop_requests(&self, index: u32) {
+        loop {
+            let origin = {
+                let mut cells = self.cells.borrow_mut();
+                let Cells { slots, room, .. } = &mut *cells;
+                let Some(slot) = slots.get_mut(index as usize) else { return };
+                room.drop_first(&mut slot.mailbox, |mail| {
+                    matches!(mail.origin, Origin::Request(_)) && !self.is_wanted(&mail.origin)
+                })
+            };
+            let Some(origin) = origin else { return };
+            self.skip_unwanted(origin);
         }
     }
 
@@ -863,7 +917,10 @@ pub(crate) trait AnyShard {
     fn exclusive_turn(&self, entity: u32) -> Option<TurnId>;
     fn open_turns(&self, entity: u32) -> Vec<TurnId>;
     fn turn_done(self: Rc<Self>, entity: u32, id: TurnId);
-    fn turn_given_up(self: Rc<Self>, entity: u32);
+    /// A turn that nobody waits for waits again.
+    fn turn_given_up(self: Rc<Self>, entity: u32, id: TurnId);
+    /// The entity's open turns had their time to end.
+    fn end_now(self: Rc<Self>, index: u32);
     fn turn_panicked(self: Rc<Self>, entity: u32, id: TurnId, text: String);
 
     // Calls.
@@ -873,6 +930,7 @@ pub(crate) trait AnyShard {
     fn refuse_call(&self, slot: Slot, fault: Fault);
     fn sweep(&self, now: Instant, below: &mut Vec<TurnId>) -> Instant;
     fn node_down(&self, node: Incarnation);
+    fn drop_unwanted(&self, entity: u32);
     fn answer_encoded(&self, slot: Slot, status: Status, body: &[u8]);
     fn deliver_encoded(self: Rc<Self>, call: super::remote::EncodedCall<'_>);
     fn deliver_client(

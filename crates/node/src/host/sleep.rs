@@ -67,6 +67,11 @@ impl Sleeps {
         found.waiter.take()
     }
 
+    /// Whether the sleep that uses `index` is not over.
+    pub fn is_waiting(&self, index: u32) -> bool {
+        self.slots.get(index as usize).is_some_and(|slot| !slot.over)
+    }
+
     /// Ends the sleep that uses `index` before its time; its alarm stays until it is dropped.
     pub fn end_early(&mut self, index: u32) -> Option<Waiter> {
         let found = self.slots.get_mut(index as usize)?;

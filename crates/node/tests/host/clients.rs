@@ -51,6 +51,19 @@ impl Desk {
         Ok(self.sum)
     }
 
+    #[request(client, deadline = "2s")]
+    async fn never(&mut self, cx: &mut Cx<Self>) -> u64 {
+        cx.sleep(Duration::from_secs(3_600)).await;
+        say(format!("never ends, cancelled {}", cx.is_cancelled()));
+        1
+    }
+
+    #[invoke]
+    async fn hold(&mut self, cx: &mut Cx<Self>) -> bool {
+        cx.sleep(Duration::from_secs(20)).await;
+        true
+    }
+
     #[tell(client)]
     fn say(&mut self, cx: &mut Cx<Self>, text: String) {
         let Caller::Client(peer) = cx.caller() else { panic!("not a client") };
@@ -146,8 +159,18 @@ impl Table {
         body: Vec<u8>,
         tag: Option<u64>,
     ) -> Result<(), Status> {
-        let now = self.rig.now();
         let request = tag.map(|tag| ClientRequest { tag, wait: None });
+        self.send_as(peer, method, body, request)
+    }
+
+    fn send_as(
+        &mut self,
+        peer: &Peer,
+        method: &str,
+        body: Vec<u8>,
+        request: Option<ClientRequest>,
+    ) -> Result<(), Status> {
+        let now = self.rig.now();
         let message = ClientMessage { method: MethodId::of_path(method), body: &body, request };
         let target = self.target;
         self.rig.host().deliver_client(now, target, peer, message)
@@ -239,7 +262,7 @@ fn every_request_taken_gets_exactly_one_reply() {
     // Also when the entity goes away under it, and when it waits too long to be handled.
     table.send(&peer, "add_later", proto::encode(&(5u64, 60_000u64)), Some(4)).unwrap();
     table.send(&peer, "add", proto::encode(&(5u64,)), Some(5)).unwrap();
-    table.rig.pass(Duration::from_secs(30));
+    table.rig.pass(Duration::from_secs(3));
     assert_eq!(table.out(), "");
     let id = Ref::<Desk>::keyed(1).id();
     assert!(table.rig.host().destroy(id, CloseCode::Goodbye));
@@ -409,4 +432,121 @@ fn bound_clients_are_known_and_can_be_grouped() {
         offline 7 Goodbye, 1 peers
     "#]]
     .assert_eq(&trace());
+}
+
+/// A handler that waited kept its entity for as long as it liked: the client had long given up,
+/// everybody behind it ran into their own deadlines, and the request stayed open at the server.
+#[test]
+fn a14_a_clients_request_ends_at_its_deadline() {
+    let mut table = Table::new();
+    let peer = table.peer(7, 0);
+    table.send(&peer, "never", vec![0x90], Some(1)).unwrap();
+    table.send(&peer, "add", proto::encode(&(5u64,)), Some(2)).unwrap();
+    table.rig.pass(Duration::from_millis(1_990));
+    assert_eq!(table.out(), "");
+    table.rig.pass(Duration::from_millis(20));
+    expect![[r#"
+        reply 7 to 1 Timeout
+        push 7 show Reliable ["added 5"]
+        reply 7 to 2 Ok 5
+    "#]]
+    .assert_eq(&table.out());
+    expect![[r#"
+        never ends, cancelled true
+    "#]]
+    .assert_eq(&trace());
+    // What the handler gave in the end reached nobody: one answer each.
+    let stats = table.rig.host().stats();
+    assert_eq!((stats.turns, stats.late_replies, stats.timeouts), (0, 1, 1));
+    assert!(table.rig.host().is_quiet());
+}
+
+#[test]
+fn a14_the_smaller_of_the_methods_and_the_clients_time_counts() {
+    let mut table = Table::new();
+    let peer = table.peer(7, 0);
+    let ask = |table: &mut Table, method: &str, body: Vec<u8>, wait_ms: u64| {
+        let wait = Some(Duration::from_millis(wait_ms));
+        let request = Some(ClientRequest { tag: wait_ms, wait });
+        table.send_as(&peer, method, body, request).unwrap();
+        let begun = table.rig.millis();
+        loop {
+            table.rig.pass(Duration::from_millis(10));
+            let out = table.out();
+            if !out.is_empty() {
+                return format!("{} after {}ms", out.trim(), table.rig.millis() - begun);
+            }
+        }
+    };
+    let never = vec![0x90];
+    assert_eq!(
+        ask(&mut table, "never", never.clone(), 60_000),
+        "reply 7 to 60000 Timeout after 2010ms"
+    );
+    assert_eq!(ask(&mut table, "never", never, 500), "reply 7 to 500 Timeout after 510ms");
+    // A method without a time of its own takes the client's, up to a minute.
+    let later = |ms: u64| proto::encode(&(1u64, ms));
+    assert_eq!(
+        ask(&mut table, "add_later", later(9_000), 10_000),
+        "reply 7 to 10000 Ok 1 after 9000ms"
+    );
+    let out = ask(&mut table, "add_later", later(90_000), 3_600_000);
+    assert_eq!(out, "reply 7 to 3600000 Timeout after 60010ms");
+}
+
+#[test]
+fn a14_a_request_that_waits_behind_others_leaves_the_mailbox_at_its_deadline() {
+    let mut table = Table::new();
+    let peer = table.peer(7, 0);
+    let outside = table.rig.outside();
+    let held = outside.entity::<Desk>(1).hold().deadline(Duration::from_secs(60));
+    table.rig.start("held", held);
+    for tag in 1..=3 {
+        table.send(&peer, "add", proto::encode(&(tag,)), Some(tag)).unwrap();
+        table.send(&peer, "say", proto::encode(&(tag.to_string(),)), None).unwrap();
+    }
+    table.rig.pass(Duration::from_millis(4_010));
+    expect![[r#"
+        reply 7 to 1 Timeout
+        reply 7 to 2 Timeout
+        reply 7 to 3 Timeout
+    "#]]
+    .assert_eq(&table.out());
+    let stats = table.rig.host().stats();
+    assert_eq!((stats.kinds[0].mail, stats.expired_mail, stats.turns), (3, 3, 1));
+    table.rig.pass(Duration::from_secs(20));
+    expect![[r#"
+        desk of account 7 says 1
+        desk of account 7 says 2
+        desk of account 7 says 3
+        20000ms held: Ok(true)
+    "#]]
+    .assert_eq(&trace());
+    assert_eq!(table.out(), "");
+}
+
+#[test]
+fn a14_requests_end_with_the_stream_of_their_client() {
+    let mut table = Table::new();
+    let (one, two) = (table.peer(7, 0), table.peer(8, 0));
+    table.send(&one, "never", vec![0x90], Some(1)).unwrap();
+    table.send(&one, "add", proto::encode(&(5u64,)), Some(2)).unwrap();
+    table.send(&two, "add", proto::encode(&(6u64,)), Some(3)).unwrap();
+    table.rig.settle();
+    let target = table.target;
+    // Away is not gone: it may come back for its answer.
+    table.rig.host().offline(target, &one, CloseCode::Idle, false);
+    table.rig.settle();
+    assert_eq!(table.out(), "");
+    table.rig.host().offline(target, &one, CloseCode::Goodbye, true);
+    table.rig.settle();
+    // The one under way came to its end, the one that waited never began.
+    expect![[r#"
+        reply 7 to 2 Timeout
+        reply 7 to 1 Ok 1
+        push 8 show Reliable ["added 6"]
+        reply 8 to 3 Ok 6
+    "#]]
+    .assert_eq(&table.out());
+    assert_eq!(table.rig.host().stats().turns, 0);
 }

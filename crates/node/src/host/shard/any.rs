@@ -107,22 +107,12 @@ impl<E: Entity> AnyShard for Shard<E> {
     }
 
     fn destroy(self: Rc<Self>, index: u32, code: CloseCode) -> bool {
-        let turns = self.turns_of(index);
         {
             let mut cells = self.cells.borrow_mut();
             let Some(slot) = cells.get_mut(index) else { return false };
             slot.flags |= CLOSING;
         }
-        if turns.is_empty() {
-            self.close(index, code, true);
-            return true;
-        }
-        // Turns under way see their awaits fail, have one more poll to end, and are then dropped.
-        self.drop_mail(index, &Fault::GONE);
-        for turn in turns {
-            self.hub.cancel_turn(turn);
-            self.hub.wake_turn(turn);
-        }
+        self.end(index, code);
         true
     }
 
@@ -207,11 +197,28 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.go_on(entity);
     }
 
-    fn turn_given_up(self: Rc<Self>, entity: u32) {
-        let closing = self.cells.borrow().get(entity).is_some_and(|slot| slot.flags & CLOSING != 0);
-        if closing {
-            self.close(entity, CloseCode::Goodbye, true);
+    fn turn_given_up(self: Rc<Self>, entity: u32, id: TurnId) {
+        let ending = self.cells.borrow().get(entity).is_some_and(|slot| slot.flags & ENDING != 0);
+        // A wait for time that begins after the entity's end has no end of its own: loops end here.
+        let sleeps = {
+            let (turns, sleeps) = (self.hub.turns.borrow(), self.hub.sleeps.borrow());
+            turns.get(id).is_some_and(|turn| turn.sleeps.iter().any(|at| sleeps.is_waiting(*at)))
+        };
+        if ending
+            && sleeps
+            && let Some(closed) = self.unlink_turn(entity, id)
+        {
+            drop_quietly(closed.future);
+            self.answer(closed.origin, Err(Fault::GONE));
+            self.go_on(entity);
         }
+    }
+
+    fn end_now(self: Rc<Self>, index: u32) {
+        let open = self.cells.borrow().get(index).map_or(0, |slot| slot.open);
+        let id = self.id_of(index);
+        tracing::warn!(entity = %id, open, "turns did not come to an end with their entity");
+        self.close(index, CloseCode::Goodbye, true);
     }
 
     fn turn_panicked(self: Rc<Self>, entity: u32, id: TurnId, text: String) {
@@ -260,6 +267,10 @@ impl<E: Entity> AnyShard for Shard<E> {
             let fault = if is_room { Fault::GONE } else { Fault::TIMEOUT };
             self.fail(slot, fault, &mut below);
         }
+    }
+
+    fn drop_unwanted(&self, entity: u32) {
+        self.drop_requests(entity);
     }
 
     fn answer_encoded(&self, slot: Slot, status: Status, body: &[u8]) {
