@@ -1,7 +1,10 @@
 //! What most modules of a game use.
 
+pub use env::{Calendar, WallTime};
 pub use macros::{Message, client, component, entity, rpc, service};
-pub use node::{CallError, Caller, Component, Cx, Failure, Group, Peer, Ref, This, TimerId, Times};
+pub use node::{
+    CallError, Caller, Component, Cx, Failure, Group, Missed, Peer, Ref, This, TimerId, Times,
+};
 pub use proto::frame::CloseCode;
 pub use proto::{AccountId, Bytes, EntityId, Message};
 pub use tracing;

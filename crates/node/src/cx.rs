@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use env::{Instant, Random, WallTime};
+use env::{Calendar, Instant, Random, WallTime};
 use proto::codec::{DecodeError, Decoder, Message};
 use proto::frame::CloseCode;
 use proto::link::Slot;
@@ -24,7 +24,7 @@ use crate::host::mail::{Origin, Sender, SenderForm};
 use crate::host::people::ClientCallRequest;
 use crate::host::shard::{CLOSING, Shard};
 use crate::host::turns::TurnId;
-use crate::timer::{Schedule, TimerId, Times};
+use crate::timer::{Missed, Schedule, TimerId, Times};
 use crate::users::Users;
 
 pub use crate::call::ClientCall;
@@ -510,6 +510,14 @@ impl<E: Entity> Cx<E> {
     /// that has passed.
     pub fn at_wall(&self, wall: WallTime) -> E::Timers<'_> {
         self.after(Duration::from_millis(wall.0.saturating_sub(self.wall().0)))
+    }
+
+    /// A timer that calls back whenever `calendar` says, until it is cancelled: `cx.on(&calendar,
+    /// Missed::Skip).key("reset").reset()`. It follows the wall clock, also when that is set
+    /// (within a minute); no time of the calendar comes twice. What passes while the worker
+    /// stands still is one callback.
+    pub fn on(&self, calendar: &Calendar, missed: Missed) -> E::Timers<'_> {
+        E::timers(Schedule::on(&self.shard, self.entity, calendar, missed))
     }
 
     /// Cancels all timers under `key`; gives how many. None is no error.

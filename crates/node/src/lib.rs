@@ -44,6 +44,6 @@ pub use node::{Node, NodeApp, NodeEnv, NodeError, NodeHandle, NodeOptions, NodeS
 pub use options::HostOptions;
 pub use push::*;
 pub use step::{Step, Turn};
-pub use timer::{Schedule, TimerId, Times};
+pub use timer::{Missed, Schedule, TimerId, Times};
 pub use users::{Chosen, Outcome, UserLane, Users};
 pub use worker::{Report, Worker, WorkerParts, WorkerStats};

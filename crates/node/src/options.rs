@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use env::Calendar;
+
 /// Limits and waits of one worker's entities. Plain data, as a configuration file holds it.
 #[derive(Clone, Debug)]
 pub struct HostOptions {
@@ -32,6 +34,8 @@ pub struct HostOptions {
     pub slow_handler: Duration,
     /// Three panics of one entity within this time quarantine it.
     pub panic_window: Duration,
+    /// When the day of the game changes: the `daily` hook of every entity runs.
+    pub daily: Calendar,
     /// How many destroyed entities are remembered, to tell `Gone` from `NotFound`.
     pub gone_max: usize,
     /// Test mode: arguments and replies of local calls are encoded and decoded too, so that
@@ -59,6 +63,7 @@ impl Default for HostOptions {
             turn_budget: 2_048,
             slow_handler: Duration::from_millis(50),
             panic_window: Duration::from_secs(60),
+            daily: Calendar::daily("05:00", "UTC").expect("a time of day and a time zone"),
             gone_max: 65_536,
             encode_all: false,
             activate_by_event: false,

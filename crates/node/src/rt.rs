@@ -12,7 +12,7 @@ pub use crate::module::*;
 pub use crate::pattern::{Carry, Pattern, Route, carries};
 pub use crate::push::*;
 pub use crate::step::{Step, Turn};
-pub use crate::timer::{Schedule, TimerId, Times};
+pub use crate::timer::{Missed, Schedule, TimerId, Times};
 pub use proto::codec;
 pub use proto::frame::{CloseCode, Status};
 pub use proto::schema;

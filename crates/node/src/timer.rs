@@ -3,12 +3,12 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use env::Instant;
+use env::{Calendar, Instant, WallTime};
 use proto::link::Slot;
 
 use crate::entity::Entity;
 use crate::host::shard::Shard;
-use crate::host::timers::NewTimer;
+use crate::host::timers::{NewTimer, Plan};
 
 /// Names one timer of one entity. Harmless when the timer is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,19 @@ impl From<u32> for Times {
     }
 }
 
+/// What becomes of the times of a calendar that passed while the entity was not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// They are skipped: the first callback is the next time to come.
+    Skip,
+    /// If any passed after `since` (when the entity last did it, as its game noted it down), the
+    /// first callback comes at once, one for all of them.
+    RunOnce {
+        /// After this, up to now, is what was missed.
+        since: WallTime,
+    },
+}
+
 /// A timer about to be set: when, how often, under which key. The timer stub of the entity is
 /// wrapped around it and names the callback.
 pub struct Schedule<'c, E: Entity> {
@@ -43,6 +56,7 @@ pub struct Schedule<'c, E: Entity> {
     first: Instant,
     interval: Option<Duration>,
     times: Times,
+    plan: Option<Box<Plan>>,
 }
 
 impl<'c, E: Entity> Schedule<'c, E> {
@@ -53,7 +67,26 @@ impl<'c, E: Entity> Schedule<'c, E> {
         interval: Option<Duration>,
         times: Times,
     ) -> Self {
-        Schedule { shard, entity, key: None, first, interval, times }
+        Schedule { shard, entity, key: None, first, interval, times, plan: None }
+    }
+
+    /// By the calendar, for ever.
+    pub(crate) fn on(
+        shard: &'c Rc<Shard<E>>,
+        entity: u32,
+        calendar: &Calendar,
+        missed: Missed,
+    ) -> Self {
+        let (now, wall) = (shard.hub.now.get(), shard.hub.wall.get());
+        let next = match missed {
+            Missed::RunOnce { since } if calendar.missed(since, wall) => Some(wall),
+            _ => calendar.next_after(wall),
+        };
+        let plan = next.map(|next| Box::new(Plan { calendar: calendar.clone(), next }));
+        let first = plan.as_ref().map_or(now, |plan| plan.due(now, wall));
+        // After the end of all calendars there is no callback.
+        let times = if plan.is_some() { Times::Forever } else { Times::Count(0) };
+        Schedule { shard, entity, key: None, first, interval: None, times, plan }
     }
 
     /// Puts the timer under a key. A key may have many timers; cancelling it cancels them all.
@@ -76,6 +109,7 @@ impl<'c, E: Entity> Schedule<'c, E> {
                 first: self.first,
                 interval: self.interval,
                 times,
+                calendar: self.plan,
                 make: Box::new(make),
             },
         );

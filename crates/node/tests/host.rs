@@ -6,6 +6,8 @@ mod support;
 mod actor;
 #[path = "host/basics.rs"]
 mod basics;
+#[path = "host/calendar.rs"]
+mod calendar;
 #[path = "host/calls.rs"]
 mod calls;
 #[path = "host/clients.rs"]

@@ -23,6 +23,7 @@ pub(super) enum Kind<T> {
     Rate { bytes: bool, get: Get<T, (u32, u32)>, set: Set<T, (u32, u32)> },
     Choice { names: &'static [&'static str], get: Get<T, usize>, set: Set<T, usize> },
     Text { get: Get<T, String>, set: Set<T, String> },
+    Daily { get: Get<T, env::Calendar>, set: Set<T, env::Calendar> },
 }
 
 /// All options of one crate, under one name of the file's `options`.
@@ -99,6 +100,7 @@ impl<T> Opt<T> {
                 set(slot, item.one_of(&choices)?);
             }
             Kind::Text { set, .. } => set(slot, item.text()?.to_string()),
+            Kind::Daily { set, .. } => set(slot, read_daily(item)?),
         }
         Some(())
     }
@@ -122,6 +124,10 @@ impl<T> Opt<T> {
             }
             Kind::Choice { names, get, .. } => text(names[get(slot)].to_string()),
             Kind::Text { get, .. } => text(get(slot)),
+            Kind::Daily { get, .. } => {
+                let shown = get(slot).to_string();
+                text(shown.strip_prefix("daily ").unwrap_or(&shown).to_owned())
+            }
         }
     }
 
@@ -140,6 +146,7 @@ impl<T> Opt<T> {
             Kind::Rate { bytes: true, .. } => "rate in bytes: per_second and burst".to_string(),
             Kind::Choice { names, .. } => format!("one of {}", names.join(", ")),
             Kind::Text { .. } => "text".to_string(),
+            Kind::Daily { .. } => "time of day and time zone".to_string(),
         }
     }
 
@@ -176,6 +183,32 @@ fn read_rate(item: &Item<'_>, bytes: bool) -> Option<(u32, u32)> {
     let per_second = section.need("per_second").and_then(read);
     let burst = section.need("burst").and_then(read);
     Some((per_second?, burst?))
+}
+
+fn read_daily(item: &Item<'_>) -> Option<env::Calendar> {
+    let text = item.text()?;
+    let (time, zone) = text.split_once(' ').unwrap_or((text, "UTC"));
+    match env::Calendar::daily(time, zone.trim()) {
+        Ok(calendar) => Some(calendar),
+        Err(error) => {
+            item.fail(error.to_string());
+            None
+        }
+    }
+}
+
+/// A time of day and a time zone.
+macro_rules! daily {
+    ($field:ident, $doc:expr) => {
+        Opt {
+            name: stringify!($field),
+            doc: $doc,
+            kind: Kind::Daily {
+                get: |options| options.$field.clone(),
+                set: |options, value| options.$field = value,
+            },
+        }
+    };
 }
 
 /// A whole number without unit.
@@ -302,4 +335,4 @@ macro_rules! choice {
     };
 }
 
-pub(super) use {bytes, choice, count, flag, rate, real, span, text};
+pub(super) use {bytes, choice, count, daily, flag, rate, real, span, text};

@@ -507,3 +507,17 @@ fn shown_values_read_back() {
     };
     assert_eq!(shown(&again), shown(&config));
 }
+
+#[test]
+fn the_day_of_the_game_changes_where_and_when_the_file_says() {
+    let mut input = Input::of_text("c.json", CLUSTER);
+    input.settings = vec!["options.host.daily=04:30 Asia/Shanghai".to_string()];
+    let config = Config::from_input(&input, &roles()).expect("valid");
+    let process = config.process("node-a").expect("there");
+    assert_eq!(process.options.host.daily.to_string(), "daily 04:30 Asia/Shanghai");
+    for wrong in ["25:00 UTC", "05:00 Mars/Olympus", "noon"] {
+        input.settings = vec![format!("options.host.daily={wrong}")];
+        let error = Config::from_input(&input, &roles()).expect_err("no such time").to_string();
+        assert!(error.contains("options.host.daily"), "{error}");
+    }
+}

@@ -147,6 +147,8 @@ pub(crate) struct Hub {
     pub count: Counters,
     pub entities: Cell<u32>,
     pub timers: Cell<u32>,
+    /// Timers among them that go by the calendar.
+    pub calendars: Cell<u32>,
     /// Where encoded bytes are built that nobody keeps.
     pub scratch: RefCell<Vec<u8>>,
 }
@@ -205,6 +207,7 @@ impl Hub {
             count: Counters::default(),
             entities: Cell::new(0),
             timers: Cell::new(0),
+            calendars: Cell::new(0),
             scratch: RefCell::default(),
             options,
         })

@@ -7,6 +7,7 @@
 
 mod calls;
 mod cycle;
+mod daily;
 mod event;
 mod frames;
 pub(crate) mod hub;
@@ -48,7 +49,7 @@ use proto::link::{Call, Slot, WorkerId};
 use proto::{EntityId, Incarnation, KindId};
 
 use crate::cx::{Outside, Peer};
-use crate::entity::{Class, Entity, Hook, KindInfo};
+use crate::entity::{Class, Entity, Hook, Hooks, KindInfo};
 use crate::error::Fault;
 use crate::options::HostOptions;
 use calls::shard_of;
@@ -151,13 +152,17 @@ pub struct Host {
     at: usize,
     shards: Vec<Rc<dyn shard::AnyShard>>,
     woken: Vec<u32>,
+    daily: daily::Daily,
 }
 
 impl Host {
     /// A host without kinds.
     pub fn new(options: HostOptions, setup: HostSetup) -> Self {
+        let calendar = options.daily.clone();
+        let hub = Hub::new(options, setup);
         Host {
-            hub: Hub::new(options, setup),
+            daily: daily::Daily::new(calendar, &hub),
+            hub,
             round: Vec::new(),
             at: 0,
             shards: Vec::new(),
@@ -172,6 +177,9 @@ impl Host {
     /// If another type has the same kind name or alias.
     pub fn register<E: Entity>(&mut self) {
         self.hub.shard::<E>().hosted.set(true);
+        if E::KIND.hooks.has(Hooks::DAILY) {
+            self.daily.want();
+        }
     }
 
     /// Offers a kind whose keyed entities, singletons or services `make` makes from their key.
@@ -210,6 +218,7 @@ impl Host {
         self.hub.set_in_turn(true);
         self.take_wakes();
         self.hub.sweep();
+        self.daily.handle_time(&self.hub);
         self.hub.fire_alarms();
         self.run_scenes();
         if self.ready_count() > 0 {
@@ -275,7 +284,8 @@ impl Host {
         let sweep = (sweep != Instant::NEVER).then_some(sweep);
         let alarm = self.hub.alarms.borrow().next_deadline();
         let scene = self.hub.scenes.borrow().next();
-        [sweep, alarm, scene].into_iter().flatten().min()
+        let daily = self.daily.poll_timeout(&self.hub);
+        [sweep, alarm, scene, daily].into_iter().flatten().min()
     }
 
     fn run_scenes(&mut self) {

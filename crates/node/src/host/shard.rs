@@ -908,6 +908,9 @@ pub(crate) trait AnyShard {
     fn lift_quarantine(self: Rc<Self>, id: EntityId) -> bool;
     fn hook(self: Rc<Self>, index: u32, hook: Hook);
     fn hook_all(self: Rc<Self>, hook: Hook);
+    /// As `hook_all` for at most `max` places from `first` on. Gives where to go on.
+    fn hook_some(self: Rc<Self>, hook: &Hook, first: u32, max: u32) -> Option<u32>;
+    fn replan(&self);
     fn id_at(&self, index: u32) -> Option<EntityId>;
     fn is_current(&self, target: Target) -> bool;
     fn bind_peer(&self, index: u32, peer: &Peer, bound: bool);

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use env::{Instant, TimerKey};
+use env::{Calendar, Instant, TimerKey, WallTime};
 use proto::link::Slot;
 
 use super::event::Event;
@@ -28,8 +28,37 @@ pub(crate) struct NewTimer<E: Entity> {
     pub interval: Option<Duration>,
     /// Callbacks in all; `None` for ever.
     pub times: Option<u32>,
+    /// When it calls back by the calendar, and the first such time.
+    pub calendar: Option<Box<Plan>>,
     pub make: Box<dyn Fn() -> E::Message>,
 }
+
+/// When a timer calls back by the calendar.
+pub(crate) struct Plan {
+    pub calendar: Calendar,
+    /// The next time, as the wall will show it.
+    pub next: WallTime,
+}
+
+impl Plan {
+    /// When to look, as far as is known now.
+    pub fn due(&self, now: Instant, wall: WallTime) -> Instant {
+        now + Duration::from_millis(self.next.0.saturating_sub(wall.0))
+    }
+
+    /// The wall clock was set. What is planned stays, so that nothing happens twice, unless it has
+    /// become nonsense because the clock went back by days.
+    pub fn clock_was_set(&mut self, wall: WallTime) {
+        if let Some(fresh) = self.calendar.next_after(wall)
+            && self.next.0.saturating_sub(fresh.0) > NONSENSE_MS
+        {
+            self.next = fresh;
+        }
+    }
+}
+
+/// How far a clock that goes back may move a plan into the future.
+const NONSENSE_MS: u64 = 2 * 24 * 3_600 * 1_000;
 
 struct Timer<E: Entity> {
     entity: u32,
@@ -39,6 +68,7 @@ struct Timer<E: Entity> {
     interval: Option<Duration>,
     /// Callbacks that are still to come due; `None` for ever.
     left: Option<u32>,
+    calendar: Option<Box<Plan>>,
     make: Box<dyn Fn() -> E::Message>,
     alarm: Option<TimerKey>,
     /// Whether a callback lies in the mailbox or runs.
@@ -129,17 +159,19 @@ impl<E: Entity> Shard<E> {
         if owner.flags & CLOSING != 0 {
             return None;
         }
-        let NewTimer { key, first, interval, times, make } = new;
+        let NewTimer { key, first, interval, times, calendar, make } = new;
         if times == Some(0) {
             return None;
         }
         hub.timers.set(hub.timers.get() + 1);
+        hub.calendars.set(hub.calendars.get() + u32::from(calendar.is_some()));
         let slot = self.timers.borrow_mut().insert(Timer {
             entity,
             key,
             due: first,
             interval,
-            left: if interval.is_some() { times } else { Some(1) },
+            left: if interval.is_some() || calendar.is_some() { times } else { Some(1) },
+            calendar,
             make,
             alarm: None,
             queued: false,
@@ -165,10 +197,21 @@ impl<E: Entity> Shard<E> {
             let mut timers = self.timers.borrow_mut();
             let Some(timer) = timers.get_mut(slot) else { return };
             timer.alarm = None;
+            if let Some(plan) = &timer.calendar
+                && plan.next > self.hub.wall.get()
+            {
+                // The clock was set back meanwhile.
+                timer.due = plan.due(now, self.hub.wall.get());
+                let alarm = Alarm::Timer { shard: self.index, timer: slot };
+                timer.alarm = Some(self.hub.alarms.borrow_mut().insert(timer.due, alarm));
+                return;
+            }
             if let Some(left) = &mut timer.left {
                 *left -= 1;
             }
-            if timer.left != Some(0) {
+            if timer.left != Some(0) && timer.calendar.is_some() {
+                self.plan_next(timer, slot);
+            } else if timer.left != Some(0) {
                 let interval = timer.interval.unwrap_or_default();
                 timer.due += interval;
                 // After a long stall the oldest callbacks are skipped, the phase is kept.
@@ -195,6 +238,36 @@ impl<E: Entity> Shard<E> {
             timer.made()
         };
         self.mail_timer(slot, made);
+    }
+
+    /// Sets the alarm of a calendar timer for its next time. What the clock has passed meanwhile
+    /// is one callback.
+    fn plan_next(&self, timer: &mut Timer<E>, slot: Slot) {
+        let Some(plan) = &mut timer.calendar else { return };
+        let (now, wall) = (self.hub.now.get(), self.hub.wall.get());
+        // At the end of all calendars it just stops.
+        let Some(next) = plan.calendar.next_after(plan.next.max(wall)) else { return };
+        plan.next = next;
+        timer.due = plan.due(now, wall);
+        let alarm = Alarm::Timer { shard: self.index, timer: slot };
+        timer.alarm = Some(self.hub.alarms.borrow_mut().insert(timer.due, alarm));
+    }
+
+    /// The wall clock was set: calendar timers come due at another moment.
+    pub fn replan(&self) {
+        let (now, wall) = (self.hub.now.get(), self.hub.wall.get());
+        let mut timers = self.timers.borrow_mut();
+        let mut alarms = self.hub.alarms.borrow_mut();
+        for (index, entry) in timers.slots.iter_mut().enumerate() {
+            let slot = Slot { index: index as u32, generation: entry.generation };
+            let Some(timer) = &mut entry.timer else { continue };
+            let (Some(plan), Some(alarm)) = (&mut timer.calendar, timer.alarm) else { continue };
+            plan.clock_was_set(wall);
+            timer.due = plan.due(now, wall);
+            alarms.cancel(alarm);
+            let alarm = Alarm::Timer { shard: self.index, timer: slot };
+            timer.alarm = Some(alarms.insert(timer.due, alarm));
+        }
     }
 
     fn mail_timer(&self, slot: Slot, (message, entity): (Option<E::Message>, u32)) {
@@ -345,6 +418,8 @@ impl<E: Entity> Shard<E> {
             timer
         };
         self.hub.timers.set(self.hub.timers.get() - 1);
+        let by_calendar = u32::from(timer.calendar.is_some());
+        self.hub.calendars.set(self.hub.calendars.get() - by_calendar);
         if let Some(alarm) = timer.alarm {
             self.hub.alarms.borrow_mut().cancel(alarm);
         }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::super::option::{
-    Group, Kind, Opt, Table, bytes, choice, count, flag, rate, real, span, text,
+    Group, Kind, Opt, Table, bytes, choice, count, daily, flag, rate, real, span, text,
 };
 use super::{DrainOptions, LogOptions, NodeLimits, StoreOptions};
 
@@ -169,6 +169,10 @@ static HOST: Table<node::HostOptions> = Table {
     slot: |options| &options.host,
     slot_mut: |options| &mut options.host,
     options: &[
+        daily!(
+            daily,
+            "When the day of the game changes and the daily hooks run, such as \"05:00 Asia/Shanghai\"."
+        ),
         span!(
             call_wait,
             1,

@@ -145,9 +145,23 @@ impl<E: Entity> AnyShard for Shard<E> {
     }
 
     fn hook_all(self: Rc<Self>, hook: Hook) {
-        for index in 0..self.cells.borrow().slots.len() as u32 {
+        self.hook_some(&hook, 0, u32::MAX);
+    }
+
+    fn hook_some(self: Rc<Self>, hook: &Hook, first: u32, max: u32) -> Option<u32> {
+        if !E::KIND.hooks.has(hook.bit()) {
+            return None;
+        }
+        let len = self.cells.borrow().slots.len() as u32;
+        let end = len.min(first.saturating_add(max));
+        for index in first..end {
             Rc::clone(&self).hook(index, hook.clone());
         }
+        (end < len).then_some(end)
+    }
+
+    fn replan(&self) {
+        Shard::replan(self);
     }
 
     fn id_at(&self, index: u32) -> Option<EntityId> {
