@@ -65,6 +65,7 @@ pub(crate) struct Guard {
     connections: BTreeMap<IpAddr, u32>,
     networks: Rates<Network>,
     accounts: Rates<AccountId>,
+    denied: Rates<AccountId>,
     bans: BTreeMap<Banned, Instant>,
     /// How many bans there are of each prefix length, so that a lookup tries only those.
     v4_prefixes: BTreeMap<u8, usize>,
@@ -79,6 +80,7 @@ impl Guard {
             connections: BTreeMap::new(),
             networks: Rates::new(Price::new(options.handshakes_per_network)),
             accounts: Rates::new(Price::new(options.logins_per_account)),
+            denied: Rates::new(Price::new(options.denied)),
             bans: BTreeMap::new(),
             v4_prefixes: BTreeMap::new(),
             v6_prefixes: BTreeMap::new(),
@@ -122,6 +124,11 @@ impl Guard {
             return Err(Rule::Banned);
         }
         if self.accounts.take(now, account) { Ok(()) } else { Err(Rule::AccountLogins) }
+    }
+
+    /// Takes note that `account` asked for what it may not have; `false` if it did so too often.
+    pub(crate) fn denied(&mut self, now: Instant, account: AccountId) -> bool {
+        self.denied.take(now, account)
     }
 
     pub(crate) fn is_banned(&self, now: Instant, address: IpAddr) -> bool {
@@ -177,6 +184,7 @@ impl Guard {
     pub(crate) fn sweep(&mut self, now: Instant) {
         self.networks.sweep(now);
         self.accounts.sweep(now);
+        self.denied.sweep(now);
         let over: Vec<Banned> =
             self.bans.iter().filter(|(_, until)| **until <= now).map(|(whom, _)| *whom).collect();
         for whom in over {
@@ -186,7 +194,8 @@ impl Guard {
 
     /// Addresses, networks, accounts and bans remembered now.
     pub(crate) fn remembered(&self) -> usize {
-        let rates = self.networks.buckets.len() + self.accounts.buckets.len();
+        let accounts = self.accounts.buckets.len() + self.denied.buckets.len();
+        let rates = self.networks.buckets.len() + accounts;
         self.connections.len() + rates + self.bans.len()
     }
 }

@@ -85,6 +85,10 @@ pub struct Options {
     pub bytes: Rate,
     /// What is done with a session over `messages` or `bytes`.
     pub over_rate: OverRate,
+    /// Messages of one account that owners refuse with `Denied`; over it the account is banned.
+    pub denied: Rate,
+    /// How long such a ban holds.
+    pub denied_ban: Duration,
     /// How long the home has to end the streams of a lost owner before the client is told to
     /// resume.
     pub owner_wait: Duration,
@@ -137,6 +141,8 @@ impl Default for Options {
             messages: Rate::new(200, 1_000),
             bytes: Rate::new(128 * 1024, 512 * 1024),
             over_rate: OverRate::Thin,
+            denied: Rate::new(1, 50),
+            denied_ban: Duration::from_secs(10 * 60),
             owner_wait: Duration::from_millis(1_500),
             token_life: Duration::from_secs(24 * 3600),
             linger: Duration::from_secs(1),

@@ -58,6 +58,8 @@ pub enum Rule {
     Paused,
     /// A node was lost and sessions with it.
     NodeLost,
+    /// An account asked too often for what it may not have, and is banned.
+    Denied,
     /// A link frame for a connection or group that is no more.
     Stale,
     /// A link frame that could not be read.
@@ -66,7 +68,7 @@ pub enum Rule {
 
 impl Rule {
     /// All rules, in the order of their numbers.
-    pub const ALL: [Rule; 30] = [
+    pub const ALL: [Rule; 31] = [
         Rule::Connections,
         Rule::AddressConnections,
         Rule::NetworkHandshakes,
@@ -95,6 +97,7 @@ impl Rule {
         Rule::Policy,
         Rule::Paused,
         Rule::NodeLost,
+        Rule::Denied,
         Rule::Stale,
         Rule::LinkFrame,
     ];
@@ -130,6 +133,7 @@ impl Rule {
             Rule::Policy => "policy",
             Rule::Paused => "paused",
             Rule::NodeLost => "node_lost",
+            Rule::Denied => "denied",
             Rule::Stale => "stale",
             Rule::LinkFrame => "link_frame",
         }

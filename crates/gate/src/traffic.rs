@@ -13,7 +13,7 @@ use crate::gate::{Due, End, Flow, Gate, Notice, touch};
 use crate::login::Admitted;
 use crate::options::Mutant;
 use crate::policy::{EdgeFrame, Verdict};
-use crate::{OverRate, Rule};
+use crate::{Banned, OverRate, Rule};
 
 /// Bursts that a session may be over its rate before it is closed all the same.
 const BURSTS_OVER_MAX: u64 = 4;
@@ -25,6 +25,20 @@ enum Ruling {
     /// It goes on as an empty call of no method, so that its number is used up.
     Empty,
     Close(&'static str),
+}
+
+/// Whether an owner refuses a client's message as nothing that it may do. Those answers have no
+/// body, so the status is their last byte; only then is the frame read.
+#[inline]
+fn is_denial(frame: &[u8]) -> bool {
+    let may_be = matches!(frame.first(), Some(&head::REPLY | &head::FAULT))
+        && frame.last() == Some(&(Status::Denied as u8));
+    may_be
+        && matches!(
+            DownFrame::decode(frame),
+            Ok(DownFrame::Reply { status: Status::Denied, .. }
+                | DownFrame::Fault { status: Status::Denied, .. })
+        )
 }
 
 impl Gate {
@@ -415,6 +429,21 @@ impl Gate {
             touch(&mut self.dirty, conn, slot);
         } else {
             self.sent_down(now, slot);
+        }
+        if is_denial(frame) {
+            self.count_denial(now, slot);
+        }
+    }
+
+    /// The client asked for what it may not have. Too often, and its account is banned.
+    #[cold]
+    fn count_denial(&mut self, now: Instant, slot: Slot) {
+        let Some(session) = self.session_mut(slot) else { return };
+        let account = session.account;
+        if !self.guard.denied(now, account) {
+            self.stats.hit(Rule::Denied);
+            tracing::warn!(account = account.0, "banned: it calls what it may not call");
+            self.ban(now, Banned::Account(account), self.options.denied_ban);
         }
     }
 

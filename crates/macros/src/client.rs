@@ -189,12 +189,12 @@ fn generate(
     let checks = pushes.iter().map(|push| route_check(root, push));
     let infos = pushes.iter().map(|push| info(root, &push.method, push.way));
     let stub_methods = pushes.iter().enumerate().filter_map(|(at, push)| match push.way {
-        Way::Sync => Some(sender(root, at, push)),
+        Way::Sync => Some(sender(root, at, push, false)),
         Way::Call => Some(caller(root, at, push)),
         Way::Multicast | Way::Other(_) => None,
     });
     let cast_methods = pushes.iter().enumerate().filter_map(|(at, push)| match push.way {
-        Way::Sync | Way::Multicast => Some(sender(root, at, push)),
+        Way::Sync | Way::Multicast => Some(sender(root, at, push, true)),
         Way::Call | Way::Other(_) => None,
     });
     let describe = pushes.iter().enumerate().map(|(at, push)| describe(root, at, push));
@@ -301,8 +301,8 @@ fn body(root: &Path, args: &[Arg]) -> TokenStream {
     }
 }
 
-/// A method without an answer.
-fn sender(root: &Path, at: usize, push: &Push) -> TokenStream {
+/// A method without an answer; a group's tells whether there is such a group.
+fn sender(root: &Path, at: usize, push: &Push, to_group: bool) -> TokenStream {
     let Method { ident, docs, .. } = &push.method;
     let (names, types) = (push.method.arg_idents(), push.method.arg_types());
     let body = body(root, &push.method.args);
@@ -324,11 +324,12 @@ fn sender(root: &Path, at: usize, push: &Push) -> TokenStream {
         },
         _ => quote!(#root::PushMode::Reliable),
     };
+    let output = to_group.then(|| quote!(-> #root::Told));
     quote! {
         #(#docs)*
-        pub fn #ident(&self, #(#names: #types),*) {
+        pub fn #ident(&self, #(#names: #types),*) #output {
             let __mode = #mode;
-            self.link.push(&__METHODS[#at], __mode, #body);
+            self.link.push(&__METHODS[#at], __mode, #body)
         }
     }
 }

@@ -363,8 +363,15 @@ fn info(root: &Path, method: &Method) -> TokenStream {
         [Caller::Client, Caller::Server, Caller::Operator].map(|caller| method.allows(caller));
     let Options { deadline_ms, level, rate, interleave, idempotent, aliases, latest, .. } =
         &method.options;
-    // Per value of an argument, only clients drop older ones.
-    let latest = matches!(latest, Some(None));
+    let latest = match latest {
+        None => quote!(Keep),
+        Some(None) => quote!(Method),
+        Some(Some(key)) => {
+            let position = method.args.iter().position(|arg| arg.ident == *key).unwrap_or(0);
+            let position = u8::try_from(position).unwrap_or(u8::MAX);
+            quote!(Argument(#position))
+        }
+    };
     let deadline_ms = deadline_ms.unwrap_or(0);
     let rate = match rate {
         None => quote!(::core::option::Option::None),
@@ -385,7 +392,7 @@ fn info(root: &Path, method: &Method) -> TokenStream {
             deadline_ms: #deadline_ms,
             idempotent: #idempotent,
             interleave: #interleave,
-            latest: #latest,
+            latest: #root::Latest::#latest,
             rate: #rate,
             ..#root::MethodInfo::new(#name, #root::Pattern::#pattern)
         }

@@ -1,5 +1,6 @@
 //! What the console shows of a process.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use env::{Clock, Instant};
@@ -61,6 +62,7 @@ impl Source {
                 entities_table(&workers),
                 scenes_table(&workers),
                 slow_table(&workers),
+                refusals_table(&workers),
                 gate_table(&gate),
                 rules_table(&gate),
             ],
@@ -160,7 +162,8 @@ fn scenes_table(workers: &[&WorkerStats]) -> Value {
 fn slow_table(workers: &[&WorkerStats]) -> Value {
     let rows: Vec<_> = workers
         .iter()
-        .flat_map(|stats| &stats.slow)
+        .flat_map(|stats| &stats.methods)
+        .filter(|(.., stats)| stats.slow > 0)
         .map(|(kind, method, stats)| {
             json!([kind, method, stats.slow, stats.worst.as_secs_f64() * 1e3])
         })
@@ -170,6 +173,22 @@ fn slow_table(workers: &[&WorkerStats]) -> Value {
         "columns": [column("kind"), column("method"), number("over budget"), number("worst ms")],
         "rows": rows,
         "empty": "none over budget",
+    })
+}
+
+fn refusals_table(workers: &[&WorkerStats]) -> Value {
+    let mut refused = BTreeMap::new();
+    for (kind, method, stats) in workers.iter().flat_map(|stats| &stats.methods) {
+        *refused.entry((*kind, method.as_str())).or_insert(0u64) += stats.refused;
+    }
+    refused.retain(|_, count| *count > 0);
+    let rows: Vec<_> =
+        refused.iter().map(|((kind, method), count)| json!([kind, method, count])).collect();
+    json!({
+        "title": "Refused before the handler",
+        "columns": [column("kind"), column("method"), number("refused")],
+        "rows": rows,
+        "empty": "nothing was refused",
     })
 }
 

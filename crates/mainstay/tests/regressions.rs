@@ -388,6 +388,91 @@ fn x18_every_call_and_operation_ends() {
     }
 }
 
+// -- what is refused --
+
+#[client]
+trait Board {
+    #[sync]
+    fn news(text: String);
+}
+
+/// Opens a group and casts to it.
+#[entity]
+#[derive(Default)]
+struct Town {
+    group: Option<Group<Board>>,
+}
+
+#[rpc]
+impl Town {
+    #[request(client)]
+    fn open(&mut self, cx: &mut Cx<Self>) {
+        self.group = Some(cx.group::<Board>("town"));
+    }
+
+    #[request(client)]
+    fn cry(&mut self, cx: &mut Cx<Self>) -> Result<(), String> {
+        let group = self.group.as_ref().ok_or("not open")?;
+        cx.cast(group).news("hear".into()).ok().map_err(|error| error.to_string())
+    }
+
+    #[invoke]
+    fn treasure(&mut self) -> u64 {
+        1_000
+    }
+}
+
+fn towns() -> App {
+    App::new("towns").entity::<Town>().agent::<Town>("town")
+}
+
+/// A cast to a group that its worker had no room for went nowhere, without a word to the sender.
+#[test]
+fn a30_a_group_that_could_not_be_opened_is_an_error_to_who_casts() {
+    for (room, answer) in [(1, Ok(())), (0, Err("the group is closed"))] {
+        let mut options = sim_options(&towns(), 30, Faults::none());
+        options.sessions.groups_max = room;
+        let mut cluster = testkit::Cluster::new(options);
+        let player = cluster.client(1);
+        cluster.request::<_, ()>(player, "town", "open", &()).unwrap();
+        let cried = cluster.request::<_, ()>(player, "town", "cry", &());
+        match (cried, answer) {
+            (Ok(()), Ok(())) => {}
+            (Err(error), Err(text)) => {
+                let error: Option<String> = error.app();
+                assert!(error.as_deref().is_some_and(|error| error.starts_with(text)), "{error:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Who called what only servers may call was refused for ever, and could go on trying.
+#[test]
+fn a21_who_keeps_calling_what_it_may_not_call_is_banned() {
+    let mut options = sim_options(&towns(), 21, Faults::none());
+    (options.gate.denied.per_second, options.gate.denied.burst) = (1, 5);
+    let mut cluster = testkit::Cluster::new(options);
+    let (thief, other) = (cluster.client(1), cluster.client(2));
+    let mut denied = 0;
+    for _ in 0..20 {
+        match cluster.request::<_, u64>(thief, "town", "treasure", &()) {
+            Err(ClientError::Refused(Status::Denied)) => denied += 1,
+            result => assert!(result.is_err(), "{result:?}"),
+        }
+    }
+    assert!((5..=6).contains(&denied), "{denied}");
+    assert_eq!(cluster.request(other, "town", "open", &()), Ok(()));
+    let refused: u64 = cluster
+        .worker_stats()
+        .iter()
+        .flat_map(|worker| &worker.methods)
+        .filter(|(kind, method, _)| (*kind, method.as_str()) == ("town", "treasure"))
+        .map(|(.., stats)| stats.refused)
+        .sum();
+    assert_eq!(refused, 6);
+}
+
 // -- timers --
 
 #[entity]

@@ -24,6 +24,7 @@ use crate::host::mail::{Origin, Sender, SenderForm};
 use crate::host::people::ClientCallRequest;
 use crate::host::shard::{CLOSING, Shard};
 use crate::host::turns::TurnId;
+use crate::push::Told;
 use crate::timer::{Missed, Schedule, TimerId, Times};
 use crate::users::Users;
 
@@ -379,7 +380,7 @@ impl<E: Entity> Cx<E> {
     pub fn caller(&self) -> Caller {
         let me = self.hub().me.node;
         let of = |origin: &Origin, sender: Sender| match (sender.form(), origin) {
-            (SenderForm::Client, Origin::Client(peer)) => Caller::Client(peer.clone()),
+            (SenderForm::Client, Origin::Client(peer, _)) => Caller::Client(peer.clone()),
             (SenderForm::Client, Origin::Request(request)) => {
                 match self.hub().requests.borrow().get(*request) {
                     Some(request) => Caller::Client(request.peer.clone()),
@@ -785,8 +786,13 @@ macro_rules! client_side {
                 method: MethodId,
                 mode: PushMode,
                 write: impl FnOnce(&mut Vec<u8>),
-            ) {
-                self.lane().clients.borrow_mut().group_cast(group, method, mode, write);
+            ) -> Told {
+                let mut clients = self.lane().clients.borrow_mut();
+                let told = clients.group_cast(group, method, mode, write);
+                if told.is_err() {
+                    tracing::warn!(group = group.0.index, ?method, "a cast to a closed group");
+                }
+                Told(told)
             }
 
             /// Ends a group.

@@ -169,8 +169,8 @@ pub struct MethodInfo {
     pub idempotent: bool,
     /// Whether other turns of the entity may run while it waits.
     pub interleave: bool,
-    /// Whether a tell of a client replaces an older one of it that still waits.
-    pub latest: bool,
+    /// Which older tells of a client that still wait are replaced by a newer one.
+    pub latest: Latest,
     /// How often one client may call it.
     pub rate: Option<Rate>,
 }
@@ -189,7 +189,7 @@ impl MethodInfo {
             deadline_ms: 0,
             idempotent: false,
             interleave: false,
-            latest: false,
+            latest: Latest::Keep,
             rate: None,
         }
     }
@@ -276,6 +276,18 @@ impl Callers {
     pub const CLIENT: Callers = Callers { client: true, server: false, operator: false };
     /// Entities and services only.
     pub const SERVER: Callers = Callers { client: false, server: true, operator: false };
+}
+
+/// Which older tells of a client are replaced by a newer one, while they wait in the mailbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Latest {
+    /// None: each is handled.
+    #[default]
+    Keep,
+    /// Those of the same method.
+    Method,
+    /// Those of the same method with the same value of the argument at this position.
+    Argument(u8),
 }
 
 /// At most `count` calls in any `per_ms` milliseconds, in the long run.

@@ -31,7 +31,7 @@ pub use cx::{
 };
 pub use driver::Stuck;
 pub use entity::{
-    Callers, Class, Entity, Hook, Hooks, KindInfo, MethodInfo, OnPanic, Rate, method_table,
+    Callers, Class, Entity, Hook, Hooks, KindInfo, Latest, MethodInfo, OnPanic, Rate, method_table,
 };
 pub use error::{CallError, Elapsed, Failure};
 pub use guard::{guard, guarded};

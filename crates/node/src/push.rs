@@ -100,7 +100,13 @@ pub(crate) trait Port {
         deadline: Duration,
         body: &dyn Fn(&mut Vec<u8>),
     ) -> ClientCall;
-    fn cast(&self, group: GroupSlot, method: MethodId, mode: PushMode, body: &dyn Fn(&mut Vec<u8>));
+    fn cast(
+        &self,
+        group: GroupSlot,
+        method: MethodId,
+        mode: PushMode,
+        body: &dyn Fn(&mut Vec<u8>),
+    ) -> Told;
 }
 
 macro_rules! port {
@@ -132,8 +138,8 @@ macro_rules! port {
                 method: MethodId,
                 mode: PushMode,
                 body: &dyn Fn(&mut Vec<u8>),
-            ) {
-                self.group_cast_raw(group, method, mode, |out| body(out));
+            ) -> Told {
+                self.group_cast_raw(group, method, mode, |out| body(out))
             }
         }
     };
@@ -220,8 +226,8 @@ impl<'c> GroupLink<'c> {
     }
 
     /// Sends to every member.
-    pub fn push(&self, method: &ClientMethod, mode: PushMode, body: impl Fn(&mut Vec<u8>)) {
-        self.port.cast(self.group, method.id, mode, &body);
+    pub fn push(&self, method: &ClientMethod, mode: PushMode, body: impl Fn(&mut Vec<u8>)) -> Told {
+        self.port.cast(self.group, method.id, mode, &body)
     }
 }
 
@@ -325,6 +331,27 @@ pub fn latest_key(method: MethodId, value: Option<&dyn Fn(&mut Vec<u8>)>) -> u64
     }
     hash
 }
+
+/// What became of a push to a group. It may be left alone: what went nowhere is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told(pub(crate) Result<(), GroupClosed>);
+
+impl Told {
+    /// Whether it was sent to the members, or why not.
+    ///
+    /// # Errors
+    ///
+    /// [`GroupClosed`].
+    pub fn ok(self) -> Result<(), GroupClosed> {
+        self.0
+    }
+}
+
+/// There is no such group (any more): it was closed, the entity that opened it has ended, or
+/// its worker had too many groups to open it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the group is closed: open another one with `cx.group`")]
+pub struct GroupClosed;
 
 /// A group of clients that implement `C`: one push reaches them all, copied at the gates.
 ///

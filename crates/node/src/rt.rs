@@ -4,7 +4,7 @@ pub use crate::call::{Call, ClientCall, wrong_reply};
 pub use crate::component::Component;
 pub use crate::cx::{Caller, Cx, GroupSlot, Link, Outside, Peer, PushMode, Ref, Reporter, This};
 pub use crate::entity::{
-    Callers, Class, Entity, Hook, Hooks, KindInfo, MethodInfo, OnPanic, Rate, method_table,
+    Callers, Class, Entity, Hook, Hooks, KindInfo, Latest, MethodInfo, OnPanic, Rate, method_table,
 };
 pub use crate::error::{CallError, Failure};
 pub use crate::guard::{guard, guarded};

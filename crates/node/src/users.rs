@@ -16,7 +16,7 @@ use proto::{AccountId, MethodId};
 
 use crate::cx::{GroupSlot, Peer, PushMode};
 use crate::host::hub::Hub;
-use crate::push::{ClientInterface, GroupLink, Port};
+use crate::push::{ClientInterface, GroupLink, Port, Told};
 
 /// Most acts on users that wait for the end of a turn; further ones are dropped and logged.
 const WISHES_MAX: usize = 65_536;
@@ -204,7 +204,13 @@ impl Port for Chosen {
         unreachable!("chosen users are reached all together");
     }
 
-    fn cast(&self, _: GroupSlot, method: MethodId, mode: PushMode, body: &dyn Fn(&mut Vec<u8>)) {
+    fn cast(
+        &self,
+        _: GroupSlot,
+        method: MethodId,
+        mode: PushMode,
+        body: &dyn Fn(&mut Vec<u8>),
+    ) -> Told {
         let mode = match mode {
             PushMode::Reliable => PushTo::Reliable,
             PushMode::Latest(key) => PushTo::Latest(key),
@@ -213,6 +219,7 @@ impl Port for Chosen {
         let mut bytes = Vec::new();
         body(&mut bytes);
         self.act(OwnedAct::Push { method, mode, body: bytes });
+        Told(Ok(()))
     }
 }
 

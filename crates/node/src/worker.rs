@@ -83,8 +83,8 @@ pub struct WorkerStats {
     pub homes: HomeStats,
     /// Streams and groups.
     pub streams: StreamStats,
-    /// Methods with handlers that were over their budget: kind, path, figures.
-    pub slow: Vec<(&'static str, String, MethodStats)>,
+    /// Methods with handlers over their budget, or with messages refused: kind, path, figures.
+    pub methods: Vec<(&'static str, String, MethodStats)>,
     /// Links.
     pub mesh: mesh::Counters,
     /// Frames that could not be read or were for somebody else.
@@ -188,10 +188,10 @@ impl Worker {
 
     /// What it holds and has seen. Looks at every stream.
     pub fn stats(&self) -> WorkerStats {
-        let mut slow = self.host.method_stats();
-        slow.retain(|(_, _, stats)| stats.slow > 0);
+        let mut methods = self.host.method_stats();
+        methods.retain(|(_, _, stats)| stats.slow > 0 || stats.refused > 0);
         WorkerStats {
-            slow,
+            methods,
             host: self.host.stats(),
             homes: self.homes.stats(),
             streams: self.streams.stats(),
@@ -430,10 +430,12 @@ impl Worker {
         let mut busy = false;
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         let (streams, groups) = (&mut self.streams, &mut self.groups);
+        let mut refused = Vec::new();
         self.host.drain_clients(|said| {
             busy = true;
-            client_out(now, &mut out, streams, groups, said);
+            refused.extend(client_out(now, &mut out, streams, groups, said));
         });
+        refused.into_iter().for_each(|group| self.host.group_gone(group));
         self.host.drain_frames(|to, class, payload| {
             let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(payload);
             let sent = match class {

@@ -442,7 +442,7 @@ fn tables_name_methods_aliases_and_limits() {
             method.rate.map(|rate| (rate.count, rate.per_ms)),
             if method.idempotent { " idempotent" } else { "" },
             if method.interleave { " interleave" } else { "" }.to_owned()
-                + if method.latest { " latest" } else { "" },
+                + if method.latest != node::Latest::Keep { " latest" } else { "" },
             method.aliases,
         ));
     }

@@ -4,6 +4,7 @@ use expect_test::{Expect, expect};
 
 use super::*;
 use crate::{Banned, Network, OverRate, Rate};
+use proto::frame::Status;
 
 fn check(rig: &mut Rig, expected: Expect) {
     expected.assert_eq(&rig.trace());
@@ -74,6 +75,50 @@ fn logins_of_one_account() {
     "#]],
     );
     assert_eq!(rig.hits(Rule::AccountLogins), 1);
+}
+
+/// A client that tried out what it may not call was answered `Denied` for as long as it liked.
+#[test]
+fn a21_calls_that_are_denied_count_towards_a_ban() {
+    let mut rig = rig_with(|options| {
+        options.denied = Rate::new(1, 3);
+        options.denied_ban = secs(60);
+    });
+    let player = rig.login("10.0.0.1", 7);
+    let other = rig.login("10.0.0.2", 8);
+    let answer = |rig: &mut Rig, conn, number, status, body: &'static [u8]| {
+        let (stream, ack, request) = (1, number, number);
+        let frame = DownFrame::Reply { stream, number, ack, request, status, body };
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        rig.home(&LinkFrame::Down { conn, frame: &bytes });
+    };
+    // Other answers, and what only looks alike, do not count.
+    for number in 1..=10 {
+        answer(&mut rig, player.conn, number, Status::Ok, &[6]);
+        answer(&mut rig, player.conn, number, Status::Busy, b"");
+        answer(&mut rig, other.conn, number, Status::BadArgument, b"");
+    }
+    for number in 11..=13 {
+        answer(&mut rig, player.conn, number, Status::Denied, b"");
+    }
+    assert_eq!(rig.hits(Rule::Denied), 0);
+    // The next is one too many, on whatever stream and whether or not it was a request.
+    let fault = DownFrame::Fault { stream: 2, number: 9, status: Status::Denied };
+    let mut bytes = Vec::new();
+    fault.encode(&mut bytes);
+    rig.home(&LinkFrame::Down { conn: player.conn, frame: &bytes });
+    rig.drain();
+    assert_eq!(rig.hits(Rule::Denied), 1);
+    let trace = rig.trace();
+    assert!(trace.contains("c0 Close Kicked banned") && !trace.contains("c1 Close"), "{trace}");
+    let conn = rig.open("10.0.0.3").unwrap();
+    rig.resume(conn, &player, 2);
+    assert!(rig.trace().contains("Close Kicked banned"));
+    rig.pass(secs(61));
+    let conn = rig.open("10.0.0.3").unwrap();
+    rig.resume(conn, &player, 2);
+    assert!(rig.trace().contains("-> Resume"));
 }
 
 #[test]

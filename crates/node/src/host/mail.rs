@@ -115,8 +115,9 @@ pub(crate) enum Origin {
     Local(Slot),
     /// The timer in this slot of the same shard, which counts its callbacks.
     Timer(Slot),
-    /// A client that waits for nothing.
-    Client(Peer),
+    /// A client that waits for nothing, and the hash of its message's key (see
+    /// [`Latest`](crate::entity::Latest)).
+    Client(Peer, u32),
     /// A client that waits for an answer: its place in the worker's table of requests.
     Request(u32),
     /// A pending call of another worker.
@@ -168,7 +169,7 @@ pub(crate) struct Mailroom<E: Entity> {
 /// One message, or a free node. A line of the cache, if the message is small.
 #[repr(align(64))]
 pub(crate) struct Node<E: Entity> {
-    body: Option<Body<E>>,
+    pub body: Option<Body<E>>,
     pub origin: Origin,
     pub sender: Sender,
     next: u32,
@@ -291,7 +292,7 @@ impl<E: Entity> Mailroom<E> {
     pub fn drop_first(
         &mut self,
         mailbox: &mut Mailbox,
-        test: impl Fn(&Node<E>) -> bool,
+        mut test: impl FnMut(&Node<E>) -> bool,
     ) -> Option<Origin> {
         let mut before = NONE;
         let mut at = mailbox.head;

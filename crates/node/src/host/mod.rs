@@ -30,7 +30,7 @@ mod watch;
 pub use event::Event;
 pub use frames::FrameClass;
 pub use lane::Batch;
-pub use people::{ClientMessage, ClientOut, ClientRequest};
+pub use people::{ClientMessage, ClientOut, ClientRequest, GroupSlot};
 pub use router::{Alone, Place, Router};
 pub use shard::{ShardStats, Target};
 pub use sleep::{BlockingPool, Inline};
@@ -452,6 +452,12 @@ impl Host {
         }
     }
 
+    /// A group that an entity opened could not be opened, or is closed: casts to it are errors from
+    /// now on.
+    pub fn group_gone(&mut self, group: GroupSlot) {
+        self.hub.clients.borrow_mut().group_gone(group);
+    }
+
     /// Gives everything that entities have for clients and sessions to `take`, in order.
     pub fn drain_clients(&mut self, take: impl FnMut(ClientOut<'_>)) {
         self.hub.drain_clients(take);
@@ -582,16 +588,18 @@ impl Host {
         }
     }
 
-    /// What each method cost so far: kind, path, numbers. Methods that never ran are left out.
+    /// What each method cost so far: kind, path, numbers. Methods that were never called are left
+    /// out.
     pub fn method_stats(&self) -> Vec<(&'static str, String, MethodStats)> {
         let mut all = Vec::new();
         for (index, shard) in self.hub.all_shards().iter().enumerate() {
             let kind = shard.kind();
             let methods = (0..kind.methods.len() as u16).chain([mail::HOOK]);
             for method in methods {
-                let handled = shard.handled(method);
-                if handled > 0 {
+                let (handled, refused) = (shard.handled(method), shard.refused(method));
+                if handled + refused > 0 {
                     let stats = self.hub.watch.stats(index as u16, method, handled);
+                    let stats = MethodStats { refused, ..stats };
                     all.push((kind.name, watch::method_path(kind, method), stats));
                 }
             }

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use env::Instant;
+use env::{FastMap, Instant};
 use proto::frame::{CloseCode, Status};
 use proto::link::Slot;
-use proto::{EntityId, KindId, MethodId};
+use proto::{DecodeError, Decoder, EntityId, KindId, MethodId};
 
 use super::calls::Waiter;
 use super::hub::{Hub, bump};
@@ -15,9 +15,10 @@ use super::requests::OpenRequest;
 use super::shard::{Cells, Shard, Target};
 use super::turns::TurnId;
 use crate::cx::Peer;
-use crate::entity::{Entity, MethodInfo};
+use crate::entity::{Entity, Latest, MethodInfo};
 use crate::error::Fault;
 use crate::pattern::Pattern;
+use crate::push::GroupClosed;
 
 /// A message of a client to the entity behind one of its streams.
 #[derive(Clone, Copy, Debug)]
@@ -186,6 +187,9 @@ pub(crate) struct ClientLane {
     bytes: Vec<u8>,
     items: Vec<Item>,
     next_group: u32,
+    /// Groups that are open, and whose they are.
+    groups: FastMap<u32, Option<Target>>,
+    owned: FastMap<Target, Vec<u32>>,
     calls: std::collections::BTreeMap<u64, ClientPending>,
 }
 
@@ -208,6 +212,8 @@ impl ClientLane {
             bytes: Vec::new(),
             items: Vec::new(),
             next_group: 0,
+            groups: FastMap::default(),
+            owned: FastMap::default(),
             calls: std::collections::BTreeMap::new(),
         }
     }
@@ -230,6 +236,10 @@ impl ClientLane {
     pub fn group_open(&mut self, owner: Option<Target>, name: &str, kind: KindId) -> GroupSlot {
         self.next_group += 1;
         let group = GroupSlot(Slot { index: self.next_group, generation: 0 });
+        self.groups.insert(self.next_group, owner);
+        if let Some(owner) = owner {
+            self.owned.entry(owner).or_default().push(self.next_group);
+        }
         self.put(What::GroupOpen { owner, group, kind }, |out| out.extend(name.as_bytes()));
         group
     }
@@ -248,11 +258,35 @@ impl ClientLane {
         method: MethodId,
         mode: PushMode,
         write: impl FnOnce(&mut Vec<u8>),
-    ) {
+    ) -> Result<(), GroupClosed> {
+        if !self.groups.contains_key(&group.0.index) {
+            return Err(GroupClosed);
+        }
         self.put(What::GroupCast { group, method, mode }, write);
+        Ok(())
+    }
+
+    /// The group is no more: casts to it are errors.
+    pub fn group_gone(&mut self, group: GroupSlot) {
+        if let Some(Some(owner)) = self.groups.remove(&group.0.index)
+            && let Some(owned) = self.owned.get_mut(&owner)
+        {
+            owned.retain(|other| *other != group.0.index);
+            if owned.is_empty() {
+                self.owned.remove(&owner);
+            }
+        }
+    }
+
+    /// The groups of an entity end with it.
+    pub fn owner_gone(&mut self, owner: Target) {
+        for group in self.owned.remove(&owner).unwrap_or_default() {
+            self.groups.remove(&group);
+        }
     }
 
     pub fn group_close(&mut self, group: GroupSlot) {
+        self.group_gone(group);
         self.put(What::GroupClose { group }, |_| ());
     }
 
@@ -431,24 +465,31 @@ impl<E: Entity> Shard<E> {
         };
         if !info.callers.client || !fits || peer.level() < info.level {
             bump(&hub.count.denied);
+            self.count_refusal(method);
+            let account = peer.account().0;
+            tracing::info!(kind = E::KIND.name, method = info.name, account, "denied");
             return Err(Status::Denied);
         }
         if let Some(rate) = info.rate
             && !peer.spend(E::KIND.id, method, rate, hub.now.get())
         {
             bump(&hub.count.busy);
+            self.count_refusal(method);
             return Err(Status::Busy);
         }
-        if info.latest {
-            self.drop_older(index, peer, method);
+        let mut key = 0;
+        let mut decoded = None;
+        if info.latest != Latest::Keep {
+            let newer = self.decode_client(method, message.body)?;
+            key = key_hash(info.latest, message.body);
+            self.drop_older(index, peer, key, &newer);
+            decoded = Some(newer);
         }
         self.accepts(&self.cells.borrow(), index).map_err(|fault| fault.status())?;
-        let decoded = E::decode_message(usize::from(method), message.body);
-        let decoded = decoded.map_err(|error| {
-            bump(&hub.count.bad_arguments);
-            tracing::debug!(kind = E::KIND.name, method = info.name, "refused: {error}");
-            Status::BadArgument
-        })?;
+        let decoded = match decoded {
+            Some(decoded) => decoded,
+            None => self.decode_client(method, message.body)?,
+        };
         let origin = match message.request {
             Some(ClientRequest { tag, wait }) => {
                 let deadline = hub.now.get() + self.request_wait(info, wait);
@@ -457,7 +498,7 @@ impl<E: Entity> Shard<E> {
                 let request = OpenRequest { peer, tag, deadline, at, turn: TurnId::NONE };
                 Origin::Request(hub.requests.borrow_mut().insert(request))
             }
-            None => Origin::Client(peer.clone()),
+            None => Origin::Client(peer.clone(), key),
         };
         let body = Body::Message(decoded);
         let mail = Mail { origin, sender: Sender::CLIENT, body, method };
@@ -476,13 +517,27 @@ impl<E: Entity> Shard<E> {
         }
     }
 
-    /// Takes an older tell of the same client out of the mailbox that a newer one replaces.
-    fn drop_older(&self, index: u32, peer: &Peer, method: u16) {
+    fn decode_client(&self, method: u16, body: &[u8]) -> Result<E::Message, Status> {
+        E::decode_message(usize::from(method), body).map_err(|error| {
+            bump(&self.hub.count.bad_arguments);
+            self.count_refusal(method);
+            let method = E::KIND.methods[usize::from(method)].name;
+            tracing::debug!(kind = E::KIND.name, method, "refused: {error}");
+            Status::BadArgument
+        })
+    }
+
+    /// Takes the older tell of the same client and key out of the mailbox that `newer` replaces.
+    fn drop_older(&self, index: u32, peer: &Peer, key: u32, newer: &E::Message) {
+        let method = E::method(newer);
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, .. } = &mut *cells;
         let slot = &mut slots[index as usize];
         let older = room.drop_first(&mut slot.mailbox, |mail| {
-            mail.method == method && matches!(&mail.origin, Origin::Client(of) if of == peer)
+            let Some(Body::Message(older)) = &mail.body else { return false };
+            usize::from(mail.method) == method
+                && matches!(&mail.origin, Origin::Client(of, its) if of == peer && *its == key)
+                && same_key::<E>(older, newer)
         });
         drop(cells);
         if older.is_some() {
@@ -509,6 +564,44 @@ impl<E: Entity> Shard<E> {
         let what = What::Reply { peer: peer.slot(), tag, status };
         items.push(Item { what, end: bytes.len() });
     }
+}
+
+/// A hash of the key of a message with these arguments.
+fn key_hash(latest: Latest, body: &[u8]) -> u32 {
+    // FNV-1a, 32 bits.
+    let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    key_of(latest, body).iter().fold(0x811c_9dc5, step)
+}
+
+/// The bytes of a message's key; none if it is the method alone.
+fn key_of(latest: Latest, body: &[u8]) -> &[u8] {
+    let Latest::Argument(position) = latest else { return &[] };
+    let mut decoder = Decoder::new(body);
+    let mut skip = || {
+        decoder.array()?;
+        for _ in 0..position {
+            decoder.skip()?;
+        }
+        let from = decoder.rest();
+        decoder.skip()?;
+        Ok::<_, DecodeError>(&from[..from.len() - decoder.rest().len()])
+    };
+    // A missing argument takes its default.
+    skip().unwrap_or(&[])
+}
+
+/// Whether two messages of one method have the same key, and not just the same hash.
+fn same_key<E: Entity>(one: &E::Message, other: &E::Message) -> bool {
+    let latest = E::KIND.methods[E::method(one)].latest;
+    if latest == Latest::Method {
+        return true;
+    }
+    let [one, other] = [one, other].map(|message| {
+        let mut body = Vec::new();
+        E::encode_message(message, &mut body);
+        body
+    });
+    key_of(latest, &one) == key_of(latest, &other)
 }
 
 /// The longest that a client may ask to wait for a method that has no time of its own.

@@ -56,6 +56,8 @@ impl<E: Entity> Shard<E> {
         let info = &E::KIND.methods[usize::from(method)];
         if !info.callers.server || info.answers() != call.call.is_some() {
             bump(&self.hub.count.denied);
+            self.count_refusal(method);
+            tracing::warn!(kind = E::KIND.name, method = info.name, from = %from.node, "denied");
             self.answer(origin, Err(Fault::DENIED));
             return;
         }
@@ -63,6 +65,7 @@ impl<E: Entity> Shard<E> {
             Ok(message) => message,
             Err(error) => {
                 bump(&self.hub.count.bad_arguments);
+                self.count_refusal(method);
                 tracing::warn!(kind = E::KIND.name, method = info.name, "refused: {error}");
                 self.answer(origin, Err(Fault::Status(Status::BadArgument)));
                 return;

@@ -306,6 +306,7 @@ impl<E: Entity> Shard<E> {
         };
         if !may_call(info, sender) {
             bump(&self.hub.count.denied);
+            self.count_refusal(method);
             return Err(Fault::DENIED);
         }
         Ok(info)
@@ -394,7 +395,7 @@ impl<E: Entity> Shard<E> {
         match origin {
             Origin::Tell | Origin::Local(_) => {}
             Origin::Timer(timer) => self.timer_answered(timer, result),
-            Origin::Client(_) => {}
+            Origin::Client(..) => {}
             Origin::Request(request) => self.answer_client(request, result),
             Origin::Remote(remote) => {
                 let Some(call) = remote.call else { return };
@@ -410,7 +411,7 @@ impl<E: Entity> Shard<E> {
     /// A handler without an answer ended.
     pub fn answer_quiet(&self, origin: Origin) {
         match origin {
-            Origin::Tell | Origin::Client(_) => {}
+            Origin::Tell | Origin::Client(..) => {}
             Origin::Timer(timer) => self.timer_over(timer),
             // Somebody waits for a method that gives no answer: patterns forbid it, a peer of
             // another version may do it all the same.

@@ -99,6 +99,8 @@ pub(crate) struct Shard<E: Entity> {
     pub ears: RefCell<Ears<E>>,
     /// Messages handled, by method; hooks first.
     counts: Box<[Cell<u64>]>,
+    /// Messages refused before their handler, by method.
+    refusals: Box<[Cell<u64>]>,
     /// Makes keyed entities instead of `Entity::create`.
     pub factory: RefCell<Option<Rc<dyn Fn(u64) -> Option<E>>>>,
 }
@@ -242,6 +244,7 @@ impl<E: Entity> Shard<E> {
             panics: RefCell::default(),
             ears: RefCell::new(Ears::new()),
             counts: vec![Cell::new(0); kind.methods.len() + 1].into(),
+            refusals: vec![Cell::new(0); kind.methods.len()].into(),
             factory: RefCell::new(None),
             hub,
         })
@@ -250,6 +253,11 @@ impl<E: Entity> Shard<E> {
     /// The position of a method.
     pub fn method(&self, id: MethodId) -> Option<u16> {
         self.methods.get(&id.0).copied()
+    }
+
+    /// A message was refused before its handler: for who sent it, how fast, or its arguments.
+    pub fn count_refusal(&self, method: u16) {
+        self.refusals.get(usize::from(method)).into_iter().for_each(bump);
     }
 
     /// The id of the entity at `index`.
@@ -533,7 +541,7 @@ impl<E: Entity> Shard<E> {
                 requests.get(*request).map_or(Instant::ZERO, |request| request.deadline)
             }
             Origin::Remote(remote) => remote.deadline,
-            Origin::Tell | Origin::Timer(_) | Origin::Client(_) => Instant::NEVER,
+            Origin::Tell | Origin::Timer(_) | Origin::Client(..) => Instant::NEVER,
         }
     }
 
@@ -736,6 +744,7 @@ impl<E: Entity> Shard<E> {
         };
         self.hub.entities.set(self.hub.entities.get() - 1);
         drop_quietly(state);
+        self.hub.clients.borrow_mut().owner_gone(target);
         self.hub.event(Event::Gone { id, target, code });
     }
 
@@ -895,6 +904,7 @@ pub(crate) trait AnyShard {
     fn is_hosted(&self) -> bool;
     fn stats(&self) -> ShardStats;
     fn handled(&self, method: u16) -> u64;
+    fn refused(&self, method: u16) -> u64;
     fn clear(&self);
 
     // Entities.

@@ -35,6 +35,8 @@ pub struct MethodStats {
     pub slow: u64,
     /// The longest.
     pub worst: Duration,
+    /// Messages refused before the handler: for who sent them, how fast, or their arguments.
+    pub refused: u64,
 }
 
 /// A handler over its budget.

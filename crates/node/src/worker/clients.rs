@@ -60,33 +60,47 @@ impl Entities for Host {
     }
 }
 
-/// Does one thing that an entity wants with its clients.
+/// Does one thing that an entity wants with its clients. Gives the group that could not be opened,
+/// if it wanted one.
 pub(super) fn client_out(
     now: Instant,
     out: &mut Links<'_>,
     streams: &mut Streams<Host>,
     groups: &mut FastMap<GroupSlot, OwnedGroup>,
     said: ClientOut<'_>,
-) {
+) -> Option<GroupSlot> {
     let known = |groups: &FastMap<GroupSlot, OwnedGroup>, group: GroupSlot| {
         groups.get(&group).map(|group| group.id).ok_or(GroupError::NotFound)
+    };
+    let opening = match said {
+        ClientOut::GroupOpen { group, .. } => Some(group),
+        _ => None,
     };
     let problem = match said {
         ClientOut::Push { peer, method, mode, body } => {
             streams.push(out, peer, (method, delivery(mode)), body);
-            return;
+            return None;
         }
         ClientOut::Reply { peer, tag, status, body } => {
             streams.reply(out, peer, tag, status, body);
-            return;
+            return None;
         }
         ClientOut::Call { peer, tag, method, wait, body } => {
             streams.call(now, out, peer, (tag, method), Some(wait), body);
-            return;
+            return None;
         }
-        ClientOut::Bind { peer, name, target } => return streams.rebind(out, peer, name, target),
-        ClientOut::Unbind { peer, name } => return streams.release(out, peer, name),
-        ClientOut::Kick { peer, code, reason } => return streams.kick(out, peer, code, reason),
+        ClientOut::Bind { peer, name, target } => {
+            streams.rebind(out, peer, name, target);
+            return None;
+        }
+        ClientOut::Unbind { peer, name } => {
+            streams.release(out, peer, name);
+            return None;
+        }
+        ClientOut::Kick { peer, code, reason } => {
+            streams.kick(out, peer, code, reason);
+            return None;
+        }
         ClientOut::GroupOpen { owner, group, name, kind } => {
             streams.create_group(EntityId::default(), kind, name).map(|id| {
                 groups.insert(group, OwnedGroup { id, owner });
@@ -105,8 +119,15 @@ pub(super) fn client_out(
             .ok_or(GroupError::NotFound)
             .and_then(|group| streams.disband(out, group.id)),
     };
-    if let Err(error) = problem {
-        tracing::debug!(%error, "a group could not do as asked");
+    match problem {
+        Ok(()) => None,
+        Err(error) => {
+            match opening {
+                Some(_) => tracing::warn!(%error, "a group could not be opened"),
+                None => tracing::debug!(%error, "a group could not do as asked"),
+            }
+            opening
+        }
     }
 }
 

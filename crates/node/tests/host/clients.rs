@@ -75,6 +75,11 @@ impl Desk {
         say(format!("aims at {angle}"));
     }
 
+    #[tell(client, latest(unit))]
+    fn steer(&mut self, angle: u64, unit: u64) {
+        say(format!("unit {unit} steers to {angle}"));
+    }
+
     #[tell(client, rate = "2/s")]
     fn shout(&mut self, text: String) {
         say(format!("shouts {text}"));
@@ -105,6 +110,15 @@ impl Desk {
         cx.cast(&group).show("welcome".into());
         cx.cast(&group).score(7);
         self.group = Some(group);
+    }
+
+    #[request(client)]
+    fn cast_again(&mut self, cx: &mut Cx<Self>) -> String {
+        let Some(group) = &self.group else { return "no group".into() };
+        match cx.cast(group).show("again".into()).ok() {
+            Ok(()) => "sent".into(),
+            Err(error) => error.to_string(),
+        }
     }
 
     #[tell(client)]
@@ -302,6 +316,14 @@ fn who_may_call_is_checked_before_anything_is_decoded() {
     .assert_eq(&table.out());
     let stats = table.rig.host().stats();
     assert_eq!((stats.denied, stats.bad_arguments), (4, 3));
+    // By method, also those that never ran.
+    let methods = table.rig.host().method_stats();
+    let refused: Vec<String> = methods
+        .iter()
+        .filter(|(.., stats)| stats.refused > 0)
+        .map(|(kind, path, stats)| format!("{kind}.{path} {}", stats.refused))
+        .collect();
+    assert_eq!(refused, ["desk.add 2", "desk.say 1", "desk.ban 3", "desk.audit 1"]);
 }
 
 #[test]
@@ -338,6 +360,36 @@ fn latest_tell_replaces_the_older_one_that_waits() {
     "#]]
     .assert_eq(&trace());
     assert_eq!(table.rig.host().stats().replaced, 2);
+}
+
+/// `latest(argument)` had no effect at the server: in a full mailbox nothing was replaced at all.
+#[test]
+fn a27_latest_of_an_argument_replaces_only_the_same_value() {
+    let mut table = Table::with(HostOptions { mailbox_max: 4, ..HostOptions::default() });
+    let (one, two) = (table.peer(7, 0), table.peer(8, 0));
+    let steer = |table: &mut Table, peer: &Peer, angle: u64, unit: u64| {
+        table.send(peer, "steer", proto::encode(&(angle, unit)), None)
+    };
+    for angle in [10, 20, 30] {
+        assert_eq!(steer(&mut table, &one, angle, 1), Ok(()));
+        assert_eq!(steer(&mut table, &one, angle, 2_000), Ok(()));
+        assert_eq!(steer(&mut table, &two, angle, 1), Ok(()));
+    }
+    // Full with others: what has a key that waits still gets in, what has none does not.
+    assert_eq!(table.send(&one, "aim", proto::encode(&(5u64,)), None), Ok(()));
+    assert_eq!(steer(&mut table, &one, 40, 1), Ok(()));
+    assert_eq!(steer(&mut table, &one, 40, 3), Err(Status::Busy));
+    // What cannot be read replaces nothing.
+    assert_eq!(table.send(&one, "steer", vec![0x90], None), Err(Status::BadArgument));
+    table.rig.settle();
+    expect![[r#"
+        unit 2000 steers to 30
+        unit 1 steers to 30
+        aims at 5
+        unit 1 steers to 40
+    "#]]
+    .assert_eq(&trace());
+    assert_eq!(table.rig.host().stats().replaced, 7);
 }
 
 #[test]
@@ -432,6 +484,30 @@ fn bound_clients_are_known_and_can_be_grouped() {
         offline 7 Goodbye, 1 peers
     "#]]
     .assert_eq(&trace());
+}
+
+/// A push to a group that was gone went nowhere, and whoever sent it never knew.
+#[test]
+fn a30_a_cast_to_a_closed_group_is_an_error_to_its_sender() {
+    let mut table = Table::new();
+    let peer = table.peer(7, 0);
+    table.send(&peer, "gather", vec![0x90], None).unwrap();
+    table.send(&peer, "cast_again", vec![0x90], Some(1)).unwrap();
+    let mut group = None;
+    table.rig.settle();
+    table.rig.host().drain_clients(|out| {
+        if let ClientOut::GroupOpen { group: opened, .. } = out {
+            group = Some(opened);
+        }
+    });
+    // The worker had no room for it, for one.
+    table.rig.host().group_gone(group.unwrap());
+    table.send(&peer, "cast_again", vec![0x90], Some(2)).unwrap();
+    table.rig.settle();
+    expect![[r#"
+        reply 7 to 2 Ok "the group is closed: open another one with `cx.group`"
+    "#]]
+    .assert_eq(&table.out());
 }
 
 /// A handler that waited kept its entity for as long as it liked: the client had long given up,

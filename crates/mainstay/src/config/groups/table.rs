@@ -33,6 +33,12 @@ static GATE: Table<gate::Options> = Table {
             "New connections from one network: /24 of IPv4, /64 of IPv6."
         ),
         rate!(logins_per_account, false, "Logins and resumes of one account."),
+        rate!(
+            denied,
+            false,
+            "Messages of one account that are refused as not allowed; over it, it is banned."
+        ),
+        span!(denied_ban, 0, 365 * DAY, "How long such a ban holds."),
         flag!(
             spare_loopback,
             "Whether the two limits per address spare the loopback, behind which a proxy may stand."

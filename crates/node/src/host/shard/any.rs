@@ -30,6 +30,10 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.counts.get(usize::from(method.wrapping_add(1))).map_or(0, Cell::get)
     }
 
+    fn refused(&self, method: u16) -> u64 {
+        self.refusals.get(usize::from(method)).map_or(0, Cell::get)
+    }
+
     fn clear(&self) {
         // Taken out first: a drop of the game's must not find the table borrowed.
         let cells = self.cells.replace(Cells::new());
