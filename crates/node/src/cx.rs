@@ -340,8 +340,13 @@ impl<E: Entity> Cx<E> {
         Cx::new(Rc::clone(&self.shard), self.entity, self.turn, self.me)
     }
 
-    fn hub(&self) -> &Rc<Hub> {
+    pub(crate) fn hub(&self) -> &Rc<Hub> {
         &self.shard.hub
+    }
+
+    /// The entity's place in its shard.
+    pub(crate) fn slot(&self) -> u32 {
+        self.entity
     }
 
     // -- who and when --

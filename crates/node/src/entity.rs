@@ -5,6 +5,7 @@ use proto::{DecodeError, KindId, MethodId, name_hash};
 use scene::Steps;
 
 use crate::cx::{Link, Peer};
+use crate::data::{BadDocument, Sheets};
 use crate::pattern::Pattern;
 use crate::step::{Step, Turn};
 use crate::timer::Schedule;
@@ -69,6 +70,21 @@ pub trait Entity: Sized + 'static {
     /// Makes the timer stub over a schedule.
     fn timers(schedule: Schedule<'_, Self>) -> Self::Timers<'_>;
 
+    /// Reads the stored sub-documents into an entity that was just made.
+    ///
+    /// # Errors
+    ///
+    /// The first that cannot be read; the entity does not start then.
+    fn load(&mut self, sheets: &mut Sheets) -> Result<(), BadDocument> {
+        let _ = sheets;
+        Ok(())
+    }
+
+    /// Shows the sub-documents for writing.
+    fn save(&self, sheets: &mut Sheets) {
+        let _ = sheets;
+    }
+
     /// Adds the kind and its types to a schema.
     fn describe(schema: &mut SchemaBuilder) {
         let _ = schema;
@@ -90,6 +106,9 @@ pub struct KindInfo {
     pub methods: &'static [MethodInfo],
     /// The points of its life that it wants to hear of.
     pub hooks: Hooks,
+    /// Whether its entities are kept in the store: loaded before their first turn, saved after
+    /// they change.
+    pub document: bool,
     /// What happens to an entity whose handler panicked.
     pub on_panic: OnPanic,
     /// Steps per second if the kind is a scene, 1 to 128; 0 if it is none.
@@ -112,6 +131,7 @@ impl KindInfo {
             class,
             methods: &[],
             hooks: Hooks::NONE,
+            document: false,
             on_panic: OnPanic::Restart,
             steps_per_second: 0,
             mailbox_max: 0,

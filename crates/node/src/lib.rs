@@ -4,6 +4,7 @@
 mod call;
 mod component;
 mod cx;
+pub mod data;
 mod driver;
 mod entity;
 mod error;
@@ -46,4 +47,4 @@ pub use push::*;
 pub use step::{Step, Turn};
 pub use timer::{Missed, Schedule, TimerId, Times};
 pub use users::{Chosen, Outcome, UserLane, Users};
-pub use worker::{Report, Worker, WorkerParts, WorkerStats};
+pub use worker::{DataParts, Report, Worker, WorkerParts, WorkerStats};

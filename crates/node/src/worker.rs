@@ -2,6 +2,7 @@
 //! clock of its own.
 
 mod clients;
+mod data;
 mod links;
 mod topics;
 mod users;
@@ -14,11 +15,12 @@ use std::sync::Arc;
 use cluster::Directory;
 use env::{Clock, FastMap, Instant, Random, WallTime};
 use mesh::{LinkId, Mesh, PeerInfo as MeshPeer};
-use proto::frame::CloseCode;
+use proto::frame::{CloseCode, Status};
 use proto::link::{GroupId, LinkFrame, WorkerId};
 use proto::{AccountId, Incarnation, SessionId};
 
 use crate::cx::{GroupSlot, Outside};
+use crate::data::{self as data_stats, Keeper, Trouble};
 use crate::host::{
     Batch, Event, FrameClass, Host, HostSetup, HostStats, MethodStats, Pulse, Router, Target,
 };
@@ -29,6 +31,7 @@ use crate::session::{
 };
 
 use clients::client_out;
+pub use data::DataParts;
 use links::{Links, View};
 use topics::Topics;
 
@@ -57,6 +60,8 @@ pub struct WorkerParts {
     pub clock: Clock,
     /// Where its entities' randomness comes from.
     pub random: Random,
+    /// How it keeps entities in the store. `None`: kinds with documents cannot be had.
+    pub data: Option<DataParts>,
 }
 
 /// What a worker has to tell whoever watches over it.
@@ -65,6 +70,8 @@ pub struct WorkerParts {
 pub enum Report {
     /// Something about an entity or handler.
     Host(Event),
+    /// Something about what is stored.
+    Data(Trouble),
     /// A frame of another worker could not be read, or is not for a node.
     BadFrame {
         /// Who sent it.
@@ -85,6 +92,8 @@ pub struct WorkerStats {
     pub streams: StreamStats,
     /// Methods with handlers over their budget, or with messages refused: kind, path, figures.
     pub methods: Vec<(&'static str, String, MethodStats)>,
+    /// Entities kept in the store.
+    pub data: data_stats::Stats,
     /// Links.
     pub mesh: mesh::Counters,
     /// Frames that could not be read or were for somebody else.
@@ -119,6 +128,7 @@ pub struct Worker {
     topics: Topics,
     publishes_lost: u64,
     reports_lost: u64,
+    keeper: Option<Keeper>,
 }
 
 /// A group and the entity that opened it, if one did.
@@ -134,7 +144,9 @@ const REPORTS_MAX: usize = 4_096;
 impl Worker {
     /// A worker without entities and sessions. Register its kinds on [`host`](Self::host).
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { me, workers, host, sessions, bindings, mesh, clock, random } = parts;
+        let WorkerParts { me, workers, host, sessions, bindings, mesh, clock, mut random, data } =
+            parts;
+        let keeper = data.map(|data| Keeper::new(data.options, me.node, random.fork()));
         let view = Rc::new(View {
             me,
             workers,
@@ -158,6 +170,7 @@ impl Worker {
             topics: Topics::new(TOPICS_HEARD_MAX),
             publishes_lost: 0,
             reports_lost: 0,
+            keeper,
         }
     }
 
@@ -195,6 +208,7 @@ impl Worker {
             host: self.host.stats(),
             homes: self.homes.stats(),
             streams: self.streams.stats(),
+            data: self.data_stats(),
             mesh: self.mesh.counters(),
             bad_frames: self.bad_frames,
             unsent: self.unsent,
@@ -370,6 +384,7 @@ impl Worker {
         self.streams.release_all(&mut out, CloseCode::Unavailable);
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         self.homes.end_all(&mut io, code, reason);
+        self.host.let_go_all(code);
     }
 
     // -- work --
@@ -378,6 +393,7 @@ impl Worker {
     /// if nothing will happen by itself.
     pub fn turn(&mut self, now: Instant, wall: WallTime) -> Option<Instant> {
         self.handle_timeout(now, wall);
+        self.mind_the_store(now);
         for node in self.topics.take_untold() {
             let workers = self.view.directory.borrow().node(node).map_or(0, |info| info.workers);
             let topics: Vec<String> = self.topics.mine().map(str::to_owned).collect();
@@ -403,6 +419,7 @@ impl Worker {
             self.streams.poll_timeout(),
             self.mesh.poll_timeout(),
             self.view.users.poll_timeout(),
+            self.keeper.as_ref().and_then(Keeper::poll_timeout),
         ];
         timeouts.into_iter().flatten().min()
     }
@@ -449,6 +466,7 @@ impl Worker {
             self.handle_event(now, event);
         }
         busy |= self.carry_users(now);
+        busy |= self.carry_data(now);
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         self.streams.settle(&mut out, &mut self.host);
         while let Some((worker, batch)) = self.mesh.poll_local() {
@@ -468,7 +486,19 @@ impl Worker {
             Event::Activated { id, result } => {
                 self.streams.handle_activated(&mut out, &mut self.host, id, result);
             }
+            Event::Activate(id) => match &mut self.keeper {
+                Some(keeper) => keeper.handle_activate(now, id),
+                None => {
+                    self.host.handle_activated(id, Err(Status::Unavailable));
+                    self.report(Report::Host(Event::Activate(id)));
+                }
+            },
             Event::Gone { id, target, code } => {
+                let last = self.host.take_parting(id);
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.handle_gone(now, id, last);
+                }
+                let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
                 self.streams.entity_gone(&mut out, id, code);
                 let owned = |group: &OwnedGroup| group.owner == Some(target);
                 let groups = self.groups.extract_if(|_, group| owned(group));

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use env::{FastMap, Instant, Random, WallTime, Wheel};
 use proto::link::{Slot, WorkerId};
-use proto::{Incarnation, KindId};
+use proto::{EntityId, Incarnation, KindId};
 
 use super::HostSetup;
 use super::calls::{SHARDS_MAX, Waiter, shard_of};
@@ -26,6 +26,7 @@ use super::sleep::Sleeps;
 use super::steps::Scenes;
 use super::turns::{TurnId, Turns, Wakes, turn_waker};
 use super::watch::Watch;
+use crate::data::{Changes, Desk};
 use crate::entity::Entity;
 use crate::error::Fault;
 use crate::options::HostOptions;
@@ -151,6 +152,15 @@ pub(crate) struct Hub {
     pub calendars: Cell<u32>,
     /// Where encoded bytes are built that nobody keeps.
     pub scratch: RefCell<Vec<u8>>,
+    /// Entities kept in the store that may have changed.
+    pub touched: RefCell<Vec<(u16, u32)>>,
+    /// What had changed last of such that have ended, until their end is told.
+    pub parting: RefCell<BTreeMap<EntityId, Changes>>,
+    /// Whether such entities stand still, and their turns that would go on.
+    pub held: Cell<bool>,
+    pub held_turns: RefCell<Vec<TurnId>>,
+    /// What entities want of the store.
+    pub desk: RefCell<Desk>,
 }
 
 #[derive(Default)]
@@ -209,6 +219,11 @@ impl Hub {
             timers: Cell::new(0),
             calendars: Cell::new(0),
             scratch: RefCell::default(),
+            touched: RefCell::default(),
+            parting: RefCell::default(),
+            held: Cell::new(false),
+            held_turns: RefCell::default(),
+            desk: RefCell::default(),
             options,
         })
     }
@@ -395,6 +410,10 @@ impl Hub {
             let Some(turn) = turns.get_mut(id) else { return };
             turn.queued = false;
             let (shard, entity) = (turn.shard, turn.entity);
+            if self.held.get() && self.any_shard(usize::from(shard)).kind().document {
+                self.held_turns.borrow_mut().push(id);
+                return;
+            }
             if !turn.exclusive && self.any_shard(usize::from(shard)).is_busy(entity) {
                 turn.deferred = true;
                 return;

@@ -18,6 +18,7 @@ pub(crate) mod people;
 mod remote;
 pub(crate) mod requests;
 mod router;
+mod saved;
 pub(crate) mod send;
 pub(crate) mod shard;
 pub(crate) mod sleep;

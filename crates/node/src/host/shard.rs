@@ -1,12 +1,14 @@
 //! The entities of one kind on one worker: their states, mailboxes and turns.
 
 mod any;
+mod saved;
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use env::{FastMap, Instant};
+use store::{Claim, Documents};
 use proto::frame::{CloseCode, Status};
 use proto::link::Slot;
 use proto::{EntityId, Incarnation, MethodId, name_hash};
@@ -22,6 +24,7 @@ use super::topics::Ears;
 use super::turns::{NewTurn, TurnId};
 use super::watch::method_path;
 use crate::cx::Peer;
+use crate::data::{Changes, Sheets};
 use crate::entity::{Class, Entity, Hook, Hooks, KindInfo, OnPanic};
 use crate::error::Fault;
 use crate::step::{Step, Turn};
@@ -46,6 +49,8 @@ pub(crate) const CLOSING: u8 = 8;
 pub(crate) const QUARANTINED: u8 = 16;
 /// It ends with its open turns, which were told.
 pub(crate) const ENDING: u8 = 32;
+/// It may have changed since it was last looked at for saving.
+pub(crate) const TOUCHED: u8 = 64;
 
 /// One entity: a line of the cache.
 #[repr(align(64))]
@@ -101,6 +106,8 @@ pub(crate) struct Shard<E: Entity> {
     counts: Box<[Cell<u64>]>,
     /// Messages refused before their handler, by method.
     refusals: Box<[Cell<u64>]>,
+    /// What the store has of the entities that are kept there.
+    pub sheets: RefCell<FastMap<u32, Sheets>>,
     /// Makes keyed entities instead of `Entity::create`.
     pub factory: RefCell<Option<Rc<dyn Fn(u64) -> Option<E>>>>,
 }
@@ -245,6 +252,7 @@ impl<E: Entity> Shard<E> {
             ears: RefCell::new(Ears::new()),
             counts: vec![Cell::new(0); kind.methods.len() + 1].into(),
             refusals: vec![Cell::new(0); kind.methods.len()].into(),
+            sheets: RefCell::default(),
             factory: RefCell::new(None),
             hub,
         })
@@ -375,7 +383,8 @@ impl<E: Entity> Shard<E> {
         if E::KIND.class == Class::Room {
             return Err(Fault::NOT_FOUND);
         }
-        if self.hub.options.activate_by_event && E::KIND.class != Class::Service {
+        let by_event = E::KIND.document || self.hub.options.activate_by_event;
+        if by_event && E::KIND.class != Class::Service {
             let index = self.add(id.home, id.key, None)?;
             self.hub.event(Event::Activate(self.id_of(index)));
             return Ok(index);
@@ -410,6 +419,9 @@ impl<E: Entity> Shard<E> {
     fn run_batch(self: &Rc<Self>, index: u32) {
         let hub = &*self.hub;
         let running = &hub.running;
+        if E::KIND.document && self.is_held(index) {
+            return;
+        }
         running.what.set(What::Entity { shard: self.index, index });
         let mut left = hub.options.batch;
         let mut done = NONE;
@@ -727,10 +739,16 @@ impl<E: Entity> Shard<E> {
             // Nothing more comes in, and nothing makes it ready.
             slot.flags |= CLOSING | READY;
         }
+        if E::KIND.document && with_hook {
+            self.before_parting(index, id);
+        }
         if with_hook && E::KIND.hooks.has(Hooks::DESTROYED) {
-            self.run_last_hook(index, id);
+            self.run_hook_now(index, id, Hook::Destroyed);
         }
         self.drop_turns(index, &Fault::GONE);
+        if E::KIND.document {
+            self.part(index, id, with_hook);
+        }
         self.drop_timers(index);
         self.drop_mail(index, &Fault::GONE);
         self.peers.borrow_mut().remove(&index);
@@ -748,7 +766,8 @@ impl<E: Entity> Shard<E> {
         self.hub.event(Event::Gone { id, target, code });
     }
 
-    fn run_last_hook(self: &Rc<Self>, index: u32, id: EntityId) {
+    /// Runs a hook in place. One that waits is left open.
+    fn run_hook_now(self: &Rc<Self>, index: u32, id: EntityId, hook: Hook) {
         let state = self.cells.borrow().get(index).and_then(|slot| slot.state.clone());
         let Some(state) = state else { return };
         let running = &self.hub.running;
@@ -757,7 +776,7 @@ impl<E: Entity> Shard<E> {
         running.turn.set(TurnId::NONE);
         let me = Sender::of(id, self.hub.me.node);
         let turn = Turn::new(Rc::clone(self), index, state, me);
-        let ran = catch_unwind(AssertUnwindSafe(|| E::hook(turn, Hook::Destroyed)));
+        let ran = catch_unwind(AssertUnwindSafe(|| E::hook(turn, hook)));
         if let Err(panic) = ran {
             let turn = self.hub.running.turn.get();
             if !turn.is_none() {
@@ -835,7 +854,8 @@ impl<E: Entity> Shard<E> {
     }
 
     fn restart(self: &Rc<Self>, index: u32, id: EntityId) {
-        if self.hub.options.activate_by_event && id.home == Incarnation::NONE {
+        let by_event = self.hub.options.activate_by_event && !E::KIND.document;
+        if by_event && id.home == Incarnation::NONE {
             let old = match self.cells.borrow_mut().get_mut(index) {
                 Some(slot) => {
                     slot.flags = slot.flags & !READY | LOADING;
@@ -848,7 +868,11 @@ impl<E: Entity> Shard<E> {
             return;
         }
         // A room has no key that it could be made from again.
-        let made = if id.home == Incarnation::NONE { self.create(id) } else { Ok(None) };
+        let made = match id.home == Incarnation::NONE {
+            true if E::KIND.document => self.begin_again(index, id),
+            true => self.create(id),
+            false => Ok(None),
+        };
         let Ok(Some(state)) = made else {
             self.close(index, CloseCode::Unavailable, false);
             return;
@@ -915,6 +939,11 @@ pub(crate) trait AnyShard {
     fn activate(self: Rc<Self>, id: EntityId) -> Result<(Target, bool), Fault>;
     fn activated(self: Rc<Self>, id: EntityId, loaded: Result<(), Fault>);
     fn destroy(self: Rc<Self>, index: u32, code: CloseCode) -> bool;
+    fn loaded(self: Rc<Self>, id: EntityId, documents: Documents, claim: Claim) -> Result<(), String>;
+    fn collect(self: Rc<Self>, index: u32) -> Option<(Changes, bool)>;
+    fn evict(self: Rc<Self>, index: u32);
+    fn let_go_all(self: Rc<Self>, code: CloseCode);
+    fn nudge_all(&self);
     fn lift_quarantine(self: Rc<Self>, id: EntityId) -> bool;
     fn hook(self: Rc<Self>, index: u32, hook: Hook);
     fn hook_all(self: Rc<Self>, hook: Hook);

@@ -42,6 +42,7 @@ impl<E: Entity> AnyShard for Shard<E> {
         drop_quietly(timers);
         self.peers.borrow_mut().clear();
         self.lanes.borrow_mut().clear();
+        self.sheets.borrow_mut().clear();
     }
 
     fn run(self: Rc<Self>, index: u32) {
@@ -84,21 +85,9 @@ impl<E: Entity> AnyShard for Shard<E> {
         let made = loaded.and_then(|()| self.create(id)?.ok_or(Fault::NOT_FOUND));
         let result = match made {
             Ok(state) => {
-                let mut cells = self.cells.borrow_mut();
-                let Cells { slots, room, .. } = &mut *cells;
-                let slot = &mut slots[index as usize];
-                if slot.flags & LOADING == 0 {
+                if !self.begin(index, state) {
                     return;
                 }
-                slot.flags &= !LOADING;
-                slot.state = Some(Rc::new(RefCell::new(state)));
-                let hooks = [Hook::Loaded, Hook::Created];
-                for hook in hooks.into_iter().filter(|hook| E::KIND.hooks.has(hook.bit())) {
-                    room.push_front(&mut slot.mailbox, hook_mail(hook));
-                }
-                drop(cells);
-                self.begin_steps(index);
-                self.nudge(index);
                 self.target_of(index).ok_or(Status::Gone)
             }
             Err(fault) => {
@@ -108,6 +97,41 @@ impl<E: Entity> AnyShard for Shard<E> {
             }
         };
         self.hub.event(Event::Activated { id, result });
+    }
+
+    fn loaded(
+        self: Rc<Self>,
+        id: EntityId,
+        documents: Documents,
+        claim: Claim,
+    ) -> Result<(), String> {
+        self.load(id, documents, claim)
+    }
+
+    fn collect(self: Rc<Self>, index: u32) -> Option<(Changes, bool)> {
+        self.changes(index)
+    }
+
+    fn evict(self: Rc<Self>, index: u32) {
+        self.sheets.borrow_mut().remove(&index);
+        self.close(index, CloseCode::Unavailable, false);
+    }
+
+    fn let_go_all(self: Rc<Self>, code: CloseCode) {
+        if !E::KIND.document {
+            return;
+        }
+        for index in 0..self.cells.borrow().slots.len() as u32 {
+            self.close(index, code, true);
+        }
+    }
+
+    fn nudge_all(&self) {
+        if E::KIND.document {
+            for index in 0..self.cells.borrow().slots.len() as u32 {
+                self.nudge(index);
+            }
+        }
     }
 
     fn destroy(self: Rc<Self>, index: u32, code: CloseCode) -> bool {

@@ -1,0 +1,206 @@
+//! That a node lives, as the store sees it; and that another does not.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use env::Instant;
+use store::{Error, Incarnation, NodeBeat, Pulse};
+
+use super::options::Options;
+
+/// What the beat wants asked of the store. Each is answered by the `handle_*` of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BeatAsk {
+    /// Raise this node's beat.
+    Beat,
+    /// Read all beats.
+    Nodes,
+    /// Declare a node dead that stands at that beat.
+    MarkDead(Incarnation, u64),
+}
+
+/// What is known from the beats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Life {
+    /// A beat that was sent at that time was acknowledged, by a shard of this generation.
+    Alive(Instant, u64),
+    /// This node was declared dead.
+    Dead,
+    /// Another node was declared dead: what it had is free.
+    Buried(Incarnation),
+    /// That many nodes stand still at once: more likely the fault is here, so nobody is declared
+    /// dead without an operator.
+    MassDeath(usize),
+}
+
+/// Beats for one node and watches the others. Pure.
+#[derive(Debug)]
+pub struct Beat {
+    options: Options,
+    me: Incarnation,
+    next: Instant,
+    /// When the beat and the reading under way were sent.
+    beating: Option<Instant>,
+    reading: Option<Instant>,
+    seen: BTreeMap<Incarnation, Seen>,
+    /// When nodes were declared dead, for the brake.
+    buried: VecDeque<Instant>,
+    braked: bool,
+    asks: VecDeque<BeatAsk>,
+    lives: VecDeque<Life>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    beat: u64,
+    since: Instant,
+    marking: bool,
+}
+
+/// More deaths than a third of the nodes within this time are not believed.
+const BRAKE_WINDOW: Duration = Duration::from_secs(30);
+
+impl Beat {
+    /// A node that beats from `now` on.
+    pub fn new(options: Options, me: proto::Incarnation, now: Instant) -> Self {
+        Beat {
+            options,
+            me: Incarnation(me.0),
+            next: now,
+            beating: None,
+            reading: None,
+            seen: BTreeMap::new(),
+            buried: VecDeque::new(),
+            braked: false,
+            asks: VecDeque::new(),
+            lives: VecDeque::new(),
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn poll_timeout(&self) -> Instant {
+        self.next
+    }
+
+    /// The next thing to ask of the store.
+    pub fn poll_ask(&mut self) -> Option<BeatAsk> {
+        self.asks.pop_front()
+    }
+
+    /// The next thing that is known.
+    pub fn poll_life(&mut self) -> Option<Life> {
+        self.lives.pop_front()
+    }
+
+    /// Beats and looks, unless the last one is still under way.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now < self.next {
+            return;
+        }
+        self.next = now + self.options.beat_every;
+        if self.beating.is_none() {
+            self.beating = Some(now);
+            self.asks.push_back(BeatAsk::Beat);
+        }
+        if self.reading.is_none() {
+            self.reading = Some(now);
+            self.asks.push_back(BeatAsk::Nodes);
+        }
+    }
+
+    /// What became of the beat.
+    pub fn handle_beat(&mut self, result: Result<Pulse, Error>) {
+        let Some(sent) = self.beating.take() else { return };
+        match result {
+            Ok(pulse) => self.lives.push_back(Life::Alive(sent, pulse.generation)),
+            Err(Error::Dead(_)) => self.lives.push_back(Life::Dead),
+            Err(_) => {}
+        }
+    }
+
+    /// What was read of all nodes.
+    pub fn handle_nodes(&mut self, now: Instant, result: Result<Vec<NodeBeat>, Error>) {
+        let Some(sent) = self.reading.take() else { return };
+        let Ok(nodes) = result else {
+            // Who stood still meanwhile is not known.
+            self.seen.clear();
+            return;
+        };
+        let alive = nodes.iter().filter(|node| node.alive);
+        let others: BTreeMap<Incarnation, u64> = alive
+            .filter(|node| node.incarnation != self.me)
+            .map(|node| (node.incarnation, node.beat))
+            .collect();
+        self.seen.retain(|node, _| others.contains_key(node));
+        for (&node, &beat) in &others {
+            let seen = self.seen.entry(node).or_insert(Seen { beat, since: now, marking: false });
+            if seen.beat != beat {
+                *seen = Seen { beat, since: now, marking: false };
+            }
+        }
+        self.judge(now, sent, others.len() + 1);
+    }
+
+    /// Whoever stood still from one reading to another, sent so much later, is dead.
+    fn judge(&mut self, now: Instant, sent: Instant, known: usize) {
+        let after = self.options.judge_after;
+        let still = self.seen.values().filter(|seen| sent.since(seen.since) >= after);
+        let standing = still.filter(|seen| !seen.marking).count();
+        if standing == 0 {
+            self.braked = false;
+            return;
+        }
+        while self.buried.front().is_some_and(|at| now.since(*at) > BRAKE_WINDOW) {
+            self.buried.pop_front();
+        }
+        // One node alone may always die.
+        if standing + self.buried.len() > (known / 3).max(1) {
+            if !std::mem::replace(&mut self.braked, true) {
+                self.lives.push_back(Life::MassDeath(standing));
+            }
+            return;
+        }
+        for (node, seen) in &mut self.seen {
+            if sent.since(seen.since) >= after && !std::mem::replace(&mut seen.marking, true) {
+                self.asks.push_back(BeatAsk::MarkDead(*node, seen.beat));
+                self.buried.push_back(now);
+            }
+        }
+    }
+
+    /// What became of a declaration.
+    pub fn handle_marked(&mut self, node: Incarnation, result: Result<(), Error>) {
+        match result {
+            Ok(()) => {
+                self.seen.remove(&node);
+                self.lives.push_back(Life::Buried(node));
+            }
+            // It lives, or nobody knows: it is watched anew.
+            Err(_) => {
+                self.seen.remove(&node);
+            }
+        }
+    }
+}
+
+/// Declares all nodes of a store dead. Only for whoever has just opened an embedded store: that
+/// no other process has it open is the proof that the nodes of its last life are gone.
+///
+/// # Errors
+///
+/// What the store says; then nobody can take what those nodes had.
+pub fn bury_all(store: &store::Store) -> Result<usize, Error> {
+    let mut buried = 0;
+    loop {
+        let nodes = store.nodes().wait()?;
+        if nodes.is_empty() {
+            return Ok(buried);
+        }
+        for node in nodes {
+            store.mark_dead(node.incarnation, node.beat).wait()?;
+            buried += 1;
+        }
+    }
+}

@@ -1,0 +1,889 @@
+//! One worker's entities in the store: taken, saved, given back.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use env::{FastMap, Instant, Random};
+use proto::EntityId;
+use proto::frame::Status;
+use store::{Activate, Activated, Claim, Documents, Entity, Error, Incarnation, Patch, Save};
+
+use super::ask::{Ask, Told, key_of};
+use super::commits::{CommitFlight, CommitOutcome, CommitRequest};
+use super::options::Options;
+use super::sheets::{BadDocument, Changes};
+
+/// What the keeper wants done with an entity.
+#[derive(Debug)]
+pub(crate) enum Act {
+    /// Its documents are here: let it begin.
+    Load(EntityId, Documents, Claim),
+    /// It cannot be had now: answer its mail so.
+    Refuse(EntityId, Status),
+    /// Say what changed.
+    Collect(EntityId),
+    /// It belongs to somebody else: drop it without saving.
+    Evict(EntityId),
+    /// What became of a transaction or a reading.
+    Deliver(u64, CommitOutcome),
+}
+
+/// What went wrong with stored state. It stays so until somebody acts, or mends itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// An entity's documents cannot be read by this release, or are damaged: it does not start.
+    Unreadable {
+        /// Which.
+        id: EntityId,
+        /// Why.
+        problem: String,
+    },
+    /// A sub-document is outside its limits: it is not written, the entity's others are.
+    Invalid {
+        /// Whose.
+        id: EntityId,
+        /// Which, and why.
+        problem: String,
+    },
+    /// The store refuses an entity's documents: they are set aside and tried again slowly.
+    Poisoned {
+        /// Which.
+        id: EntityId,
+        /// What the store says.
+        problem: String,
+    },
+    /// Another node has the entity: what was not saved of it is gone.
+    Lost(EntityId),
+    /// This node was declared dead: all its entities are dropped, and it takes no more.
+    Dead,
+    /// The store failed over: all entities are dropped and taken again.
+    FailedOver,
+    /// The store has stopped for good; only a new start tells what is in it.
+    StoreStopped(String),
+    /// Entities with documents stand still, or go on again.
+    Parked(bool),
+}
+
+/// What a keeper holds and has seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Entities that are owned.
+    pub owned: usize,
+    /// Entities that are asked for.
+    pub loading: usize,
+    /// Entities that changed and are not saved.
+    pub dirty: usize,
+    /// Bytes of their documents.
+    pub dirty_bytes: usize,
+    /// For how long the oldest change waits to be saved.
+    pub lag: Duration,
+    /// Documents that the store refuses.
+    pub poisoned: usize,
+    /// Transactions under way.
+    pub commits_open: usize,
+    /// Whether entities with documents stand still.
+    pub parked: bool,
+    /// Entities taken.
+    pub activated: u64,
+    /// Entities that could not be taken.
+    pub refused: u64,
+    /// Times that an entity changed.
+    pub touched: u64,
+    /// Writes done.
+    pub saved: u64,
+    /// Bytes written.
+    pub saved_bytes: u64,
+    /// Writes that failed and were tried again.
+    pub save_errors: u64,
+    /// Entities given back.
+    pub released: u64,
+    /// Entities lost to another owner.
+    pub lost: u64,
+    /// Transactions done.
+    pub committed: u64,
+    /// Transactions that were not done.
+    pub commit_errors: u64,
+    /// Transactions whose outcome had to be looked up.
+    pub looked_up: u64,
+}
+
+/// Takes, saves and gives back the entities of one worker. Pure: time is an argument.
+///
+/// After each `handle_*`, drain [`poll_act`](Self::poll_act), [`poll_ask`](Self::poll_ask) and
+/// [`poll_trouble`](Self::poll_trouble).
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(super) options: Options,
+    pub(super) me: Incarnation,
+    random: Random,
+    /// When the last acknowledged beat was sent, and the shard's generation then.
+    pulse: Option<(Instant, u64)>,
+    dead: bool,
+    parked: bool,
+    entries: FastMap<EntityId, Entry>,
+    wanted: VecDeque<EntityId>,
+    /// What is to be collected and when; in order, since all wait equally long.
+    due: VecDeque<(Instant, EntityId)>,
+    /// What was to be collected while a turn was under way.
+    again: VecDeque<(Instant, EntityId)>,
+    timers: BTreeSet<(Instant, EntityId)>,
+    dirty_bytes: usize,
+    pub(super) commits: BTreeMap<u64, CommitFlight>,
+    pub(super) commit_timers: BTreeSet<(Instant, u64)>,
+    pub(super) asks: VecDeque<Ask>,
+    pub(super) acts: VecDeque<Act>,
+    troubles: VecDeque<Trouble>,
+    pub(super) stats: Stats,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    timer: Option<Instant>,
+    attempts: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waits to be asked for.
+    Wanted { reclaim: Option<u64> },
+    /// Asked for. Abandoned: nobody wants it any more.
+    Asked { reclaim: Option<u64>, abandoned: bool },
+    Owned(Box<Owned>),
+    /// Could not be had; not asked for again before that time.
+    Refused { until: Instant, status: Status },
+}
+
+#[derive(Debug)]
+pub(super) struct Owned {
+    pub claim: Claim,
+    pub version: u64,
+    /// Newest values of what is to be written.
+    pub pending: Patch,
+    pub flight: Flight,
+    /// Transactions that write it, and what they write.
+    pub commits: VecDeque<CommitRequest>,
+    retry_at: Option<Instant>,
+    /// Since when there are changes that are not saved.
+    unsaved: Option<Instant>,
+    /// Whether it is in the queue of those to be collected.
+    queued: bool,
+    poisoned: bool,
+    leaving: bool,
+    /// Somebody asked for it while it was leaving.
+    wanted_again: bool,
+    /// What it counts for in `dirty_bytes`.
+    counted: usize,
+    /// Bytes of its documents when they were last looked at.
+    size: usize,
+}
+
+/// The one request about an entity that is under way.
+#[derive(Debug)]
+pub(super) enum Flight {
+    None,
+    Save(Patch),
+    /// Reading what became of that write.
+    Resolve(Patch),
+    Commit(u64),
+    Release,
+}
+
+/// How soon an entity is looked at again whose turn was under way.
+const BUSY_RETRY: Duration = Duration::from_millis(20);
+/// Entities collected in one turn of the worker.
+const COLLECT_MAX: usize = 256;
+/// Most troubles kept for a driver that does not ask.
+const TROUBLES_MAX: usize = 1_024;
+
+impl Keeper {
+    pub fn new(options: Options, me: proto::Incarnation, random: Random) -> Self {
+        Keeper {
+            options,
+            me: Incarnation(me.0),
+            random,
+            pulse: None,
+            dead: false,
+            parked: false,
+            entries: FastMap::default(),
+            wanted: VecDeque::new(),
+            due: VecDeque::new(),
+            again: VecDeque::new(),
+            timers: BTreeSet::new(),
+            dirty_bytes: 0,
+            commits: BTreeMap::new(),
+            commit_timers: BTreeSet::new(),
+            asks: VecDeque::new(),
+            acts: VecDeque::new(),
+            troubles: VecDeque::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    // -- in --
+
+    /// The store acknowledged a beat that was sent at `sent`.
+    pub fn handle_pulse(&mut self, now: Instant, sent: Instant, generation: u64) {
+        if let Some((_, known)) = self.pulse
+            && known != generation
+        {
+            self.failed_over(now);
+        }
+        let newest = self.pulse.map_or(sent, |(at, _)| at.max(sent));
+        self.pulse = Some((newest, generation));
+    }
+
+    /// The store says that this node is dead.
+    pub fn handle_dead(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.dead, true) {
+            self.trouble(Trouble::Dead);
+            self.lose_all(now);
+        }
+    }
+
+    /// The host wants an entity.
+    pub fn handle_activate(&mut self, now: Instant, id: EntityId) {
+        let wait = now + self.options.activate_wait;
+        let dead = self.dead;
+        let entry = self.entries.entry(id).or_insert_with(|| Entry {
+            state: State::Refused { until: Instant::ZERO, status: Status::Unavailable },
+            timer: None,
+            attempts: 0,
+        });
+        match &mut entry.state {
+            State::Refused { until, status } if *until > now || dead => {
+                let act = Act::Refuse(id, *status);
+                self.acts.push_back(act);
+                if dead {
+                    self.forget(id);
+                }
+            }
+            State::Refused { .. } => {
+                entry.state = State::Wanted { reclaim: None };
+                self.wanted.push_back(id);
+                self.set_timer(id, Some(wait));
+            }
+            State::Owned(owned) if owned.leaving => owned.wanted_again = true,
+            State::Asked { abandoned, .. } => *abandoned = false,
+            State::Wanted { .. } => {}
+            State::Owned(_) => {
+                tracing::error!(entity = %id, "an entity that is here was asked for");
+                self.acts.push_back(Act::Refuse(id, Status::Failed));
+            }
+        }
+    }
+
+    /// An entity handled something, so it may have changed.
+    pub fn handle_touched(&mut self, now: Instant, id: EntityId) {
+        self.stats.touched += 1;
+        let due = now + self.options.save_after;
+        let Some(owned) = self.owned(id) else { return };
+        owned.unsaved.get_or_insert(now);
+        if !std::mem::replace(&mut owned.queued, true) {
+            let size = if owned.poisoned { 0 } else { owned.size };
+            self.count(id, size);
+            self.due.push_back((due, id));
+        }
+    }
+
+    /// What [`Act::Collect`] found. `None`: a turn is under way, or will be.
+    pub fn handle_collected(&mut self, now: Instant, id: EntityId, found: Option<(Changes, bool)>) {
+        let Some((changes, may_change)) = found else {
+            self.again.push_back((now + BUSY_RETRY, id));
+            return;
+        };
+        let due = now + self.options.save_after;
+        self.report_bad(id, &changes.bad);
+        let Some(owned) = self.owned(id) else { return };
+        owned.size = changes.bytes;
+        owned.pending.extend(changes.patch);
+        owned.queued = may_change;
+        if may_change {
+            self.due.push_back((due, id));
+        }
+        self.write(now, id);
+    }
+
+    /// The host let go of an entity, and what had changed of it.
+    pub fn handle_gone(&mut self, now: Instant, id: EntityId, last: Option<Changes>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        match &mut entry.state {
+            State::Wanted { .. } => self.forget(id),
+            State::Asked { abandoned, .. } => *abandoned = true,
+            State::Refused { .. } => {}
+            State::Owned(owned) => {
+                owned.leaving = true;
+                owned.queued = false;
+                if let Some(last) = last {
+                    owned.pending.extend(last.patch);
+                    self.report_bad(id, &last.bad);
+                }
+                self.write(now, id);
+            }
+        }
+    }
+
+    /// The documents of an entity that [`Act::Load`] brought cannot be read here.
+    pub fn handle_unreadable(&mut self, now: Instant, id: EntityId, problem: String) {
+        self.trouble(Trouble::Unreadable { id, problem });
+        self.handle_gone(now, id, None);
+    }
+
+    /// An answer of the store.
+    pub fn handle_told(&mut self, now: Instant, told: Told) {
+        match told {
+            Told::Activated(each) => {
+                for (id, result) in each {
+                    self.activated(now, id, result);
+                }
+            }
+            Told::Saved(id, epoch, result) => self.saved(now, id, epoch, result),
+            Told::Released(id, epoch, result) => self.released(now, id, epoch, result),
+            Told::Loaded(id, epoch, result) => self.loaded(now, id, epoch, result),
+            Told::Committed(tag, result) => self.committed(now, tag, result),
+            Told::LookedUp(tag, result) => self.looked_up(now, tag, result),
+            Told::Held(tag, result) => {
+                self.acts.push_back(Act::Deliver(tag, CommitOutcome::Held(result)));
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.park(now);
+        while let Some(&(at, id)) = self.timers.first().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, id));
+            self.fire(now, id);
+        }
+        while let Some(&(at, tag)) = self.commit_timers.first().filter(|(at, _)| *at <= now) {
+            self.commit_timers.remove(&(at, tag));
+            self.retry_commit(tag);
+        }
+        let mut collected = 0;
+        while let Some(&(at, id)) = self.again.front().filter(|(at, _)| *at <= now) {
+            self.again.pop_front();
+            self.collect(at, id);
+        }
+        while let Some(&(at, id)) = self.due.front().filter(|(at, _)| *at <= now) {
+            if collected == COLLECT_MAX {
+                break;
+            }
+            self.due.pop_front();
+            collected += 1;
+            self.collect(at, id);
+        }
+        self.ask_for_wanted(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let standstill = match self.pulse {
+            Some((at, _)) if !self.parked && !self.entries.is_empty() => {
+                Some(at + self.options.park_after)
+            }
+            _ => None,
+        };
+        [
+            standstill,
+            self.timers.first().map(|(at, _)| *at),
+            self.commit_timers.first().map(|(at, _)| *at),
+            self.due.front().map(|(at, _)| *at),
+            self.again.front().map(|(at, _)| *at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    // -- out --
+
+    pub fn poll_act(&mut self) -> Option<Act> {
+        self.acts.pop_front()
+    }
+
+    pub fn poll_ask(&mut self) -> Option<Ask> {
+        self.asks.pop_front()
+    }
+
+    pub fn poll_trouble(&mut self) -> Option<Trouble> {
+        self.troubles.pop_front()
+    }
+
+    /// Whether entities with documents must stand still.
+    pub fn is_parked(&self) -> bool {
+        self.parked
+    }
+
+    /// Whether nothing is left to be saved or given back.
+    pub fn is_idle(&self) -> bool {
+        self.commits.is_empty()
+            && !self.entries.values().any(|entry| matches!(entry.state, State::Owned(_)))
+    }
+
+    /// What it holds and has seen. Looks at every entity.
+    pub fn stats(&self, now: Instant) -> Stats {
+        let mut stats = self.stats.clone();
+        let mut oldest = None::<Instant>;
+        for entry in self.entries.values() {
+            match &entry.state {
+                State::Wanted { .. } | State::Asked { .. } => stats.loading += 1,
+                State::Refused { .. } => {}
+                State::Owned(owned) => {
+                    stats.owned += 1;
+                    stats.poisoned += usize::from(owned.poisoned);
+                    if let Some(since) = owned.unsaved {
+                        stats.dirty += 1;
+                        oldest = Some(oldest.map_or(since, |at| at.min(since)));
+                    }
+                }
+            }
+        }
+        stats.lag = oldest.map_or(Duration::ZERO, |since| now.since(since));
+        stats.dirty_bytes = self.dirty_bytes;
+        stats.commits_open = self.commits.len();
+        stats.parked = self.parked;
+        stats
+    }
+
+    // -- taking --
+
+    /// The shard's generation, if this node may ask for something.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.pulse.filter(|_| !self.dead).map(|(_, generation)| generation)
+    }
+
+    fn ask_for_wanted(&mut self, now: Instant) {
+        let Some(generation) = self.generation().filter(|_| !self.is_cut_off(now)) else { return };
+        let mut batch = Vec::new();
+        while let Some(id) = self.wanted.pop_front() {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            let State::Wanted { reclaim } = entry.state else { continue };
+            entry.state = State::Asked { reclaim, abandoned: false };
+            let ask = Activate { key: key_of(id), generation, incarnation: self.me, reclaim };
+            batch.push((id, ask));
+            self.set_timer(id, None);
+            if batch.len() >= self.options.activate_batch_max {
+                self.asks.push_back(Ask::Activate(std::mem::take(&mut batch)));
+            }
+        }
+        if !batch.is_empty() {
+            self.asks.push_back(Ask::Activate(batch));
+        }
+    }
+
+    fn activated(&mut self, now: Instant, id: EntityId, result: Result<Activated, Error>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let State::Asked { reclaim, abandoned } = entry.state else { return };
+        match result {
+            Ok(activated) => {
+                entry.attempts = 0;
+                let Activated { claim, version, documents } = activated;
+                let size = documents.iter().map(|(name, bytes)| name.len() + bytes.len()).sum();
+                let owned = Owned::new(claim, version, size, abandoned);
+                entry.state = State::Owned(Box::new(owned));
+                self.stats.activated += 1;
+                if abandoned {
+                    self.write(now, id);
+                } else {
+                    self.acts.push_back(Act::Load(id, documents, claim));
+                }
+            }
+            // The answer to an earlier request was lost: it stands as ours already.
+            Err(Error::Owned { owner, .. })
+                if owner.incarnation == self.me && reclaim != Some(owner.epoch) =>
+            {
+                entry.state = State::Wanted { reclaim: Some(owner.epoch) };
+                self.wanted.push_back(id);
+            }
+            Err(Error::Dead(node)) if node == self.me => {
+                self.refuse(now, id, Status::Unavailable, abandoned);
+                self.handle_dead(now);
+            }
+            Err(error) => {
+                let status = match &error {
+                    Error::Corrupt { .. } => Status::Failed,
+                    _ => Status::Unavailable,
+                };
+                if let Error::Corrupt { .. } = error {
+                    self.trouble(Trouble::Unreadable { id, problem: error.to_string() });
+                } else {
+                    self.note_stop(&error);
+                }
+                self.refuse(now, id, status, abandoned);
+            }
+        }
+    }
+
+    /// An entity could not be had: its mail is answered, and it is left alone for a while.
+    fn refuse(&mut self, now: Instant, id: EntityId, status: Status, silent: bool) {
+        self.stats.refused += 1;
+        let pause = self.pause(id);
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.state = State::Refused { until: now + pause, status };
+        let forget_at = now + pause + self.options.retry_max;
+        self.set_timer(id, Some(forget_at));
+        if !silent {
+            self.acts.push_back(Act::Refuse(id, status));
+        }
+    }
+
+    /// The next pause of an entity's retries: doubled each time, with jitter.
+    fn pause(&mut self, id: EntityId) -> Duration {
+        let attempts = self.entries.get_mut(&id).map_or(0, |entry| {
+            entry.attempts = entry.attempts.saturating_add(1);
+            entry.attempts - 1
+        });
+        self.backoff(attempts)
+    }
+
+    pub(super) fn backoff(&mut self, attempts: u32) -> Duration {
+        let longest = self.options.retry_max;
+        let pause = self.options.retry_first.saturating_mul(1 << attempts.min(16)).min(longest);
+        let jitter = self.random.below(pause.as_nanos() as u64 / 2 + 1);
+        pause / 2 + Duration::from_nanos(jitter)
+    }
+
+    // -- saving --
+
+    fn collect(&mut self, _at: Instant, id: EntityId) {
+        if self.owned(id).is_some_and(|owned| owned.queued) {
+            self.acts.push_back(Act::Collect(id));
+        }
+    }
+
+    /// Does the next thing that there is to do about an entity, one request at a time.
+    pub(super) fn write(&mut self, now: Instant, id: EntityId) {
+        let Some(owned) = self.owned(id) else { return };
+        if !matches!(owned.flight, Flight::None) || owned.retry_at.is_some_and(|at| at > now) {
+            return;
+        }
+        if let Some(request) = owned.commits.pop_front() {
+            return self.commit_writes(now, id, request);
+        }
+        if !owned.pending.is_empty() {
+            let patch = std::mem::take(&mut owned.pending);
+            let save = Save { claim: owned.claim, version: owned.version, patch: patch.clone() };
+            owned.flight = Flight::Save(patch);
+            self.asks.push_back(Ask::Save(id, save));
+            return;
+        }
+        if owned.queued {
+            return;
+        }
+        owned.unsaved = None;
+        if owned.leaving {
+            owned.flight = Flight::Release;
+            let ask = Ask::Release(id, owned.claim, owned.version);
+            self.asks.push_back(ask);
+        }
+        self.count(id, 0);
+    }
+
+    fn saved(&mut self, now: Instant, id: EntityId, epoch: u64, result: Result<u64, Error>) {
+        let Some(owned) = self.owned_under(id, epoch) else { return };
+        let Flight::Save(patch) = std::mem::replace(&mut owned.flight, Flight::None) else {
+            return;
+        };
+        match result {
+            Ok(version) => {
+                owned.version = version;
+                owned.poisoned = false;
+                owned.retry_at = None;
+                if owned.queued {
+                    // What came since waits no longer than for its own turn.
+                    owned.unsaved = Some(now);
+                }
+                self.stats.saved += 1;
+                self.stats.saved_bytes += bytes_of(&patch) as u64;
+                self.entries.entry(id).and_modify(|entry| entry.attempts = 0);
+                self.write(now, id);
+            }
+            Err(error) => {
+                self.stats.save_errors += 1;
+                self.not_saved(now, id, patch, &error);
+            }
+        }
+    }
+
+    fn not_saved(&mut self, now: Instant, id: EntityId, patch: Patch, error: &Error) {
+        match error {
+            Error::Fenced { .. } => self.lose(id),
+            Error::Generation { .. } => self.failed_over(now),
+            Error::Dead(_) => self.handle_dead(now),
+            Error::Unknown(_) | Error::Conflict { .. } => {
+                self.note_stop(error);
+                if let Some(owned) = self.owned(id) {
+                    owned.flight = Flight::Resolve(patch);
+                }
+                let pause = self.pause(id);
+                self.set_timer(id, Some(now + pause));
+            }
+            Error::Busy | Error::Stopped(_) => {
+                self.note_stop(error);
+                let pause = self.pause(id);
+                self.write_later(id, patch, now + pause);
+            }
+            other => {
+                let problem = other.to_string();
+                let pause = self.options.poison_retry;
+                self.write_later(id, patch, now + pause);
+                if let Some(owned) = self.owned(id)
+                    && !std::mem::replace(&mut owned.poisoned, true)
+                {
+                    // It must not hold up the others.
+                    self.count(id, 0);
+                    self.trouble(Trouble::Poisoned { id, problem });
+                }
+            }
+        }
+    }
+
+    /// What was not written waits; newer values of it stay.
+    pub(super) fn write_later(&mut self, id: EntityId, patch: Patch, at: Instant) {
+        let Some(owned) = self.owned(id) else { return };
+        for (name, bytes) in patch {
+            owned.pending.entry(name).or_insert(bytes);
+        }
+        owned.retry_at = Some(at);
+        self.set_timer(id, Some(at));
+    }
+
+    /// Reads what became of a write, for [`Flight::Resolve`].
+    pub(super) fn resolve(&mut self, now: Instant, id: EntityId, patch: Patch) {
+        if let Some(owned) = self.owned(id) {
+            owned.flight = Flight::Resolve(patch);
+            self.set_timer(id, Some(now));
+        }
+    }
+
+    fn loaded(
+        &mut self,
+        now: Instant,
+        id: EntityId,
+        epoch: u64,
+        result: Result<Option<Entity>, Error>,
+    ) {
+        let me = self.me;
+        let Some(owned) = self.owned_under(id, epoch) else { return };
+        let Flight::Resolve(patch) = std::mem::replace(&mut owned.flight, Flight::None) else {
+            return;
+        };
+        match result {
+            Ok(Some(found)) => {
+                let owner = found.owner;
+                if owner.epoch != epoch || owner.incarnation != me {
+                    return self.lose(id);
+                }
+                if owner.released {
+                    // Only this worker could have given it back.
+                    return self.given_back(now, id);
+                }
+                // Written or not: whole values may be written once more.
+                owned.version = found.version;
+                for (name, bytes) in patch {
+                    owned.pending.entry(name).or_insert(bytes);
+                }
+                self.write(now, id);
+            }
+            Ok(None) => self.lose(id),
+            Err(error) => {
+                owned.flight = Flight::Resolve(patch);
+                self.note_stop(&error);
+                let pause = self.pause(id);
+                self.set_timer(id, Some(now + pause));
+            }
+        }
+    }
+
+    fn released(&mut self, now: Instant, id: EntityId, epoch: u64, result: Result<(), Error>) {
+        let Some(owned) = self.owned_under(id, epoch) else { return };
+        if !matches!(owned.flight, Flight::Release) {
+            return;
+        }
+        owned.flight = Flight::None;
+        match result {
+            Ok(()) | Err(Error::Fenced { .. }) => self.given_back(now, id),
+            Err(error) => self.not_saved(now, id, Patch::new(), &error),
+        }
+    }
+
+    fn given_back(&mut self, now: Instant, id: EntityId) {
+        let wanted = self.owned(id).is_some_and(|owned| owned.wanted_again);
+        self.stats.released += 1;
+        self.forget(id);
+        if wanted {
+            self.handle_activate(now, id);
+        }
+    }
+
+    // -- losing --
+
+    /// Somebody else has the entity.
+    pub(super) fn lose(&mut self, id: EntityId) {
+        let Some(owned) = self.owned(id) else { return };
+        let (was_here, wanted) = (!owned.leaving, owned.wanted_again);
+        let commits = std::mem::take(&mut owned.commits);
+        for request in commits {
+            self.deliver(request.tag, Err(super::CommitError::Lost));
+        }
+        if was_here {
+            self.acts.push_back(Act::Evict(id));
+        }
+        if wanted {
+            self.acts.push_back(Act::Refuse(id, Status::Unavailable));
+        }
+        self.stats.lost += 1;
+        self.trouble(Trouble::Lost(id));
+        self.forget(id);
+    }
+
+    pub(super) fn failed_over(&mut self, now: Instant) {
+        self.trouble(Trouble::FailedOver);
+        self.lose_all(now);
+    }
+
+    fn lose_all(&mut self, now: Instant) {
+        let mut ids: Vec<EntityId> = self.entries.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            match self.entries.get(&id).map(|entry| &entry.state) {
+                Some(State::Owned(_)) => self.lose(id),
+                Some(State::Wanted { .. }) if self.dead => {
+                    self.refuse(now, id, Status::Unavailable, false);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    // -- time --
+
+    fn fire(&mut self, now: Instant, id: EntityId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.timer = None;
+        match &mut entry.state {
+            State::Wanted { .. } => self.refuse(now, id, Status::Unavailable, false),
+            State::Refused { .. } => self.forget(id),
+            State::Asked { .. } => {}
+            State::Owned(owned) => {
+                owned.retry_at = None;
+                if let Flight::Resolve(_) = owned.flight {
+                    let epoch = owned.claim.epoch;
+                    self.asks.push_back(Ask::Load(id, epoch));
+                } else {
+                    self.write(now, id);
+                }
+            }
+        }
+    }
+
+    fn is_cut_off(&self, now: Instant) -> bool {
+        self.pulse.is_none_or(|(at, _)| now.since(at) >= self.options.park_after)
+    }
+
+    /// Looks whether entities have to stand still.
+    fn park(&mut self, now: Instant) {
+        let cut_off = self.pulse.is_some() && self.is_cut_off(now);
+        let max = self.options.dirty_bytes_max;
+        // Once full, it has to become a good deal emptier.
+        let limit = if self.parked { max / 4 * 3 } else { max };
+        let parked = self.dead || cut_off || self.dirty_bytes > limit;
+        if parked != self.parked {
+            self.parked = parked;
+            self.trouble(Trouble::Parked(parked));
+        }
+    }
+
+    // -- small things --
+
+    pub(super) fn owned(&mut self, id: EntityId) -> Option<&mut Owned> {
+        match self.entries.get_mut(&id) {
+            Some(Entry { state: State::Owned(owned), .. }) => Some(owned),
+            _ => None,
+        }
+    }
+
+    pub(super) fn owned_under(&mut self, id: EntityId, epoch: u64) -> Option<&mut Owned> {
+        self.owned(id).filter(|owned| owned.claim.epoch == epoch)
+    }
+
+    /// What the owner of `id` shows with its writes.
+    pub fn claim(&self, id: EntityId) -> Option<Claim> {
+        match &self.entries.get(&id)?.state {
+            State::Owned(owned) if !owned.leaving => Some(owned.claim),
+            _ => None,
+        }
+    }
+
+    fn count(&mut self, id: EntityId, size: usize) {
+        let Some(owned) = self.owned(id) else { return };
+        let before = std::mem::replace(&mut owned.counted, size);
+        self.dirty_bytes = self.dirty_bytes + size - before;
+    }
+
+    fn forget(&mut self, id: EntityId) {
+        self.count(id, 0);
+        self.set_timer(id, None);
+        self.entries.remove(&id);
+    }
+
+    pub(super) fn set_timer(&mut self, id: EntityId, at: Option<Instant>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if let Some(old) = std::mem::replace(&mut entry.timer, at) {
+            self.timers.remove(&(old, id));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, id));
+        }
+    }
+
+    fn report_bad(&mut self, id: EntityId, bad: &[BadDocument]) {
+        for bad in bad {
+            self.trouble(Trouble::Invalid { id, problem: bad.to_string() });
+        }
+    }
+
+    pub(super) fn note_stop(&mut self, error: &Error) {
+        if let Error::Stopped(reason) = error
+            && !self.troubles.iter().any(|known| matches!(known, Trouble::StoreStopped(_)))
+        {
+            self.trouble(Trouble::StoreStopped(reason.clone()));
+        }
+    }
+
+    fn trouble(&mut self, trouble: Trouble) {
+        if self.troubles.len() < TROUBLES_MAX {
+            self.troubles.push_back(trouble);
+        }
+    }
+}
+
+impl Owned {
+    fn new(claim: Claim, version: u64, size: usize, leaving: bool) -> Self {
+        Owned {
+            claim,
+            version,
+            pending: Patch::new(),
+            flight: Flight::None,
+            commits: VecDeque::new(),
+            retry_at: None,
+            unsaved: None,
+            queued: false,
+            poisoned: false,
+            leaving,
+            wanted_again: false,
+            counted: 0,
+            size,
+        }
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+}
+
+fn bytes_of(patch: &Patch) -> usize {
+    patch.iter().map(|(name, bytes)| name.len() + bytes.as_ref().map_or(0, Vec::len)).sum()
+}

@@ -1,0 +1,54 @@
+use std::time::Duration;
+
+/// How a node keeps the documents of its entities. Plain data, as a configuration file holds it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a change waits for others to be saved with it: what a crash may lose.
+    pub save_after: Duration,
+    /// How often the node tells the store that it lives.
+    pub beat_every: Duration,
+    /// Without an acknowledged beat for so long, entities with documents stand still.
+    pub park_after: Duration,
+    /// A node whose beat stood still for so long, under reads without a gap, is declared dead. Longer
+    /// than `park_after` of every node.
+    pub judge_after: Duration,
+    /// How long mail of an entity waits until the store can be asked for it.
+    pub activate_wait: Duration,
+    /// Most entities asked for in one request.
+    pub activate_batch_max: usize,
+    /// Most bytes of documents, per worker, that are changed and not saved; above, entities with
+    /// documents stand still until the store has caught up.
+    pub dirty_bytes_max: usize,
+    /// The first pause before something is tried again; it doubles, with jitter.
+    pub retry_first: Duration,
+    /// The longest such pause.
+    pub retry_max: Duration,
+    /// The pause before a document that the store refuses is tried again.
+    pub poison_retry: Duration,
+    /// Most transactions under way, per worker.
+    pub commits_max: usize,
+    /// How long a stopping node waits for its last saves.
+    pub stop_wait: Duration,
+    /// How often the sums of the ledger are checked; zero is never.
+    pub audit_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            save_after: Duration::from_secs(1),
+            beat_every: Duration::from_secs(1),
+            park_after: Duration::from_secs(5),
+            judge_after: Duration::from_secs(6),
+            activate_wait: Duration::from_secs(3),
+            activate_batch_max: 256,
+            dirty_bytes_max: 64 << 20,
+            retry_first: Duration::from_millis(100),
+            retry_max: Duration::from_secs(5),
+            poison_retry: Duration::from_secs(30),
+            commits_max: 4_096,
+            stop_wait: Duration::from_secs(10),
+            audit_every: Duration::from_secs(600),
+        }
+    }
+}

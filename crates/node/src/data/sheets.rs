@@ -1,0 +1,106 @@
+//! The sub-documents of one entity in memory, next to what was last given to the store.
+
+use std::collections::BTreeMap;
+
+use store::{Claim, Documents, Patch};
+
+use super::document::{Document, DocumentError, Tail, read, write};
+
+/// A sub-document that cannot be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("sub-document {name:?}: {error}")]
+pub struct BadDocument {
+    /// Its name: a component's field, or [`OWN`] for the entity's own.
+    pub name: &'static str,
+    /// What is wrong.
+    pub error: DocumentError,
+}
+
+/// The name of an entity's own sub-document: no field can be called so.
+pub const OWN: &str = "self";
+
+/// What generated code reads sub-documents from and shows them to.
+#[derive(Debug, Default)]
+pub struct Sheets {
+    /// As they were last given to the store, with what is not understood of them.
+    known: BTreeMap<&'static str, Sheet>,
+    /// What was read from the store and not asked for yet.
+    stored: Documents,
+    patch: Patch,
+    bad: Vec<BadDocument>,
+    claim: Option<Claim>,
+    /// Whether the hook before the next save has run.
+    pub(crate) hooked: bool,
+}
+
+#[derive(Debug, Default)]
+struct Sheet {
+    bytes: Vec<u8>,
+    tail: Tail,
+}
+
+/// What is to be written of an entity.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The sub-documents that differ from what was last given to the store.
+    pub patch: Patch,
+    /// Those that must not be written as they are; the others go all the same.
+    pub bad: Vec<BadDocument>,
+    /// Bytes of all sub-documents that are known.
+    pub bytes: usize,
+}
+
+impl Sheets {
+    /// What the store has of the entity.
+    pub(crate) fn stored(documents: Documents, claim: Option<Claim>) -> Self {
+        Sheets { stored: documents, claim, ..Sheets::default() }
+    }
+
+    /// What the owner shows.
+    pub(crate) fn claim(&self) -> Option<Claim> {
+        self.claim
+    }
+
+    /// The same as it was last given to the store, for an entity that starts again.
+    pub(crate) fn again(&self) -> Self {
+        let stored = self.known.iter().map(|(name, sheet)| ((*name).to_owned(), sheet.bytes.clone()));
+        Sheets::stored(stored.collect(), self.claim)
+    }
+
+    /// Reads the sub-document `name` into a fresh value. What the store does not have stays fresh.
+    ///
+    /// # Errors
+    ///
+    /// Which, and what is wrong with it.
+    pub fn load<D: Document>(
+        &mut self,
+        name: &'static str,
+        document: &mut D,
+    ) -> Result<(), BadDocument> {
+        let Some(bytes) = self.stored.remove(name) else { return Ok(()) };
+        let tail = read(document, &bytes).map_err(|error| BadDocument { name, error })?;
+        self.known.insert(name, Sheet { bytes, tail });
+        Ok(())
+    }
+
+    /// Shows the sub-document `name` for writing, if it has changed.
+    pub fn save<D: Document>(&mut self, name: &'static str, document: &D) {
+        let known = self.known.entry(name).or_default();
+        let mut bytes = Vec::with_capacity(known.bytes.len());
+        if let Err(error) = write(document, &known.tail, &mut bytes) {
+            self.bad.push(BadDocument { name, error: error.into() });
+        } else if bytes != known.bytes {
+            self.patch.insert(name.to_owned(), Some(bytes.clone()));
+            known.bytes = bytes;
+        }
+    }
+
+    /// What [`save`](Self::save) found since the last time.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        Changes {
+            patch: std::mem::take(&mut self.patch),
+            bad: std::mem::take(&mut self.bad),
+            bytes: self.known.iter().map(|(name, sheet)| name.len() + sheet.bytes.len()).sum(),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What a host has for whoever keeps its entities in the store.
+
+use env::Instant;
+use proto::EntityId;
+use proto::frame::CloseCode;
+use store::{Claim, Documents, Key};
+
+use super::Host;
+use crate::data::{Changes, CommitOutcome, CommitRequest};
+
+impl Host {
+    /// The time that it was told last.
+    pub(crate) fn now(&self) -> Instant {
+        self.hub.now.get()
+    }
+
+    /// The documents of an entity that [`Event::Activate`](super::Event::Activate) asked for, and
+    /// the claim under which this node has it. It begins with them.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be read. The entity does not begin then, and its mail is answered `Failed`.
+    pub fn handle_loaded(
+        &mut self,
+        id: EntityId,
+        documents: Documents,
+        claim: Claim,
+    ) -> Result<(), String> {
+        match self.hub.shard_of_kind(id.kind) {
+            Some(shard) => shard.loaded(id, documents, claim),
+            None => Err("its kind is not known here".to_owned()),
+        }
+    }
+
+    /// The next entity kept in the store that may have changed; each once until
+    /// [`collect`](Self::collect).
+    pub(crate) fn poll_touched(&mut self) -> Option<EntityId> {
+        loop {
+            let (shard, index) = self.hub.touched.borrow_mut().pop()?;
+            let shard = self.hub.shard_at(usize::from(shard))?;
+            if let Some(id) = shard.id_at(index) {
+                return Some(id);
+            }
+        }
+    }
+
+    /// What changed of an entity since it was last asked, and whether an open turn may change more.
+    /// `None` while a turn has it to itself.
+    pub(crate) fn collect(&mut self, id: EntityId) -> Option<(Changes, bool)> {
+        let shard = self.hub.shard_of_kind(id.kind)?;
+        let target = shard.target(id)?;
+        shard.collect(target.index)
+    }
+
+    /// Drops an entity that is another node's, without a last turn and without saving.
+    pub(crate) fn evict(&mut self, id: EntityId) {
+        let Some(shard) = self.hub.shard_of_kind(id.kind) else { return };
+        if let Some(target) = shard.target(id) {
+            shard.evict(target.index);
+        }
+    }
+
+    /// Ends all entities that are kept in the store, as before the node stops.
+    pub(crate) fn let_go_all(&mut self, code: CloseCode) {
+        for shard in self.hub.all_shards() {
+            shard.let_go_all(code);
+        }
+    }
+
+    /// What had changed of an entity that has ended.
+    pub(crate) fn take_parting(&mut self, id: EntityId) -> Option<Changes> {
+        self.hub.parting.borrow_mut().remove(&id)
+    }
+
+    /// Has the entities that are kept in the store stand still, or go on: their mail waits.
+    pub(crate) fn hold(&mut self, held: bool) {
+        if self.hub.held.replace(held) == held || held {
+            return;
+        }
+        for turn in self.hub.held_turns.take() {
+            self.hub.wake_turn(turn);
+        }
+        for shard in self.hub.all_shards() {
+            shard.nudge_all();
+        }
+    }
+
+    /// What entities want of the store.
+    pub(crate) fn take_wishes(&mut self) -> (Vec<CommitRequest>, Vec<(u64, Key)>) {
+        let mut desk = self.hub.desk.borrow_mut();
+        (std::mem::take(&mut desk.commits), std::mem::take(&mut desk.readings))
+    }
+
+    /// What became of a transaction or reading.
+    pub(crate) fn deliver_outcome(&mut self, tag: u64, outcome: CommitOutcome) {
+        self.hub.deliver(tag, outcome);
+    }
+}

@@ -1,0 +1,99 @@
+//! Carries what the entities want of the store, and what the store says.
+
+use env::Instant;
+
+use super::{Report, Worker};
+use crate::data::{Act, Ask, Keeper, Life, Options, Stats, Told};
+
+/// What a worker keeps entities with.
+#[derive(Clone, Debug, Default)]
+pub struct DataParts {
+    /// Limits and waits.
+    pub options: Options,
+}
+
+impl Worker {
+    /// Whether it keeps entities in a store.
+    pub(super) fn keeper(&mut self) -> Option<&mut Keeper> {
+        self.keeper.as_mut()
+    }
+
+    /// The next request to the store, to be answered by [`handle_told`](Self::handle_told).
+    pub fn poll_ask(&mut self) -> Option<Ask> {
+        self.keeper.as_mut()?.poll_ask()
+    }
+
+    /// An answer of the store.
+    pub fn handle_told(&mut self, now: Instant, told: Told) {
+        if let Some(keeper) = self.keeper() {
+            keeper.handle_told(now, told);
+        }
+    }
+
+    /// What is known of this node's life, as the store has it.
+    pub fn handle_life(&mut self, now: Instant, life: Life) {
+        let Some(keeper) = self.keeper() else { return };
+        match life {
+            Life::Alive(sent, generation) => keeper.handle_pulse(now, sent, generation),
+            Life::Dead => keeper.handle_dead(now),
+            Life::Buried(_) | Life::MassDeath(_) => {}
+        }
+    }
+
+    pub(super) fn data_stats(&self) -> Stats {
+        let now = self.host.now();
+        self.keeper.as_ref().map_or_else(Stats::default, |keeper| keeper.stats(now))
+    }
+
+    /// Whether all is saved and given back.
+    pub fn is_saved(&self) -> bool {
+        self.keeper.as_ref().is_none_or(Keeper::is_idle)
+    }
+
+    /// Looks at the clock before anything is handled: a node that the store has not heard of lets
+    /// nothing happen.
+    pub(super) fn mind_the_store(&mut self, now: Instant) {
+        let Some(keeper) = self.keeper.as_mut() else { return };
+        keeper.handle_timeout(now);
+        let held = keeper.is_parked();
+        self.host.hold(held);
+    }
+
+    /// Carries wishes to the keeper and its acts to the host. Gives whether there were acts.
+    pub(super) fn carry_data(&mut self, now: Instant) -> bool {
+        let Some(keeper) = self.keeper.as_mut() else { return false };
+        while let Some(id) = self.host.poll_touched() {
+            keeper.handle_touched(now, id);
+        }
+        let (commits, readings) = self.host.take_wishes();
+        for request in commits {
+            keeper.handle_commit(now, request);
+        }
+        for (tag, holder) in readings {
+            keeper.handle_holdings(tag, holder);
+        }
+        // What was just asked for goes out with this turn.
+        keeper.handle_timeout(now);
+        let mut acted = false;
+        while let Some(act) = keeper.poll_act() {
+            acted = true;
+            match act {
+                Act::Load(id, documents, claim) => {
+                    if let Err(problem) = self.host.handle_loaded(id, documents, claim) {
+                        keeper.handle_unreadable(now, id, problem);
+                    }
+                }
+                Act::Refuse(id, status) => self.host.handle_activated(id, Err(status)),
+                Act::Collect(id) => {
+                    let found = self.host.collect(id);
+                    keeper.handle_collected(now, id, found);
+                }
+                Act::Evict(id) => self.host.evict(id),
+                Act::Deliver(tag, outcome) => self.host.deliver_outcome(tag, outcome),
+            }
+        }
+        let troubles: Vec<_> = std::iter::from_fn(|| keeper.poll_trouble()).collect();
+        troubles.into_iter().for_each(|trouble| self.report(Report::Data(trouble)));
+        acted
+    }
+}
