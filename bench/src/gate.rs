@@ -706,6 +706,7 @@ fn start_node(board: &Board, mesh_listen: Option<SocketAddr>) -> anyhow::Result<
         cluster: Cluster::embedded(cluster::Options::default()),
         board: board.clone(),
         mesh_key: mesh::Key::none(),
+        store: None,
     };
     let handle = Node::start(&app, options, env)?;
     ensure!(handle.incarnation() == node_id(), "the seed gives the node's incarnation");

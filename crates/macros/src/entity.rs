@@ -32,7 +32,10 @@ pub fn expand(attr: TokenStream, item: ItemStruct, class: &'static str) -> Resul
     if service && let Some(part) = parts.first() {
         return Err(Error::new(part.field.span(), "a service is stateless: it has no components"));
     }
-    let create = kind.create(ident);
+    let mut create = kind.create(ident);
+    if kind.document.is_some() {
+        create.extend(crate::document::functions(root, &item));
+    }
     let entity = match parts.is_empty() {
         true => alone(&kind, &kind.name_of(ident), ident, &create),
         false => composed(&kind, ident, &parts, &create),

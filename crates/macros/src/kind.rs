@@ -4,6 +4,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parser;
+use syn::spanned::Spanned;
 use syn::{Error, LitInt, LitStr, Path, Result};
 
 use crate::method::{plain_name, snake};
@@ -20,6 +21,8 @@ pub struct Kind {
     calls_max: u32,
     turns_max: u32,
     steps_per_second: u32,
+    /// Where `document` stands.
+    pub document: Option<proc_macro2::Span>,
 }
 
 impl Kind {
@@ -36,8 +39,12 @@ impl Kind {
             calls_max: 0,
             turns_max: 0,
             steps_per_second: 0,
+            document: None,
         };
         syn::meta::parser(|meta| kind.option(&meta)).parse2(attr)?;
+        if let (Some(span), "Room") = (kind.document, kind.class) {
+            return Err(Error::new(span, "a room ends with its node: it has no document"));
+        }
         Ok(kind)
     }
 
@@ -50,6 +57,7 @@ impl Kind {
             "alias" => self.aliases.push(kind_name(meta)?),
             "room" | "spawned" if is_entity => self.class = "Room",
             "singleton" if is_entity => self.class = "Singleton",
+            "document" if is_entity => self.document = Some(meta.path.span()),
             "create" => self.create = Some(meta.value()?.call(Path::parse_mod_style)?),
             "mailbox_max" => self.mailbox_max = number(meta)?,
             "calls_max" => self.calls_max = number(meta)?,
@@ -66,7 +74,7 @@ impl Kind {
             _ => {
                 return Err(meta.error(
                     "unknown option; known here: `name = \"..\"`, `alias = \"..\"`, `room`, \
-                     `singleton`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, \
+                     `singleton`, `document`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, \
                      `turns_max = 16`, `steps_per_second = 20`, `on_panic = restart`, `root = path`",
                 ));
             }
@@ -88,11 +96,13 @@ impl Kind {
         let steps_per_second = self.steps_per_second as u16;
         let class = format_ident!("{}", self.class);
         let on_panic = format_ident!("{}", self.on_panic);
+        let document = self.document.is_some();
         quote! {
             #root::KindInfo {
                 aliases: &[#(#aliases),*],
                 methods: &__TABLE,
                 hooks: #hooks,
+                document: #document,
                 on_panic: #root::OnPanic::#on_panic,
                 mailbox_max: #mailbox_max,
                 calls_max: #calls_max,

@@ -5,6 +5,7 @@
 mod arg;
 mod client;
 mod dispatch;
+mod document;
 mod entity;
 mod kind;
 mod message;
@@ -26,7 +27,8 @@ use syn::{Error, Item, Path};
 ///
 /// Fields of type `Component<C>` are its components. Options: `name = ".."` (else the type's name
 /// in snake case), `alias = ".."` (a former name), `room` (only by spawn), `singleton`,
-/// `create = path` (a `fn(u64) -> Self`; else `Default`), `mailbox_max`, `calls_max`,
+/// `create = path` (a `fn(u64) -> Self`; else `Default`), `document` (kept in the store; the type
+/// and its components marked `#[persist]` derive `Document`), `mailbox_max`, `calls_max`,
 /// `turns_max`, `on_panic = restart | remove`, `steps_per_second = 20` (a scene, with a step hook).
 #[proc_macro_attribute]
 pub fn entity(attr: TokenStream, item: TokenStream) -> TokenStream {
@@ -96,6 +98,19 @@ pub fn test(attr: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_derive(Message, attributes(message, arg))]
 pub fn message(input: TokenStream) -> TokenStream {
     message::derive(input.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// Lets a struct be saved as a sub-document of an entity: the entity's own, or a component's.
+///
+/// Fields marked `#[persist]` are saved, in their order; the list grows only at its end. On a field:
+/// `#[persist(default = expr)]` (one that was never written takes it, else it stays as the entity
+/// was made), `range = 1..=100`, `len = ..=20`, `finite`; their types are `Message`s. On the type:
+/// `#[document(version = 2, from = OldType, step = path)]`: documents of older versions are read as
+/// `OldType`, which is `Default` and a `Document` of a lower version, and made new by `From`, or by
+/// `step`, a `fn(OldType) -> Result<Self, impl Display>`.
+#[proc_macro_derive(Document, attributes(document, persist))]
+pub fn document(input: TokenStream) -> TokenStream {
+    document::derive(input.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }
 
 fn finish(expanded: syn::Result<proc_macro2::TokenStream>) -> TokenStream {

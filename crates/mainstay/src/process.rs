@@ -121,6 +121,7 @@ impl Running {
                 cluster: nodes.clone(),
                 board: board.clone(),
                 mesh_key: mesh_key.clone(),
+                store: None,
             };
             let node_app = app
                 .node_app(|kind| runs.entities.has(kind))

@@ -14,15 +14,19 @@ use mesh::{Key, Mesh};
 use proto::frame::CloseCode;
 use proto::link::WorkerId;
 use proto::{AccountId, Incarnation, KindId};
+use store::Store;
 use transport::{Board, ListenOptions, Sockets};
 
 use crate::cx::Outside;
-use crate::driver::{Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pool, Seat, Stuck, Task};
+use crate::data;
+use crate::driver::{
+    Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pacemaker, Pool, Seat, Stuck, Task,
+};
 use crate::entity::Entity;
 use crate::host::Host;
 use crate::options::HostOptions;
 use crate::session::{self, Binding, Bindings, Login, Refusal};
-use crate::worker::{Worker, WorkerParts, WorkerStats};
+use crate::worker::{DataParts, Worker, WorkerParts, WorkerStats};
 
 /// Limits, waits and names of a node. Plain data, as a configuration file holds it.
 #[derive(Clone, Debug)]
@@ -59,6 +63,8 @@ pub struct NodeOptions {
     pub stuck_after: Duration,
     /// How often the node tells that it is still there: a third of the registry's lease.
     pub renew_every: Duration,
+    /// How entities with documents are kept.
+    pub data: data::Options,
     /// How long a stopping worker waits for its last frames to leave.
     pub flush_wait: Duration,
     /// How long [`NodeHandle::stats`] and [`NodeHandle::ask`] wait for a worker.
@@ -86,6 +92,7 @@ impl NodeOptions {
             blocking_jobs_max: 1_024,
             stuck_after: Duration::from_secs(1),
             renew_every: Duration::from_secs(5),
+            data: data::Options::default(),
             flush_wait: Duration::from_secs(2),
             answer_wait: Duration::from_secs(2),
         }
@@ -105,6 +112,9 @@ pub struct NodeEnv {
     pub board: Board,
     /// The secret that the nodes of the cluster share.
     pub mesh_key: Key,
+    /// Where entities with documents are kept. An embedded one that was just opened is to be
+    /// cleared of its former nodes first: [`data::bury_all`](crate::data::bury_all).
+    pub store: Option<Store>,
 }
 
 type Register = Arc<dyn Fn(&mut Host) + Send + Sync>;
@@ -114,6 +124,8 @@ type Choose = Arc<dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + S
 #[derive(Clone, Default)]
 pub struct NodeApp {
     kinds: Vec<KindId>,
+    /// The first kind that has a document.
+    document: Option<&'static str>,
     register: Vec<Register>,
     bindings: Option<Choose>,
     interface: u64,
@@ -129,6 +141,9 @@ impl NodeApp {
     #[must_use]
     pub fn kind<E: Entity>(mut self) -> Self {
         self.kinds.push(E::KIND.id);
+        if E::KIND.document {
+            self.document.get_or_insert(E::KIND.name);
+        }
         self.register.push(Arc::new(|host: &mut Host| {
             host.register::<E>();
         }));
@@ -151,6 +166,11 @@ impl NodeApp {
     pub fn interface(mut self, hash: u64) -> Self {
         self.interface = hash;
         self
+    }
+
+    /// Whether one of its kinds is kept in a store.
+    pub fn needs_store(&self) -> bool {
+        self.document.is_some()
     }
 
     /// Registers its kinds on a host that somebody else drives, such as a simulation.
@@ -202,6 +222,14 @@ pub enum NodeError {
     /// The system has no threads or descriptors left.
     #[error("the system refuses a thread or descriptor: {0}")]
     System(#[from] io::Error),
+    /// Give it a store.
+    #[error("kind {kind:?} has a document, and node {node:?} has no store to keep it in")]
+    NoStore {
+        /// The node's name.
+        node: String,
+        /// The kind.
+        kind: &'static str,
+    },
     /// The cluster does not list it.
     #[error(transparent)]
     Cluster(#[from] cluster::Error),
@@ -224,6 +252,7 @@ pub struct NodeHandle {
 struct Running {
     threads: Vec<JoinHandle<WorkerStats>>,
     keeper: Keeper,
+    pacemaker: Option<Pacemaker>,
 }
 
 /// What a node holds and has seen.
@@ -245,6 +274,11 @@ pub struct StopReport {
 }
 
 impl StopReport {
+    /// Entities whose last changes could not be saved in time.
+    pub fn unsaved(&self) -> usize {
+        self.workers.iter().flatten().map(|worker| worker.unsaved).sum()
+    }
+
     /// Sessions that were ended, streams that were closed.
     pub fn closed(&self) -> (usize, usize) {
         let workers = self.workers.iter().flatten();
@@ -269,8 +303,11 @@ impl Node {
         options: NodeOptions,
         env: NodeEnv,
     ) -> Result<NodeHandle, NodeError> {
-        let NodeEnv { clock, mut random, cluster, board, mesh_key } = env;
+        let NodeEnv { clock, mut random, cluster, board, mesh_key, store } = env;
         let workers = check(&options, &mesh_key)?;
+        if let (Some(kind), None) = (app.document, &store) {
+            return Err(NodeError::NoStore { node: options.name, kind });
+        }
         let incarnation = Incarnation(random.u64() | 1);
         let mut mesh_addr = options.mesh_listen;
         let mut seats = Vec::new();
@@ -306,6 +343,7 @@ impl Node {
                 random: random.fork(),
                 mesh_key: mesh_key.clone(),
                 pool: pool.clone(),
+                has_store: store.is_some(),
             };
             let seat = Seat {
                 index,
@@ -317,6 +355,8 @@ impl Node {
                 inboxes: inboxes.clone(),
                 beacon: beacons[usize::from(index)].clone(),
                 flush_wait: options.flush_wait,
+                store: store.clone(),
+                save_wait: options.data.stop_wait,
                 build: Box::new(move || parts.build()),
             };
             match seat.start(&options.name) {
@@ -334,13 +374,19 @@ impl Node {
         let lease = Lease { cluster: cluster.clone(), info, renew_every: options.renew_every };
         let stuck_after = options.stuck_after;
         let keeper_beacons = beacons.clone();
+        let pace_clock = clock.clone();
         let keeper = listed.and_then(|()| {
             let clock = clock.clone();
             let parts = KeeperParts { clock, lease, beacons: keeper_beacons, stuck_after };
-            Keeper::start(&options.name, parts).map_err(NodeError::from)
+            let keeper = Keeper::start(&options.name, parts)?;
+            let pace = |store| {
+                let (data, inboxes) = (options.data.clone(), inboxes.clone());
+                Pacemaker::start(&options.name, store, incarnation, data, pace_clock, inboxes)
+            };
+            Ok((keeper, store.map(pace).transpose()?))
         });
-        let keeper = match keeper {
-            Ok(keeper) => keeper,
+        let (keeper, pacemaker) = match keeper {
+            Ok(keepers) => keepers,
             Err(error) => {
                 cluster.deregister(incarnation);
                 inboxes.iter().for_each(|inbox| inbox.push(Mail::Stop));
@@ -359,7 +405,7 @@ impl Node {
             beacons,
             answer_wait: options.answer_wait,
             pool,
-            running: RwLock::new(Some(Running { threads, keeper })),
+            running: RwLock::new(Some(Running { threads, keeper, pacemaker })),
         })
     }
 }
@@ -374,6 +420,7 @@ struct Parts {
     random: Random,
     mesh_key: Key,
     pool: Pool,
+    has_store: bool,
 }
 
 impl Parts {
@@ -396,6 +443,7 @@ impl Parts {
             mesh,
             clock: self.clock,
             random: self.random,
+            data: self.has_store.then_some(DataParts { options: options.data }),
         });
         worker.host().set_blocking_pool(Rc::new(self.pool));
         self.app.register_on(worker.host());
@@ -553,6 +601,12 @@ impl NodeHandle {
         running.as_ref().map_or_else(Vec::new, |running| running.keeper.stuck())
     }
 
+    /// What the last check of the ledger found; `None` before the first, or without a store.
+    pub fn audit(&self) -> Option<store::Verdict> {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref()?.pacemaker.as_ref()?.audit()
+    }
+
     /// Takes the node off the list, ends its sessions, closes its streams, and waits until its
     /// last frames have left. A second call reports nothing.
     pub fn stop(&self) -> StopReport {
@@ -561,6 +615,10 @@ impl NodeHandle {
         running.keeper.stop();
         self.inboxes.iter().for_each(|inbox| inbox.push(Mail::Stop));
         let workers = running.threads.into_iter().map(|thread| thread.join().ok()).collect();
+        // Its last saves need it to be alive.
+        if let Some(pacemaker) = running.pacemaker {
+            pacemaker.stop();
+        }
         self.pool.close();
         StopReport { workers }
     }

@@ -94,6 +94,8 @@ pub struct WorkerStats {
     pub methods: Vec<(&'static str, String, MethodStats)>,
     /// Entities kept in the store.
     pub data: data_stats::Stats,
+    /// Entities whose last changes could not be saved before the worker ended.
+    pub unsaved: usize,
     /// Links.
     pub mesh: mesh::Counters,
     /// Frames that could not be read or were for somebody else.
@@ -209,6 +211,7 @@ impl Worker {
             homes: self.homes.stats(),
             streams: self.streams.stats(),
             data: self.data_stats(),
+            unsaved: 0,
             mesh: self.mesh.counters(),
             bad_frames: self.bad_frames,
             unsent: self.unsent,

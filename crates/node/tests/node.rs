@@ -117,6 +117,7 @@ impl Process {
             cluster: self.cluster.clone(),
             board: self.board.clone(),
             mesh_key: key,
+            store: None,
         }
     }
 

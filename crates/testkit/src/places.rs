@@ -77,6 +77,7 @@ impl NodeSeat {
                     mesh: ground.mesh(me, &name, options.workers),
                     clock: ground.clock.clone(),
                     random: ground.random.fork(),
+                    data: None,
                 });
                 (options.register)(worker.host());
                 WorkerSeat { worker, stalled_until: Instant::ZERO, wake_at: None }

@@ -104,12 +104,11 @@ impl Keeper {
 
     /// The entity's turn to be written by a transaction has come.
     pub(super) fn commit_writes(&mut self, _now: Instant, id: EntityId, request: CommitRequest) {
-        let tag = request.tag;
         let Some(owned) = self.owned(id) else { return };
         // What still waits to be saved goes along, under what the transaction writes.
         let mut patch = std::mem::take(&mut owned.pending);
         patch.extend(request.patch.clone().unwrap_or_default());
-        owned.flight = Flight::Commit(tag);
+        owned.flight = Flight::Commit;
         let save = Save { claim: owned.claim, version: owned.version, patch };
         self.send_commit(request, Some(save));
     }

@@ -42,8 +42,7 @@ impl Message for Pledge {
     }
 
     fn decode(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let (high, low, generation, epoch, incarnation) =
-            <(u64, u64, u64, u64, u64)>::decode(d)?;
+        let (high, low, generation, epoch, incarnation) = <(u64, u64, u64, u64, u64)>::decode(d)?;
         let key = Key(u128::from(high) << 64 | u128::from(low));
         Ok(Pledge(Claim { key, generation, epoch, incarnation: Incarnation(incarnation) }))
     }

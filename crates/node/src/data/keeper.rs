@@ -148,12 +148,20 @@ struct Entry {
 #[derive(Debug)]
 enum State {
     /// Waits to be asked for.
-    Wanted { reclaim: Option<u64> },
+    Wanted {
+        reclaim: Option<u64>,
+    },
     /// Asked for. Abandoned: nobody wants it any more.
-    Asked { reclaim: Option<u64>, abandoned: bool },
+    Asked {
+        reclaim: Option<u64>,
+        abandoned: bool,
+    },
     Owned(Box<Owned>),
     /// Could not be had; not asked for again before that time.
-    Refused { until: Instant, status: Status },
+    Refused {
+        until: Instant,
+        status: Status,
+    },
 }
 
 #[derive(Debug)]
@@ -187,7 +195,7 @@ pub(super) enum Flight {
     Save(Patch),
     /// Reading what became of that write.
     Resolve(Patch),
-    Commit(u64),
+    Commit,
     Release,
 }
 
@@ -419,7 +427,15 @@ impl Keeper {
     /// Whether nothing is left to be saved or given back.
     pub fn is_idle(&self) -> bool {
         self.commits.is_empty()
-            && !self.entries.values().any(|entry| matches!(entry.state, State::Owned(_)))
+            && !self
+                .entries
+                .values()
+                .any(|entry| matches!(entry.state, State::Owned(_) | State::Asked { .. }))
+    }
+
+    /// How many entities are not given back.
+    pub fn unsaved(&self) -> usize {
+        self.entries.values().filter(|entry| matches!(entry.state, State::Owned(_))).count()
     }
 
     /// What it holds and has seen. Looks at every entity.

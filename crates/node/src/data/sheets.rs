@@ -63,7 +63,8 @@ impl Sheets {
 
     /// The same as it was last given to the store, for an entity that starts again.
     pub(crate) fn again(&self) -> Self {
-        let stored = self.known.iter().map(|(name, sheet)| ((*name).to_owned(), sheet.bytes.clone()));
+        let stored =
+            self.known.iter().map(|(name, sheet)| ((*name).to_owned(), sheet.bytes.clone()));
         Sheets::stored(stored.collect(), self.claim)
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use proto::Incarnation;
 use transport::Waker;
 
+use crate::data::{Life, Told};
 use crate::host::Batch;
 use crate::worker::Worker;
 
@@ -23,6 +24,10 @@ pub(crate) enum Mail {
     Room(u8),
     /// A link of another worker of the node to that node broke.
     WayDown(Incarnation),
+    /// An answer of the store.
+    Told(Box<Told>),
+    /// What the store knows of this node's life.
+    Life(Life),
     /// End all sessions, then the thread.
     Stop,
 }

@@ -1,6 +1,7 @@
 //! One operating-system thread for each worker: a current-thread Tokio runtime with the worker's
 //! sockets nested in it.
 
+mod beat;
 mod inbox;
 mod keeper;
 mod pool;
@@ -15,15 +16,18 @@ use cluster::Cluster;
 use env::{Clock, Instant, WallTime};
 use mesh::{Heard, PeerChange, Wires};
 use proto::frame::CloseCode;
+use store::Store;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use transport::{Board, Doorbell, Event, Read, Sockets, Token};
 
+pub(crate) use beat::Pacemaker;
 pub(crate) use inbox::{Inbox, Mail, Task};
 pub use keeper::Stuck;
 pub(crate) use keeper::{Keeper, KeeperParts, Lease};
 pub(crate) use pool::Pool;
 
+use crate::data::Trouble;
 use crate::worker::{Report, Worker, WorkerStats};
 
 /// Turns without a pause after which Tokio's tasks have their turn too.
@@ -51,6 +55,10 @@ pub(crate) struct Seat {
     pub beacon: Arc<Beacon>,
     /// How long an ending worker waits for its last frames to leave.
     pub flush_wait: Duration,
+    /// Where entities with documents are kept.
+    pub store: Option<Store>,
+    /// How long an ending worker waits for its last saves.
+    pub save_wait: Duration,
     /// Makes the worker, on its own thread.
     pub build: Box<dyn FnOnce() -> Worker + Send>,
 }
@@ -124,6 +132,8 @@ struct Driver {
     inboxes: Vec<Arc<Inbox>>,
     beacon: Arc<Beacon>,
     flush_wait: Duration,
+    store: Option<Store>,
+    save_wait: Duration,
     events: Vec<Event>,
     mail: Vec<Mail>,
     scratch: Box<[u8]>,
@@ -159,6 +169,8 @@ impl Driver {
             inboxes: seat.inboxes,
             beacon: seat.beacon,
             flush_wait: seat.flush_wait,
+            store: seat.store,
+            save_wait: seat.save_wait,
             events: Vec::new(),
             mail: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -181,13 +193,16 @@ impl Driver {
             self.follow_directory();
             let next = self.worker.turn(now, wall);
             busy |= self.flush(now, wall);
+            self.ask_store();
             self.report();
             self.beacon.end();
             busy |= next.is_some_and(|at| at <= now) || self.sockets.has_more();
             if let Some((held, until)) = &self.stopping
-                && (!busy && !self.wires.is_blocked() || now >= *until)
+                && (!busy && !self.wires.is_blocked() && self.worker.is_saved() || now >= *until)
             {
-                return held.clone();
+                let mut held = held.clone();
+                held.unsaved = self.worker.unsaved();
+                return held;
             }
             turns = turns.wrapping_add(1);
             let slept = !busy && self.sleep(&poll, now, next).await;
@@ -232,6 +247,8 @@ impl Driver {
                 Mail::Task(task) => task(&mut self.worker),
                 Mail::Room(worker) => self.worker.mesh().handle_local_room(worker),
                 Mail::WayDown(node) => self.worker.handle_way_down(now, wall, node),
+                Mail::Told(told) => self.worker.handle_told(now, *told),
+                Mail::Life(life) => self.worker.handle_life(now, life),
                 Mail::Stop => self.begin_stop(now, wall),
             }
         }
@@ -240,7 +257,9 @@ impl Driver {
 
     fn begin_stop(&mut self, now: Instant, wall: WallTime) {
         if self.stopping.is_none() {
-            self.stopping = Some((self.worker.stats(), now + self.flush_wait));
+            let saving = !self.worker.is_saved();
+            let wait = if saving { self.flush_wait.max(self.save_wait) } else { self.flush_wait };
+            self.stopping = Some((self.worker.stats(), now + wait));
             self.worker.stop(now, wall, CloseCode::GoingAway, "the server is going down");
         }
     }
@@ -329,15 +348,40 @@ impl Driver {
         !down.is_empty()
     }
 
+    /// Puts what the worker wants of the store to it. Answers come through the inbox.
+    fn ask_store(&mut self) {
+        while let Some(ask) = self.worker.poll_ask() {
+            let Some(store) = &self.store else { return };
+            let inbox = self.inboxes[usize::from(self.index)].clone();
+            ask.submit(store, move |told| inbox.push(Mail::Told(Box::new(told))));
+        }
+    }
+
     fn report(&mut self) {
         while let Some(report) = self.worker.poll_report() {
             match report {
                 Report::BadFrame { from, problem } => {
                     tracing::warn!(node = %from.node, worker = from.worker, problem, "bad frame");
                 }
+                Report::Data(trouble) => tell_trouble(&trouble),
                 Report::Host(event) => tracing::warn!(?event, "an entity needs attention"),
             }
         }
+    }
+}
+
+fn tell_trouble(trouble: &Trouble) {
+    match trouble {
+        Trouble::Parked(true) => {
+            tracing::error!(
+                "entities with documents stand still: the store does not answer in time"
+            );
+        }
+        Trouble::Parked(false) => tracing::warn!("entities with documents go on"),
+        Trouble::StoreStopped(reason) => {
+            tracing::error!(reason, "the store has stopped: nothing is saved until a new start");
+        }
+        trouble => tracing::error!(?trouble, "stored state needs attention"),
     }
 }
 

@@ -8,10 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use env::{FastMap, Instant};
-use store::{Claim, Documents};
 use proto::frame::{CloseCode, Status};
 use proto::link::Slot;
 use proto::{EntityId, Incarnation, MethodId, name_hash};
+use store::{Claim, Documents};
 
 use super::calls::{Calls, Sent};
 use super::event::Event;
@@ -939,7 +939,12 @@ pub(crate) trait AnyShard {
     fn activate(self: Rc<Self>, id: EntityId) -> Result<(Target, bool), Fault>;
     fn activated(self: Rc<Self>, id: EntityId, loaded: Result<(), Fault>);
     fn destroy(self: Rc<Self>, index: u32, code: CloseCode) -> bool;
-    fn loaded(self: Rc<Self>, id: EntityId, documents: Documents, claim: Claim) -> Result<(), String>;
+    fn loaded(
+        self: Rc<Self>,
+        id: EntityId,
+        documents: Documents,
+        claim: Claim,
+    ) -> Result<(), String>;
     fn collect(self: Rc<Self>, index: u32) -> Option<(Changes, bool)>;
     fn evict(self: Rc<Self>, index: u32);
     fn let_go_all(self: Rc<Self>, code: CloseCode);

@@ -50,6 +50,11 @@ impl Worker {
         self.keeper.as_ref().is_none_or(Keeper::is_idle)
     }
 
+    /// How many entities are not saved and given back.
+    pub fn unsaved(&self) -> usize {
+        self.keeper.as_ref().map_or(0, Keeper::unsaved)
+    }
+
     /// Looks at the clock before anything is handled: a node that the store has not heard of lets
     /// nothing happen.
     pub(super) fn mind_the_store(&mut self, now: Instant) {

@@ -118,17 +118,16 @@ impl<E: Entity> AnyShard for Shard<E> {
     }
 
     fn let_go_all(self: Rc<Self>, code: CloseCode) {
-        if !E::KIND.document {
-            return;
-        }
-        for index in 0..self.cells.borrow().slots.len() as u32 {
-            self.close(index, code, true);
+        if E::KIND.document {
+            for index in 0..self.places() {
+                Rc::clone(&self).destroy(index, code);
+            }
         }
     }
 
     fn nudge_all(&self) {
         if E::KIND.document {
-            for index in 0..self.cells.borrow().slots.len() as u32 {
+            for index in 0..self.places() {
                 self.nudge(index);
             }
         }

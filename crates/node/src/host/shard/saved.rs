@@ -3,6 +3,11 @@
 use super::*;
 
 impl<E: Entity> Shard<E> {
+    /// How many places there are for entities, used or not.
+    pub fn places(&self) -> u32 {
+        self.cells.borrow().slots.len() as u32
+    }
+
     /// Lets an entity begin whose document is here. `false` if it has begun already.
     pub fn begin(&self, index: u32, state: E) -> bool {
         let mut cells = self.cells.borrow_mut();
@@ -103,9 +108,11 @@ impl<E: Entity> Shard<E> {
             return None;
         }
         if E::KIND.hooks.has(Hooks::BEFORE_SAVE) {
-            let hooked = self.sheets.borrow_mut().get_mut(&index).map(|sheets| {
-                std::mem::replace(&mut sheets.hooked, true)
-            });
+            let hooked = self
+                .sheets
+                .borrow_mut()
+                .get_mut(&index)
+                .map(|sheets| std::mem::replace(&mut sheets.hooked, true));
             if hooked == Some(false) {
                 self.run_hook_now(index, self.id_of(index), Hook::BeforeSave);
                 // An async hook may have only begun.
@@ -152,7 +159,11 @@ impl<E: Entity> Shard<E> {
     /// The entity leaves: what changed of it last goes with the news of its end. After a panic its
     /// state is not trusted, and what was saved before stands.
     pub fn part(self: &Rc<Self>, index: u32, id: EntityId, trusted: bool) {
-        let is_sound = self.cells.borrow().get(index).is_some_and(|slot| slot.flags & LOADING == 0);
+        let is_sound = self
+            .cells
+            .borrow()
+            .get(index)
+            .is_some_and(|slot| slot.flags & (LOADING | QUARANTINED) == 0);
         let last = if trusted && is_sound { self.changes_of(index) } else { None };
         self.sheets.borrow_mut().remove(&index);
         if let Some(last) = last {

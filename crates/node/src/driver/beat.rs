@@ -1,0 +1,175 @@
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{io, thread};
+
+use env::{Clock, Instant};
+use proto::Incarnation;
+use store::{Answer, NodeBeat, Pulse, Store, Verdict};
+
+use super::inbox::{Inbox, Mail};
+use crate::data::{Beat, BeatAsk, Life, Options};
+
+/// How long an answer is waited for before the clock is looked at again.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A thread of its own that tells the store that this node lives, however busy the workers and
+/// the saves are, and hears who does not.
+pub(crate) struct Pacemaker {
+    stop: Sender<()>,
+    thread: thread::JoinHandle<()>,
+    audit: Arc<Mutex<Option<Verdict>>>,
+}
+
+impl Pacemaker {
+    pub fn start(
+        name: &str,
+        store: Store,
+        me: Incarnation,
+        options: Options,
+        clock: Clock,
+        inboxes: Vec<Arc<Inbox>>,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = channel();
+        let audit = Arc::new(Mutex::new(None));
+        let mut heart = Heart {
+            beat: Beat::new(options.clone(), me, clock.now()),
+            audit_at: (!options.audit_every.is_zero()).then(|| clock.now() + options.audit_every),
+            audit: Arc::clone(&audit),
+            store,
+            me,
+            options,
+            clock,
+            inboxes,
+            beating: None,
+            reading: None,
+            auditing: None,
+        };
+        let thread = thread::Builder::new()
+            .name(format!("{name}-beat"))
+            .spawn(move || heart.run(&stopped))?;
+        Ok(Pacemaker { stop, thread, audit })
+    }
+
+    /// What the last check of the ledger found.
+    pub fn audit(&self) -> Option<Verdict> {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the thread. The node declares itself dead, so that whatever it could not give back can be
+    /// taken at once.
+    pub fn stop(self) {
+        drop(self.stop);
+        drop(self.thread.join());
+    }
+}
+
+struct Heart {
+    store: Store,
+    me: Incarnation,
+    beat: Beat,
+    options: Options,
+    clock: Clock,
+    inboxes: Vec<Arc<Inbox>>,
+    beating: Option<Answer<Pulse>>,
+    reading: Option<Answer<Vec<NodeBeat>>>,
+    auditing: Option<Answer<Verdict>>,
+    audit_at: Option<Instant>,
+    audit: Arc<Mutex<Option<Verdict>>>,
+}
+
+impl Heart {
+    fn run(&mut self, stopped: &Receiver<()>) {
+        let mut known = 0;
+        loop {
+            self.beat.handle_timeout(self.clock.now());
+            self.ask();
+            self.hear(&mut known);
+            self.check_ledger();
+            let waits = self.beating.is_some() || self.reading.is_some();
+            let pause = self.beat.poll_timeout().since(self.clock.now());
+            let pause = if waits { pause.min(LOOK_EVERY) } else { pause };
+            match stopped.recv_timeout(pause) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => break,
+            }
+        }
+        let me = store::Incarnation(self.me.0);
+        if let Ok(Ok(Some(row))) = self.store.node(me).wait_for(self.options.beat_every) {
+            drop(self.store.mark_dead(me, row.beat).wait_for(self.options.beat_every));
+        }
+    }
+
+    fn ask(&mut self) {
+        while let Some(ask) = self.beat.poll_ask() {
+            match ask {
+                BeatAsk::Beat => {
+                    self.beating = Some(self.store.beat(store::Incarnation(self.me.0)));
+                }
+                BeatAsk::Nodes => self.reading = Some(self.store.nodes()),
+                BeatAsk::MarkDead(node, beat) => {
+                    // Rare enough to be waited for; an answer that does not come counts as none.
+                    let answer = self.store.mark_dead(node, beat).wait_for(self.options.beat_every);
+                    let result = answer.unwrap_or(Err(store::Error::Busy));
+                    self.beat.handle_marked(node, result);
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, known: &mut u64) {
+        if let Some(answer) = self.beating.take() {
+            match answer.wait_for(LOOK_EVERY) {
+                Ok(result) => self.beat.handle_beat(result),
+                Err(answer) => self.beating = Some(answer),
+            }
+        }
+        if let Some(answer) = self.reading.take() {
+            match answer.wait_for(LOOK_EVERY) {
+                Ok(result) => self.beat.handle_nodes(self.clock.now(), result),
+                Err(answer) => self.reading = Some(answer),
+            }
+        }
+        self.ask();
+        while let Some(life) = self.beat.poll_life() {
+            match life {
+                Life::Alive(_, generation) if *known != generation => {
+                    *known = generation;
+                    tracing::debug!(generation, "the store knows this node");
+                }
+                Life::Alive(..) => {}
+                Life::Dead => {
+                    tracing::error!(
+                        node = %self.me,
+                        "this node was declared dead: it drops its stored entities; start it anew"
+                    );
+                }
+                Life::Buried(node) => tracing::warn!(%node, "a node is dead; what it had is free"),
+                Life::MassDeath(count) => tracing::error!(
+                    count,
+                    "so many nodes stand still at once that none is declared dead by itself"
+                ),
+            }
+            self.inboxes.iter().for_each(|inbox| inbox.push(Mail::Life(life)));
+        }
+    }
+
+    /// Adds up the ledger now and then.
+    fn check_ledger(&mut self) {
+        if self.audit_at.is_some_and(|at| at <= self.clock.now()) && self.auditing.is_none() {
+            self.audit_at = Some(self.clock.now() + self.options.audit_every);
+            self.auditing = Some(self.store.verify());
+        }
+        let Some(answer) = self.auditing.take() else { return };
+        match answer.wait_for(Duration::ZERO) {
+            Err(answer) => self.auditing = Some(answer),
+            Ok(Err(error)) => tracing::warn!(%error, "the ledger could not be checked"),
+            Ok(Ok(verdict)) => {
+                for fault in &verdict.faults {
+                    tracing::error!(fault, "the ledger does not add up");
+                }
+                *self.audit.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
+            }
+        }
+    }
+}

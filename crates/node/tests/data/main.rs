@@ -1,0 +1,7 @@
+//! Entities kept in the store: one owner, nothing lost that was promised.
+
+mod deals;
+mod documents;
+mod game;
+mod keep;
+mod rig;
