@@ -170,4 +170,24 @@ impl<E: Entity> Shard<E> {
             self.hub.parting.borrow_mut().insert(id, last);
         }
     }
+
+    /// Runs a hook in place. One that waits is left open.
+    pub fn run_hook_now(self: &Rc<Self>, index: u32, id: EntityId, hook: Hook) {
+        let state = self.cells.borrow().get(index).and_then(|slot| slot.state.clone());
+        let Some(state) = state else { return };
+        let running = &self.hub.running;
+        running.node.set(NONE);
+        running.method.set(HOOK);
+        running.turn.set(TurnId::NONE);
+        let me = Sender::of(id, self.hub.me.node);
+        let turn = Turn::new(Rc::clone(self), index, state, me);
+        let ran = catch_unwind(AssertUnwindSafe(|| E::hook(turn, hook)));
+        if let Err(panic) = ran {
+            let turn = self.hub.running.turn.get();
+            if !turn.is_none() {
+                drop(self.unlink_turn(index, turn));
+            }
+            self.report_panic(id, "hook".to_owned(), panic_text(&*panic));
+        }
+    }
 }
