@@ -141,6 +141,18 @@ pub fn run() -> anyhow::Result<bool> {
     Ok(goals.iter().all(Goal::is_met))
 }
 
+/// `bench entity-core`: the engine's own tells and calls again and again, for a profiler.
+///
+/// # Errors
+/// If counts come out wrong.
+pub fn run_core() -> anyhow::Result<bool> {
+    for _ in 0..ROUNDS {
+        let Costs { tell, call } = own::measure()?;
+        println!("tell {tell:.1} ns, call and answer {call:.1} ns");
+    }
+    Ok(true)
+}
+
 struct Goal {
     what: &'static str,
     own: f64,

@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let met = match args[..] {
         ["arena"] => arena::run()?,
         ["entity"] => entity::run()?,
+        ["entity-core"] => entity::run_core()?,
         ["gate"] => gate::run()?,
         ["gate-core"] => gate::run_core()?,
         ["gate", connections, window, seconds] => {

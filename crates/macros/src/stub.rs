@@ -179,28 +179,26 @@ fn call(interface: &Interface, method: &Method) -> TokenStream {
             }
         };
     }
-    let (output, extract) = extract(interface, method);
+    let (output, outcome) = outcome(interface, method);
     let refuse = problem.map(|problem| {
         quote! {
             if let ::core::option::Option::Some(__problem) = #problem {
-                return self.link.refused(__problem, __extract);
+                return self.link.refused(__problem, __outcome);
             }
         }
     });
     quote! {
         #(#docs)*
         pub fn #ident(&self, #(#names: #types),*) -> #root::Call<__P::Owner, #output> {
-            let __extract: fn(
-                ::core::result::Result<<__P::Owner as #root::Entity>::Reply, #root::CallError>,
-            ) -> #output = #extract;
+            let __outcome: #root::CallEnd<<__P::Owner as #root::Entity>::Reply, #output> = #outcome;
             #refuse
-            self.link.call(#message, __extract)
+            self.link.call(#message, __outcome)
         }
     }
 }
 
-/// What a call gives, and the function that makes it of the entity's reply.
-fn extract(interface: &Interface, method: &Method) -> (TokenStream, TokenStream) {
+/// What a call gives, and what makes it of the call's end.
+fn outcome(interface: &Interface, method: &Method) -> (TokenStream, TokenStream) {
     let root = &interface.root;
     let variant = method.variant();
     let (ok, err, some) = (
@@ -212,11 +210,13 @@ fn extract(interface: &Interface, method: &Method) -> (TokenStream, TokenStream)
         Output::Fallible { ok: value, error } => (
             quote!(::core::result::Result<#value, #root::Failure<#error>>),
             quote! {
-                |__reply| match __reply.map(__P::reply) {
-                    #ok(#some(__Reply::#variant(#ok(__value)))) => #ok(__value),
-                    #ok(#some(__Reply::#variant(#err(__error)))) => #err(#root::Failure::App(__error)),
-                    #ok(_) => #err(#root::Failure::Call(#root::wrong_reply())),
-                    #err(__error) => #err(#root::Failure::Call(__error)),
+                #root::CallEnd {
+                    replied: |__reply| ::core::task::Poll::Ready(match __P::reply(__reply) {
+                        #some(__Reply::#variant(#ok(__value))) => #ok(__value),
+                        #some(__Reply::#variant(#err(__error))) => #err(#root::Failure::App(__error)),
+                        _ => #err(#root::Failure::Call(#root::wrong_reply())),
+                    }),
+                    failed: |__error| #err(#root::Failure::Call(__error)),
                 }
             },
         ),
@@ -225,10 +225,12 @@ fn extract(interface: &Interface, method: &Method) -> (TokenStream, TokenStream)
             (
                 quote!(::core::result::Result<#value, #root::CallError>),
                 quote! {
-                    |__reply| match __reply.map(__P::reply) {
-                        #ok(#some(__Reply::#variant(__value))) => #ok(__value),
-                        #ok(_) => #err(#root::wrong_reply()),
-                        #err(__error) => #err(__error),
+                    #root::CallEnd {
+                        replied: |__reply| ::core::task::Poll::Ready(match __P::reply(__reply) {
+                            #some(__Reply::#variant(__value)) => #ok(__value),
+                            _ => #err(#root::wrong_reply()),
+                        }),
+                        failed: |__error| #err(__error),
                     }
                 },
             )

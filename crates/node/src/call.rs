@@ -6,17 +6,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use env::Instant;
+use proto::EntityId;
 use proto::frame::Status;
-use proto::link::Slot;
-use proto::{EntityId, Incarnation};
 
 use crate::cx::Link;
 use crate::entity::Entity;
 use crate::error::{CallError, Fault};
 use crate::host::hub::Hub;
-use crate::host::mail::{NONE, Sender};
+use crate::host::mail::NO_CALL;
 use crate::host::people::ClientLane;
-use crate::host::send::{OWN_WAIT, Wait};
+use crate::host::send::{Asking, OWN_WAIT};
 use crate::host::shard::Shard;
 use crate::host::sleep::Sleep;
 use crate::host::turns::TurnId;
@@ -26,19 +25,36 @@ use crate::host::turns::TurnId;
 #[must_use = "a call does nothing unless it is awaited"]
 pub struct Call<T: Entity, O> {
     shard: Rc<Shard<T>>,
-    home: Incarnation,
-    key: u64,
-    sender: Sender,
-    turn: TurnId,
-    wait_nanos: u64,
+    ask: Asking<T>,
     begun: Instant,
-    extract: fn(Result<T::Reply, CallError>) -> O,
-    /// Until it is sent.
-    message: Option<Result<T::Message, Fault>>,
-    /// Where its answer comes; [`NO_SLOT`] before it is sent and after its end.
-    slot: Slot,
+    outcome: CallEnd<T::Reply, O>,
+    /// Why it is not sent.
+    refused: Option<Box<Fault>>,
     /// How it asks again.
     retry: Option<Box<Retry>>,
+}
+
+/// How what a call gives is made of its end. Two functions, so that a reply of a word or two is
+/// handed over in registers.
+pub struct CallEnd<R, O> {
+    /// Of the entity's reply. Always `Ready`: what a poll gives, so that it need not be moved.
+    pub replied: fn(R) -> Poll<O>,
+    /// Of what went wrong.
+    pub failed: fn(CallError) -> O,
+}
+
+impl<R, O> Clone for CallEnd<R, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R, O> Copy for CallEnd<R, O> {}
+
+impl<R, O> fmt::Debug for CallEnd<R, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallEnd")
+    }
 }
 
 /// A call that may ask more than once.
@@ -56,8 +72,6 @@ struct Retry {
     pause: Option<Sleep>,
 }
 
-const NO_SLOT: Slot = Slot { index: NONE, generation: 0 };
-
 /// A call's future is never pinned inside: it holds no reference to itself.
 impl<T: Entity, O> Unpin for Call<T, O> {}
 
@@ -66,19 +80,26 @@ impl<T: Entity, O> Call<T, O> {
     pub(crate) fn new(
         link: &Link<'_, T>,
         message: Result<T::Message, Fault>,
-        extract: fn(Result<T::Reply, CallError>) -> O,
+        outcome: CallEnd<T::Reply, O>,
     ) -> Self {
+        let (message, refused) = match message {
+            Ok(message) => (Some(message), None),
+            Err(fault) => (None, Some(Box::new(fault))),
+        };
         Call {
             shard: Rc::clone(&link.shard),
-            home: link.home,
-            key: link.key,
-            sender: link.sender,
-            turn: link.turn,
-            wait_nanos: OWN_WAIT,
+            ask: Asking {
+                home: link.home,
+                key: link.key,
+                sender: link.sender,
+                turn: link.turn,
+                wait_nanos: OWN_WAIT,
+                message,
+                slot: NO_CALL,
+            },
             begun: Instant::ZERO,
-            extract,
-            message: Some(message),
-            slot: NO_SLOT,
+            outcome,
+            refused,
             retry: None,
         }
     }
@@ -86,7 +107,8 @@ impl<T: Entity, O> Call<T, O> {
     /// Waits at most this long, instead of the method's or the node's time. Never longer than
     /// whoever called the turn that makes the call.
     pub fn deadline(mut self, limit: Duration) -> Self {
-        self.wait_nanos = u64::try_from(limit.as_nanos()).unwrap_or(OWN_WAIT - 1).min(OWN_WAIT - 1);
+        self.ask.wait_nanos =
+            u64::try_from(limit.as_nanos()).unwrap_or(OWN_WAIT - 1).min(OWN_WAIT - 1);
         self
     }
 
@@ -110,14 +132,17 @@ impl<T: Entity, O> Call<T, O> {
     }
 
     #[inline]
-    fn end(&mut self, result: Result<T::Reply, Fault>) -> O {
-        self.slot = NO_SLOT;
-        (self.extract)(result.map_err(|fault| self.error(fault)))
+    fn end(&mut self, result: Result<T::Reply, Box<Fault>>) -> Poll<O> {
+        self.ask.slot = NO_CALL;
+        match result {
+            Ok(reply) => (self.outcome.replied)(reply),
+            Err(fault) => Poll::Ready((self.outcome.failed)(self.error(*fault))),
+        }
     }
 
     #[cold]
     fn error(&self, fault: Fault) -> CallError {
-        let id = EntityId { kind: T::KIND.id, home: self.home, key: self.key };
+        let id = EntityId { kind: T::KIND.id, home: self.ask.home, key: self.ask.key };
         fault.into_error(id, self.shard.hub.now.get() - self.begun)
     }
 }
@@ -125,30 +150,22 @@ impl<T: Entity, O> Call<T, O> {
 impl<T: Entity, O> Call<T, O> {
     /// One try.
     #[inline(always)]
-    fn poll_once(&mut self, context: &mut Context<'_>) -> Poll<Result<T::Reply, Fault>> {
-        let waker = self.shard.hub.other_waiter(self.turn, context);
-        if self.slot != NO_SLOT {
-            return match self.shard.poll_call(self.slot, self.turn, waker) {
+    fn poll_once(&mut self, context: &mut Context<'_>) -> Poll<Result<T::Reply, Box<Fault>>> {
+        let waker = self.shard.hub.other_waiter(self.ask.turn, context);
+        if self.ask.slot != NO_CALL {
+            return match self.shard.poll_call(self.ask.slot, self.ask.turn, waker) {
                 Some(result) => Poll::Ready(result),
                 None => Poll::Pending,
             };
         }
-        let message = self.message.take();
         self.shard.hub.poke();
         self.begun = self.shard.hub.now.get();
-        let sent = match message {
-            Some(Ok(message)) => {
-                let wait = Wait { turn: self.turn, nanos: self.wait_nanos, waker };
-                self.shard.send_call(self.home, self.key, self.sender, message, wait)
-            }
-            Some(Err(fault)) => Err(fault),
-            None => panic!("a call was polled after its end"),
-        };
-        match sent {
-            Ok(slot) => {
-                self.slot = slot;
-                Poll::Pending
-            }
+        if self.ask.message.is_none() {
+            let refused = self.refused.take().expect("a call is not polled after its end");
+            return Poll::Ready(Err(refused));
+        }
+        match self.shard.send_call(&mut self.ask, waker) {
+            Ok(()) => Poll::Pending,
             Err(fault) => Poll::Ready(Err(fault)),
         }
     }
@@ -159,7 +176,7 @@ impl<T: Entity, O> Call<T, O> {
         if retry.body.is_none()
             && let Err(fault) = self.prepare(retry)
         {
-            return Poll::Ready(self.end(Err(fault)));
+            return self.end(Err(Box::new(fault)));
         }
         loop {
             if let Some(pause) = &mut retry.pause {
@@ -168,25 +185,31 @@ impl<T: Entity, O> Call<T, O> {
                 retry.pause = None;
                 let body = retry.body.as_deref().unwrap_or_default();
                 let decoded = T::decode_message(retry.method, body);
-                self.message = Some(decoded.map_err(|_| Fault::FAILED));
+                match decoded {
+                    Ok(message) => self.ask.message = Some(message),
+                    Err(_) => return self.end(Err(Box::new(Fault::FAILED))),
+                }
                 retry.tried = self.shard.hub.now.get();
             }
             let result = ready!(self.poll_once(context));
-            let again = matches!(result, Err(Fault::Status(Status::Timeout | Status::Unavailable)));
+            let again = matches!(
+                result.as_ref().map_err(|fault| &**fault),
+                Err(Fault::Status(Status::Timeout | Status::Unavailable))
+            );
             if !again || retry.left == 0 {
                 self.begun = retry.first;
-                return Poll::Ready(self.end(result));
+                return self.end(result);
             }
             retry.left -= 1;
-            self.slot = NO_SLOT;
+            self.ask.slot = NO_CALL;
             let next = retry.tried + retry.share;
-            retry.pause = Some(Sleep::new(&self.shard.hub, self.turn, next));
+            retry.pause = Some(Sleep::new(&self.shard.hub, self.ask.turn, next));
         }
     }
 
     /// Checks that the call may ask more than once, and keeps what it says.
     fn prepare(&mut self, retry: &mut Retry) -> Result<(), Fault> {
-        let Some(Ok(message)) = &self.message else { return Ok(()) };
+        let Some(message) = &self.ask.message else { return Ok(()) };
         retry.method = T::method(message);
         let info = &T::KIND.methods[retry.method];
         if !info.idempotent {
@@ -197,12 +220,12 @@ impl<T: Entity, O> Call<T, O> {
         T::encode_message(message, &mut body);
         retry.body = Some(body);
         let hub = &self.shard.hub;
-        let whole = match self.wait_nanos {
+        let whole = match self.ask.wait_nanos {
             OWN_WAIT => hub.wait_nanos(info.deadline_ms),
             nanos => nanos,
         };
-        self.wait_nanos = whole / (u64::from(retry.left) + 1);
-        retry.share = Duration::from_nanos(self.wait_nanos);
+        self.ask.wait_nanos = whole / (u64::from(retry.left) + 1);
+        retry.share = Duration::from_nanos(self.ask.wait_nanos);
         retry.first = hub.now.get();
         retry.tried = retry.first;
         Ok(())
@@ -221,7 +244,7 @@ impl<T: Entity, O> Future for Call<T, O> {
             return poll;
         }
         match this.poll_once(context) {
-            Poll::Ready(result) => Poll::Ready(this.end(result)),
+            Poll::Ready(result) => this.end(result),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -229,16 +252,16 @@ impl<T: Entity, O> Future for Call<T, O> {
 
 impl<T: Entity, O> Drop for Call<T, O> {
     fn drop(&mut self) {
-        if self.slot != NO_SLOT {
+        if self.ask.slot != NO_CALL {
             self.shard.hub.poke();
-            self.shard.drop_call(self.slot, self.turn);
+            self.shard.drop_call(self.ask.slot, self.ask.turn);
         }
     }
 }
 
 impl<T: Entity, O> fmt::Debug for Call<T, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("to", &(T::KIND.name, self.key)).finish_non_exhaustive()
+        f.debug_struct("Call").field("to", &(T::KIND.name, self.ask.key)).finish_non_exhaustive()
     }
 }
 

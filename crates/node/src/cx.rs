@@ -16,7 +16,7 @@ use proto::link::Slot;
 use proto::schema::{SchemaBuilder, Shape};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
-use crate::call::Call;
+use crate::call::{Call, CallEnd};
 use crate::entity::{Class, Entity, Rate};
 use crate::error::{CallError, Elapsed, Fault};
 use crate::host::hub::Hub;
@@ -261,23 +261,19 @@ impl<T: Entity> Link<'_, T> {
         EntityId { kind: T::KIND.id, home: self.home, key: self.key }
     }
 
-    /// Makes a call. `extract` takes the method's value out of the reply.
+    /// Makes a call. `outcome` takes the method's value out of the reply.
     #[inline(always)]
-    pub fn call<O>(
-        &self,
-        message: T::Message,
-        extract: fn(Result<T::Reply, CallError>) -> O,
-    ) -> Call<T, O> {
-        Call::new(self, Ok(message), extract)
+    pub fn call<O>(&self, message: T::Message, outcome: CallEnd<T::Reply, O>) -> Call<T, O> {
+        Call::new(self, Ok(message), outcome)
     }
 
     /// Makes a call that fails with `BadArgument` when it is awaited.
     pub fn refused<O>(
         &self,
         problem: impl Into<Box<str>>,
-        extract: fn(Result<T::Reply, CallError>) -> O,
+        outcome: CallEnd<T::Reply, O>,
     ) -> Call<T, O> {
-        Call::new(self, Err(Fault::BadArgument(problem.into())), extract)
+        Call::new(self, Err(Fault::BadArgument(problem.into())), outcome)
     }
 
     /// Sends a message that nobody waits for.
@@ -333,6 +329,16 @@ impl<E: Entity> Cx<E> {
 
     pub(crate) fn shard(&self) -> &Rc<Shard<E>> {
         &self.shard
+    }
+
+    /// Where the entity is in its shard.
+    pub(crate) fn index(&self) -> u32 {
+        self.entity
+    }
+
+    /// The context of an open turn of the same entity.
+    pub(crate) fn of_turn(&self, turn: TurnId) -> Self {
+        Cx::new(Rc::clone(&self.shard), self.entity, turn, self.me)
     }
 
     /// A second context of the same turn.

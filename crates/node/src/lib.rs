@@ -24,7 +24,7 @@ mod turn;
 mod users;
 mod worker;
 
-pub use call::{Call, ClientCall, wrong_reply};
+pub use call::{Call, CallEnd, ClientCall, wrong_reply};
 pub use component::Component;
 pub use cx::{
     Blocking, Caller, Cx, GroupSlot, Link, Outside, Peer, PeerInfo, PoolFull, PushMode, Ref,

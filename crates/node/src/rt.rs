@@ -1,6 +1,6 @@
 //! What generated code uses. Not for games: names here follow the macros.
 
-pub use crate::call::{Call, ClientCall, wrong_reply};
+pub use crate::call::{Call, CallEnd, ClientCall, wrong_reply};
 pub use crate::component::Component;
 pub use crate::cx::{Caller, Cx, GroupSlot, Link, Outside, Peer, PushMode, Ref, Reporter, This};
 pub use crate::data::{

@@ -7,17 +7,14 @@ use std::task::Poll;
 use crate::cx::Cx;
 use crate::entity::Entity;
 use crate::error::Fault;
-use crate::host::mail::Sender;
 use crate::host::shard::Shard;
-use crate::host::turns::TurnId;
 
 /// One message's right to run: generated code ends it with one of its verbs.
 ///
 /// A turn that is dropped instead fails its call.
-pub struct Turn<E: Entity, S = E> {
-    shard: Rc<Shard<E>>,
-    entity: u32,
-    me: Sender,
+pub struct Turn<'a, E: Entity, S = E> {
+    // Two pointers, which travel in registers.
+    cx: &'a mut Cx<E>,
     state: Rc<RefCell<S>>,
 }
 
@@ -26,43 +23,38 @@ pub struct Turn<E: Entity, S = E> {
 #[derive(Debug)]
 pub struct Step(());
 
-impl<E: Entity> Turn<E> {
-    #[inline]
-    pub(crate) fn new(shard: Rc<Shard<E>>, entity: u32, state: Rc<RefCell<E>>, me: Sender) -> Self {
-        Turn { shard, entity, me, state }
+impl<'a, E: Entity> Turn<'a, E> {
+    /// The turn of a plain handler has `cx` itself; an async one has its own.
+    #[inline(always)]
+    pub(crate) fn new(cx: &'a mut Cx<E>, state: Rc<RefCell<E>>) -> Self {
+        Turn { cx, state }
     }
 }
 
-impl<E: Entity, S: 'static> Turn<E, S> {
+impl<'a, E: Entity, S: 'static> Turn<'a, E, S> {
     /// The state that the handler runs on.
     pub fn state(&self) -> &Rc<RefCell<S>> {
         &self.state
     }
 
     /// The same turn on the state of a component.
-    pub fn on<C>(self, state: Rc<RefCell<C>>) -> Turn<E, C> {
-        Turn { shard: self.shard, entity: self.entity, me: self.me, state }
+    pub fn on<C>(self, state: Rc<RefCell<C>>) -> Turn<'a, E, C> {
+        Turn { cx: self.cx, state }
     }
 
     /// Runs a plain handler that answers.
     #[inline]
     pub fn call(self, handler: impl FnOnce(&mut S, &mut Cx<E>) -> E::Reply) -> Step {
-        let Turn { shard, entity, me, state } = self;
-        let mut cx = Cx::new(shard, entity, TurnId::NONE, me);
-        let reply = handler(&mut state.borrow_mut(), &mut cx);
-        let shard = cx.shard();
-        let origin = shard.take_origin();
-        shard.answer(origin, Ok(reply));
+        let reply = handler(&mut self.state.borrow_mut(), self.cx);
+        self.cx.shard().reply(reply);
         Step(())
     }
 
     /// Runs a plain handler that does not answer.
     #[inline]
     pub fn tell(self, handler: impl FnOnce(&mut S, &mut Cx<E>)) -> Step {
-        let Turn { shard, entity, me, state } = self;
-        let mut cx = Cx::new(shard, entity, TurnId::NONE, me);
-        handler(&mut state.borrow_mut(), &mut cx);
-        cx.shard().end_quietly();
+        handler(&mut self.state.borrow_mut(), self.cx);
+        self.cx.shard().end_quietly();
         Step(())
     }
 
@@ -123,13 +115,15 @@ impl<E: Entity, S: 'static> Turn<E, S> {
     where
         F: Future + 'static,
     {
-        let Turn { shard, entity, me, state } = self;
+        let Turn { cx, state } = self;
+        let shard = Rc::clone(cx.shard());
+        let entity = cx.index();
         let Some(id) = shard.open_turn(entity) else {
             let origin = shard.take_origin();
             shard.answer(origin, Err(Fault::BUSY));
             return Step(());
         };
-        let cx = Cx::new(Rc::clone(&shard), entity, id, me);
+        let cx = cx.of_turn(id);
         let finished = Rc::clone(&shard);
         let mut placed = shard.hub.slots.place(async move {
             let output = make(state, cx).await;
@@ -154,14 +148,15 @@ impl<E: Entity, S: 'static> Turn<E, S> {
 
     /// Refuses the message: the caller gets `BadArgument`.
     pub fn refuse(self, problem: impl Into<Box<str>>) -> Step {
-        let origin = self.shard.take_origin();
-        self.shard.answer(origin, Err(Fault::BadArgument(problem.into())));
+        let shard = self.cx.shard();
+        let origin = shard.take_origin();
+        shard.answer(origin, Err(Fault::BadArgument(problem.into())));
         Step(())
     }
 
     /// Does nothing.
     pub fn skip(self) -> Step {
-        self.shard.end_quietly();
+        self.cx.shard().end_quietly();
         Step(())
     }
 }
@@ -176,7 +171,7 @@ impl<E: Entity> Shard<E> {
     }
 }
 
-impl<E: Entity, S> fmt::Debug for Turn<E, S> {
+impl<E: Entity, S> fmt::Debug for Turn<'_, E, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Turn").field("kind", &E::KIND.name).finish_non_exhaustive()
     }

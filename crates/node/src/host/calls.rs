@@ -73,7 +73,9 @@ pub(crate) struct Pending<E: Entity> {
     node: Incarnation,
     /// Who is told instead of the turn.
     waker: Option<Waker>,
-    result: Option<Result<E::Reply, Fault>>,
+    // Apart, so that a reply is moved alone. In a call that is done one of them is there.
+    reply: Option<E::Reply>,
+    fault: Option<Box<Fault>>,
 }
 
 /// What a new call is about.
@@ -116,12 +118,27 @@ impl<E: Entity> Pending<E> {
         self.phase == Phase::Waiting
     }
 
-    /// Puts the answer in; gives who is to be told.
+    /// Puts the reply in; gives the turn that is to be told, or `None` if [`waiter`](Self::waiter)
+    /// knows who is.
     #[inline(always)]
+    pub fn settle_reply(&mut self, reply: E::Reply) -> Option<TurnId> {
+        self.phase = Phase::Done;
+        self.reply = Some(reply);
+        self.waker.is_none().then_some(self.turn)
+    }
+
+    /// Puts the answer in; gives who is to be told.
     pub fn settle(&mut self, result: Result<E::Reply, Fault>) -> Waiter {
         self.phase = Phase::Done;
-        // While a call waits it has no result, so there is nothing to drop.
-        std::mem::forget(self.result.replace(result));
+        match result {
+            Ok(reply) => self.reply = Some(reply),
+            Err(fault) => self.fault = Some(Box::new(fault)),
+        }
+        self.waiter()
+    }
+
+    /// Who is told that the call is done.
+    pub fn waiter(&mut self) -> Waiter {
         match self.waker.take() {
             None => Waiter::Turn(self.turn),
             Some(waker) => Waiter::Waker(waker),
@@ -189,7 +206,8 @@ impl<E: Entity> Calls<E> {
             phase: Phase::Waiting,
             node,
             waker,
-            result: None,
+            reply: None,
+            fault: None,
         });
         Slot { index: self.shard | index, generation: 0 }
     }
@@ -212,21 +230,39 @@ impl<E: Entity> Calls<E> {
         self.at(index).map(|call| Slot { index: self.shard | index, generation: call.generation })
     }
 
-    /// Frees a slot; gives the answer if it has come.
+    /// Frees the slot of a call that is done, and gives its answer.
     #[inline(always)]
-    pub fn remove(&mut self, slot: Slot) -> Option<Result<E::Reply, Fault>> {
-        let free = self.free;
+    pub fn take(&mut self, slot: Slot) -> Option<Result<E::Reply, Box<Fault>>> {
         let call = self.get_mut(slot)?;
-        let result = call.result.take();
+        let answer = match call.reply.take() {
+            Some(reply) => Ok(reply),
+            None => Err(call.fault.take()?),
+        };
+        self.free(slot);
+        Some(answer)
+    }
+
+    /// Frees a slot, whatever is in it. What was in it is given back, to drop it where game code
+    /// may run.
+    #[must_use]
+    pub fn remove(&mut self, slot: Slot) -> Option<(Option<E::Reply>, Option<Box<Fault>>)> {
+        let call = self.get_mut(slot)?;
+        let held = (call.reply.take(), call.fault.take());
+        self.free(slot);
+        Some(held)
+    }
+
+    #[inline(always)]
+    fn free(&mut self, slot: Slot) {
+        let call = &mut self.slots[call_of(slot.index) as usize];
         call.phase = Phase::Free;
         call.generation = call.generation.wrapping_add(1);
-        call.next_free = free;
+        call.next_free = self.free;
         if call.waker.is_some() {
             call.waker = None;
         }
         self.free = call_of(slot.index);
         self.open -= 1;
-        result
     }
 
     /// Names of the calls that wait and fulfil `test`.

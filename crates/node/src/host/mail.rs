@@ -170,11 +170,64 @@ pub(crate) struct Mailroom<E: Entity> {
 #[repr(align(64))]
 pub(crate) struct Node<E: Entity> {
     pub body: Option<Body<E>>,
-    pub origin: Origin,
+    /// Who waits, if it is not a call of this worker.
+    other: Origin,
     pub sender: Sender,
+    /// The call of this worker that waits, by far the most usual origin; [`NO_CALL`] for another.
+    call: Slot,
     next: u32,
     pub method: u16,
 }
+
+impl<E: Entity> Node<E> {
+    /// Fills a node that is empty with a message, which is taken where it lies, and the call of
+    /// this worker that waits for its answer or [`NO_CALL`].
+    #[inline(always)]
+    pub fn put(
+        &mut self,
+        message: &mut Option<E::Message>,
+        call: Slot,
+        sender: Sender,
+        method: u16,
+    ) {
+        debug_assert!(self.body.is_none() && !self.is_awaited());
+        self.body = message.take().map(Body::Message);
+        self.call = call;
+        self.sender = sender;
+        self.method = method;
+    }
+
+    /// Whether its origin is more than a tell.
+    #[inline]
+    pub fn is_awaited(&self) -> bool {
+        self.call.index != NONE || !matches!(self.other, Origin::Tell)
+    }
+
+    /// The call of this worker that waits for the answer.
+    #[inline]
+    pub fn take_call(&mut self) -> Option<Slot> {
+        let call = std::mem::replace(&mut self.call, NO_CALL);
+        (call.index != NONE).then_some(call)
+    }
+
+    /// Takes who waits for the answer.
+    #[inline]
+    pub fn take_origin(&mut self) -> Origin {
+        match self.take_call() {
+            Some(call) => Origin::Local(call),
+            None => std::mem::take(&mut self.other),
+        }
+    }
+
+    /// Looks at who waits for the answer.
+    #[inline]
+    pub fn with_origin<R>(&self, look: impl FnOnce(&Origin) -> R) -> R {
+        if self.call.index == NONE { look(&self.other) } else { look(&Origin::Local(self.call)) }
+    }
+}
+
+/// Stands for no call where one's slot is meant.
+pub(crate) const NO_CALL: Slot = Slot { index: NONE, generation: 0 };
 
 /// One mailbox: the ends of its list.
 #[derive(Clone, Copy, Debug)]
@@ -199,20 +252,28 @@ impl<E: Entity> Mailroom<E> {
         self.len
     }
 
-    #[inline(always)]
+    /// Puts a message into a mailbox.
     pub fn push(&mut self, mailbox: &mut Mailbox, mail: Mail<E>) {
+        let node = self.push_empty(mailbox);
+        node.body = Some(mail.body);
+        match mail.origin {
+            Origin::Local(call) => node.call = call,
+            other => node.other = other,
+        }
+        node.sender = mail.sender;
+        node.method = mail.method;
+    }
+
+    /// Puts a node into a mailbox that the caller fills at once.
+    #[inline(always)]
+    pub fn push_empty(&mut self, mailbox: &mut Mailbox) -> &mut Node<E> {
         let index = self.free;
         let index = if let Some(node) = self.nodes.get_mut(index as usize) {
             self.free = node.next;
-            // A free node has neither, so there is nothing to drop.
-            std::mem::forget(node.body.replace(mail.body));
-            std::mem::forget(std::mem::replace(&mut node.origin, mail.origin));
-            node.sender = mail.sender;
-            node.method = mail.method;
             node.next = NONE;
             index
         } else {
-            self.grow(mail)
+            self.grow()
         };
         match self.nodes.get_mut(mailbox.tail as usize) {
             Some(last) => last.next = index,
@@ -221,13 +282,13 @@ impl<E: Entity> Mailroom<E> {
         mailbox.tail = index;
         mailbox.len += 1;
         self.len += 1;
+        &mut self.nodes[index as usize]
     }
 
     #[inline(never)]
-    fn grow(&mut self, mail: Mail<E>) -> u32 {
-        let Mail { origin, sender, body, method } = mail;
-        let (body, next) = (Some(body), NONE);
-        self.nodes.push(Node { body, origin, sender, next, method });
+    fn grow(&mut self) -> u32 {
+        let (other, sender) = (Origin::Tell, Sender::OWN);
+        self.nodes.push(Node { body: None, other, sender, call: NO_CALL, next: NONE, method: 0 });
         self.nodes.len() as u32 - 1
     }
 
@@ -265,10 +326,7 @@ impl<E: Entity> Mailroom<E> {
         let Some(node) = self.nodes.get_mut(index as usize) else { return Origin::Tell };
         node.next = self.free;
         self.free = index;
-        if matches!(node.origin, Origin::Tell) {
-            return Origin::Tell;
-        }
-        std::mem::take(&mut node.origin)
+        if node.is_awaited() { node.take_origin() } else { Origin::Tell }
     }
 
     /// The node of a message that is being handled.

@@ -535,8 +535,9 @@ impl<E: Entity> Shard<E> {
         let slot = &mut slots[index as usize];
         let older = room.drop_first(&mut slot.mailbox, |mail| {
             let Some(Body::Message(older)) = &mail.body else { return false };
+            let is_of = |origin: &Origin| matches!(origin, Origin::Client(of, its) if of == peer && *its == key);
             usize::from(mail.method) == method
-                && matches!(&mail.origin, Origin::Client(of, its) if of == peer && *its == key)
+                && mail.with_origin(is_of)
                 && same_key::<E>(older, newer)
         });
         drop(cells);

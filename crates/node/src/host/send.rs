@@ -13,7 +13,7 @@ use super::calls::{NewCall, Sent};
 use super::cycle::{Graph, Walk};
 use super::hub::{Hub, Ready, bump};
 use super::lane::Parcel;
-use super::mail::{Body, Mail, NONE, Origin, Sender};
+use super::mail::{Body, Mail, NO_CALL, NONE, Origin, Sender};
 use super::router::Place;
 use super::shard::{BUSY, CLOSING, Cells, LOADING, QUARANTINED, READY, Shard, hash};
 use super::turns::TurnId;
@@ -23,13 +23,19 @@ use crate::error::Fault;
 /// Stands for "the method's own time" where a time to wait is meant.
 pub(crate) const OWN_WAIT: u64 = u64::MAX;
 
-/// Who makes a call and how it is waited for.
-pub(crate) struct Wait {
+/// A call that is to be sent.
+pub(crate) struct Asking<E: Entity> {
+    pub home: Incarnation,
+    pub key: u64,
+    pub sender: Sender,
+    /// The turn that makes the call.
     pub turn: TurnId,
     /// Nanoseconds, or [`OWN_WAIT`].
-    pub nanos: u64,
-    /// Who is told of the answer, if it is not the turn.
-    pub waker: Option<Waker>,
+    pub wait_nanos: u64,
+    /// Until it is sent.
+    pub message: Option<E::Message>,
+    /// Where its answer comes; [`NO_CALL`] before it is sent and after its end.
+    pub slot: Slot,
 }
 
 /// Where a message was found to go.
@@ -46,28 +52,30 @@ fn may_call(info: &MethodInfo, sender: Sender) -> bool {
 }
 
 impl<E: Entity> Shard<E> {
-    /// Sends a call. Its answer comes into the slot that is given back.
+    /// Sends a call and notes the slot into which its answer comes. `waker` is told of that, if it
+    /// is not the turn. The message must be there.
     ///
     /// The usual case, an idle entity of this worker, is handled here with each table borrowed
-    /// once; everything else goes the long way.
+    /// once; everything else goes the long way. What was just written is not moved as a whole: a
+    /// load of two words that were stored as such waits until both are in the cache.
     pub fn send_call(
         self: &Rc<Self>,
-        home: Incarnation,
-        key: u64,
-        sender: Sender,
-        message: E::Message,
-        wait: Wait,
-    ) -> Result<Slot, Fault> {
+        ask: &mut Asking<E>,
+        waker: Option<Waker>,
+    ) -> Result<(), Box<Fault>> {
         let hub = &*self.hub;
-        let method = E::method(&message);
-        let info = &E::KIND.methods[method];
-        if hub.options.encode_all || !info.answers() || !may_call(info, sender) {
-            return self.send_call_far(home, key, sender, message, wait);
+        let method = ask.message.as_ref().map_or(usize::MAX, E::method);
+        let Some(info) = E::KIND.methods.get(method) else {
+            return self.send_call_far(ask, waker);
+        };
+        if hub.options.encode_all || !info.answers() || !may_call(info, ask.sender) {
+            return self.send_call_far(ask, waker);
         }
-        let mut deadline = hub.now.get().as_nanos().saturating_add(match wait.nanos {
+        let mut deadline = hub.now.get().as_nanos().saturating_add(match ask.wait_nanos {
             OWN_WAIT => hub.wait_nanos(info.deadline_ms),
             nanos => nanos,
         });
+        let (home, key) = (ask.home, ask.key);
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, ids, .. } = &mut *cells;
         let found = ids.find(hash(home, key), |index| {
@@ -76,12 +84,12 @@ impl<E: Entity> Shard<E> {
         });
         let Some(index) = found else {
             drop(cells);
-            return self.send_call_far(home, key, sender, message, wait);
+            return self.send_call_far(ask, waker);
         };
         let slot = &mut slots[index as usize];
         let mut calls = self.calls.borrow_mut();
         let mut turns = hub.turns.borrow_mut();
-        let caller = turns.get_mut(wait.turn);
+        let caller = turns.get_mut(ask.turn);
         let fits = slot.flags & (BUSY | CLOSING | QUARANTINED) == 0
             && slot.mailbox.len < self.limits.mailbox_max
             && room.len() < hub.options.mail_max
@@ -93,7 +101,7 @@ impl<E: Entity> Shard<E> {
             drop(turns);
             drop(calls);
             drop(cells);
-            return self.send_call_far(home, key, sender, message, wait);
+            return self.send_call_far(ask, waker);
         }
         if let Some(turn) = &caller {
             deadline = deadline.min(turn.deadline.as_nanos());
@@ -101,54 +109,56 @@ impl<E: Entity> Shard<E> {
         let deadline = Instant::from_nanos(deadline);
         let call = calls.insert(NewCall {
             method: method as u16,
-            turn: wait.turn,
+            turn: ask.turn,
             home,
             key,
             sent: Sent::Here(index),
             deadline,
-            waker: wait.waker,
+            waker,
         });
         if let Some(turn) = caller {
             turn.calls.push(call.index);
         }
         drop(turns);
         drop(calls);
-        room.push(
-            &mut slot.mailbox,
-            Mail {
-                origin: Origin::Local(call),
-                sender,
-                body: Body::Message(message),
-                method: method as u16,
-            },
-        );
+        ask.slot = call;
+        let node = room.push_empty(&mut slot.mailbox);
+        node.put(&mut ask.message, call, ask.sender, method as u16);
         if slot.flags & (READY | LOADING) == 0 {
             slot.flags |= READY;
             drop(cells);
             hub.push_ready(Ready::Entity { shard: self.index, index });
         }
         hub.sweep_by(deadline);
-        Ok(call)
+        Ok(())
     }
 
     /// Sends a call with all that may happen to one.
     #[inline(never)]
     fn send_call_far(
         self: &Rc<Self>,
-        home: Incarnation,
-        key: u64,
-        sender: Sender,
+        ask: &mut Asking<E>,
+        waker: Option<Waker>,
+    ) -> Result<(), Box<Fault>> {
+        let message = ask.message.take().expect("a call has its message until it is sent");
+        ask.slot = self.send_anywhere(ask, message, waker)?;
+        Ok(())
+    }
+
+    fn send_anywhere(
+        self: &Rc<Self>,
+        ask: &Asking<E>,
         mut message: E::Message,
-        wait: Wait,
+        waker: Option<Waker>,
     ) -> Result<Slot, Fault> {
-        let turn = wait.turn;
+        let Asking { home, key, sender, turn, wait_nanos, .. } = *ask;
         let hub = &*self.hub;
         let method = E::method(&message) as u16;
         let info = self.check_method(method, sender)?;
         if !info.answers() {
             return Err(Fault::DENIED);
         }
-        let nanos = match wait.nanos {
+        let nanos = match wait_nanos {
             OWN_WAIT => hub.wait_nanos(info.deadline_ms),
             nanos => nanos,
         };
@@ -184,7 +194,6 @@ impl<E: Entity> Shard<E> {
             self.reserve_lane(worker)?;
         }
         deadline = deadline.min(hub.begin_call(turn)?);
-        let waker = wait.waker;
         let new = NewCall { method, turn, home, key, sent, deadline, waker };
         let call = self.calls.borrow_mut().insert(new);
         if let Some(turn) = hub.turns.borrow_mut().get_mut(turn) {
@@ -246,15 +255,8 @@ impl<E: Entity> Shard<E> {
             drop(cells);
             return self.send_tell_far(home, key, sender, message);
         }
-        room.push(
-            &mut slot.mailbox,
-            Mail {
-                origin: Origin::Tell,
-                sender,
-                body: Body::Message(message),
-                method: method as u16,
-            },
-        );
+        let node = room.push_empty(&mut slot.mailbox);
+        node.put(&mut Some(message), NO_CALL, sender, method as u16);
         if slot.flags & (READY | BUSY | LOADING) == 0 {
             slot.flags |= READY;
             drop(cells);
@@ -387,6 +389,41 @@ impl<E: Entity> Shard<E> {
             Origin::Tell => {}
             Origin::Local(slot) => self.complete(slot, result),
             other => self.answer_far(other, result),
+        }
+    }
+
+    /// Gives the reply of the message that is being handled to whoever waits for it.
+    #[inline]
+    pub fn reply(&self, reply: E::Reply) {
+        let mut cells = self.cells.borrow_mut();
+        let Some(node) = cells.room.node_mut(self.hub.running.node.get()) else { return };
+        if self.hub.options.encode_all {
+            let origin = node.take_origin();
+            drop(cells);
+            return self.answer(origin, Ok(reply));
+        }
+        let Some(slot) = node.take_call() else {
+            let origin = node.take_origin();
+            drop(cells);
+            return self.answer(origin, Ok(reply));
+        };
+        drop(cells);
+        let mut calls = self.calls.borrow_mut();
+        match calls.get_mut(slot) {
+            Some(call) if call.is_waiting() => {
+                if let Some(turn) = call.settle_reply(reply) {
+                    drop(calls);
+                    self.hub.wake_turn(turn);
+                } else {
+                    let waiter = call.waiter();
+                    drop(calls);
+                    self.hub.tell_waiter(waiter);
+                }
+            }
+            _ => {
+                drop(calls);
+                bump(&self.hub.count.late_replies);
+            }
         }
     }
 
@@ -523,17 +560,17 @@ impl<E: Entity> Shard<E> {
         slot: Slot,
         turn: TurnId,
         waker: Option<Waker>,
-    ) -> Option<Result<E::Reply, Fault>> {
+    ) -> Option<Result<E::Reply, Box<Fault>>> {
         let mut calls = self.calls.borrow_mut();
         let call = calls.get_mut(slot)?;
         if call.is_waiting() {
             call.wait(waker);
             return None;
         }
-        let result = calls.remove(slot);
+        let answer = calls.take(slot);
         drop(calls);
         self.forget_call(slot, turn);
-        result
+        answer
     }
 
     /// A call was dropped before its answer was taken.
@@ -542,7 +579,9 @@ impl<E: Entity> Shard<E> {
             let mut calls = self.calls.borrow_mut();
             let Some(call) = calls.get_mut(slot) else { return };
             let found = (call.is_waiting(), call.sent());
-            drop(calls.remove(slot));
+            let held = calls.remove(slot);
+            drop(calls);
+            drop(held);
             found
         };
         self.forget_call(slot, turn);

@@ -24,7 +24,7 @@ use super::timers::TimerTable;
 use super::topics::Ears;
 use super::turns::{NewTurn, TurnId};
 use super::watch::method_path;
-use crate::cx::Peer;
+use crate::cx::{Cx, Peer};
 use crate::data::{Changes, Sheets};
 use crate::entity::{Class, Entity, Hook, Hooks, KindInfo, OnPanic};
 use crate::error::Fault;
@@ -332,7 +332,7 @@ impl<E: Entity> Shard<E> {
     }
 
     /// Runs a hook; those of scenes' steps are measured.
-    fn run_hook(&self, turn: Turn<E>, index: u32, hook: Hook) -> Step {
+    fn run_hook(&self, turn: Turn<'_, E>, index: u32, hook: Hook) -> Step {
         let Hook::Step(steps) = hook else { return E::hook(turn, hook) };
         let before = self.hub.watch.now();
         let step = E::hook(turn, hook);
@@ -470,9 +470,9 @@ impl<E: Entity> Shard<E> {
             let Some(state) = slot.state.clone() else { return };
             let me = sender_of::<E>(slot);
             let method = node.method;
-            let is_awaited = !matches!(node.origin, Origin::Tell);
-            if is_awaited && !self.is_wanted(&node.origin) {
-                let origin = std::mem::take(&mut node.origin);
+            let is_awaited = node.is_awaited();
+            if is_awaited && !node.with_origin(|origin| self.is_wanted(origin)) {
+                let origin = node.take_origin();
                 drop(cells);
                 self.skip_unwanted(origin);
                 continue;
@@ -485,7 +485,8 @@ impl<E: Entity> Shard<E> {
             let count = &self.counts[usize::from(method.wrapping_add(1))];
             count.set(count.get() + 1);
             hub.watch.begin(self.index, method, index, me.key);
-            let turn = Turn::new(Rc::clone(self), index, state, me);
+            let mut cx = Cx::new(Rc::clone(self), index, TurnId::NONE, me);
+            let turn = Turn::new(&mut cx, state);
             let _: Step = match body {
                 Body::Message(message) => E::dispatch(turn, message),
                 Body::Hook(hook) => self.run_hook(turn, index, *hook),
@@ -519,7 +520,7 @@ impl<E: Entity> Shard<E> {
     pub fn take_origin(&self) -> Origin {
         let mut cells = self.cells.borrow_mut();
         match cells.room.node_mut(self.hub.running.node.get()) {
-            Some(node) => std::mem::take(&mut node.origin),
+            Some(node) => node.take_origin(),
             None => Origin::Tell,
         }
     }
@@ -528,7 +529,7 @@ impl<E: Entity> Shard<E> {
     pub fn with_origin<R>(&self, look: impl FnOnce(&Origin, Sender) -> R) -> R {
         let cells = self.cells.borrow();
         match cells.room.node(self.hub.running.node.get()) {
-            Some(node) => look(&node.origin, node.sender),
+            Some(node) => node.with_origin(|origin| look(origin, node.sender)),
             None => look(&Origin::Tell, Sender::OWN),
         }
     }
@@ -593,7 +594,7 @@ impl<E: Entity> Shard<E> {
         let exclusive = !interleaves::<E>(method);
         let mut cells = self.cells.borrow_mut();
         let (origin, sender) = match cells.room.node_mut(running.node.get()) {
-            Some(node) => (std::mem::take(&mut node.origin), node.sender),
+            Some(node) => (node.take_origin(), node.sender),
             None => (Origin::Tell, Sender::OWN),
         };
         let deadline = self.deadline_of(&origin);
@@ -801,7 +802,9 @@ impl<E: Entity> Shard<E> {
                 let Cells { slots, room, .. } = &mut *cells;
                 let Some(slot) = slots.get_mut(index as usize) else { return };
                 room.drop_first(&mut slot.mailbox, |mail| {
-                    matches!(mail.origin, Origin::Request(_)) && !self.is_wanted(&mail.origin)
+                    mail.with_origin(|origin| {
+                        matches!(origin, Origin::Request(_)) && !self.is_wanted(origin)
+                    })
                 })
             };
             let Some(origin) = origin else { return };

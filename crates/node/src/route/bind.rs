@@ -21,7 +21,7 @@ use super::{
     Answer, Asked, Failure, HANDLER_FAILED, Options, Output, Peer, RouteError, Router, Routes,
     Started,
 };
-use crate::call::Call;
+use crate::call::{Call, CallEnd};
 use crate::cx::{self, Caller, Cx, Link};
 use crate::entity::{Callers, Class, Entity, Hook, Hooks, KindInfo, MethodInfo};
 use crate::error::CallError;
@@ -355,9 +355,8 @@ impl<A: RouteApp> RouteStub<'_, A> {
         body: impl Into<Vec<u8>>,
     ) -> Call<Routed<A>, Result<Answer, CallError>> {
         let message = RouteMessage::Route(Ask { command, body: body.into() });
-        self.link.call(message, |reply| {
-            reply.map(|RouteReply(code, body)| Answer { code, body: body.0 })
-        })
+        let replied = |RouteReply(code, body)| Poll::Ready(Ok(Answer { code, body: body.0 }));
+        self.link.call(message, CallEnd { replied, failed: Err })
     }
 
     /// Sends `command` with `body` one-way.

@@ -18,11 +18,12 @@
 // As in generated code: the entity is this turn's until the handler ends.
 #![allow(clippy::await_holding_refcell_ref)]
 
+use std::task::Poll;
 use std::time::Duration;
 
 use node::rt::{
-    Call, CallError, Callers, Class, Cx, DecodeError, Entity, KindInfo, Link, Message, MethodInfo,
-    Pattern, Schedule, Status, Step, TimerId, Turn, wrong_reply,
+    Call, CallEnd, CallError, Callers, Class, Cx, DecodeError, Entity, KindInfo, Link, Message,
+    MethodInfo, Pattern, Schedule, Status, Step, TimerId, Turn, wrong_reply,
 };
 
 /// Counts.
@@ -168,10 +169,16 @@ pub struct CounterStub<'c> {
 impl CounterStub<'_> {
     #[inline]
     pub fn add(&self, n: u64) -> Call<Counter, Result<u64, CallError>> {
-        self.link.call(CounterMessage::Add(n), |reply| match reply? {
-            CounterReply::Add(n) => Ok(n),
-            _ => Err(wrong_reply()),
-        })
+        self.link.call(
+            CounterMessage::Add(n),
+            CallEnd {
+                replied: |reply| match reply {
+                    CounterReply::Add(n) => Poll::Ready(Ok(n)),
+                    _ => Poll::Ready(Err(wrong_reply())),
+                },
+                failed: Err,
+            },
+        )
     }
 
     #[inline]
@@ -186,10 +193,16 @@ impl CounterStub<'_> {
 
     #[inline]
     pub fn add_later(&self, n: u64, ms: u64) -> Call<Counter, Result<u64, CallError>> {
-        self.link.call(CounterMessage::AddLater(n, ms), |reply| match reply? {
-            CounterReply::AddLater(n) => Ok(n),
-            _ => Err(wrong_reply()),
-        })
+        self.link.call(
+            CounterMessage::AddLater(n, ms),
+            CallEnd {
+                replied: |reply| match reply {
+                    CounterReply::AddLater(n) => Poll::Ready(Ok(n)),
+                    _ => Poll::Ready(Err(wrong_reply())),
+                },
+                failed: Err,
+            },
+        )
     }
 }
 

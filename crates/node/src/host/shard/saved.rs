@@ -180,7 +180,8 @@ impl<E: Entity> Shard<E> {
         running.method.set(HOOK);
         running.turn.set(TurnId::NONE);
         let me = Sender::of(id, self.hub.me.node);
-        let turn = Turn::new(Rc::clone(self), index, state, me);
+        let mut cx = Cx::new(Rc::clone(self), index, TurnId::NONE, me);
+        let turn = Turn::new(&mut cx, state);
         let ran = catch_unwind(AssertUnwindSafe(|| E::hook(turn, hook)));
         if let Err(panic) = ran {
             let turn = self.hub.running.turn.get();
