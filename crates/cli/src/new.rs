@@ -36,11 +36,12 @@ macro_rules! files {
     };
 }
 
-const HELLO: Files = files!("../templates/hello/": "src/main.rs", "src/lib.rs", "web/index.html", "web/hello.js", "tests/bell.rs");
+const HELLO: Files = files!("../templates/hello/": "src/main.rs", "src/lib.rs", "web/index.html", "web/hello.js", "tests/bell.rs", "interface.lock");
 
 const ARENA: Files = files!("../../../samples/arena/":
     "src/lib.rs", "src/main.rs", "src/avatar.rs", "src/bot.rs", "src/field.rs", "src/lobby.rs",
     "src/messages.rs", "src/rules.rs", "src/web.rs", "src/world.rs", "tests/play.rs",
+    "interface.lock",
     "web/index.html", "web/arena.css", "web/arena.js", "web/view.js",
 );
 

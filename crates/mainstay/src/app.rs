@@ -20,11 +20,33 @@ pub struct App {
     kinds: Vec<Kind>,
     clients: Vec<fn(&mut SchemaBuilder)>,
     bindings: Vec<Choose>,
+    /// Streams that every login gets, and the kinds that they lead to.
+    bound: Vec<(String, &'static KindInfo)>,
     roles: Vec<(String, Role)>,
     assets: Vec<&'static [Asset]>,
     routes: Option<Arc<dyn Fn() -> Router + Send + Sync>>,
     guests: bool,
     accepted: Vec<u64>,
+}
+
+/// Why a game's declarations do not fit together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppError {
+    /// A stream of every login leads to a kind that the app does not offer.
+    #[error(
+        "the stream {stream:?} of each login leads to `{kind}`, which the app does not offer: \
+         add `.entity::<..>()` for it"
+    )]
+    NotOffered {
+        /// Name of the stream.
+        stream: String,
+        /// Name of the kind.
+        kind: &'static str,
+    },
+    /// Two streams of every login have one name.
+    #[error("two streams of each login are called {0:?}: rename one")]
+    StreamTwice(String),
 }
 
 #[derive(Clone)]
@@ -43,6 +65,7 @@ impl App {
             kinds: Vec::new(),
             clients: Vec::new(),
             bindings: Vec::new(),
+            bound: Vec::new(),
             roles: Vec::new(),
             assets: Vec::new(),
             routes: None,
@@ -119,10 +142,11 @@ impl App {
     /// Binds each login's stream `name` to the entity of kind `E` with the key that `key` chooses.
     #[must_use]
     pub fn bind<E: Entity>(
-        self,
+        mut self,
         name: &str,
         key: impl Fn(&Login<'_>) -> u64 + Send + Sync + 'static,
     ) -> Self {
+        self.bound.push((name.to_owned(), E::KIND));
         let (name, kind) = (name.to_owned(), E::KIND.id);
         let single = matches!(E::KIND.class, Class::Singleton | Class::Service);
         self.bindings(move |login| {
@@ -207,6 +231,20 @@ impl App {
         let mut hashes = self.accepted.clone();
         hashes.push(self.schema()?.interface_hash());
         Ok(hashes)
+    }
+
+    /// Whether its declarations fit together.
+    pub(crate) fn check(&self) -> Result<(), AppError> {
+        for (at, (stream, kind)) in self.bound.iter().enumerate() {
+            if !self.kinds.iter().any(|known| known.info.id == kind.id) {
+                let (stream, kind) = (stream.clone(), kind.name);
+                return Err(AppError::NotOffered { stream, kind });
+            }
+            if self.bound[..at].iter().any(|(other, _)| other == stream) {
+                return Err(AppError::StreamTwice(stream.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// The roles that its cluster file may name.

@@ -34,6 +34,7 @@ mod app;
 mod arguments;
 pub mod config;
 mod console;
+mod interface;
 pub mod prelude;
 mod process;
 mod run;
@@ -45,7 +46,7 @@ pub mod rt {
     pub use proto::codec::*;
 }
 
-pub use app::App;
+pub use app::{App, AppError};
 pub use bots;
 pub use client;
 pub use env;

@@ -31,6 +31,9 @@ pub enum StartError {
     /// The entities' part.
     #[error(transparent)]
     Node(#[from] node::NodeError),
+    /// The game's declarations do not fit together.
+    #[error(transparent)]
+    App(#[from] crate::app::AppError),
     /// The game's declarations.
     #[error(transparent)]
     Schema(#[from] proto::schema::SchemaError),
@@ -94,6 +97,7 @@ impl Running {
         process: &Process,
         keys: &Keys,
     ) -> Result<Running, StartError> {
+        app.check()?;
         let clock = Clock::system();
         let registry = Registry::new();
         let nodes = Cluster::embedded(process.options.registry.clone());

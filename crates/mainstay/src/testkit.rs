@@ -46,6 +46,8 @@ use proto::{Message, MethodId};
 
 use crate::App;
 
+pub use crate::interface::check_interface;
+
 /// How long a simulated client waits for an answer.
 const REQUEST_WAIT: Duration = Duration::from_secs(30);
 
@@ -80,6 +82,9 @@ impl Cluster {
 
 /// The simulated cluster's options for a game: two gates, two nodes with two workers each.
 pub fn sim_options(app: &App, seed: u64, faults: Faults) -> ::testkit::Options {
+    if let Err(error) = app.check() {
+        panic!("{error}");
+    }
     let node_app = app.node_app(|_| true);
     let register: ::testkit::Register = Arc::new(move |host| node_app.register_on(host));
     let bindings = Bindings::new(app.chooser());

@@ -22,6 +22,12 @@ fn views(events: &[Event]) -> usize {
         .count()
 }
 
+/// Clients of the last release must still be understood.
+#[test]
+fn the_interface_is_what_interface_lock_promises() {
+    mainstay::testkit::check_interface("interface.lock", &arena::app());
+}
+
 #[mainstay::test(seed = 3)]
 async fn players_share_an_arena_and_see_twenty_steps_a_second(cluster: Cluster) {
     let game = cluster.start(&arena::app());

@@ -9,7 +9,7 @@ use super::{
 use crate::id::MethodId;
 
 const HEADER: &str = "# interface.lock, format 1: what this game promises to older peers.
-# Written by `mainstay schema --lock`, verified by every build. Commit it, do not edit it.
+# Written by `MAINSTAY_INTERFACE=update cargo test`, verified by every `cargo test`. Commit it, do not edit it.
 ";
 
 /// The content of `interface.lock`: the schema of the last release, with what it must remember
@@ -31,7 +31,7 @@ pub struct Lock {
 #[non_exhaustive]
 pub enum LockError {
     /// The file is no lock of this format.
-    #[error("interface.lock, line {line}: {what}; write it anew with `mainstay schema --lock`")]
+    #[error("interface.lock, line {line}: {what}; take it from the last commit again")]
     Parse {
         /// Counted from 1.
         line: usize,
@@ -41,7 +41,7 @@ pub enum LockError {
     /// The declarations break older peers, documents or clients.
     #[error(
         "the declarations break what interface.lock promises:\n{}\nundo that, or break it on \
-         purpose with `mainstay schema --lock --accept-breaking`",
+         purpose with `MAINSTAY_INTERFACE=break cargo test`",
         Lines(.0)
     )]
     Breaking(
@@ -49,7 +49,10 @@ pub enum LockError {
         Vec<Change>,
     ),
     /// The declarations grew, and the lock was not written since.
-    #[error("interface.lock is out of date, write it with `mainstay schema --lock`:\n{}", Lines(.0))]
+    #[error(
+        "interface.lock is out of date, write it with `MAINSTAY_INTERFACE=update cargo test`:\n{}",
+        Lines(.0)
+    )]
     OutOfDate(
         /// All changes.
         Vec<Change>,

@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use mainstay::testkit::{Cluster, Faults};
 
+/// Clients of the last release must still be understood.
+#[test]
+fn the_interface_is_what_interface_lock_promises() {
+    mainstay::testkit::check_interface("interface.lock", &hello::app());
+}
+
 #[mainstay::test(seed = 1)]
 async fn the_bell_counts_for_all(cluster: Cluster) {
     let game = cluster.start(&hello::app());

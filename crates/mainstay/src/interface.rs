@@ -1,0 +1,159 @@
+//! The promise to older peers, checked with a game's other tests.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use proto::schema::{Lock, Schema};
+
+use crate::App;
+
+/// The variable that lets [`check_interface`] write: `update`, or `break` to break older peers on
+/// purpose.
+const VARIABLE: &str = "MAINSTAY_INTERFACE";
+
+/// Fails if the game no longer keeps what its `interface.lock` promises to older clients and
+/// nodes: a method's id vanished or is used again, or its arguments changed. A game has one test
+/// that calls this:
+///
+/// ```no_run
+/// # let app = mainstay::App::new("bells");
+/// mainstay::testkit::check_interface("interface.lock", &app);
+/// ```
+///
+/// With `MAINSTAY_INTERFACE=update` it writes the lock instead, if all that changed is new. With
+/// `MAINSTAY_INTERFACE=break` it writes it whatever changed: removed ids are retired for ever, and
+/// older clients are told to update. `path` is taken from the package's folder.
+///
+/// # Panics
+///
+/// As said; with every change, and what to do about it.
+pub fn check_interface(path: impl AsRef<Path>, app: &App) {
+    let path = path.as_ref();
+    let wish = std::env::var(VARIABLE).unwrap_or_default();
+    let schema = app.schema().unwrap_or_else(|error| panic!("{error}"));
+    if let Err(problem) = check(path, schema, &wish) {
+        panic!("{}: {problem}", path.display());
+    }
+}
+
+fn check(path: &Path, schema: Schema, wish: &str) -> Result<(), String> {
+    let writes = match wish {
+        "" => None,
+        "update" => Some(false),
+        "break" => Some(true),
+        other => return Err(format!("{VARIABLE} is {other:?}: write `update` or `break`")),
+    };
+    let lock = match fs::read_to_string(path) {
+        Ok(text) => Some(Lock::parse(&text).map_err(|error| error.to_string())?),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error.to_string()),
+    };
+    let next = match (lock, writes) {
+        (Some(lock), None) => return lock.verify(&schema).map_err(|error| error.to_string()),
+        (None, None) => {
+            let write = format!("write it with `{VARIABLE}=update cargo test` and commit it");
+            return Err(format!("there is no interface.lock yet: {write}"));
+        }
+        (None, Some(_)) => Lock::new(schema),
+        (Some(lock), Some(accept_breaking)) => {
+            if lock.verify(&schema).is_ok() {
+                return Ok(());
+            }
+            lock.update(schema, accept_breaking).map_err(|error| error.to_string())?
+        }
+    };
+    fs::write(path, next.render()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prelude::*;
+
+    mod first {
+        use super::*;
+
+        #[entity(root = crate::rt, name = "bell")]
+        #[derive(Default)]
+        pub struct Bell {}
+
+        #[rpc(root = crate::rt)]
+        impl Bell {
+            #[request(client)]
+            fn ring(&mut self) -> u64 {
+                1
+            }
+        }
+    }
+
+    mod grown {
+        use super::*;
+
+        #[entity(root = crate::rt, name = "bell")]
+        #[derive(Default)]
+        pub struct Bell {}
+
+        #[rpc(root = crate::rt)]
+        impl Bell {
+            #[request(client)]
+            fn silence(&mut self) -> u64 {
+                1
+            }
+            #[request(client)]
+            fn ring(&mut self) -> u64 {
+                1
+            }
+        }
+    }
+
+    mod shrunk {
+        use super::*;
+
+        #[entity(root = crate::rt, name = "bell")]
+        #[derive(Default)]
+        pub struct Bell {}
+
+        #[rpc(root = crate::rt)]
+        impl Bell {
+            #[request(client)]
+            fn silence(&mut self) -> u64 {
+                1
+            }
+        }
+    }
+
+    fn schema<E: node::rt::Entity>() -> Schema {
+        App::new("bells").entity::<E>().schema().unwrap()
+    }
+
+    /// Ids were given by position: reordering methods in one file broke every client in the field,
+    /// and nothing said so before they called.
+    #[test]
+    fn a22_a_vanished_or_reused_id_fails_the_games_own_test() {
+        let folder = std::env::temp_dir().join(format!("mainstay-lock-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("interface.lock");
+        let check = |schema, wish| check(&path, schema, wish);
+        let missing = check(schema::<first::Bell>(), "").unwrap_err();
+        assert!(missing.contains("MAINSTAY_INTERFACE=update cargo test"), "{missing}");
+        check(schema::<first::Bell>(), "update").unwrap();
+        check(schema::<first::Bell>(), "").unwrap();
+        // What is only new, in whatever order, is asked to be written down.
+        let grown = check(schema::<grown::Bell>(), "").unwrap_err();
+        assert!(grown.contains("out of date") && grown.contains("silence"), "{grown}");
+        check(schema::<grown::Bell>(), "update").unwrap();
+        // What vanished is not written by mistake.
+        for wish in ["", "update"] {
+            let gone = check(schema::<shrunk::Bell>(), wish).unwrap_err();
+            assert!(gone.contains("ring") && gone.contains("MAINSTAY_INTERFACE=break"), "{gone}");
+        }
+        check(schema::<shrunk::Bell>(), "break").unwrap();
+        check(schema::<shrunk::Bell>(), "").unwrap();
+        // And its id stays retired.
+        let again = check(schema::<grown::Bell>(), "update").unwrap_err();
+        assert!(again.contains("reuses the id"), "{again}");
+        assert!(check(schema::<grown::Bell>(), "yes").unwrap_err().contains("`update` or `break`"));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
