@@ -447,6 +447,22 @@ fn a30_a_group_that_could_not_be_opened_is_an_error_to_who_casts() {
     }
 }
 
+/// An app that bound each login to a kind that it forgot to offer started, and let nobody in.
+#[test]
+fn a_stream_that_leads_to_no_kind_is_refused_at_start() {
+    let wrong = [
+        (App::new("towns").agent::<Town>("town"), "add `.entity::<..>()`"),
+        (towns().agent::<Town>("town"), "two streams of each login are called \"town\""),
+    ];
+    for (app, says) in wrong {
+        let config = Config::from_input(&Input::of_text("c.json", ONE), &app.role_names());
+        let config = config.unwrap();
+        let process = &config.processes[0];
+        let error = Running::start(&app, "test", process, &Keys::default()).unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
 /// Who called what only servers may call was refused for ever, and could go on trying.
 #[test]
 fn a21_who_keeps_calling_what_it_may_not_call_is_banned() {

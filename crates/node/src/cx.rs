@@ -596,9 +596,25 @@ impl<E: Entity> Cx<E> {
         self.hub().clients.borrow_mut().group_open(self.shard.target_of(self.entity), name, kind)
     }
 
-    /// Gives the client's session a stream called `name` that leads to `target`.
-    pub fn bind<T: Entity>(&self, peer: &Peer, name: &str, target: Ref<T>) {
-        self.hub().clients.borrow_mut().bind(peer.slot(), name, target.id);
+    /// Gives the client's session a stream called `name` that leads to `target`, instead of what has
+    /// that name. The session's home opens it, trying again while the target's owner is away.
+    ///
+    /// # Errors
+    ///
+    /// What is known here already, and then nothing is done: `Gone` if the target is a room that
+    /// has ended, `NotFound` if it was never made or no node offers its kind.
+    pub fn bind<T: Entity>(
+        &self,
+        peer: &Peer,
+        name: &str,
+        target: Ref<T>,
+    ) -> Result<(), CallError> {
+        let hub = self.hub();
+        if let Err(fault) = hub.shard::<T>().leads_somewhere(target.id) {
+            return Err(fault.into_error(target.id, Duration::ZERO));
+        }
+        hub.clients.borrow_mut().bind(peer.slot(), name, target.id);
+        Ok(())
     }
 
     /// Ends the stream called `name` of the client's session.

@@ -217,11 +217,9 @@ impl Agent {
         let book = self.book.clone();
         let call = cx.entity::<Hall>(hall % HALLS).find().deadline(CALL);
         match timed(&book, (CALL, "a hall"), || cx.now(), call).await {
-            Ok(Some(room)) => {
-                cx.bind(&peer, "room", room);
-                answer(cx.key(), life, n)
-            }
-            Ok(None) => 0,
+            // It may have ended since.
+            Ok(Some(room)) if cx.bind(&peer, "room", room).is_ok() => answer(cx.key(), life, n),
+            Ok(_) => 0,
             Err(error) => failed(&book, &error),
         }
     }

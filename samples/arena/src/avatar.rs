@@ -40,7 +40,7 @@ impl Avatar {
         let (Ok(Place { field, edge }), Some(me)) = (place, entered) else {
             return Err(PlayError::Full);
         };
-        cx.bind(&peer, "arena", field);
+        cx.bind(&peer, "arena", field).map_err(|_| PlayError::Full)?;
         Ok(Playing { me, edge, steps_per_second: rules::STEPS_PER_SECOND })
     }
 

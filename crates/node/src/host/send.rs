@@ -355,6 +355,34 @@ impl<E: Entity> Shard<E> {
         }
     }
 
+    /// Whether `id` may exist, as far as is known here.
+    pub fn leads_somewhere(&self, id: EntityId) -> Result<(), Fault> {
+        let hub = &*self.hub;
+        if let Some(index) = self.cells.borrow().find(id.home, id.key) {
+            let closing = self.cells.borrow().slots[index as usize].flags & CLOSING != 0;
+            return if closing { Err(Fault::GONE) } else { Ok(()) };
+        }
+        if id.home != Incarnation::NONE && id.home == hub.me.node {
+            let worker = (id.key & 0xff) as u8;
+            return match worker {
+                worker if worker == hub.me.worker => Err(self.missing_room(id)),
+                worker if worker < hub.workers => Ok(()),
+                _ => Err(Fault::NOT_FOUND),
+            };
+        }
+        if E::KIND.class == Class::Service && self.hosted.get() {
+            return Ok(());
+        }
+        match hub.router.place(id) {
+            Place::Gone => Err(Fault::GONE),
+            Place::Unknown => Err(Fault::NOT_FOUND),
+            Place::Here if !self.hosted.get() || E::KIND.class == Class::Room => {
+                Err(Fault::NOT_FOUND)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The message as it would arrive on another node.
     fn recode(&self, message: E::Message) -> Result<E::Message, Fault> {
         let method = E::method(&message);

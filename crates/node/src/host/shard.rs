@@ -411,7 +411,7 @@ impl<E: Entity> Shard<E> {
     }
 
     /// Why there is no room with `id`: rooms are numbered, so it is known whether there ever was.
-    fn missing_room(&self, id: EntityId) -> Fault {
+    pub fn missing_room(&self, id: EntityId) -> Fault {
         let was_made = id.key >> 8 < self.hub.next_room.get();
         if id.home == self.hub.me.node && was_made { Fault::GONE } else { Fault::NOT_FOUND }
     }

@@ -4,12 +4,14 @@ use expect_test::expect;
 use macros::{client, entity, rpc};
 use node::rt::{Cx, Group, MethodId, Peer, Status};
 use node::{
-    Activation, Caller, ClientMessage, ClientOut, ClientRequest, HostOptions, PeerInfo, Ref, Target,
+    Activation, Caller, ClientMessage, ClientOut, ClientRequest, Entity, HostOptions, PeerInfo,
+    Ref, Target,
 };
 use proto::frame::CloseCode;
 use proto::link::Slot;
-use proto::{AccountId, SessionId};
+use proto::{AccountId, EntityId, Incarnation, SessionId};
 
+use crate::actor::short;
 use crate::rig::{Rig, say, trace};
 
 #[client(root = node::rt)]
@@ -121,6 +123,22 @@ impl Desk {
         }
     }
 
+    #[request(client)]
+    fn send_to(&mut self, cx: &mut Cx<Self>, node: u64, key: u64) -> String {
+        let Caller::Client(peer) = cx.caller() else { return "nobody".into() };
+        let id = EntityId { kind: Attic::KIND.id, home: Incarnation(node), key };
+        let attic = Ref::<Attic>::from_id(id).expect("its kind");
+        cx.bind(&peer, "attic", attic).map_or_else(|error| short(&error), |()| "bound".into())
+    }
+
+    #[request(client)]
+    fn send_up(&mut self, cx: &mut Cx<Self>) -> u64 {
+        let Caller::Client(peer) = cx.caller() else { return 0 };
+        let attic = cx.spawn(Attic).expect("it is offered");
+        cx.bind(&peer, "attic", attic).expect("it is there");
+        attic.key()
+    }
+
     #[tell(client)]
     fn panic_now(&mut self) {
         panic!("told to");
@@ -136,6 +154,12 @@ impl Desk {
         say(format!("offline {} {code:?}, {} peers", peer.account().0, cx.peers().len()));
     }
 }
+
+#[entity(root = node::rt, room)]
+struct Attic;
+
+#[rpc(root = node::rt)]
+impl Attic {}
 
 struct Table {
     rig: Rig,
@@ -484,6 +508,36 @@ fn bound_clients_are_known_and_can_be_grouped() {
         offline 7 Goodbye, 1 peers
     "#]]
     .assert_eq(&trace());
+}
+
+/// Sending a player to a room that had just ended did nothing, and the player waited for ever.
+#[test]
+fn a_bind_that_leads_nowhere_is_an_error_to_its_entity() {
+    let mut table = Table::new();
+    table.rig.host().register::<Attic>();
+    let peer = table.peer(7, 0);
+    table.send(&peer, "send_up", vec![0x90], Some(1)).unwrap();
+    table.rig.settle();
+    let out = table.out();
+    assert!(out.starts_with("Bind {") && out.contains("reply 7 to 1 Ok 256"), "{out}");
+    let to = |node: u64, key: u64| proto::encode(&(node, key));
+    table.send(&peer, "send_to", to(1, 256), Some(2)).unwrap();
+    table.rig.settle();
+    assert!(table.out().contains("reply 7 to 2 Ok \"bound\""));
+    // Ended; never made; on a worker that there is not; a room by its key.
+    let id = EntityId { kind: Attic::KIND.id, home: Incarnation(1), key: 256 };
+    assert!(table.rig.host().destroy(id, CloseCode::Goodbye));
+    for (tag, (node, key)) in (3..).zip([(1, 256), (1, 99 << 8), (1, 9), (0, 5)]) {
+        table.send(&peer, "send_to", to(node, key), Some(tag)).unwrap();
+    }
+    table.rig.settle();
+    expect![[r#"
+        reply 7 to 3 Ok "Gone(256)"
+        reply 7 to 4 Ok "NotFound(25344)"
+        reply 7 to 5 Ok "NotFound(9)"
+        reply 7 to 6 Ok "NotFound(5)"
+    "#]]
+    .assert_eq(&table.out());
 }
 
 /// A push to a group that was gone went nowhere, and whoever sent it never knew.
