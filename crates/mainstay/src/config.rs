@@ -20,6 +20,7 @@
 //!         "tickets": [{"id": 1, "key": {"env": "ARENA_TICKET_KEY"}}],
 //!         "mesh": {"file": "mesh.key"},
 //!     },
+//!     "store": {"embedded": "arena.store"},
 //!     "options": {"gate": {"heartbeat": "6s"}},
 //!     "zones": {"east": {"options": {"session": {"resume_window": "2min"}}}},
 //!     "roles": {"battle": {"entities": ["room"]}},
@@ -48,6 +49,7 @@ mod option;
 mod process;
 mod roles;
 mod show;
+mod store;
 
 pub use groups::{DrainOptions, LogOptions, NodeLimits, Options, StoreOptions};
 pub use input::Input;
@@ -55,6 +57,7 @@ pub use keys::{KeyRefs, Keys, Secret, Vault};
 pub use process::Process;
 pub use roles::{Kinds, Role, Roles};
 pub use show::{Change, Effective, difference};
+pub use store::StorePlace;
 
 #[cfg(test)]
 mod tests;

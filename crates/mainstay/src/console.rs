@@ -61,6 +61,7 @@ impl Source {
                 workers_table(&node_stats),
                 entities_table(&workers),
                 scenes_table(&workers),
+                stored_table(&workers),
                 slow_table(&workers),
                 refusals_table(&workers),
                 gate_table(&gate),
@@ -76,6 +77,49 @@ fn column(name: &str) -> Value {
 
 fn number(name: &str) -> Value {
     json!({"name": name, "number": true})
+}
+
+/// What is kept in the store, by worker.
+fn stored_table(workers: &[&WorkerStats]) -> Value {
+    let rows: Vec<_> = workers
+        .iter()
+        .enumerate()
+        .filter(|(_, worker)| worker.data != node::data::Stats::default())
+        .map(|(index, worker)| {
+            let data = &worker.data;
+            json!([
+                index,
+                data.owned,
+                data.loading,
+                data.dirty,
+                data.dirty_bytes,
+                data.lag.as_millis() as u64,
+                data.saved,
+                data.save_errors,
+                data.poisoned,
+                data.lost,
+                data.committed,
+                data.commit_errors,
+                if data.parked { "yes" } else { "" },
+            ])
+        })
+        .collect();
+    let names = [
+        "worker",
+        "owned",
+        "loading",
+        "unsaved",
+        "unsaved bytes",
+        "lag ms",
+        "saves",
+        "save errors",
+        "set aside",
+        "lost",
+        "deals",
+        "deals failed",
+    ];
+    let columns = names.map(number).into_iter().chain([column("stands still")]);
+    json!({"name": "stored", "columns": columns.collect::<Vec<_>>(), "rows": rows})
 }
 
 fn workers_table(stats: &node::NodeStats) -> Value {

@@ -56,6 +56,7 @@ pub use process::{Running, StartError, Stopped};
 pub use proto;
 pub use run::{Exit, run, run_with};
 pub use scene;
+pub use store;
 pub use tables;
 pub use transport;
 pub use web;

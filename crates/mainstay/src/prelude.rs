@@ -1,7 +1,8 @@
 //! What most modules of a game use.
 
 pub use env::{Calendar, WallTime};
-pub use macros::{Message, client, component, entity, rpc, service};
+pub use macros::{Document, Message, client, component, entity, rpc, service};
+pub use node::data::{CommitError, Deal, Document, Pledge, holder};
 pub use node::{
     CallError, Caller, Component, Cx, Failure, Group, Missed, Peer, Ref, This, TimerId, Times,
 };

@@ -11,14 +11,15 @@ use cluster::Cluster;
 use env::metrics::Registry;
 use env::{Clock, Random, WallTime};
 use mesh::Key;
-use node::{Node, NodeEnv, NodeHandle, NodeOptions};
+use node::{Node, NodeApp, NodeEnv, NodeHandle, NodeOptions};
 use proto::ticket::{Claims, Grant, TicketKeys};
 use proto::{AccountId, Incarnation};
+use store::Store;
 use transport::Board;
 use web::axum::Router;
 use web::{Guests, Server};
 
-use crate::config::{Keys, Process};
+use crate::config::{Keys, Process, StorePlace};
 use crate::{App, console};
 
 /// How long a gate has to say what it holds.
@@ -40,6 +41,25 @@ pub enum StartError {
     /// The clients' part.
     #[error(transparent)]
     Gate(#[from] gate::StartError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// The store does not answer.
+    #[error("the store in {path} cannot be used: {error}")]
+    StoreFailed {
+        /// Its file.
+        path: String,
+        /// What it says.
+        error: store::Error,
+    },
+    /// Run all entities in one process, or wait for a store on a server.
+    #[error(
+        "{path} is a store for one process, and several processes of the cluster hold entities"
+    )]
+    StoreShared {
+        /// Its file.
+        path: String,
+    },
     /// The system refuses a thread or a port.
     #[error("{what}: {source}")]
     System {
@@ -117,19 +137,18 @@ impl Running {
             interfaces: app.interfaces()?,
         };
         let runs = &process.runs;
-        let holds_entities = runs.sessions || runs.entities != crate::config::Kinds::None;
-        if holds_entities {
+        if process.holds_entities() {
+            let node_app = app
+                .node_app(|kind| runs.entities.has(kind))
+                .interface(app.schema()?.interface_hash());
             let env = NodeEnv {
                 clock: clock.clone(),
                 random: Random::from_os(),
                 cluster: nodes.clone(),
                 board: board.clone(),
                 mesh_key: mesh_key.clone(),
-                store: None,
+                store: open_store(&node_app, process)?,
             };
-            let node_app = app
-                .node_app(|kind| runs.entities.has(kind))
-                .interface(app.schema()?.interface_hash());
             running.node =
                 Some(Arc::new(Node::start(&node_app, node_options(cluster, process), env)?));
         }
@@ -215,6 +234,11 @@ impl Running {
         self.node.as_deref()
     }
 
+    /// Its entities, for whoever watches them without keeping them.
+    pub(crate) fn watched(&self) -> Option<std::sync::Weak<NodeHandle>> {
+        self.node.as_ref().map(Arc::downgrade)
+    }
+
     /// Its gate, if it has one.
     pub fn gate(&self) -> Option<&gate::Server> {
         self.gate.as_ref()
@@ -248,6 +272,9 @@ impl Running {
         if let Some(node) = self.node.take() {
             let report = node.stop();
             (stopped.sessions, stopped.streams) = report.closed();
+            if report.unsaved() > 0 {
+                stopped.unfinished.push(format!("{} entities are not saved", report.unsaved()));
+            }
             for (worker, stats) in report.workers.iter().enumerate() {
                 if stats.is_none() {
                     stopped.unfinished.push(format!("worker {worker} has panicked"));
@@ -277,6 +304,32 @@ pub(crate) fn claims(clock: &Clock, account: AccountId, name: &str, life: Durati
     Claims { account, level: 0, name: name.to_owned(), issued, expires }
 }
 
+/// Opens the store, if the game keeps anything.
+fn open_store(app: &NodeApp, process: &Process) -> Result<Option<Store>, StartError> {
+    if !app.needs_store() {
+        return Ok(None);
+    }
+    let file = match &process.store {
+        StorePlace::Embedded(file) => file,
+        StorePlace::Memory => return Ok(Some(Store::memory(store::Limits::default()))),
+    };
+    let path = file.display().to_string();
+    if process.shares_entities {
+        return Err(StartError::StoreShared { path });
+    }
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder)
+            .map_err(system(format!("cannot make the folder of {path}")))?;
+    }
+    let store = Store::embedded(file, store::Options::default())?;
+    // Nobody else can have it open, so whoever wrote to it before is gone.
+    match node::data::bury_all(&store) {
+        Ok(buried) => tracing::debug!(path, buried, "store opened"),
+        Err(error) => return Err(StartError::StoreFailed { path, error }),
+    }
+    Ok(Some(store))
+}
+
 fn node_options(cluster: &str, process: &Process) -> NodeOptions {
     let options = &process.options;
     NodeOptions {
@@ -291,6 +344,13 @@ fn node_options(cluster: &str, process: &Process) -> NodeOptions {
         host: options.host.clone(),
         session: options.session.clone(),
         renew_every: options.registry.lease / 3,
+        data: node::data::Options {
+            beat_every: options.store.beat,
+            park_after: options.store.park_after,
+            judge_after: options.store.takeover_after,
+            save_after: options.store.write_behind,
+            ..node::data::Options::default()
+        },
         ..NodeOptions::new(process.name.clone())
     }
 }

@@ -1,8 +1,10 @@
 use std::path::Path;
 use std::process::{ExitCode, Termination};
+use std::sync::Weak;
 use std::time::Duration;
 
 use env::{Clock, Random};
+use node::NodeHandle;
 use ops::{Signal, Signals};
 use proto::AccountId;
 use proto::schema::Lock;
@@ -12,6 +14,9 @@ use crate::App;
 use crate::arguments::{Arguments, HELP, SchemaForm, Wish};
 use crate::config::{Config, Input, Process, Vault};
 use crate::process::{Running, claims};
+
+/// How often the store is looked at.
+const STORE_LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How a game ended, as the process's exit code: 0 well, 1 not all was finished, 2 never started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +123,9 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     }
     tracing::info!(process = process.name, roles = ?process.roles, "started");
     started(&running);
+    if let Some(node) = running.watched() {
+        std::thread::spawn(move || mind_the_store(&node));
+    }
     let signal = loop {
         match signals.newest().unwrap_or_else(|| signals.wait()) {
             Signal::Replace => {
@@ -149,6 +157,19 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     }
     drop(log);
     Ok(if stopped.unfinished.is_empty() { Exit::Well } else { Exit::Unfinished })
+}
+
+/// Ends the process when its store has failed: what is on the disk is known by a new start only.
+fn mind_the_store(node: &Weak<NodeHandle>) {
+    while let Some(node) = node.upgrade() {
+        if let Some(reason) = node.store_failed() {
+            tracing::error!(reason, "the store has failed: the process ends");
+            eprintln!("the store has failed: {reason}");
+            std::process::exit(1);
+        }
+        drop(node);
+        std::thread::sleep(STORE_LOOK_EVERY);
+    }
 }
 
 /// Ends the process at a second signal, or when stopping takes too long.

@@ -86,12 +86,14 @@ pub fn sim_options(app: &App, seed: u64, faults: Faults) -> ::testkit::Options {
         panic!("{error}");
     }
     let node_app = app.node_app(|_| true);
+    let stored = node_app.needs_store();
     let register: ::testkit::Register = Arc::new(move |host| node_app.register_on(host));
     let bindings = Bindings::new(app.chooser());
     let mut options = ::testkit::Options::new(seed, register, app.kind_ids(), bindings);
     options.gates = 2;
     options.nodes = 2;
     options.faults = faults;
+    options.stored = stored;
     options
 }
 
@@ -129,6 +131,11 @@ impl Game {
     /// Kills a gate; it is back after `pause`.
     pub fn kill_gate(&self, number: usize, pause: Duration) {
         self.with(|cluster| cluster.kill_gate(number, pause));
+    }
+
+    /// What the game's entities are kept in.
+    pub fn store(&self) -> store::Store {
+        self.with(|cluster| cluster.store().clone())
     }
 
     /// Ends all faults.

@@ -601,6 +601,13 @@ impl NodeHandle {
         running.as_ref().map_or_else(Vec::new, |running| running.keeper.stuck())
     }
 
+    /// Why its store has stopped for good, if it has: only a new start of the process tells what
+    /// is in it.
+    pub fn store_failed(&self) -> Option<String> {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref()?.pacemaker.as_ref()?.failed()
+    }
+
     /// What the last check of the ledger found; `None` before the first, or without a store.
     pub fn audit(&self) -> Option<store::Verdict> {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);

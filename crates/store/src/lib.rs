@@ -24,11 +24,12 @@
 //! run the same on every backend. What is stored is described byte by byte in
 //! `docs/store-format.md`.
 //!
+//! Nodes keep their entities in it: `node::data` has write-behind, documents and deals.
+//!
 //! # What it is not yet
-//! Nothing uses it: nodes neither beat nor save through it. Missing are the backends on servers,
-//! slots and the shard map, write-behind with coalescing, the derive for documents with indexes and
-//! migrations, pessimistic guards, sagas, and the intent to release to one node (for moves). A full
-//! disk ends an embedded store like any other failed write.
+//! Missing are the backends on servers, slots and the shard map, indexes, pessimistic guards, sagas,
+//! and the intent to release to one node (for moves). A full disk ends an embedded store like any
+//! other failed write.
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -12,6 +12,7 @@ use proto::ticket::{Claims, TicketKeys};
 use proto::{AccountId, Incarnation, KindId, Message, MethodId};
 
 use crate::clients::{ClientId, ClientSeat, RequestResult};
+use crate::data::{Post, Shelf};
 use crate::faults::{Counts, Faults};
 use crate::net::{Callee, End, Happening, Net, PipeId, Place, Way};
 use crate::notes::Notes;
@@ -46,6 +47,8 @@ pub struct Options {
     pub sessions: node::session::Options,
     /// Limits of entities.
     pub host: HostOptions,
+    /// Whether there is a store, for kinds that have documents.
+    pub stored: bool,
     /// How many lines of [`Cluster::notes`] are kept. 0: none are made.
     pub notes_max: usize,
 }
@@ -65,6 +68,7 @@ impl Options {
             gate: gate::Options::default(),
             sessions: node::session::Options::default(),
             host: HostOptions::default(),
+            stored: false,
             notes_max: 0,
         }
     }
@@ -98,6 +102,7 @@ pub struct Cluster {
     trace: Trace,
     notes: Notes,
     healed: bool,
+    shelf: Shelf,
 }
 
 impl Cluster {
@@ -125,7 +130,11 @@ impl Cluster {
             trace: Trace::new(),
             notes,
             healed: false,
+            shelf: Shelf::new(),
         };
+        if cluster.options.stored {
+            (0..cluster.options.nodes).for_each(|n| cluster.net.at(now, Happening::Beat(n)));
+        }
         cluster.net.at(now, Happening::Directory);
         cluster.run_for(Duration::from_millis(500));
         cluster.net.faults = cluster.options.faults.clone();
@@ -164,6 +173,11 @@ impl Cluster {
     /// Randomness for the test's own choices, part of the seed.
     pub fn random(&mut self) -> &mut Random {
         &mut self.ground.random
+    }
+
+    /// The cluster's store, to look at what is kept.
+    pub fn store(&self) -> &store::Store {
+        self.shelf.store()
     }
 
     /// From now on nothing goes wrong: what must converge has time to.
@@ -474,6 +488,23 @@ impl Cluster {
                 seat.worker.handle_way_down(now, wall, peer);
                 self.settle(Place::Worker(node, worker));
             }
+            Happening::Data(node, worker, post) => match *post {
+                Post::Ask(ask) => self.shelf.ask(now, ask, (node, worker), &mut self.net),
+                Post::Told(told) => {
+                    let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                    seat.worker.handle_told(now, told);
+                    self.settle(Place::Worker(node, worker));
+                }
+            },
+            Happening::Beat(node) => {
+                let incarnation = self.nodes[node].info.incarnation;
+                let life = self.shelf.beat(now, incarnation, node, &mut self.net);
+                for worker in 0..self.options.workers {
+                    let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                    seat.worker.handle_life(now, life);
+                    self.settle(Place::Worker(node, worker));
+                }
+            }
             Happening::Strike => self.strike(now),
             Happening::Remind => {}
         }
@@ -485,6 +516,7 @@ impl Cluster {
             Happening::Wake(place) => *place,
             Happening::Local(node, worker, _)
             | Happening::Batch(node, worker, _)
+            | Happening::Data(node, worker, _)
             | Happening::WayDown(node, worker, _) => Place::Worker(*node, *worker),
             Happening::Bytes(pipe, way, _) => self.net.target(*pipe, *way)?.place()?,
             Happening::Closed(_, end) | Happening::ConnectFailed(_, end) => end.place()?,

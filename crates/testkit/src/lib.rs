@@ -4,6 +4,7 @@
 
 mod clients;
 mod cluster;
+mod data;
 mod faults;
 mod net;
 mod notes;

@@ -86,6 +86,10 @@ pub(crate) enum Happening {
     Batch(usize, u8, Box<node::Batch>),
     /// A link of another worker of the node has ended.
     WayDown(usize, u8, proto::Incarnation),
+    /// A request of a worker to the store, or the answer.
+    Data(usize, u8, Box<crate::data::Post>),
+    /// A node tells the store that it lives.
+    Beat(usize),
     /// Once a simulated second: may strike a fault.
     Strike,
     /// A test waits for this time.

@@ -6,7 +6,7 @@ use cluster::{Directory, NodeInfo};
 use env::{Clock, Instant, Random, WallTime};
 use gate::Gate;
 use mesh::{Key, LinkId, Mesh, Output, PeerInfo};
-use node::{Worker, WorkerParts};
+use node::{DataParts, Worker, WorkerParts};
 use proto::Incarnation;
 use proto::link::WorkerId;
 use proto::ticket::TicketKeys;
@@ -77,7 +77,7 @@ impl NodeSeat {
                     mesh: ground.mesh(me, &name, options.workers),
                     clock: ground.clock.clone(),
                     random: ground.random.fork(),
-                    data: None,
+                    data: options.stored.then(DataParts::default),
                 });
                 (options.register)(worker.host());
                 WorkerSeat { worker, stalled_until: Instant::ZERO, wake_at: None }
@@ -201,6 +201,9 @@ impl WorkerSeat {
             }
             while let Some((to, batch)) = self.worker.poll_batch() {
                 net.at(soon, Happening::Batch(node, to, Box::new(batch)));
+            }
+            while let Some(ask) = self.worker.poll_ask() {
+                crate::data::send(now, ask, (node, number), net);
             }
             for other in (0..workers).filter(|other| *other != number) {
                 for &peer in &lost {

@@ -5,7 +5,7 @@ use tables::{Data, Item, Limits, Map, Place, Problem, Problems, Value, parse, se
 
 use super::process::{self, Cluster};
 use super::roles::Roles;
-use super::{Config, Input, KeyRefs, Options, groups};
+use super::{Config, Input, KeyRefs, Options, StorePlace, groups};
 
 /// The layers of a configuration as they were read, before their options are sorted out.
 #[derive(Clone, Debug)]
@@ -152,7 +152,9 @@ impl Layers {
         {
             problems.add_at(&entry.place, "processes", "a cluster has at least one process");
         }
-        let facts = Cluster { roles: &roles, zones: &zones, keys: &keys, data: &data };
+        let store = root.item("store").and_then(|item| StorePlace::read(&item, folder));
+        let store = store.as_ref();
+        let facts = Cluster { roles: &roles, zones: &zones, keys: &keys, data: &data, store };
         let mut all = Vec::new();
         for (entry, item) in processes {
             let zone = item.value().get("zone").and_then(Value::as_text);
@@ -163,6 +165,8 @@ impl Layers {
             }
         }
         process::check(&all, &facts, problems);
+        let holders = all.iter().filter(|process| process.holds_entities()).count();
+        all.iter_mut().for_each(|process| process.shares_entities = holders > 1);
         Some(Config { cluster, data, keys, zones, processes: all, layers: self })
     }
 

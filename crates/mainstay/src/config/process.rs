@@ -6,7 +6,7 @@ use tables::{Entry, Item, Place, Problems, Value, nearest};
 
 use super::layers::check_name;
 use super::roles::{Role, Roles};
-use super::{KeyRefs, Options};
+use super::{KeyRefs, Kinds, Options, StorePlace};
 
 /// One process of the cluster, with all layers applied.
 #[derive(Clone, Debug)]
@@ -42,6 +42,10 @@ pub struct Process {
     pub origins: Vec<String>,
     /// Folder of what the process keeps.
     pub data: PathBuf,
+    /// Where entities with documents are kept.
+    pub store: StorePlace,
+    /// Whether other processes of the cluster hold entities or sessions too.
+    pub shares_entities: bool,
     /// Limits and waits.
     pub options: Options,
     /// The layers' options over each other, with their places.
@@ -62,6 +66,7 @@ pub(super) struct Cluster<'a> {
     pub zones: &'a [String],
     pub keys: &'a KeyRefs,
     pub data: &'a Path,
+    pub store: Option<&'a StorePlace>,
 }
 
 const ROLES_MAX: usize = 64;
@@ -95,6 +100,11 @@ pub(super) fn read(
         advertise: Vec::new(),
         origins: Vec::new(),
         data: cluster.data.to_path_buf(),
+        store: match cluster.store {
+            Some(store) => store.clone(),
+            None => StorePlace::Embedded(cluster.data.join(format!("{}.store", entry.name))),
+        },
+        shares_entities: false,
         options,
         effective,
         entry: entry.name.clone(),
@@ -140,6 +150,11 @@ pub(super) fn read(
 }
 
 impl Process {
+    /// Whether it holds entities or sessions.
+    pub fn holds_entities(&self) -> bool {
+        self.runs.sessions || self.runs.entities != Kinds::None
+    }
+
     /// Threads that run entities and sessions on a machine with `cores` cores.
     pub fn workers_on(&self, cores: usize) -> u8 {
         self.workers.unwrap_or(cores.clamp(1, 128) as u8)

@@ -55,6 +55,18 @@ const FIELDS: &[[&str; 4]] = &[
         "none",
         "What a remote visitor of the console must show. Without one only this machine may look.",
     ],
+    [
+        "store.embedded",
+        "path",
+        "PROCESS.store in data",
+        "File in which entities with documents are kept, of one process. Only opened if the game has such entities.",
+    ],
+    [
+        "store.memory",
+        "true or false",
+        "false",
+        "Keep them in memory instead: what is kept ends with the process.",
+    ],
     ["options", "object", "{}", "Options of all processes, see below."],
     ["zones.NAME.options", "object", "{}", "Options of the processes of a zone."],
     ["roles.NAME.gate", "true or false", "false", "Processes with this role take in clients."],

@@ -1,5 +1,5 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
@@ -19,6 +19,7 @@ pub(crate) struct Pacemaker {
     stop: Sender<()>,
     thread: thread::JoinHandle<()>,
     audit: Arc<Mutex<Option<Verdict>>>,
+    failed: Arc<OnceLock<String>>,
 }
 
 impl Pacemaker {
@@ -32,7 +33,9 @@ impl Pacemaker {
     ) -> io::Result<Self> {
         let (stop, stopped) = channel();
         let audit = Arc::new(Mutex::new(None));
+        let failed = Arc::new(OnceLock::new());
         let mut heart = Heart {
+            failed: Arc::clone(&failed),
             beat: Beat::new(options.clone(), me, clock.now()),
             audit_at: (!options.audit_every.is_zero()).then(|| clock.now() + options.audit_every),
             audit: Arc::clone(&audit),
@@ -48,12 +51,17 @@ impl Pacemaker {
         let thread = thread::Builder::new()
             .name(format!("{name}-beat"))
             .spawn(move || heart.run(&stopped))?;
-        Ok(Pacemaker { stop, thread, audit })
+        Ok(Pacemaker { stop, thread, audit, failed })
     }
 
     /// What the last check of the ledger found.
     pub fn audit(&self) -> Option<Verdict> {
         self.audit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the store has stopped for good, if it has.
+    pub fn failed(&self) -> Option<String> {
+        self.failed.get().cloned()
     }
 
     /// Ends the thread. The node declares itself dead, so that whatever it could not give back can be
@@ -76,6 +84,7 @@ struct Heart {
     auditing: Option<Answer<Verdict>>,
     audit_at: Option<Instant>,
     audit: Arc<Mutex<Option<Verdict>>>,
+    failed: Arc<OnceLock<String>>,
 }
 
 impl Heart {
@@ -120,7 +129,12 @@ impl Heart {
     fn hear(&mut self, known: &mut u64) {
         if let Some(answer) = self.beating.take() {
             match answer.wait_for(LOOK_EVERY) {
-                Ok(result) => self.beat.handle_beat(result),
+                Ok(result) => {
+                    if let Err(store::Error::Stopped(reason)) = &result {
+                        let _ = self.failed.set(reason.clone());
+                    }
+                    self.beat.handle_beat(result);
+                }
                 Err(answer) => self.beating = Some(answer),
             }
         }

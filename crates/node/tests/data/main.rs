@@ -4,4 +4,5 @@ mod deals;
 mod documents;
 mod game;
 mod keep;
+mod process;
 mod rig;

@@ -1,0 +1,169 @@
+//! Games whose entities are kept: in one process on a file, and in a simulated cluster.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mainstay::config::{Config, Input, Keys};
+use mainstay::prelude::*;
+use mainstay::testkit::{Cluster, Faults};
+use mainstay::{Running, StartError};
+
+/// What a player keeps.
+#[entity(document)]
+#[derive(Default, Document)]
+struct Diver {
+    /// The deepest dive.
+    #[persist]
+    depth: u32,
+    #[persist]
+    finds: Component<Finds>,
+}
+
+#[component(of = Diver)]
+#[derive(Default, Document)]
+struct Finds {
+    #[persist(len = ..=100)]
+    pearls: Vec<String>,
+}
+
+#[rpc]
+impl Diver {
+    #[request(client)]
+    fn dive(&mut self, to: u32) -> u32 {
+        self.depth = self.depth.max(to);
+        self.depth
+    }
+
+    #[invoke(server)]
+    fn sink(&mut self, to: u32) -> u32 {
+        self.dive(to)
+    }
+}
+
+#[rpc]
+impl Finds {
+    #[request(client)]
+    fn find(&mut self, name: String) -> u32 {
+        self.pearls.push(name);
+        self.pearls.len() as u32
+    }
+}
+
+fn app() -> App {
+    App::new("reef").entity::<Diver>().agent::<Diver>("me")
+}
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let folders = (0..).map(|n| parent.join(format!("{name}-{}-{n}", std::process::id())));
+        let made = folders.into_iter().find(|path| std::fs::create_dir(path).is_ok());
+        Folder(made.unwrap())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn start(text: &str) -> Result<Running, StartError> {
+    let app = app();
+    let input = Input::of_text("reef.json", text);
+    let config = Config::from_input(&input, &mainstay::config::Roles::standard(["diver"])).unwrap();
+    let keys = Keys { tickets: vec![(1, [7; 32])], ..Keys::default() };
+    Running::start(&app, &config.cluster, &config.processes[0], &keys)
+}
+
+fn dive(running: &Running, key: u64, to: u32) -> u32 {
+    let node = running.node().expect("it holds entities");
+    let answer = node.spawn(0, move |out| async move { out.entity::<Diver>(key).sink(to).await });
+    answer.blocking_recv().unwrap().unwrap()
+}
+
+fn file(folder: &Path, store: &str) -> String {
+    format!(
+        r#"{{
+            "cluster": "reef", "data": {:?}, {store}
+            "processes": {{"all": {{"roles": ["node"], "workers": 2}}}},
+        }}"#,
+        folder.display().to_string()
+    )
+}
+
+#[test]
+fn one_process_keeps_its_entities_in_the_data_folder() {
+    let folder = Folder::new("reef");
+    let text = file(&folder.0.join("data"), "");
+    let running = start(&text).unwrap();
+    assert_eq!(dive(&running, 1, 30), 30);
+    assert!(running.stop(Duration::ZERO).unfinished.is_empty());
+    assert!(folder.0.join("data/all.store").is_file());
+    let running = start(&text).unwrap();
+    assert_eq!(dive(&running, 1, 10), 30);
+    running.stop(Duration::ZERO);
+}
+
+#[test]
+fn the_cluster_file_says_where_the_store_is() {
+    let folder = Folder::new("reef");
+    let path = folder.0.join("deep/sea.store");
+    let text =
+        file(&folder.0, &format!("\"store\": {{\"embedded\": {:?}}},", path.display().to_string()));
+    let running = start(&text).unwrap();
+    dive(&running, 1, 30);
+    assert!(path.is_file());
+    // A second process with the same file is refused, whatever it would do with it.
+    let second = start(&text).map(|_| ()).unwrap_err().to_string();
+    assert!(second.contains("in use"), "{second}");
+    running.stop(Duration::ZERO);
+    let text = file(&folder.0, "\"store\": {\"memory\": true},");
+    let running = start(&text).unwrap();
+    assert_eq!(dive(&running, 1, 5), 5);
+    running.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_store_for_one_process_is_refused_to_several() {
+    let folder = Folder::new("reef");
+    let text = format!(
+        r#"{{
+            "cluster": "reef", "data": {:?},
+            "processes": {{
+                "a": {{"roles": ["node"], "listen": {{"mesh": "127.0.0.1:7900"}}}},
+                "b": {{"roles": ["node"], "listen": {{"mesh": "127.0.0.1:7901"}}}},
+            }},
+        }}"#,
+        folder.0.display().to_string()
+    );
+    assert!(matches!(start(&text), Err(StartError::StoreShared { .. })));
+}
+
+#[mainstay::test(seed = 31)]
+async fn clients_find_what_was_kept(cluster: Cluster) {
+    let game = cluster.start(&app());
+    let ann = game.client(1).await;
+    assert_eq!(ann.request::<_, u32>("me", "dive", &(40u32,)).await.unwrap(), 40);
+    assert_eq!(ann.request::<_, u32>("me", "finds.find", &("white".to_owned(),)).await.unwrap(), 1);
+    game.sleep(Duration::from_secs(3)).await;
+    let kept = game.store().load(holder(Ref::<Diver>::keyed(1))).wait().unwrap().unwrap();
+    assert_eq!(kept.documents.keys().collect::<Vec<_>>(), ["finds", "self"]);
+}
+
+#[mainstay::test(seed = 32, faults = Faults::all())]
+async fn bad_links_change_nothing_about_what_is_kept(cluster: Cluster) {
+    let game = cluster.start(&app());
+    let ann = game.client(1).await;
+    for to in 1..=30u32 {
+        assert_eq!(ann.request::<_, u32>("me", "dive", &(to,)).await.unwrap(), to);
+    }
+    game.heal();
+    game.sleep(Duration::from_secs(3)).await;
+    let kept = game.store().load(holder(Ref::<Diver>::keyed(1))).wait().unwrap().unwrap();
+    let mut diver = Diver::default();
+    mainstay::node::data::read_document(&mut diver, &kept.documents["self"]).unwrap();
+    assert_eq!(diver.depth, 30);
+}
