@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use proto::link::WorkerId;
+use proto::schema::Schema;
 use proto::{AccountId, EntityId, Incarnation, KindId};
 
 /// The kind whose offer makes a node a home of sessions.
@@ -25,8 +26,10 @@ pub struct NodeInfo {
     pub workers: u8,
     /// Its share of keyed entities next to others, 1..=64. From configuration, never from load.
     pub weight: u32,
-    /// Hash of the interface it was built with.
+    /// Hash of the interface it was built with, as clients see it.
     pub interface: u64,
+    /// What its kinds declare, for the registry to compare; `None` is compared with nothing.
+    pub schema: Option<Arc<Schema>>,
     /// It is going down: it keeps what it has and gets nothing new.
     pub draining: bool,
 }
@@ -43,6 +46,7 @@ impl NodeInfo {
             workers: 1,
             weight: 1,
             interface: 0,
+            schema: None,
             draining: false,
         }
     }

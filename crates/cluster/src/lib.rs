@@ -73,9 +73,16 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// `Invalid` says which field to correct; `Full` means that `nodes_max` is reached.
+    /// `Invalid` says which field to correct; `Incompatible` names the node that it does not fit;
+    /// `Full` means that `nodes_max` is reached.
     pub fn register(&self, now: Instant, info: NodeInfo) -> Result<(), Error> {
         self.change(|state| state.registry.register(now, info))
+    }
+
+    /// Nodes that were not admitted, by name, and why; each until it is.
+    pub fn refused(&self) -> Vec<(String, String)> {
+        let state = self.lock();
+        state.registry.refused().iter().map(|(name, why)| (name.clone(), why.clone())).collect()
     }
 
     /// Prolongs the lease of a node. Due every third of the lease.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use env::Instant;
 use proto::Incarnation;
+use proto::schema::compare;
 
 use crate::{Directory, KeyOptions, NodeInfo};
 
@@ -42,6 +43,19 @@ pub enum Error {
     /// Take nodes down or raise the limit.
     #[error("{0} nodes are listed already: raise nodes_max")]
     Full(usize),
+    /// Deploy a release that understands the other one, or take the other nodes down first.
+    #[error(
+        "node {node:?} is not admitted: it and node {with:?} do not understand each other \
+         ({problem})"
+    )]
+    Incompatible {
+        /// Its name.
+        node: String,
+        /// The listed node that it does not fit.
+        with: String,
+        /// The first declaration that breaks one of them.
+        problem: String,
+    },
     /// The lease ran out or was never there: register again.
     #[error("node {0} is not listed: register it again")]
     NotListed(Incarnation),
@@ -55,6 +69,8 @@ pub struct Registry {
     directory: Arc<Directory>,
     /// Nodes that left since they were last asked for.
     gone: Vec<Incarnation>,
+    /// Nodes that were not admitted, by name, and why. The newest of each.
+    refused: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -66,18 +82,35 @@ struct Lease {
 const TEXT_BYTES_MAX: usize = 64;
 const LIST_MAX: usize = 4096;
 const WEIGHT_MAX: u32 = 64;
+/// Most nodes remembered that were not admitted.
+const REFUSED_MAX: usize = 64;
 
 impl Registry {
     /// An empty one at revision 1.
     pub fn new(options: Options) -> Self {
         let directory = Arc::new(Directory::new(1, []));
-        Registry { options, leases: BTreeMap::new(), directory, gone: Vec::new() }
+        Registry {
+            options,
+            leases: BTreeMap::new(),
+            directory,
+            gone: Vec::new(),
+            refused: BTreeMap::new(),
+        }
     }
 
     /// See [`Cluster::register`](crate::Cluster::register).
     pub fn register(&mut self, now: Instant, info: NodeInfo) -> Result<(), Error> {
         check(&info)?;
         let listed = self.leases.get(&info.incarnation);
+        if listed.is_none_or(|lease| lease.info.schema != info.schema)
+            && let Err(error) = self.fits(&info)
+        {
+            if self.refused.len() < REFUSED_MAX || self.refused.contains_key(&info.name) {
+                self.refused.insert(info.name, error.to_string());
+            }
+            return Err(error);
+        }
+        self.refused.remove(&info.name);
         if listed.is_none() && self.leases.len() >= self.options.nodes_max {
             return Err(Error::Full(self.leases.len()));
         }
@@ -89,6 +122,34 @@ impl Registry {
             self.publish();
         }
         Ok(())
+    }
+
+    /// Whether a node and those that are listed understand each other: of two releases one must
+    /// be such that the other may follow it.
+    fn fits(&self, info: &NodeInfo) -> Result<(), Error> {
+        let Some(schema) = &info.schema else { return Ok(()) };
+        // A node that is started again may come before its former self has left.
+        let others = self.leases.values().map(|lease| &lease.info);
+        for other in others.filter(|other| other.name != info.name) {
+            let Some(theirs) = &other.schema else { continue };
+            if Arc::ptr_eq(schema, theirs) || schema == theirs {
+                continue;
+            }
+            let breaks = |old, new| compare(old, new).into_iter().find(|change| change.breaking);
+            if let (Some(problem), Some(_)) = (breaks(theirs, schema), breaks(schema, theirs)) {
+                return Err(Error::Incompatible {
+                    node: info.name.clone(),
+                    with: other.name.clone(),
+                    problem: problem.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Nodes that were not admitted, by name, and why.
+    pub fn refused(&self) -> &BTreeMap<String, String> {
+        &self.refused
     }
 
     /// See [`Cluster::renew`](crate::Cluster::renew).
@@ -173,6 +234,8 @@ fn check(info: &NodeInfo) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::KindId;
+    use proto::schema::{Form, Interface, Method, Pattern, Schema, SchemaBuilder, Shape};
 
     fn at(seconds: u64) -> Instant {
         Instant::ZERO + Duration::from_secs(seconds)
@@ -181,6 +244,55 @@ mod tests {
     fn names(registry: &Registry) -> String {
         let directory = registry.directory();
         directory.nodes().map(|info| info.name.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn schema(methods: &[(&str, bool)]) -> Option<Arc<Schema>> {
+        let methods = methods.iter().map(|(name, number)| {
+            let mut method = Method::new(*name, Pattern::Invoke);
+            method.callers.server = true;
+            method.reply = Some(if *number { Shape::U64 } else { Shape::Text });
+            (method.path.clone(), method)
+        });
+        let mut builder = SchemaBuilder::new();
+        builder.interface(Interface {
+            name: "bank".into(),
+            id: KindId::of("bank"),
+            form: Form::Entity,
+            aliases: Vec::new(),
+            methods: methods.collect(),
+        });
+        Some(Arc::new(builder.finish().unwrap()))
+    }
+
+    /// Nodes of releases that did not understand each other formed one cluster, and every call
+    /// between them failed in its own way.
+    #[test]
+    fn a23_an_incompatible_node_is_not_admitted() {
+        let mut registry = Registry::new(Options::default());
+        let node = |name: &str, incarnation, schema| {
+            let info = NodeInfo::new(name, Incarnation(incarnation));
+            NodeInfo { schema, ..info }
+        };
+        let first = schema(&[("pay", true)]);
+        registry.register(at(0), node("a", 1, first.clone())).unwrap();
+        // The next release, and the one before it, on whichever comes first.
+        registry.register(at(0), node("b", 2, schema(&[("pay", true), ("save", true)]))).unwrap();
+        registry.register(at(0), node("c", 3, first)).unwrap();
+        // A gate says nothing and fits.
+        registry.register(at(0), NodeInfo::new("gate", Incarnation(4))).unwrap();
+        let other = schema(&[("pay", false)]);
+        let error = registry.register(at(0), node("d", 5, other.clone())).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("node \"d\" is not admitted: it and node \"a\""), "{text}");
+        assert!(text.contains("bank.pay"), "{text}");
+        assert_eq!(names(&registry), "a b c gate");
+        assert_eq!(registry.refused().keys().collect::<Vec<_>>(), ["d"]);
+        // Once the others are gone it may come.
+        for incarnation in 1..=3 {
+            registry.deregister(Incarnation(incarnation));
+        }
+        registry.register(at(1), node("d", 5, other)).unwrap();
+        assert!(registry.refused().is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cluster::Cluster;
 use env::{Clock, Instant};
 use node::{NodeHandle, WorkerStats};
 use serde_json::{Value, json};
@@ -16,13 +17,19 @@ struct Inner {
     clock: Clock,
     started: Instant,
     node: Option<Arc<NodeHandle>>,
+    cluster: Cluster,
     gate: Mutex<Option<gate::Observer>>,
 }
 
 impl Source {
-    pub(crate) fn new(name: String, clock: Clock, node: Option<Arc<NodeHandle>>) -> Self {
-        let started = clock.now();
-        Source(Arc::new(Inner { name, clock, started, node, gate: Mutex::new(None) }))
+    pub(crate) fn new(
+        name: &str,
+        clock: Clock,
+        node: Option<Arc<NodeHandle>>,
+        cluster: &Cluster,
+    ) -> Self {
+        let (name, started, cluster) = (name.to_owned(), clock.now(), cluster.clone());
+        Source(Arc::new(Inner { name, clock, started, node, cluster, gate: Mutex::new(None) }))
     }
 
     pub(crate) fn set_gate(&self, gate: Option<&gate::Server>) {
@@ -35,7 +42,7 @@ impl Source {
     }
 
     fn state(&self) -> Value {
-        let Inner { name, clock, started, node, gate } = &*self.0;
+        let Inner { name, clock, started, node, cluster, gate } = &*self.0;
         let node_stats = node.as_ref().map(|node| node.stats()).unwrap_or_default();
         let workers: Vec<_> = node_stats.workers.iter().flatten().collect();
         let gate = gate.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -58,6 +65,7 @@ impl Source {
                 {"name": "open requests", "value": sum(|stats| stats.streams.open_requests)},
             ],
             "tables": [
+                nodes_table(cluster),
                 workers_table(&node_stats),
                 entities_table(&workers),
                 scenes_table(&workers),
@@ -120,6 +128,29 @@ fn stored_table(workers: &[&WorkerStats]) -> Value {
     ];
     let columns = names.map(number).into_iter().chain([column("stands still")]);
     json!({"name": "stored", "columns": columns.collect::<Vec<_>>(), "rows": rows})
+}
+
+fn nodes_table(cluster: &Cluster) -> Value {
+    let directory = cluster.directory();
+    let listed = directory.nodes().map(|info| {
+        let state = if info.draining { "going down" } else { "listed" };
+        let interface = match info.interface {
+            0 => String::new(),
+            hash => format!("{hash:016x}"),
+        };
+        json!([info.name, info.roles.join(", "), info.workers, interface, state])
+    });
+    let refused = cluster.refused();
+    let refused = refused.iter().map(|(name, why)| json!([name, "", "", "", why]));
+    let rows: Vec<_> = listed.chain(refused).collect();
+    json!({
+        "title": "Nodes",
+        "columns": [
+            column("name"), column("roles"), number("workers"), column("interface"),
+            column("state"),
+        ],
+        "rows": rows,
+    })
 }
 
 fn workers_table(stats: &node::NodeStats) -> Value {
@@ -260,4 +291,69 @@ fn rules_table(gate: &gate::Stats) -> Value {
         "rows": rows,
         "empty": "none",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::NodeInfo;
+    use proto::Incarnation;
+
+    use super::*;
+    use crate::App;
+    use crate::prelude::*;
+
+    mod old {
+        use super::*;
+
+        #[entity(root = crate::rt, name = "bank")]
+        #[derive(Default)]
+        pub struct Bank {}
+
+        #[rpc(root = crate::rt)]
+        impl Bank {
+            #[invoke]
+            fn pay(&mut self) -> u64 {
+                1
+            }
+        }
+    }
+
+    mod new {
+        use super::*;
+
+        #[entity(root = crate::rt, name = "bank")]
+        #[derive(Default)]
+        pub struct Bank {}
+
+        #[rpc(root = crate::rt)]
+        impl Bank {
+            #[invoke]
+            fn pay(&mut self) -> String {
+                String::new()
+            }
+        }
+    }
+
+    #[test]
+    fn a23_a_node_that_is_not_admitted_is_shown() {
+        let (clock, _) = Clock::manual(env::WallTime(0));
+        let cluster = Cluster::embedded(cluster::Options::default());
+        let register = |name: &str, incarnation, app: App| {
+            let schema = app.schema().unwrap();
+            let mut info = NodeInfo::new(name, Incarnation(incarnation));
+            info.interface = schema.interface_hash();
+            info.schema = Some(Arc::new(schema));
+            cluster.register(clock.now(), info)
+        };
+        register("one", 1, App::new("bank").entity::<old::Bank>()).unwrap();
+        register("two", 2, App::new("bank").entity::<new::Bank>()).unwrap_err();
+        let source = Source::new("one", clock.clone(), None, &cluster);
+        let state = source.state();
+        let nodes = &state["tables"][0];
+        assert_eq!(nodes["title"], "Nodes");
+        assert_eq!(nodes["rows"].as_array().map(Vec::len), Some(2));
+        assert_eq!((&nodes["rows"][0][0], &nodes["rows"][0][4]), (&json!("one"), &json!("listed")));
+        let why = nodes["rows"][1][4].as_str().unwrap_or_default();
+        assert!(why.contains("not admitted") && why.contains("bank.pay"), "{why}");
+    }
 }

@@ -140,7 +140,7 @@ impl Running {
         if process.holds_entities() {
             let node_app = app
                 .node_app(|kind| runs.entities.has(kind))
-                .interface(app.schema()?.interface_hash());
+                .schema(app.schema()?);
             let env = NodeEnv {
                 clock: clock.clone(),
                 random: Random::from_os(),
@@ -154,7 +154,7 @@ impl Running {
         }
         if runs.http() {
             let stats =
-                console::Source::new(process.name.clone(), clock.clone(), running.node.clone());
+                console::Source::new(&process.name, clock.clone(), running.node.clone(), &nodes);
             let router = router(app, process, keys, &running, &stats);
             let started = Server::start(router, process.options.web.clone());
             let (server, thread) = started.map_err(system("cannot start the HTTP server"))?;

@@ -13,6 +13,7 @@ use env::{Clock, Random};
 use mesh::{Key, Mesh};
 use proto::frame::CloseCode;
 use proto::link::WorkerId;
+use proto::schema::Schema;
 use proto::{AccountId, Incarnation, KindId};
 use store::Store;
 use transport::{Board, ListenOptions, Sockets};
@@ -129,6 +130,7 @@ pub struct NodeApp {
     register: Vec<Register>,
     bindings: Option<Choose>,
     interface: u64,
+    schema: Option<Arc<Schema>>,
 }
 
 impl NodeApp {
@@ -161,10 +163,11 @@ impl NodeApp {
         self
     }
 
-    /// Tells the hash of the interface, for other nodes to compare.
+    /// Tells what it declares. A node that does not fit those that are listed is not admitted.
     #[must_use]
-    pub fn interface(mut self, hash: u64) -> Self {
-        self.interface = hash;
+    pub fn schema(mut self, schema: Schema) -> Self {
+        self.interface = schema.interface_hash();
+        self.schema = Some(Arc::new(schema));
         self
     }
 
@@ -491,6 +494,7 @@ fn listing(
     info.workers = workers;
     info.weight = options.weight;
     info.interface = app.interface;
+    info.schema.clone_from(&app.schema);
     info
 }
 

@@ -85,7 +85,7 @@ fn lock_text_is_readable_and_comes_back() {
     let lock = Lock::new(sample());
     expect![[r#"
         # interface.lock, format 1: what this game promises to older peers.
-        # Written by `mainstay schema --lock`, verified by every build. Commit it, do not edit it.
+        # Written by `MAINSTAY_INTERFACE=update cargo test`, verified by every `cargo test`. Commit it, do not edit it.
         client 6ec4a005d9a8a979
 
         client-interface ArenaClient d9a53cdf
