@@ -248,7 +248,7 @@ mod tests {
 
     fn schema(methods: &[(&str, bool)]) -> Option<Arc<Schema>> {
         let methods = methods.iter().map(|(name, number)| {
-            let mut method = Method::new(*name, Pattern::Invoke);
+            let mut method = Method::new(name, Pattern::Invoke);
             method.callers.server = true;
             method.reply = Some(if *number { Shape::U64 } else { Shape::Text });
             (method.path.clone(), method)
