@@ -440,7 +440,10 @@ impl Parts {
         let mut worker = Worker::new(WorkerParts {
             me: self.me,
             workers: self.workers,
-            host: options.host,
+            host: HostOptions {
+                message_bytes_max: options.mesh.frame_bytes_max - HEADER_BYTES,
+                ..options.host
+            },
             sessions: options.session,
             bindings,
             mesh,
@@ -454,6 +457,9 @@ impl Parts {
     }
 }
 
+/// What a frame between nodes may need besides the arguments or the reply in it.
+const HEADER_BYTES: usize = 8 * 1024;
+
 fn check(options: &NodeOptions, key: &Key) -> Result<u8, NodeError> {
     let wrong = |option, problem| {
         let node = options.name.clone();
@@ -464,6 +470,9 @@ fn check(options: &NodeOptions, key: &Key) -> Result<u8, NodeError> {
     }
     if options.mesh.cluster.len() > proto::frame::TEXT_BYTES_MAX {
         return wrong("mesh.cluster", "must have at most 256 bytes");
+    }
+    if options.mesh.frame_bytes_max < 2 * HEADER_BYTES {
+        return wrong("mesh.frame_bytes_max", "must be at least 16 KiB");
     }
     if options.blocking_threads == 0 {
         return wrong("blocking_threads", "must be at least 1");

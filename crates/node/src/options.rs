@@ -32,6 +32,9 @@ pub struct HostOptions {
     pub turn_budget: u32,
     /// A handler that takes longer is reported.
     pub slow_handler: Duration,
+    /// Longest arguments, and longest reply, that go to another node, in bytes. A node sets it to
+    /// the longest frame of its mesh, less 8 KiB: one setting for both.
+    pub message_bytes_max: usize,
     /// Three panics of one entity within this time quarantine it.
     pub panic_window: Duration,
     /// When the day of the game changes: the `daily` hook of every entity runs.
@@ -62,6 +65,7 @@ impl Default for HostOptions {
             batch: 32,
             turn_budget: 2_048,
             slow_handler: Duration::from_millis(50),
+            message_bytes_max: 1024 * 1024 - 8 * 1024,
             panic_window: Duration::from_secs(60),
             daily: Calendar::daily("05:00", "UTC").expect("a time of day and a time zone"),
             gone_max: 65_536,

@@ -1,6 +1,7 @@
 //! Encoded frames for other nodes, until the driver takes them.
 
 use env::Instant;
+use proto::frame::Status;
 use proto::link::{Call, LinkFrame, Slot, WorkerId};
 use proto::{EntityId, MethodId};
 
@@ -86,6 +87,10 @@ impl Hub {
 
 impl<E: Entity> Shard<E> {
     /// Encodes a call or tell to another node.
+    ///
+    /// # Errors
+    ///
+    /// `BadArgument` if it is over the limit of a message.
     pub fn frame_call(
         &self,
         to: WorkerId,
@@ -94,10 +99,15 @@ impl<E: Entity> Shard<E> {
         deadline: Instant,
         message: &E::Message,
         chain: Vec<EntityId>,
-    ) {
+    ) -> Result<(), Fault> {
         let mut scratch = self.hub.scratch.take();
         scratch.clear();
         E::encode_message(message, &mut scratch);
+        if let Err(problem) = self.check_length(&scratch) {
+            self.count_refusal(E::method(message) as u16);
+            self.hub.scratch.replace(Vec::new());
+            return Err(Fault::BadArgument(problem.into()));
+        }
         let method = E::KIND.methods.get(E::method(message)).map_or(MethodId(0), |info| info.id);
         let remaining = (deadline - self.hub.now.get()).as_nanos().div_ceil(1_000_000);
         let remaining_ms = u32::try_from(remaining).unwrap_or(u32::MAX);
@@ -112,6 +122,17 @@ impl<E: Entity> Shard<E> {
         });
         self.hub.frames.borrow_mut().push(to, FrameClass::Call, call, &frame);
         self.hub.scratch.replace(scratch);
+        Ok(())
+    }
+
+    /// One limit for arguments and replies.
+    pub fn check_length(&self, body: &[u8]) -> Result<(), String> {
+        let (len, max) = (body.len(), self.hub.options.message_bytes_max);
+        if len <= max {
+            return Ok(());
+        }
+        bump(&self.hub.count.too_long);
+        Err(format!("a message of {len} bytes is over the limit of {max} (message_bytes_max)"))
     }
 
     /// Encodes an answer to another node.
@@ -121,6 +142,14 @@ impl<E: Entity> Shard<E> {
         let status = match result {
             Ok(reply) => E::encode_reply(&reply, &mut scratch),
             Err(fault) => fault.status(),
+        };
+        let status = match self.check_length(&scratch) {
+            Ok(()) => status,
+            Err(problem) => {
+                tracing::error!(kind = E::KIND.name, "a reply is not sent: {problem}");
+                scratch = Vec::new();
+                Status::Failed
+            }
         };
         let frame = LinkFrame::Answer { call, status, body: &scratch };
         self.hub.frames.borrow_mut().push(to, FrameClass::Reply, None, &frame);

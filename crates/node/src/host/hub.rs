@@ -95,6 +95,7 @@ pub(crate) struct Counters {
     pub probes: Cell<u64>,
     pub timer_overruns: Cell<u64>,
     pub replaced: Cell<u64>,
+    pub too_long: Cell<u64>,
 }
 
 pub(crate) fn bump(counter: &Cell<u64>) {

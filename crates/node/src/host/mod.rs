@@ -141,6 +141,8 @@ pub struct HostStats {
     pub timer_overruns: u64,
     /// Tells of clients that a newer one replaced.
     pub replaced: u64,
+    /// Messages and replies to other nodes that were over the limit.
+    pub too_long: u64,
     /// Events that nobody asked for in time.
     pub lost_events: u64,
 }
@@ -585,6 +587,7 @@ impl Host {
             panics: count.panics.get(),
             timer_overruns: count.timer_overruns.get(),
             replaced: count.replaced.get(),
+            too_long: count.too_long.get(),
             lost_events: hub.events.borrow().lost,
         }
     }

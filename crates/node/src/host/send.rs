@@ -216,7 +216,10 @@ impl<E: Entity> Shard<E> {
             Way::Node(to) => {
                 let mut chain = chain.into_vec();
                 chain.extend(sender.id(hub.me.node));
-                self.frame_call(to, Some(call), id, deadline, &message, chain);
+                let sent = self.frame_call(to, Some(call), id, deadline, &message, chain);
+                if let Err(fault) = sent {
+                    self.settle(call, Err(fault));
+                }
             }
         }
         hub.sweep_by(deadline);
@@ -296,7 +299,7 @@ impl<E: Entity> Shard<E> {
             }
             Way::Node(to) => {
                 let chain = sender.id(hub.me.node).into_iter().collect();
-                self.frame_call(to, None, id, deadline, &message, chain);
+                self.frame_call(to, None, id, deadline, &message, chain)?;
             }
         }
         Ok(())
@@ -389,8 +392,10 @@ impl<E: Entity> Shard<E> {
         let mut scratch = self.hub.scratch.take();
         scratch.clear();
         E::encode_message(&message, &mut scratch);
+        let checked = self.check_length(&scratch);
         let decoded = E::decode_message(method, &scratch);
         self.hub.scratch.replace(scratch);
+        checked.map_err(|problem| Fault::BadArgument(problem.into()))?;
         decoded.map_err(|error| {
             bump(&self.hub.count.bad_arguments);
             Fault::BadArgument(error.to_string().into())
@@ -402,8 +407,10 @@ impl<E: Entity> Shard<E> {
         let mut scratch = self.hub.scratch.take();
         scratch.clear();
         let status = E::encode_reply(&reply, &mut scratch);
+        let checked = self.check_length(&scratch);
         let decoded = E::decode_reply(usize::from(method), status, &scratch);
         self.hub.scratch.replace(scratch);
+        checked.map_err(|_| Fault::FAILED)?;
         decoded.map_err(|error| {
             tracing::error!(kind = E::KIND.name, method, "a reply does not decode: {error}");
             Fault::FAILED

@@ -57,6 +57,12 @@ impl Actor {
         self.n
     }
 
+    /// Answers as long as it is told to.
+    #[invoke]
+    fn echo(&mut self, text: String, times: u64) -> String {
+        text.repeat(times as usize)
+    }
+
     #[invoke]
     fn take(&mut self, n: u64) -> Result<u64, Poor> {
         match self.n.checked_sub(n) {

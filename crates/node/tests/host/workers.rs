@@ -132,6 +132,40 @@ fn queue_between_workers_is_bounded_and_replies_pass_all_the_same() {
     assert!(trace.contains("10ms slow: Ok(2)"), "{trace}");
 }
 
+/// Requests had a limit and replies another one: what was over it was dropped without a word, or
+/// broke the link for everybody.
+#[test]
+fn a17_requests_and_replies_have_one_limit_and_typed_errors() {
+    let limit = HostOptions { message_bytes_max: 1_000, ..HostOptions::default() };
+    let cases =
+        [(limit.clone(), worker(2, 3)), (HostOptions { encode_all: true, ..limit }, worker(1, 1))];
+    for (options, second) in cases {
+        let mut rig = rig(options, second);
+        let outside = rig.outside();
+        let mut ask = |len: usize, times: u64| {
+            let call = outside.entity::<Actor>(2).echo("x".repeat(len), times);
+            rig.now_done(async move { brief(call.await.map(|text| text.len())) })
+        };
+        // Three bytes for the length of a text, two more for the list of arguments.
+        assert_eq!(ask(995, 1), "995");
+        assert_eq!(
+            ask(996, 1),
+            "BadArgument(a message of 1001 bytes is over the limit of 1000 (message_bytes_max))"
+        );
+        assert_eq!(ask(1, 997), "997");
+        assert_eq!(ask(1, 998), "Failed(2)");
+        assert_eq!(ask(1, 100_000), "Failed(2)");
+        // Whatever came before, the way is as it was.
+        assert_eq!(ask(10, 10), "100");
+        let text = "y".repeat(2_000);
+        let told = outside.entity::<Actor>(2).note(text).map(|()| "told");
+        assert!(brief(told).starts_with("BadArgument(a message of"), "a tell");
+        let too_long: u64 = rig.hosts.iter().map(|host| host.stats().too_long).sum();
+        assert_eq!(too_long, 4);
+        assert!(rig.hosts.iter().all(node::Host::is_quiet));
+    }
+}
+
 #[test]
 fn full_link_to_a_node_is_busy() {
     let mut rig = rig(HostOptions::default(), worker(2, 0));

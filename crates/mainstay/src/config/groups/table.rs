@@ -138,7 +138,12 @@ static MESH: Table<mesh::Options> = Table {
     slot: |options| &options.mesh,
     slot_mut: |options| &mut options.mesh,
     options: &[
-        bytes!(frame_bytes_max, 4 * KIB, 64 * MIB, "Longest frame."),
+        bytes!(
+            frame_bytes_max,
+            16 * KIB,
+            64 * MIB,
+            "Longest frame; arguments and replies of calls to other nodes are 8 KiB shorter."
+        ),
         bytes!(queue_bytes_soft, 4 * KIB, 4 * GIB, "A queue this long takes replies only."),
         bytes!(queue_bytes_hard, 4 * KIB, 4 * GIB, "A link whose queue grows over this is closed."),
         bytes!(
