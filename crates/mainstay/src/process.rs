@@ -138,9 +138,7 @@ impl Running {
         };
         let runs = &process.runs;
         if process.holds_entities() {
-            let node_app = app
-                .node_app(|kind| runs.entities.has(kind))
-                .schema(app.schema()?);
+            let node_app = app.node_app(|kind| runs.entities.has(kind)).schema(app.schema()?);
             let env = NodeEnv {
                 clock: clock.clone(),
                 random: Random::from_os(),
