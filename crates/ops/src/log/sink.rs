@@ -9,6 +9,9 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How long a flush waits for a writer that is stuck.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
+/// How long it waits between two looks at a queue that is full.
+const FLUSH_NAP: Duration = Duration::from_millis(1);
+
 /// A bounded queue in front of a writer thread.
 pub(super) struct Sink {
     queue: SyncSender<Job>,
@@ -36,11 +39,22 @@ impl Sink {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// Waits until everything that is in the queue is written, but not for a writer that is stuck
+    /// (a blocked pipe): that must not keep the process from ending.
     pub(super) fn flush(&self) {
         let (done, wait) = sync_channel(1);
-        if self.queue.try_send(Job::Flush(done)).is_ok() {
-            // A writer that is stuck (a blocked pipe) must not keep the process from ending.
-            let _ = wait.recv_timeout(FLUSH_WAIT);
+        let mut job = Job::Flush(done);
+        // A full queue takes it as soon as the writer has taken a line.
+        for _ in 0..FLUSH_WAIT.as_millis() / FLUSH_NAP.as_millis() {
+            match self.queue.try_send(job) {
+                Ok(()) => {
+                    let _ = wait.recv_timeout(FLUSH_WAIT);
+                    return;
+                }
+                Err(TrySendError::Full(back)) => job = back,
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+            std::thread::sleep(FLUSH_NAP);
         }
     }
 }
@@ -48,22 +62,20 @@ impl Sink {
 fn write_all(jobs: &Receiver<Job>, mut writer: Box<dyn Write + Send>, lost: &AtomicU64) {
     let mut told = 0;
     while let Ok(job) = jobs.recv() {
-        match job {
-            Job::Line(line) => {
-                if writer.write_all(&line).is_err() {
-                    lost.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            Job::Flush(done) => {
-                let _ = writer.flush();
-                let _ = done.try_send(());
-            }
+        if let Job::Line(line) = &job
+            && writer.write_all(line).is_err()
+        {
+            lost.fetch_add(1, Ordering::Relaxed);
         }
         let now = lost.load(Ordering::Relaxed);
         if now > told
             && writer.write_all(format!("({} log lines lost)\n", now - told).as_bytes()).is_ok()
         {
             told = now;
+        }
+        if let Job::Flush(done) = job {
+            let _ = writer.flush();
+            let _ = done.try_send(());
         }
     }
 }
@@ -136,6 +148,20 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// A flush that found the queue full did nothing, so the last lines of a process were lost.
+    #[test]
+    fn x38_a_flush_waits_for_room_in_a_full_queue() {
+        let pipe = Pipe::default();
+        let sink = Sink::start(Box::new(pipe.clone()), 4);
+        while sink.queue.try_send(Job::Line(b"line\n".to_vec())).is_ok() {}
+        let opener = pipe.clone();
+        let flusher = std::thread::spawn(move || sink.flush());
+        opener.open();
+        flusher.join().unwrap();
+        let text = String::from_utf8(pipe.0.0.lock().unwrap().1.clone()).unwrap();
+        assert!(text.lines().count() >= 4, "{text}");
     }
 
     /// X38: log lines walked the stack on the caller's thread, the queue had no limit, nothing was
