@@ -60,14 +60,31 @@ fn static_checks(steps: &mut Steps) -> anyhow::Result<()> {
     steps.step("format", || run(".", "cargo", &["fmt", "--all", "--check"]))?;
     steps.step("tidy", tidy::check)?;
     steps.step("clippy", || {
-        run(".", "cargo", &["clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings"])
+        run(
+            ".",
+            "cargo",
+            &[
+                "clippy",
+                "-q",
+                "--workspace",
+                "--all-targets",
+                "--all-features",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        )
     })
 }
 
 fn tests(steps: &mut Steps) -> anyhow::Result<()> {
     steps.step("tests", || {
         if has("cargo-nextest") {
-            run(".", "cargo", &["nextest", "run", "--workspace", "--no-fail-fast"])
+            run(
+                ".",
+                "cargo",
+                &["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"],
+            )
         } else {
             run(".", "cargo", &["test", "-q", "--workspace", "--lib", "--bins", "--tests"])
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -59,6 +60,14 @@ pub enum StartError {
     StoreShared {
         /// Its file.
         path: String,
+    },
+    /// Build with that feature, or name another store.
+    #[error("{path} needs a build with the feature {feature:?}")]
+    StoreNotBuilt {
+        /// Its file.
+        path: String,
+        /// The feature of `mainstay`.
+        feature: &'static str,
     },
     /// The system refuses a thread or a port.
     #[error("{what}: {source}")]
@@ -307,25 +316,47 @@ fn open_store(app: &NodeApp, process: &Process) -> Result<Option<Store>, StartEr
     if !app.needs_store() {
         return Ok(None);
     }
-    let file = match &process.store {
-        StorePlace::Embedded(file) => file,
-        StorePlace::Memory => return Ok(Some(Store::memory(store::Limits::default()))),
-    };
+    match &process.store {
+        StorePlace::Memory => Ok(Some(Store::memory(store::Limits::default()))),
+        StorePlace::Embedded(file) => open_embedded(file, process).map(Some),
+        StorePlace::Sqlite(file) => open_sqlite(file).map(Some),
+    }
+}
+
+fn open_embedded(file: &Path, process: &Process) -> Result<Store, StartError> {
     let path = file.display().to_string();
     if process.shares_entities {
         return Err(StartError::StoreShared { path });
     }
-    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder)
-            .map_err(system(format!("cannot make the folder of {path}")))?;
-    }
+    make_folder_of(file)?;
     let store = Store::embedded(file, store::Options::default())?;
     // Nobody else can have it open, so whoever wrote to it before is gone.
     match node::data::bury_all(&store) {
         Ok(buried) => tracing::debug!(path, buried, "store opened"),
         Err(error) => return Err(StartError::StoreFailed { path, error }),
     }
-    Ok(Some(store))
+    Ok(store)
+}
+
+#[cfg(feature = "sqlite")]
+fn open_sqlite(file: &Path) -> Result<Store, StartError> {
+    make_folder_of(file)?;
+    // Whoever wrote to it before may still live: what it had is free once its beat has stood
+    // still for long enough.
+    Ok(Store::sqlite(file, store::Options::default())?)
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn open_sqlite(file: &Path) -> Result<Store, StartError> {
+    Err(StartError::StoreNotBuilt { path: file.display().to_string(), feature: "sqlite" })
+}
+
+fn make_folder_of(file: &Path) -> Result<(), StartError> {
+    match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        None => Ok(()),
+        Some(folder) => std::fs::create_dir_all(folder)
+            .map_err(system(format!("cannot make the folder of {}", file.display()))),
+    }
 }
 
 fn node_options(cluster: &str, process: &Process) -> NodeOptions {

@@ -142,6 +142,29 @@ fn a_store_for_one_process_is_refused_to_several() {
     assert!(matches!(start(&text), Err(StartError::StoreShared { .. })));
 }
 
+#[cfg(not(feature = "sqlite"))]
+#[test]
+fn a_store_that_was_not_built_in_says_so() {
+    let folder = Folder::new("reef");
+    let text = file(&folder.0, "\"store\": {\"sqlite\": \"reef.sqlite\"},");
+    let refused = start(&text).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.ends_with("needs a build with the feature \"sqlite\""), "{refused}");
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn choosing_sqlite_is_configuration_only() {
+    let folder = Folder::new("reef");
+    let path = folder.0.join("reef.sqlite").display().to_string();
+    let text = file(&folder.0, &format!("\"store\": {{\"sqlite\": {path:?}}},"));
+    for round in 1..=2 {
+        let running = start(&text).unwrap();
+        assert_eq!(dive(&running, 1, round), round);
+        assert!(running.stop(Duration::ZERO).unfinished.is_empty());
+    }
+    assert!(folder.0.join("reef.sqlite").is_file());
+}
+
 #[mainstay::test(seed = 31)]
 async fn clients_find_what_was_kept(cluster: Cluster) {
     let game = cluster.start(&app());

@@ -1,10 +1,9 @@
 //! A shard in a redb file, behind a thread that commits what waits in one durable transaction.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition, TableError};
@@ -13,6 +12,7 @@ use crate::answer::Sender;
 use crate::error::{Error, OpenError};
 use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
+use crate::queue::{Failed, Job, Queue, Work, serve};
 use crate::rules;
 use crate::tables::{Read, Stage, Table, Visit, Writes};
 
@@ -74,7 +74,11 @@ impl Embedded {
         let of_thread = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || serve(&database, &of_thread))
+            .spawn(move || {
+                serve(&of_thread, |limits, batch| {
+                    commit(&database, limits, batch).map_err(Failed::Broken)
+                });
+            })
             .map_err(|source| OpenError::Io { path: shown.to_owned(), source })?;
         Ok(Embedded {
             queue,
@@ -105,7 +109,7 @@ impl Embedded {
         rule: impl FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
         sender: Sender<T>,
     ) {
-        let work = Work { rule: Some(rule), result: None, sender };
+        let work = Work::new(rule, sender);
         if let Err((job, error)) = self.queue.push(Box::new(work), bytes) {
             job.refuse(error);
         }
@@ -118,7 +122,7 @@ impl Embedded {
             return sender.send(Err(Error::Busy));
         }
         // The thread may still be on its way out of a failed database.
-        let database = self.database.upgrade().filter(|_| self.queue.lock().stopped.is_none());
+        let database = self.database.upgrade().filter(|_| !self.queue.is_stopped());
         let Some(database) = database else {
             return sender.send(Err(self.queue.why_stopped()));
         };
@@ -197,159 +201,6 @@ fn opening(shown: &str, error: DatabaseError) -> OpenError {
 
 fn shown(error: impl std::fmt::Display) -> String {
     error.to_string()
-}
-
-/// One request with its typed answer.
-trait Job: Send {
-    /// Runs the rule. The writes are to be applied only if it says true.
-    fn run(&mut self, stage: &mut Stage<'_>) -> bool;
-    /// Answers what the rule said, which is durable by now.
-    fn done(self: Box<Self>);
-    /// Answers that nobody knows, or that nothing was done.
-    fn refuse(self: Box<Self>, error: Error);
-}
-
-struct Work<T, F> {
-    rule: Option<F>,
-    result: Option<Result<T, Error>>,
-    sender: Sender<T>,
-}
-
-impl<T, F> Job for Work<T, F>
-where
-    T: Send,
-    F: FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send,
-{
-    fn run(&mut self, stage: &mut Stage<'_>) -> bool {
-        let rule = self.rule.take().expect("a job runs once");
-        let result = self.result.insert(rule(stage));
-        result.is_ok()
-    }
-
-    fn done(self: Box<Self>) {
-        self.sender.send(self.result.expect("a job is done after it ran"));
-    }
-
-    fn refuse(self: Box<Self>, error: Error) {
-        self.sender.send(Err(error));
-    }
-}
-
-/// What waits for the thread.
-struct Queue {
-    options: Options,
-    waiting: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    jobs: VecDeque<(Box<dyn Job>, usize)>,
-    bytes: usize,
-    closed: bool,
-    stopped: Option<String>,
-}
-
-type Refused = (Box<dyn Job>, Error);
-
-impl Queue {
-    fn new(options: Options) -> Self {
-        Queue { options, waiting: Mutex::default(), changed: Condvar::new() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, job: Box<dyn Job>, bytes: usize) -> Result<(), Refused> {
-        let mut waiting = self.lock();
-        if let Some(reason) = &waiting.stopped {
-            return Err((job, Error::Stopped(reason.clone())));
-        }
-        let full = waiting.jobs.len() >= self.options.queue_ops_max
-            || waiting.bytes.saturating_add(bytes) > self.options.queue_bytes_max;
-        if full {
-            return Err((job, Error::Busy));
-        }
-        waiting.bytes += bytes;
-        waiting.jobs.push_back((job, bytes));
-        drop(waiting);
-        self.changed.notify_one();
-        Ok(())
-    }
-
-    /// The next batch, at least one job; `None` once the queue is closed and empty.
-    fn take(&self) -> Option<Vec<Box<dyn Job>>> {
-        let mut waiting = self.lock();
-        while waiting.jobs.is_empty() {
-            if waiting.closed {
-                return None;
-            }
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-        }
-        let (mut batch, mut taken) = (Vec::new(), 0);
-        while let Some(&(_, bytes)) = waiting.jobs.front() {
-            let over = taken + bytes > self.options.batch_bytes_max
-                || batch.len() >= self.options.batch_ops_max;
-            if over && !batch.is_empty() {
-                break;
-            }
-            taken += bytes;
-            batch.extend(waiting.jobs.pop_front().map(|(job, _)| job));
-        }
-        waiting.bytes -= taken;
-        Some(batch)
-    }
-
-    fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_one();
-    }
-
-    /// Refuses all that waits and all that comes.
-    fn stop(&self, reason: &str) {
-        let mut waiting = self.lock();
-        waiting.stopped.get_or_insert_with(|| reason.to_owned());
-        waiting.bytes = 0;
-        let jobs = std::mem::take(&mut waiting.jobs);
-        drop(waiting);
-        for (job, _) in jobs {
-            job.refuse(Error::Stopped(reason.to_owned()));
-        }
-    }
-
-    fn why_stopped(&self) -> Error {
-        let reason = self.lock().stopped.clone();
-        Error::Stopped(reason.unwrap_or_else(|| "it was closed".to_owned()))
-    }
-}
-
-/// Ends the queue whichever way the thread ends.
-struct StopOnEnd<'a>(&'a Queue);
-
-impl Drop for StopOnEnd<'_> {
-    fn drop(&mut self) {
-        self.0.stop("its thread ended");
-    }
-}
-
-/// Commits batch after batch until the queue is closed or the storage fails.
-fn serve(database: &Database, queue: &Queue) {
-    let _stop = StopOnEnd(queue);
-    while let Some(mut batch) = queue.take() {
-        match commit(database, &queue.options.limits, &mut batch) {
-            Ok(()) => batch.into_iter().for_each(Job::done),
-            Err(reason) => {
-                // The operating system may have thrown away what it could not write, and a second
-                // sync may then say all is well: nothing after this can be believed.
-                queue.stop(&reason);
-                for job in batch {
-                    job.refuse(Error::Unknown(reason.clone()));
-                }
-                return;
-            }
-        }
-    }
 }
 
 /// Runs all jobs in one transaction, which is durable when this returns `Ok`.

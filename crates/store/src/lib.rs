@@ -37,9 +37,12 @@ mod embedded;
 mod error;
 mod ledger;
 mod options;
+mod queue;
 mod row;
 mod rules;
 mod shard;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod store;
 mod tables;
 mod types;

@@ -30,6 +30,8 @@ pub struct Store {
 enum Backend {
     Memory(Mutex<Shard>),
     Embedded(Embedded),
+    #[cfg(feature = "sqlite")]
+    Sqlite(crate::sqlite::Sqlite),
 }
 
 impl fmt::Debug for Store {
@@ -37,6 +39,8 @@ impl fmt::Debug for Store {
         match &*self.backend {
             Backend::Memory(_) => f.write_str("Store::memory"),
             Backend::Embedded(_) => f.write_str("Store::embedded"),
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(_) => f.write_str("Store::sqlite"),
         }
     }
 }
@@ -58,6 +62,17 @@ impl Store {
         Ok(Store { backend: Arc::new(Backend::Embedded(embedded)) })
     }
 
+    /// A store in the SQLite file at `path`, made if it is not there; its folder must be.
+    ///
+    /// Several processes of one machine may have it open at once: they wait for each other, for two
+    /// seconds at most, then answer [`Error::Busy`]. Else as [`Store::embedded`]; `cache_bytes` is
+    /// SQLite's own. The file system must be a local one.
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
+        let sqlite = crate::sqlite::Sqlite::open(path.as_ref(), options)?;
+        Ok(Store { backend: Arc::new(Backend::Sqlite(sqlite)) })
+    }
+
     #[cfg(test)]
     pub(crate) fn of_embedded(embedded: Embedded) -> Self {
         Store { backend: Arc::new(Backend::Embedded(embedded)) }
@@ -77,6 +92,8 @@ impl Store {
                 sender.send(result);
             }
             Backend::Embedded(embedded) => embedded.submit(bytes, rule, sender),
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(sqlite) => sqlite.submit(bytes, rule, sender),
         }
         answer
     }
@@ -224,6 +241,12 @@ impl Store {
             Backend::Embedded(embedded) => {
                 let (sender, answer) = channel();
                 embedded.verify(sender);
+                answer
+            }
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(sqlite) => {
+                let (sender, answer) = channel();
+                sqlite.verify(sender);
                 answer
             }
         }

@@ -62,6 +62,12 @@ const FIELDS: &[[&str; 4]] = &[
         "File in which entities with documents are kept, of one process. Only opened if the game has such entities.",
     ],
     [
+        "store.sqlite",
+        "path",
+        "none",
+        "SQLite file instead, which the processes of one machine may share. Needs the feature sqlite.",
+    ],
+    [
         "store.memory",
         "true or false",
         "false",

@@ -27,6 +27,11 @@ use crate::host::hub::Hub;
 pub struct Pledge(Claim);
 
 impl Pledge {
+    /// The owner's epoch: it rises with each owner.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
+    }
+
     /// The entity's key in the store, which is also the holder of what it has.
     pub fn holder(&self) -> Key {
         self.0.key

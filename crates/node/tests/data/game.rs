@@ -21,7 +21,7 @@ pub struct Slot {
 #[derive(Default, Document)]
 #[document(root = node::rt)]
 pub struct Avatar {
-    #[persist(range = ..=1_000)]
+    #[persist(range = ..=1_000_000)]
     pub level: u64,
     #[persist(len = ..=8)]
     pub name: String,
@@ -48,6 +48,13 @@ impl Avatar {
         self.level += n;
         self.seen += n;
         self.level
+    }
+
+    /// As `rise`, and tells the epoch of its owner.
+    #[invoke(server)]
+    fn climb(&mut self, cx: &mut Cx<Self>, n: u64) -> (u64, u64) {
+        self.level += n;
+        (self.level, cx.pledge().map_or(0, |pledge| pledge.epoch()))
     }
 
     #[invoke(server)]

@@ -52,33 +52,80 @@ const CASES: &[Case] = &[
     ("forgotten transactions stay in the audit", forgotten_transactions_stay_in_the_audit),
 ];
 
-fn run(open: impl Fn(&str) -> Box<dyn Fn() -> Store>, lasting: bool) {
-    for (name, case) in CASES {
-        println!("{name}");
-        let open = open(name);
-        let mut bench = Bench { store: Some(open()), open, lasting };
-        case(&mut bench);
-        let verdict = bench.store().verify().wait().unwrap();
-        assert_eq!(verdict.faults, Vec::<String>::new(), "{name}");
-        bench.reopen();
-        assert_eq!(bench.store().verify().wait().unwrap(), verdict, "{name}");
+/// Opens a store of one case, again after it was closed if it is one that lasts.
+type Open = Box<dyn Fn() -> Store>;
+type Backend = (&'static str, bool, fn() -> Open);
+
+const MEMORY: Backend = ("memory", false, || Box::new(|| Store::memory(Limits::default())));
+
+const EMBEDDED: Backend = ("embedded", true, || {
+    let folder = Folder::new("conformance");
+    Box::new(move || Store::embedded(folder.file(), Options::default()).unwrap())
+});
+
+#[cfg(feature = "sqlite")]
+const SQLITE: Backend = ("sqlite", true, || {
+    let folder = Folder::new("conformance");
+    Box::new(move || Store::sqlite(folder.file(), Options::default()).unwrap())
+});
+
+fn run((_, lasting, open): Backend, (name, case): &Case) {
+    let open = open();
+    let mut bench = Bench { store: Some(open()), open, lasting };
+    case(&mut bench);
+    let verdict = bench.store().verify().wait().unwrap();
+    assert_eq!(verdict.faults, Vec::<String>::new(), "{name}");
+    bench.reopen();
+    assert_eq!(bench.store().verify().wait().unwrap(), verdict, "{name}");
+}
+
+fn run_all(backend: Backend) {
+    for case in CASES {
+        println!("{}", case.0);
+        run(backend, case);
     }
 }
 
 #[test]
 fn memory_store_conforms() {
-    run(|_| Box::new(|| Store::memory(Limits::default())), false);
+    run_all(MEMORY);
 }
 
 #[test]
 fn embedded_store_conforms() {
-    run(
-        |_| {
-            let folder = Folder::new("conformance");
-            Box::new(move || Store::embedded(folder.file(), Options::default()).unwrap())
-        },
-        true,
-    );
+    run_all(EMBEDDED);
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn sqlite_store_conforms() {
+    run_all(SQLITE);
+}
+
+/// Prints backends × cases: `cargo test -p store --all-features backends_and_cases -- --nocapture`.
+#[test]
+fn table_of_backends_and_cases() {
+    let backends = [
+        MEMORY,
+        EMBEDDED,
+        #[cfg(feature = "sqlite")]
+        SQLITE,
+    ];
+    let heads: String = backends.iter().map(|(name, ..)| format!(" {name:>9}")).collect();
+    println!("{:<60}{heads}", "case");
+    let mut failed = Vec::new();
+    for case in CASES {
+        let mut line = format!("{:<60}", case.0);
+        for backend in backends {
+            let ran = std::panic::catch_unwind(|| run(backend, case));
+            line += &format!(" {:>9}", if ran.is_ok() { "passes" } else { "FAILS" });
+            if ran.is_err() {
+                failed.push((backend.0, case.0));
+            }
+        }
+        println!("{line}");
+    }
+    assert_eq!(failed, []);
 }
 
 pub const A: Incarnation = Incarnation(0xa);

@@ -18,7 +18,7 @@ const PLAYERS: u128 = 8;
 #[test]
 fn crash_child() {
     let Ok(path) = std::env::var(CHILD) else { return };
-    let store = Store::embedded(path, Options::default()).unwrap();
+    let store = open(std::path::Path::new(&path));
     let mut next = store.audit(0, usize::MAX).wait().map(|all| all.len() as u128 + 1).unwrap();
     store.beat(A).wait().unwrap();
     let claims: Vec<_> = (0..PLAYERS).map(|player| claim(&store, Key(100 + player))).collect();
@@ -51,6 +51,15 @@ fn crash_child() {
             out.flush().unwrap();
         }
     }
+}
+
+/// The backend goes by the file's name.
+fn open(path: &std::path::Path) -> Store {
+    #[cfg(feature = "sqlite")]
+    if path.extension().is_some_and(|ending| ending == "sqlite") {
+        return Store::sqlite(path, Options::default()).unwrap();
+    }
+    Store::embedded(path, Options::default()).unwrap()
 }
 
 fn claim(store: &Store, key: Key) -> (Claim, u64) {
@@ -95,10 +104,21 @@ fn run_and_kill(path: &std::path::Path, after_lines: usize) -> u128 {
 #[test]
 fn acknowledged_commits_survive_kill_9() {
     let folder = Folder::new("crash");
+    survive(&folder.file());
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn acknowledged_commits_survive_kill_9_in_sqlite() {
+    let folder = Folder::new("crash");
+    survive(&folder.file().with_extension("sqlite"));
+}
+
+fn survive(path: &std::path::Path) {
     let mut acknowledged = 0;
     for round in 0..5 {
-        acknowledged = run_and_kill(&folder.file(), 5 + 13 * round).max(acknowledged);
-        let store = Store::embedded(folder.file(), Options::default()).unwrap();
+        acknowledged = run_and_kill(path, 5 + 13 * round).max(acknowledged);
+        let store = open(path);
         let audit = store.audit(0, usize::MAX).wait().unwrap();
         let committed = audit.len() as u128;
         assert!(committed >= acknowledged, "{acknowledged} told, {committed} there");

@@ -6,3 +6,5 @@ mod crash;
 mod faults;
 mod folder;
 mod model;
+#[cfg(feature = "sqlite")]
+mod shared;

@@ -486,12 +486,22 @@ fn word(of: impl std::fmt::Debug) -> String {
 
 #[test]
 fn embedded_store_answers_as_the_model_does() {
+    answers_as_the_model_does(|path, options| Store::embedded(path, options).unwrap());
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn sqlite_store_answers_as_the_model_does() {
+    answers_as_the_model_does(|path, options| Store::sqlite(path, options).unwrap());
+}
+
+fn answers_as_the_model_does(open: fn(std::path::PathBuf, Options) -> Store) {
     for seed in 1_000..1_004 {
         let folder = Folder::new("model");
         let options = Options { batch_ops_max: 64, ..Options::default() };
         for (part, ops) in script(seed, 600).chunks(150).enumerate() {
             // Each part goes on in a store that was closed and opened.
-            let store = Store::embedded(folder.file(), options.clone()).unwrap();
+            let store = open(folder.file(), options.clone());
             let answers: Vec<_> = ops.iter().map(|(op, _)| ask_store(&store, op)).collect();
             for (at, ((op, expected), answer)) in ops.iter().zip(answers).enumerate() {
                 compare(seed, part * 150 + at, op, expected, &answer());

@@ -1,0 +1,185 @@
+//! What waits for a store's thread, and the thread's loop.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::answer::Sender;
+use crate::error::Error;
+use crate::options::{Limits, Options};
+use crate::tables::Stage;
+
+/// One request with its typed answer.
+pub(crate) trait Job: Send {
+    /// Runs the rule. The writes are to be applied only if it says true.
+    fn run(&mut self, stage: &mut Stage<'_>) -> bool;
+    /// Answers what the rule said, which is durable by now.
+    fn done(self: Box<Self>);
+    /// Answers that nobody knows, or that nothing was done.
+    fn refuse(self: Box<Self>, error: Error);
+}
+
+pub(crate) struct Work<T, F> {
+    rule: Option<F>,
+    result: Option<Result<T, Error>>,
+    sender: Sender<T>,
+}
+
+impl<T, F> Work<T, F> {
+    pub fn new(rule: F, sender: Sender<T>) -> Self {
+        Work { rule: Some(rule), result: None, sender }
+    }
+}
+
+impl<T, F> Job for Work<T, F>
+where
+    T: Send,
+    F: FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send,
+{
+    fn run(&mut self, stage: &mut Stage<'_>) -> bool {
+        let rule = self.rule.take().expect("a job runs once");
+        let result = self.result.insert(rule(stage));
+        result.is_ok()
+    }
+
+    fn done(self: Box<Self>) {
+        self.sender.send(self.result.expect("a job is done after it ran"));
+    }
+
+    fn refuse(self: Box<Self>, error: Error) {
+        self.sender.send(Err(error));
+    }
+}
+
+/// What waits for the thread.
+pub(crate) struct Queue {
+    pub options: Options,
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<(Box<dyn Job>, usize)>,
+    bytes: usize,
+    closed: bool,
+    stopped: Option<String>,
+}
+
+pub(crate) type Refused = (Box<dyn Job>, Error);
+
+impl Queue {
+    pub fn new(options: Options) -> Self {
+        Queue { options, waiting: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn push(&self, job: Box<dyn Job>, bytes: usize) -> Result<(), Refused> {
+        let mut waiting = self.lock();
+        if let Some(reason) = &waiting.stopped {
+            return Err((job, Error::Stopped(reason.clone())));
+        }
+        let full = waiting.jobs.len() >= self.options.queue_ops_max
+            || waiting.bytes.saturating_add(bytes) > self.options.queue_bytes_max;
+        if full {
+            return Err((job, Error::Busy));
+        }
+        waiting.bytes += bytes;
+        waiting.jobs.push_back((job, bytes));
+        drop(waiting);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The next batch, at least one job; `None` once the queue is closed and empty.
+    pub fn take(&self) -> Option<Vec<Box<dyn Job>>> {
+        let mut waiting = self.lock();
+        while waiting.jobs.is_empty() {
+            if waiting.closed {
+                return None;
+            }
+            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        let (mut batch, mut taken) = (Vec::new(), 0);
+        while let Some(&(_, bytes)) = waiting.jobs.front() {
+            let over = taken + bytes > self.options.batch_bytes_max
+                || batch.len() >= self.options.batch_ops_max;
+            if over && !batch.is_empty() {
+                break;
+            }
+            taken += bytes;
+            batch.extend(waiting.jobs.pop_front().map(|(job, _)| job));
+        }
+        waiting.bytes -= taken;
+        Some(batch)
+    }
+
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Refuses all that waits and all that comes.
+    pub fn stop(&self, reason: &str) {
+        let mut waiting = self.lock();
+        waiting.stopped.get_or_insert_with(|| reason.to_owned());
+        waiting.bytes = 0;
+        let jobs = std::mem::take(&mut waiting.jobs);
+        drop(waiting);
+        for (job, _) in jobs {
+            job.refuse(Error::Stopped(reason.to_owned()));
+        }
+    }
+
+    /// Whether the storage has failed or the thread has ended.
+    pub fn is_stopped(&self) -> bool {
+        self.lock().stopped.is_some()
+    }
+
+    pub fn why_stopped(&self) -> Error {
+        let reason = self.lock().stopped.clone();
+        Error::Stopped(reason.unwrap_or_else(|| "it was closed".to_owned()))
+    }
+}
+
+/// Ends the queue whichever way the thread ends.
+struct StopOnEnd<'a>(&'a Queue);
+
+impl Drop for StopOnEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop("its thread ended");
+    }
+}
+
+/// Why a batch was not done.
+pub(crate) enum Failed {
+    /// Nothing of it was done; it may be tried again.
+    Busy,
+    /// Nobody knows, and nothing after it can be believed.
+    Broken(String),
+}
+
+/// Has batch after batch done until the queue is closed or the storage fails.
+pub(crate) fn serve(
+    queue: &Queue,
+    mut commit: impl FnMut(&Limits, &mut [Box<dyn Job>]) -> Result<(), Failed>,
+) {
+    let _stop = StopOnEnd(queue);
+    while let Some(mut batch) = queue.take() {
+        match commit(&queue.options.limits, &mut batch) {
+            Ok(()) => batch.into_iter().for_each(Job::done),
+            Err(Failed::Busy) => batch.into_iter().for_each(|job| job.refuse(Error::Busy)),
+            Err(Failed::Broken(reason)) => {
+                // The operating system may have thrown away what it could not write, and a second
+                // sync may then say all is well: nothing after this can be believed.
+                queue.stop(&reason);
+                for job in batch {
+                    job.refuse(Error::Unknown(reason.clone()));
+                }
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! A shard in a SQLite file, behind a thread that commits what waits in one durable transaction.
+//!
+//! Several processes of one machine may have the file open: each transaction begins by taking
+//! SQLite's write lock, so what a rule reads is what it writes over.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
+
+use crate::answer::Sender;
+use crate::error::{Error, OpenError};
+use crate::ledger::Verdict;
+use crate::options::{Limits, Options};
+use crate::queue::{Failed, Job, Queue, Work, serve};
+use crate::rules;
+use crate::tables::{Read, Stage, Table, Visit, Writes};
+
+/// How long a transaction waits for another process's before it is `Busy`.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// "MSYs": marks the file as one of ours.
+const APPLICATION_ID: i32 = 0x4d53_5973;
+
+/// The store's file and its thread.
+pub(crate) struct Sqlite {
+    queue: Arc<Queue>,
+    path: PathBuf,
+    limits: Limits,
+    verifying: Mutex<Option<JoinHandle<()>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sqlite {
+    pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
+        let shown = path.display().to_string();
+        let io = |source| OpenError::Io { path: shown.clone(), source };
+        match std::fs::metadata(path) {
+            Ok(found) if found.len() == 0 => return Err(OpenError::Empty(shown)),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(path, &shown)?,
+            Err(error) => return Err(io(error)),
+        }
+        let mut connection = connect(path).map_err(|error| damaged(&shown, &error))?;
+        check(&mut connection, &shown, &options.limits)?;
+        let limits = options.limits.clone();
+        let queue = Arc::new(Queue::new(options));
+        let of_thread = Arc::clone(&queue);
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || {
+                serve(&of_thread, |limits, batch| commit(&mut connection, limits, batch));
+            })
+            .map_err(io)?;
+        let verifying = Mutex::new(None);
+        Ok(Sqlite { queue, path: path.to_owned(), limits, verifying, thread: Some(thread) })
+    }
+
+    pub fn submit<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        rule: impl FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+        sender: Sender<T>,
+    ) {
+        if let Err((job, error)) = self.queue.push(Box::new(Work::new(rule, sender)), bytes) {
+            job.refuse(error);
+        }
+    }
+
+    /// Reads the whole of one moment on a thread and connection of its own, one at a time.
+    pub fn verify(&self, sender: Sender<Verdict>) {
+        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        if verifying.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return sender.send(Err(Error::Busy));
+        }
+        if self.queue.is_stopped() {
+            return sender.send(Err(self.queue.why_stopped()));
+        }
+        let (path, limits) = (self.path.clone(), self.limits.clone());
+        let verify = move || {
+            let verdict = connect(&path).and_then(|mut connection| {
+                let txn = connection.transaction()?;
+                let rows = Rows { connection: &txn, fault: Fault::default() };
+                Ok(rules::verify(&mut Stage::new(&rows, &limits)))
+            });
+            sender.send(verdict.unwrap_or_else(|error| Err(Error::Stopped(error.to_string()))));
+        };
+        let thread = std::thread::Builder::new().name("store verify".to_owned()).spawn(verify);
+        // Without a thread the sender is dropped, which answers.
+        *verifying = thread.ok();
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        self.queue.close();
+        let verifying = self.verifying.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        for thread in [verifying, self.thread.take()].into_iter().flatten() {
+            // The last handle may be dropped by a callback, which runs on the thread itself.
+            if thread.thread().id() != std::thread::current().id() {
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+/// Makes the file under another name first, so that one of the right name is always whole.
+fn create(path: &Path, shown: &str) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { path: shown.to_owned(), source };
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".new.{}", std::process::id()));
+    let making = path.with_file_name(name);
+    match std::fs::remove_file(&making) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    found(&making).map_err(|error| damaged(shown, &error))?;
+    File::open(&making).and_then(|file| file.sync_all()).map_err(io)?;
+    // Unlike a rename, a link never replaces what another process made meanwhile.
+    let linked = std::fs::hard_link(&making, path);
+    std::fs::remove_file(&making).map_err(io)?;
+    match linked {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
+        _ => {}
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+}
+
+/// Makes the tables; all is in the one file afterwards.
+fn found(path: &Path) -> rusqlite::Result<()> {
+    let mut connection = Connection::open(path)?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    let txn = connection.transaction()?;
+    for table in Table::ALL {
+        let name = table.name();
+        txn.execute_batch(&format!(
+            "CREATE TABLE \"{name}\" (key BLOB PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID"
+        ))?;
+    }
+    let limits = Limits::default();
+    let writes = {
+        let rows = Rows { connection: &txn, fault: Fault::default() };
+        let mut stage = Stage::new(&rows, &limits);
+        rules::found(&mut stage);
+        stage.into_writes()
+    };
+    apply(&txn, writes)?;
+    txn.commit()?;
+    connection.close().map_err(|(_, error)| error)
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(LOCK_WAIT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // Each commit is synced before it is answered.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.set_prepared_statement_cache_capacity(4 * Table::ALL.len());
+    Ok(connection)
+}
+
+fn check(connection: &mut Connection, shown: &str, limits: &Limits) -> Result<(), OpenError> {
+    let wrong =
+        |reason: &str| OpenError::Damaged { path: shown.to_owned(), reason: reason.to_owned() };
+    let mark = connection.pragma_query_value(None, "application_id", |row| row.get::<_, i32>(0));
+    if mark.map_err(|error| damaged(shown, &error))? != APPLICATION_ID {
+        return Err(wrong("it is another program's"));
+    }
+    let txn = connection.transaction().map_err(|error| damaged(shown, &error))?;
+    let rows = Rows { connection: &txn, fault: Fault::default() };
+    match rules::format(&Stage::new(&rows, limits)) {
+        Err(error) => Err(wrong(&error.to_string())),
+        Ok(None) => Err(wrong("its format is not named")),
+        Ok(Some(found)) if found > rules::FORMAT_VERSION => Err(OpenError::Newer {
+            path: shown.to_owned(),
+            found: u32::try_from(found).unwrap_or(u32::MAX),
+            known: rules::FORMAT_VERSION as u32,
+        }),
+        Ok(Some(_)) => Ok(()),
+    }
+}
+
+fn damaged(shown: &str, error: &rusqlite::Error) -> OpenError {
+    OpenError::Damaged { path: shown.to_owned(), reason: error.to_string() }
+}
+
+/// Runs all jobs in one transaction, which is durable when this returns `Ok`.
+fn commit(
+    connection: &mut Connection,
+    limits: &Limits,
+    batch: &mut [Box<dyn Job>],
+) -> Result<(), Failed> {
+    let broken = |error: rusqlite::Error| Failed::Broken(error.to_string());
+    let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    let txn = txn.map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Failed::Busy,
+        _ => Failed::Broken(error.to_string()),
+    })?;
+    let mut wrote = false;
+    for job in batch {
+        let rows = Rows { connection: &txn, fault: Fault::default() };
+        let mut stage = Stage::new(&rows, limits);
+        let is_done = job.run(&mut stage);
+        let writes = stage.into_writes();
+        if let Some(reason) = rows.fault.first.into_inner() {
+            return Err(Failed::Broken(reason));
+        }
+        if is_done && !writes.is_empty() {
+            apply(&txn, writes).map_err(broken)?;
+            wrote = true;
+        }
+    }
+    if wrote { txn.commit().map_err(broken) } else { txn.rollback().map_err(broken) }
+}
+
+fn apply(connection: &Connection, writes: Writes) -> rusqlite::Result<()> {
+    for ((table, key), bytes) in writes {
+        let name = table.name();
+        match bytes {
+            Some(bytes) => {
+                let sql = format!("INSERT OR REPLACE INTO \"{name}\" (key, row) VALUES (?1, ?2)");
+                connection.prepare_cached(&sql)?.execute(params![key, bytes])?;
+            }
+            None => {
+                let sql = format!("DELETE FROM \"{name}\" WHERE key = ?1");
+                connection.prepare_cached(&sql)?.execute(params![key])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The rows as one transaction sees them.
+struct Rows<'c> {
+    connection: &'c Connection,
+    fault: Fault,
+}
+
+impl Read for Rows<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let sql = format!("SELECT row FROM \"{}\" WHERE key = ?1", table.name());
+        let found = self.connection.prepare_cached(&sql).and_then(|mut statement| {
+            statement.query_row(params![key], |row| row.get::<_, Vec<u8>>(0)).optional()
+        });
+        found.map_err(|error| self.fault.note(&error))
+    }
+
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
+        let name = table.name();
+        let sql = format!("SELECT key, row FROM \"{name}\" WHERE key >= ?1 ORDER BY key");
+        let note = |error| self.fault.note(&error);
+        let mut statement = self.connection.prepare_cached(&sql).map_err(note)?;
+        let mut rows = statement.query(params![from]).map_err(note)?;
+        while let Some(row) = rows.next().map_err(note)? {
+            let key = row.get::<_, Vec<u8>>(0).map_err(note)?;
+            let bytes = row.get::<_, Vec<u8>>(1).map_err(note)?;
+            if !visit(&key, &bytes)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first failure of the storage below.
+#[derive(Default)]
+struct Fault {
+    first: RefCell<Option<String>>,
+}
+
+impl Fault {
+    fn note(&self, error: &rusqlite::Error) -> Error {
+        let reason = error.to_string();
+        self.first.borrow_mut().get_or_insert_with(|| reason.clone());
+        Error::Stopped(reason)
+    }
+}
