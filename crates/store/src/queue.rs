@@ -155,7 +155,8 @@ impl Drop for StopOnEnd<'_> {
 
 /// Why a batch was not done.
 pub(crate) enum Failed {
-    /// Nothing of it was done; it may be tried again.
+    /// Nothing of it was done; it may be tried again. Only where others may hold the lock.
+    #[cfg(feature = "sqlite")]
     Busy,
     /// Nobody knows, and nothing after it can be believed.
     Broken(String),
@@ -170,6 +171,7 @@ pub(crate) fn serve(
     while let Some(mut batch) = queue.take() {
         match commit(&queue.options.limits, &mut batch) {
             Ok(()) => batch.into_iter().for_each(Job::done),
+            #[cfg(feature = "sqlite")]
             Err(Failed::Busy) => batch.into_iter().for_each(|job| job.refuse(Error::Busy)),
             Err(Failed::Broken(reason)) => {
                 // The operating system may have thrown away what it could not write, and a second
