@@ -4,7 +4,8 @@ pub use env::{Calendar, WallTime};
 pub use macros::{Document, Message, client, component, entity, rpc, service};
 pub use node::data::{CommitError, Deal, Document, Pledge, holder};
 pub use node::{
-    CallError, Caller, Component, Cx, Failure, Group, Missed, Peer, Ref, This, TimerId, Times,
+    CallError, Caller, Component, Cx, Failure, Group, Locks, Missed, Peer, Ref, This, TimerId,
+    Times,
 };
 pub use proto::frame::CloseCode;
 pub use proto::{AccountId, Bytes, EntityId, Message};

@@ -10,6 +10,7 @@ mod entity;
 mod error;
 mod guard;
 mod host;
+mod lock;
 mod module;
 mod node;
 mod options;
@@ -41,6 +42,7 @@ pub use host::{
     ClientRequest, Event, FrameClass, Host, HostSetup, HostStats, Inline, MethodStats, Place,
     Pulse, Router, SceneStats, ShardStats, Target,
 };
+pub use lock::{Acquire, Held, Locks};
 pub use node::{Node, NodeApp, NodeEnv, NodeError, NodeHandle, NodeOptions, NodeStats, StopReport};
 pub use options::HostOptions;
 pub use push::*;

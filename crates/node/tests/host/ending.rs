@@ -7,7 +7,7 @@ use std::time::Duration;
 use expect_test::expect;
 use macros::{entity, rpc};
 use node::rt::{Cx, This};
-use node::{HostOptions, Place, Ref};
+use node::{HostOptions, Locks, Place, Ref};
 use proto::frame::CloseCode;
 
 use crate::actor::brief;
@@ -38,6 +38,30 @@ fn open_gate() {
         waker.take()
     });
     waker.into_iter().for_each(Waker::wake);
+}
+
+/// Changes its items over several awaits.
+#[entity(root = node::rt)]
+#[derive(Default)]
+struct Store {
+    locks: Locks<u64>,
+    log: Vec<String>,
+}
+
+#[rpc(root = node::rt)]
+impl Store {
+    #[invoke(interleave, deadline = "1s")]
+    async fn refit(this: This<Self>, cx: &mut Cx<Self>, item: u64, ms: u64) -> String {
+        let locks = this.with(|this| this.locks.clone());
+        let held = cx.timeout(Duration::from_secs(30), locks.acquire(item)).await;
+        if held.is_err() {
+            return format!("gave up item {item}");
+        }
+        this.with(|this| this.log.push(format!("{item}+{ms}")));
+        cx.sleep(Duration::from_millis(ms)).await;
+        this.with(|this| this.log.push(format!("{item}-{ms}")));
+        this.with(|this| this.log.join(" "))
+    }
 }
 
 #[entity(root = node::rt)]
@@ -185,6 +209,36 @@ fn a_turn_that_waits_for_the_outside_has_the_time_of_a_call_to_end() {
         }
         assert_eq!(rig.host().stats().kinds[0].entities, 0);
     }
+}
+
+#[test]
+fn a16_turns_side_by_side_lock_the_object_that_they_change() {
+    let mut rig = rig();
+    rig.host().register::<Store>();
+    let outside = rig.outside();
+    let refit = |item, ms| outside.entity::<Store>(1).refit(item, ms);
+    rig.start("a", refit(1, 100));
+    rig.start("b", refit(1, 50));
+    rig.start("c", refit(2, 70));
+    rig.pass(Duration::from_millis(200));
+    expect![[r#"
+        70ms c: Ok("1+100 2+70 2-70")
+        100ms a: Ok("1+100 2+70 2-70 1-100")
+        150ms b: Ok("1+100 2+70 2-70 1-100 1+50 1-50")
+    "#]]
+    .assert_eq(&trace());
+    // Who waits gives up with its turn's deadline, and holds nobody up.
+    rig.start("long", outside.entity::<Store>(1).refit(1, 5_000).deadline(Duration::from_secs(9)));
+    let late = refit(1, 1);
+    rig.start("late", async move { brief(late.await) });
+    rig.pass(Duration::from_secs(2));
+    assert!(trace().starts_with("120"), "a second after it was asked");
+    assert_eq!(rig.host().stats().turns, 1);
+    rig.pass(Duration::from_secs(4));
+    trace();
+    rig.start("next", refit(1, 0));
+    rig.pass(Duration::from_millis(10));
+    assert!(trace().contains("next: Ok("));
 }
 
 /// The engine had no retries, and those that games wrote ran purchases twice.
