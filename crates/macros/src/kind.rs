@@ -20,6 +20,7 @@ pub struct Kind {
     mailbox_max: u32,
     calls_max: u32,
     turns_max: u32,
+    in_flight_max: u32,
     steps_per_second: u32,
     /// Where `document` stands.
     pub document: Option<proc_macro2::Span>,
@@ -38,6 +39,7 @@ impl Kind {
             mailbox_max: 0,
             calls_max: 0,
             turns_max: 0,
+            in_flight_max: 0,
             steps_per_second: 0,
             document: None,
         };
@@ -62,6 +64,7 @@ impl Kind {
             "mailbox_max" => self.mailbox_max = number(meta)?,
             "calls_max" => self.calls_max = number(meta)?,
             "turns_max" => self.turns_max = number(meta)?,
+            "in_flight_max" => self.in_flight_max = number(meta)?,
             "steps_per_second" if is_entity => self.steps_per_second = rate(meta)?,
             "on_panic" => {
                 let policy: Ident = meta.value()?.parse()?;
@@ -75,7 +78,7 @@ impl Kind {
                 return Err(meta.error(
                     "unknown option; known here: `name = \"..\"`, `alias = \"..\"`, `room`, \
                      `singleton`, `document`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, \
-                     `turns_max = 16`, `steps_per_second = 20`, `on_panic = restart`, `root = path`",
+                     `turns_max = 16`, `in_flight_max = 888`, `steps_per_second = 20`, `on_panic = restart`, `root = path`",
                 ));
             }
         }
@@ -92,7 +95,7 @@ impl Kind {
 
     /// An expression of type `KindInfo`.
     pub fn info(&self, name: &str, hooks: &TokenStream) -> TokenStream {
-        let Kind { root, aliases, mailbox_max, calls_max, turns_max, .. } = self;
+        let Kind { root, aliases, mailbox_max, calls_max, turns_max, in_flight_max, .. } = self;
         let steps_per_second = self.steps_per_second as u16;
         let class = format_ident!("{}", self.class);
         let on_panic = format_ident!("{}", self.on_panic);
@@ -107,6 +110,7 @@ impl Kind {
                 mailbox_max: #mailbox_max,
                 calls_max: #calls_max,
                 turns_max: #turns_max,
+                in_flight_max: #in_flight_max,
                 steps_per_second: #steps_per_second,
                 ..#root::KindInfo::new(#name, #root::Class::#class)
             }

@@ -246,7 +246,7 @@ fn kinds_have_plain_types_and_known_options() {
         "rooms",
         "struct A;",
         expect![[
-            r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `document`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `steps_per_second = 20`, `on_panic = restart`, `root = path`"#
+            r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `document`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `in_flight_max = 888`, `steps_per_second = 20`, `on_panic = restart`, `root = path`"#
         ]],
     );
     check_entity(

@@ -119,6 +119,9 @@ pub struct KindInfo {
     pub calls_max: u32,
     /// Most `interleave` turns of one entity open at a time; 0 is the node's setting.
     pub turns_max: u32,
+    /// Most calls to all entities of the kind that one worker has in flight, whoever makes them; 0
+    /// is 888 for a service, the node's setting for others.
+    pub in_flight_max: u32,
 }
 
 impl KindInfo {
@@ -137,6 +140,7 @@ impl KindInfo {
             mailbox_max: 0,
             calls_max: 0,
             turns_max: 0,
+            in_flight_max: 0,
         }
     }
 }

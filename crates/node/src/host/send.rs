@@ -93,7 +93,7 @@ impl<E: Entity> Shard<E> {
         let fits = slot.flags & (BUSY | CLOSING | QUARANTINED) == 0
             && slot.mailbox.len < self.limits.mailbox_max
             && room.len() < hub.options.mail_max
-            && calls.open_count() < hub.options.calls_max
+            && calls.open_count() < self.limits.in_flight_max
             && caller.as_ref().is_none_or(|turn| {
                 turn.exclusive && !turn.cancelled && turn.calls.len() < turn.calls_max as usize
             });
@@ -163,7 +163,7 @@ impl<E: Entity> Shard<E> {
             nanos => nanos,
         };
         let mut deadline = hub.now.get() + Duration::from_nanos(nanos);
-        if self.calls.borrow().open_count() >= hub.options.calls_max {
+        if self.calls.borrow().open_count() >= self.limits.in_flight_max {
             bump(&hub.count.busy);
             return Err(Fault::BUSY);
         }

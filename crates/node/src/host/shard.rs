@@ -83,6 +83,8 @@ pub(crate) struct Cells<E: Entity> {
 pub(crate) struct Limits {
     pub mailbox_max: u32,
     pub calls_max: u32,
+    /// Most calls to the kind that this worker has in flight.
+    pub in_flight_max: u32,
     pub turns_max: u16,
 }
 
@@ -120,6 +122,9 @@ enum Pause {
     Close,
     GoOn,
 }
+
+/// Most calls to a service that one worker has in flight, unless its kind says otherwise.
+const SERVICE_CALLS_MAX: u32 = 888;
 
 /// How many panics within the window quarantine an entity.
 const PANICS_MAX: usize = 3;
@@ -236,6 +241,11 @@ impl<E: Entity> Shard<E> {
         let limits = Limits {
             mailbox_max: or(kind.mailbox_max, options.mailbox_max),
             calls_max: or(kind.calls_max, options.entity_calls_max),
+            in_flight_max: match (kind.in_flight_max, kind.class) {
+                (0, Class::Service) => SERVICE_CALLS_MAX.min(options.calls_max),
+                (0, _) => options.calls_max,
+                (own, _) => own.min(options.calls_max),
+            },
             turns_max: or(kind.turns_max, options.entity_turns_max).min(u32::from(u16::MAX)) as u16,
         };
         hub.watch.pulse().add_kind(kind);

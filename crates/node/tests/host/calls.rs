@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
+use macros::{rpc, service};
 use node::HostOptions;
+use node::rt::Cx;
 
 use crate::actor::{Actor, brief};
 use crate::rig::{Rig, trace};
@@ -203,6 +205,63 @@ fn calls_in_flight_are_bounded_per_worker() {
     let trace = trace();
     assert!(trace.contains("0ms 3: \"Busy(3)\""), "{trace}");
     assert!(trace.contains("10ms 2: \"1\""), "{trace}");
+}
+
+/// A desk that serves two at a time, whoever calls.
+#[service(root = node::rt, in_flight_max = 2)]
+#[derive(Default)]
+struct Counter;
+
+#[rpc(root = node::rt)]
+impl Counter {
+    #[invoke]
+    async fn serve(&self, cx: &mut Cx<Self>, ms: u64) -> u64 {
+        cx.sleep(Duration::from_millis(ms)).await;
+        ms
+    }
+}
+
+/// As many as a service takes unless it says otherwise.
+#[service(root = node::rt)]
+#[derive(Default)]
+struct Hall;
+
+#[rpc(root = node::rt)]
+impl Hall {
+    #[invoke]
+    async fn serve(&self, cx: &mut Cx<Self>) -> u64 {
+        cx.sleep(Duration::from_millis(10)).await;
+        1
+    }
+}
+
+#[test]
+fn a15_calls_in_flight_are_bounded_per_service_over_all_its_callers() {
+    let mut rig = rig(HostOptions::default());
+    rig.host().register::<Counter>();
+    rig.host().register::<Hall>();
+    let outside = rig.outside();
+    for n in 1..=3 {
+        let call = outside.service::<Counter>().serve(10);
+        rig.start(&n.to_string(), async move { brief(call.await) });
+    }
+    rig.pass(Duration::from_millis(20));
+    let text = trace();
+    assert!(text.starts_with("0ms 3: \"Busy(0)\""), "{text}");
+    assert!(text.contains("1: \"10\"") && text.contains("2: \"10\""), "{text}");
+    // Room again.
+    let call = outside.service::<Counter>().serve(1);
+    rig.start("later", async move { brief(call.await) });
+    rig.pass(Duration::from_millis(20));
+    assert!(trace().contains("later: \"1\""));
+    for n in 0..900 {
+        let call = outside.service::<Hall>().serve();
+        rig.start(&n.to_string(), async move { brief(call.await) });
+    }
+    let busy = trace().matches("Busy(0)").count();
+    assert_eq!(busy, 900 - 888);
+    rig.pass(SECOND);
+    assert!(rig.host().is_quiet());
 }
 
 /// In the old engine replies queued behind requests on one shared semaphore: when all permits
