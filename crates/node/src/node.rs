@@ -614,8 +614,8 @@ impl NodeHandle {
         running.as_ref().map_or_else(Vec::new, |running| running.keeper.stuck())
     }
 
-    /// Why its store has stopped for good, if it has: only a new start of the process tells what
-    /// is in it.
+    /// Why it can keep nothing any more: its store has stopped for good, or has declared it dead.
+    /// Only a new start of the process mends that.
     pub fn store_failed(&self) -> Option<String> {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
         running.as_ref()?.pacemaker.as_ref()?.failed()

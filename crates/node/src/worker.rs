@@ -387,6 +387,9 @@ impl Worker {
         self.streams.release_all(&mut out, CloseCode::Unavailable);
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         self.homes.end_all(&mut io, code, reason);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.handle_stop();
+        }
         self.host.let_go_all(code);
     }
 

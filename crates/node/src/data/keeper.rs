@@ -121,6 +121,8 @@ pub(crate) struct Keeper {
     /// When the last acknowledged beat was sent, and the shard's generation then.
     pulse: Option<(Instant, u64)>,
     dead: bool,
+    /// The node stops: nothing is taken any more.
+    closed: bool,
     parked: bool,
     entries: FastMap<EntityId, Entry>,
     wanted: VecDeque<EntityId>,
@@ -182,6 +184,8 @@ pub(super) struct Owned {
     leaving: bool,
     /// Somebody asked for it while it was leaving.
     wanted_again: bool,
+    /// It cannot be read here: it is left alone for a while once it is given back.
+    unreadable: bool,
     /// What it counts for in `dirty_bytes`.
     counted: usize,
     /// Bytes of its documents when they were last looked at.
@@ -214,6 +218,7 @@ impl Keeper {
             random,
             pulse: None,
             dead: false,
+            closed: false,
             parked: false,
             entries: FastMap::default(),
             wanted: VecDeque::new(),
@@ -251,10 +256,15 @@ impl Keeper {
         }
     }
 
+    /// The node stops: from now on no entity is taken.
+    pub fn handle_stop(&mut self) {
+        self.closed = true;
+    }
+
     /// The host wants an entity.
     pub fn handle_activate(&mut self, now: Instant, id: EntityId) {
         let wait = now + self.options.activate_wait;
-        let dead = self.dead;
+        let dead = self.dead || self.closed;
         let entry = self.entries.entry(id).or_insert_with(|| Entry {
             state: State::Refused { until: Instant::ZERO, status: Status::Unavailable },
             timer: None,
@@ -336,6 +346,9 @@ impl Keeper {
     /// The documents of an entity that [`Act::Load`] brought cannot be read here.
     pub fn handle_unreadable(&mut self, now: Instant, id: EntityId, problem: String) {
         self.trouble(Trouble::Unreadable { id, problem });
+        if let Some(owned) = self.owned(id) {
+            owned.unreadable = true;
+        }
         self.handle_gone(now, id, None);
     }
 
@@ -471,6 +484,9 @@ impl Keeper {
     }
 
     fn ask_for_wanted(&mut self, now: Instant) {
+        if self.closed {
+            return;
+        }
         let Some(generation) = self.generation().filter(|_| !self.is_cut_off(now)) else { return };
         let mut batch = Vec::new();
         while let Some(id) = self.wanted.pop_front() {
@@ -726,9 +742,17 @@ impl Keeper {
     }
 
     fn given_back(&mut self, now: Instant, id: EntityId) {
-        let wanted = self.owned(id).is_some_and(|owned| owned.wanted_again);
+        let found = self.owned(id).map(|owned| (owned.wanted_again, owned.unreadable));
+        let (wanted, unreadable) = found.unwrap_or_default();
         self.stats.released += 1;
         self.forget(id);
+        if unreadable {
+            // Another release may have it meanwhile; here it would only be read in vain again.
+            let until = now + self.options.poison_retry;
+            let state = State::Refused { until, status: Status::Failed };
+            self.entries.insert(id, Entry { state, timer: None, attempts: 0 });
+            self.set_timer(id, Some(until));
+        }
         if wanted {
             self.handle_activate(now, id);
         }
@@ -890,6 +914,7 @@ impl Owned {
             poisoned: false,
             leaving,
             wanted_again: false,
+            unreadable: false,
             counted: 0,
             size,
         }

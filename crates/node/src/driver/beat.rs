@@ -59,7 +59,8 @@ impl Pacemaker {
         self.audit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the store has stopped for good, if it has.
+    /// Why nothing can be kept any more: the store has stopped for good, or has declared the node
+    /// dead.
     pub fn failed(&self) -> Option<String> {
         self.failed.get().cloned()
     }
@@ -153,6 +154,7 @@ impl Heart {
                 }
                 Life::Alive(..) => {}
                 Life::Dead => {
+                    let _ = self.failed.set("this node was declared dead".to_owned());
                     tracing::error!(
                         node = %self.me,
                         "this node was declared dead: it drops its stored entities; start it anew"

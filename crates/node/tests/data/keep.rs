@@ -166,6 +166,10 @@ fn unreadable_documents_are_set_aside_and_reported() {
     let after = stored(&rig, 1);
     assert!(after.owner.released, "another release may have it");
     assert_eq!((after.version, &after.documents["self"][..]), (version, &[0x92, 0x09, 0x05][..]));
+    // It is not read in vain with each call.
+    let asked = count(&rig, "activate");
+    assert_eq!(rise(&mut rig, node, 1, 1), Err(CallError::Failed(id)));
+    assert_eq!(count(&rig, "activate"), asked);
     let problem =
         "sub-document \"self\": it has schema version 9, this release knows up to 1".to_owned();
     assert_eq!(rig.troubles(node), [Trouble::Unreadable { id, problem }]);
@@ -442,6 +446,8 @@ fn a_node_that_stops_saves_and_gives_back_all() {
     rig.worker(a).stop(now, wall, proto::frame::CloseCode::GoingAway, "down");
     rig.run_for(Duration::from_millis(100));
     assert!(rig.worker(a).is_saved());
+    let id = Ref::<Avatar>::keyed(1).id();
+    assert_eq!(rise(&mut rig, a, 1, 1), Err(CallError::Unavailable(id)), "it takes no more");
     for key in 1..=20 {
         assert_eq!(rise(&mut rig, b, key, 0), Ok(key));
     }
