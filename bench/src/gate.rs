@@ -707,6 +707,7 @@ fn start_node(board: &Board, mesh_listen: Option<SocketAddr>) -> anyhow::Result<
         board: board.clone(),
         mesh_key: mesh::Key::none(),
         store: None,
+        metrics: env::metrics::Registry::new(),
     };
     let handle = Node::start(&app, options, env)?;
     ensure!(handle.incarnation() == node_id(), "the seed gives the node's incarnation");

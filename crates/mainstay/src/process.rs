@@ -155,6 +155,7 @@ impl Running {
                 board: board.clone(),
                 mesh_key: mesh_key.clone(),
                 store: open_store(&node_app, process)?,
+                metrics: registry.clone(),
             };
             running.node =
                 Some(Arc::new(Node::start(&node_app, node_options(cluster, process), env)?));

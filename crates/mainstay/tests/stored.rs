@@ -108,6 +108,25 @@ fn one_process_keeps_its_entities_in_the_data_folder() {
 }
 
 #[test]
+fn lag_and_saves_are_shown_in_the_metrics() {
+    let folder = Folder::new("reef");
+    let running = start(&file(&folder.0, "")).unwrap();
+    dive(&running, 1, 30);
+    let shown = |name: &str| -> f64 {
+        let samples = running.metrics().samples();
+        let of_name = samples.iter().filter(|sample| sample.name.starts_with(name));
+        of_name.map(|sample| sample.value).sum()
+    };
+    let begun = std::time::Instant::now();
+    while shown("data_saves") < 1.0 || shown("data_owned") < 1.0 {
+        dive(&running, 1, 31);
+        assert!(begun.elapsed() < Duration::from_secs(20), "nothing is shown");
+    }
+    assert!(shown("data_lag_seconds") < 5.0);
+    running.stop(Duration::ZERO);
+}
+
+#[test]
 fn the_cluster_file_says_where_the_store_is() {
     let folder = Folder::new("reef");
     let path = folder.0.join("deep/sea.store");

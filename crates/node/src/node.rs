@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{fmt, io, thread};
 
 use cluster::{Cluster, NodeInfo, SESSION_KIND};
+use env::metrics::Registry;
 use env::{Clock, Random};
 use mesh::{Key, Mesh};
 use proto::frame::CloseCode;
@@ -21,7 +22,7 @@ use transport::{Board, ListenOptions, Sockets};
 use crate::cx::Outside;
 use crate::data;
 use crate::driver::{
-    Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pacemaker, Pool, Seat, Stuck, Task,
+    Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pace, Pacemaker, Pool, Seat, Stuck, Task,
 };
 use crate::entity::Entity;
 use crate::host::Host;
@@ -116,6 +117,8 @@ pub struct NodeEnv {
     /// Where entities with documents are kept. An embedded one that was just opened is to be
     /// cleared of its former nodes first: [`data::bury_all`](crate::data::bury_all).
     pub store: Option<Store>,
+    /// Where its counters are shown.
+    pub metrics: Registry,
 }
 
 type Register = Arc<dyn Fn(&mut Host) + Send + Sync>;
@@ -306,7 +309,7 @@ impl Node {
         options: NodeOptions,
         env: NodeEnv,
     ) -> Result<NodeHandle, NodeError> {
-        let NodeEnv { clock, mut random, cluster, board, mesh_key, store } = env;
+        let NodeEnv { clock, mut random, cluster, board, mesh_key, store, metrics } = env;
         let workers = check(&options, &mesh_key)?;
         if let (Some(kind), None) = (app.document, &store) {
             return Err(NodeError::NoStore { node: options.name, kind });
@@ -384,7 +387,15 @@ impl Node {
             let keeper = Keeper::start(&options.name, parts)?;
             let pace = |store| {
                 let (data, inboxes) = (options.data.clone(), inboxes.clone());
-                Pacemaker::start(&options.name, store, incarnation, data, pace_clock, inboxes)
+                let pace = Pace {
+                    store,
+                    me: incarnation,
+                    options: data,
+                    clock: pace_clock,
+                    inboxes,
+                    metrics,
+                };
+                Pacemaker::start(&options.name, pace)
             };
             Ok((keeper, store.map(pace).transpose()?))
         });

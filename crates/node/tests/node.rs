@@ -118,6 +118,7 @@ impl Process {
             board: self.board.clone(),
             mesh_key: key,
             store: None,
+            metrics: env::metrics::Registry::new(),
         }
     }
 

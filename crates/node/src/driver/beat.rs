@@ -3,15 +3,27 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
+use env::metrics::Registry;
 use env::{Clock, Instant};
 use proto::Incarnation;
 use store::{Answer, NodeBeat, Pulse, Store, Verdict};
 
+use super::gauges::{Gauges, show_all};
 use super::inbox::{Inbox, Mail};
 use crate::data::{Beat, BeatAsk, Life, Options};
 
 /// How long an answer is waited for before the clock is looked at again.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a pacemaker is made of.
+pub(crate) struct Pace {
+    pub store: Store,
+    pub me: Incarnation,
+    pub options: Options,
+    pub clock: Clock,
+    pub inboxes: Vec<Arc<Inbox>>,
+    pub metrics: Registry,
+}
 
 /// A thread of its own that tells the store that this node lives, however busy the workers and
 /// the saves are, and hears who does not.
@@ -23,14 +35,11 @@ pub(crate) struct Pacemaker {
 }
 
 impl Pacemaker {
-    pub fn start(
-        name: &str,
-        store: Store,
-        me: Incarnation,
-        options: Options,
-        clock: Clock,
-        inboxes: Vec<Arc<Inbox>>,
-    ) -> io::Result<Self> {
+    pub fn start(name: &str, pace: Pace) -> io::Result<Self> {
+        let Pace { store, me, options, clock, inboxes, metrics } = pace;
+        let gauges = (0..inboxes.len())
+            .map(|worker| Arc::new(Mutex::new(Gauges::new(&metrics, name, worker))))
+            .collect();
         let (stop, stopped) = channel();
         let audit = Arc::new(Mutex::new(None));
         let failed = Arc::new(OnceLock::new());
@@ -44,6 +53,7 @@ impl Pacemaker {
             options,
             clock,
             inboxes,
+            gauges,
             beating: None,
             reading: None,
             auditing: None,
@@ -80,6 +90,7 @@ struct Heart {
     options: Options,
     clock: Clock,
     inboxes: Vec<Arc<Inbox>>,
+    gauges: Vec<Arc<Mutex<Gauges>>>,
     beating: Option<Answer<Pulse>>,
     reading: Option<Answer<Vec<NodeBeat>>>,
     auditing: Option<Answer<Verdict>>,
@@ -92,6 +103,9 @@ impl Heart {
     fn run(&mut self, stopped: &Receiver<()>) {
         let mut known = 0;
         loop {
+            if self.beat.poll_timeout() <= self.clock.now() {
+                show_all(&self.inboxes, &self.gauges);
+            }
             self.beat.handle_timeout(self.clock.now());
             self.ask();
             self.hear(&mut known);

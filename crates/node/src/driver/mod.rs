@@ -2,6 +2,7 @@
 //! sockets nested in it.
 
 mod beat;
+mod gauges;
 mod inbox;
 mod keeper;
 mod pool;
@@ -21,7 +22,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use transport::{Board, Doorbell, Event, Read, Sockets, Token};
 
-pub(crate) use beat::Pacemaker;
+pub(crate) use beat::{Pace, Pacemaker};
 pub(crate) use inbox::{Inbox, Mail, Task};
 pub use keeper::Stuck;
 pub(crate) use keeper::{Keeper, KeeperParts, Lease};

@@ -40,7 +40,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn data_stats(&self) -> Stats {
+    /// What its entities in the store are at.
+    pub(crate) fn data_stats(&self) -> Stats {
         let now = self.host.now();
         self.keeper.as_ref().map_or_else(Stats::default, |keeper| keeper.stats(now))
     }

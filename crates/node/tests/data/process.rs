@@ -49,6 +49,7 @@ fn env(store: Option<Store>) -> NodeEnv {
         board: Board::new(),
         mesh_key: mesh::Key::none(),
         store,
+        metrics: env::metrics::Registry::new(),
     }
 }
 

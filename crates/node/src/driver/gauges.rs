@@ -1,0 +1,73 @@
+use std::sync::{Arc, Mutex, PoisonError};
+
+use env::metrics::{Counter, Gauge, Registry};
+
+use super::inbox::{Inbox, Mail};
+use crate::data::Stats;
+
+/// What one worker keeps in the store, in the registry of the process.
+pub(crate) struct Gauges {
+    gauges: Vec<(Gauge, fn(&Stats) -> f64)>,
+    counters: Vec<(Counter, fn(&Stats) -> u64)>,
+    /// What was shown last: counters only take what was added.
+    shown: Stats,
+}
+
+type Shown = (&'static str, &'static str, fn(&Stats) -> f64);
+type Counted = (&'static str, &'static str, fn(&Stats) -> u64);
+
+const GAUGES: [Shown; 7] = [
+    ("data_owned", "Entities owned in the store now.", |s| s.owned as f64),
+    ("data_unsaved", "Entities that changed and are not saved now.", |s| s.dirty as f64),
+    ("data_unsaved_bytes", "Bytes of their documents.", |s| s.dirty_bytes as f64),
+    ("data_lag_seconds", "For how long the oldest change waits to be saved.", |s| {
+        s.lag.as_secs_f64()
+    }),
+    ("data_set_aside", "Documents that the store refuses now.", |s| s.poisoned as f64),
+    ("data_deals_open", "Transactions under way now.", |s| s.commits_open as f64),
+    ("data_parked", "1 while entities with documents stand still.", |s| f64::from(s.parked)),
+];
+
+const COUNTERS: [Counted; 9] = [
+    ("data_activated", "Entities taken.", |s| s.activated),
+    ("data_refused", "Entities that could not be taken.", |s| s.refused),
+    ("data_changes", "Times that an entity may have changed.", |s| s.touched),
+    ("data_saves", "Writes done.", |s| s.saved),
+    ("data_saved_bytes", "Bytes of documents written.", |s| s.saved_bytes),
+    ("data_save_errors", "Writes that failed and were tried again.", |s| s.save_errors),
+    ("data_lost", "Entities lost to another owner.", |s| s.lost),
+    ("data_deals", "Transactions done.", |s| s.committed),
+    ("data_deal_errors", "Transactions that were not done.", |s| s.commit_errors),
+];
+
+impl Gauges {
+    pub fn new(registry: &Registry, node: &str, worker: usize) -> Self {
+        let worker = worker.to_string();
+        let labels = [("node", node), ("worker", worker.as_str())];
+        let gauge = |(name, help, read): &Shown| (registry.gauge(name, help, &labels), *read);
+        let counter = |(name, help, read): &Counted| (registry.counter(name, help, &labels), *read);
+        Gauges {
+            gauges: GAUGES.iter().map(gauge).collect(),
+            counters: COUNTERS.iter().map(counter).collect(),
+            shown: Stats::default(),
+        }
+    }
+
+    fn show(&mut self, stats: Stats) {
+        self.gauges.iter().for_each(|(gauge, read)| gauge.set(read(&stats)));
+        for (counter, read) in &self.counters {
+            counter.add(read(&stats).saturating_sub(read(&self.shown)));
+        }
+        self.shown = stats;
+    }
+}
+
+/// Has each worker show what it keeps, on its own thread.
+pub(crate) fn show_all(inboxes: &[Arc<Inbox>], gauges: &[Arc<Mutex<Gauges>>]) {
+    for (inbox, gauges) in inboxes.iter().zip(gauges) {
+        let gauges = Arc::clone(gauges);
+        inbox.push(Mail::Task(Box::new(move |worker| {
+            gauges.lock().unwrap_or_else(PoisonError::into_inner).show(worker.data_stats());
+        })));
+    }
+}
