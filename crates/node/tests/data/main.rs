@@ -1,5 +1,6 @@
 //! Entities kept in the store: one owner, nothing lost that was promised.
 
+mod beats;
 mod chaos;
 mod deals;
 mod documents;
