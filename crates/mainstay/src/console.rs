@@ -127,7 +127,12 @@ fn stored_table(workers: &[&WorkerStats]) -> Value {
         "deals failed",
     ];
     let columns = names.map(number).into_iter().chain([column("stands still")]);
-    json!({"name": "stored", "columns": columns.collect::<Vec<_>>(), "rows": rows})
+    json!({
+        "title": "Stored",
+        "columns": columns.collect::<Vec<_>>(),
+        "rows": rows,
+        "empty": "no kind of this game has documents",
+    })
 }
 
 fn nodes_table(cluster: &Cluster) -> Value {
@@ -349,6 +354,8 @@ mod tests {
         register("two", 2, App::new("bank").entity::<new::Bank>()).unwrap_err();
         let source = Source::new("one", clock.clone(), None, &cluster);
         let state = source.state();
+        let tables = state["tables"].as_array().unwrap();
+        assert!(tables.iter().all(|table| table["title"].is_string()), "{tables:?}");
         let nodes = &state["tables"][0];
         assert_eq!(nodes["title"], "Nodes");
         assert_eq!(nodes["rows"].as_array().map(Vec::len), Some(2));
