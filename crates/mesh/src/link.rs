@@ -38,6 +38,8 @@ pub(crate) struct Link {
     pub listed: bool,
     /// It carried a frame of a user, either way.
     pub used: bool,
+    /// It carried a frame of a user of the other side.
+    pub carries: bool,
     pub assembler: Assembler,
     pub(crate) nonce: [u8; 16],
     pub(crate) remote: Remote,
@@ -92,6 +94,8 @@ pub(crate) enum Reason {
     Removed,
     /// Another dial to the same node was faster.
     Superseded,
+    /// The other side sends on another link by now.
+    Left,
     /// The driver says that it is closed.
     Gone,
 }
@@ -113,6 +117,7 @@ impl Link {
             out: Vec::new(),
             listed: false,
             used: false,
+            carries: false,
             assembler: Assembler::default(),
             nonce,
             remote: Remote::default(),

@@ -366,6 +366,9 @@ impl Mesh {
                 Ok(false) => {
                     link.used = true;
                     let from = link.remote.id;
+                    if !std::mem::replace(&mut link.carries, true) {
+                        self.close_left(now, id, from);
+                    }
                     match destination(&payload) {
                         Ok(to) if to == self.me.id.worker => return Some(Frame { from, payload }),
                         Ok(to) => self.forward(from, to, &payload),
@@ -487,6 +490,22 @@ impl Mesh {
     #[cfg(test)]
     pub(crate) fn links_held(&self) -> (usize, usize) {
         (self.links_open, self.handshakes)
+    }
+
+    /// A worker sends on one link at a time and never goes back to one that has ended for it. So
+    /// when its first frame comes on another link, it has left the one before: what may still
+    /// come there is late, and what was sent there is lost.
+    fn close_left(&mut self, now: Instant, id: LinkId, from: WorkerId) {
+        let is_left = |link: &Link| link.carries && link.remote.id == from;
+        let left: Vec<LinkId> = (0u32..)
+            .zip(&self.links)
+            .filter(|(_, slot)| slot.link.as_ref().is_some_and(is_left))
+            .map(|(index, slot)| LinkId::new(index, slot.generation))
+            .filter(|other| *other != id)
+            .collect();
+        for link in left {
+            self.close_link(now, link, Reason::Left);
+        }
     }
 
     fn forward(&mut self, from: WorkerId, to: u8, payload: &[u8]) {
@@ -618,7 +637,7 @@ impl Mesh {
             Reason::Silent => &mut counters.silent,
             Reason::Overflow => &mut counters.overflows,
             Reason::Superseded => return,
-            Reason::Slow | Reason::Gone | Reason::Removed => match link.stage {
+            Reason::Slow | Reason::Gone | Reason::Left | Reason::Removed => match link.stage {
                 Stage::Dialing => &mut counters.dial_failures,
                 Stage::Hello | Stage::Prove => &mut counters.handshake_failures,
                 Stage::Up => &mut counters.links_down,
@@ -628,7 +647,7 @@ impl Mesh {
         let peer = describe(link.remote.id.node, &link.remote.name);
         let stage = link.stage;
         match reason {
-            Reason::Gone | Reason::Removed => {
+            Reason::Gone | Reason::Left | Reason::Removed => {
                 tracing::debug!(%peer, ?stage, ?reason, "link ended");
             }
             _ => tracing::warn!(%peer, ?stage, ?reason, "link closed"),

@@ -272,6 +272,38 @@ fn a_broken_link_is_told_and_made_again_for_ever() {
     assert!(net.trace.ends_with("b has \"again\" from a\n"), "{}", net.trace);
 }
 
+/// A node that had lost its link sent a newer cast on the next one. The older cast, which was
+/// still on its way on the lost link, came after it, for the receiver had not heard of the loss.
+#[test]
+fn what_comes_late_on_a_link_that_was_left_is_dropped() {
+    let mut net = Net::new(2, &Options::default());
+    net.send(0, 1, "first").unwrap();
+    net.settle();
+    let (&(_, link), &(_, other)) = net.wires.iter().find(|((from, _), _)| *from == 0).unwrap();
+    net.send(0, 1, "late").unwrap();
+    let late = std::mem::take(net.meshes[0].output(link));
+    // Only one side hears of the end.
+    net.wires.clear();
+    net.meshes[0].handle_closed(net.now, link);
+    net.wait(SECOND);
+    net.send(0, 1, "newer").unwrap();
+    net.settle();
+    net.deliver(1, other, &late);
+    net.settle();
+    net.check(expect![[r#"
+        a dials b
+        b: a up
+        a: b up
+        b has "first" from a
+        a: b down
+        a dials b
+        a: b up
+        b has "newer" from a
+        b: a down
+        b: a up
+    "#]]);
+}
+
 #[test]
 fn a_frozen_peer_is_noticed_and_a_busy_one_is_not_cut_off() {
     let mut net = Net::new(2, &Options::default());
