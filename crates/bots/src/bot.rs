@@ -116,7 +116,7 @@ impl Bot<'_> {
     /// Sends a message. One that is not taken counts as a failed request.
     pub fn tell<A: Message>(&mut self, stream: &str, method: MethodId, args: &A) {
         let sent = self.core.tell(self.now, stream, method, &encode_args(args));
-        self.note(sent);
+        self.note(sent.map(drop));
     }
 
     /// Sends a message of which only the newest per `key` matters; while the stream is not bound

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::line::{Broken, Line, decode_reply, encode_args};
-use crate::{CallError, CallId, Core, End, Event, Options, Output, RequestId, Stats};
+use crate::{CallError, CallId, Core, End, Event, Options, Output, RequestId, Stats, TellId};
 
 /// Acts that wait for the client's task.
 const ACTS_MAX: usize = 256;
@@ -59,7 +59,13 @@ enum Act {
     Tell {
         stream: String,
         method: MethodId,
-        key: Option<u64>,
+        body: Vec<u8>,
+        done: oneshot::Sender<Result<TellId, CallError>>,
+    },
+    TellLatest {
+        stream: String,
+        method: MethodId,
+        key: u64,
         body: Vec<u8>,
         done: oneshot::Sender<Result<(), CallError>>,
     },
@@ -157,7 +163,8 @@ impl Client {
     }
 
     /// Sends a message to the entity behind `stream`: in order, at most once. Ready when it is
-    /// taken, not when it is handled.
+    /// taken, not when it is handled. The id names it in [`Event::Refused`] and
+    /// [`Event::Unconfirmed`].
     ///
     /// # Errors
     ///
@@ -167,8 +174,8 @@ impl Client {
         stream: &str,
         method: MethodId,
         args: &A,
-    ) -> Result<(), CallError> {
-        self.tell_bytes(stream, method, None, encode_args(args)).await
+    ) -> Result<TellId, CallError> {
+        self.tell_bytes(stream, method, encode_args(args)).await
     }
 
     /// Sends a message of which only the newest per `key` matters; it may be lost.
@@ -183,11 +190,10 @@ impl Client {
         key: u64,
         args: &A,
     ) -> Result<(), CallError> {
-        self.tell_bytes(stream, method, Some(key), encode_args(args)).await
+        self.tell_latest_bytes(stream, method, key, encode_args(args)).await
     }
 
-    /// As [`tell`](Self::tell), or with a key [`tell_latest`](Self::tell_latest), with an encoded
-    /// argument list.
+    /// As [`tell`](Self::tell) with an encoded argument list.
     ///
     /// # Errors
     ///
@@ -196,12 +202,29 @@ impl Client {
         &self,
         stream: &str,
         method: MethodId,
-        key: Option<u64>,
+        body: Vec<u8>,
+    ) -> Result<TellId, CallError> {
+        let (done, result) = oneshot::channel();
+        let stream = stream.to_owned();
+        self.act(Act::Tell { stream, method, body, done }).await?;
+        result.await.unwrap_or(Err(CallError::Ended(End::Goodbye)))
+    }
+
+    /// As [`tell_latest`](Self::tell_latest) with an encoded argument list.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was taken.
+    pub async fn tell_latest_bytes(
+        &self,
+        stream: &str,
+        method: MethodId,
+        key: u64,
         body: Vec<u8>,
     ) -> Result<(), CallError> {
         let (done, result) = oneshot::channel();
         let stream = stream.to_owned();
-        self.act(Act::Tell { stream, method, key, body, done }).await?;
+        self.act(Act::TellLatest { stream, method, key, body, done }).await?;
         result.await.unwrap_or(Err(CallError::Ended(End::Goodbye)))
     }
 
@@ -337,10 +360,10 @@ impl Task {
                     }
                 }
             }
-            Act::Tell { stream, method, key: None, body, done } => {
+            Act::Tell { stream, method, body, done } => {
                 let _ = done.send(core.tell(now, &stream, method, &body));
             }
-            Act::Tell { stream, method, key: Some(key), body, done } => {
+            Act::TellLatest { stream, method, key, body, done } => {
                 let _ = done.send(core.tell_latest(&stream, method, key, &body));
             }
             Act::Answer { call, status, body } => {

@@ -10,6 +10,10 @@ use crate::error::{CallError, End, Lost};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
+/// Names one tell of one [`Core`](crate::Core).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TellId(pub u64);
+
 /// Names one call of the server that waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
@@ -96,8 +100,22 @@ pub enum Event {
     Refused {
         /// The stream's name.
         stream: Arc<str>,
+        /// Which tell; `None` for one that was sent as `tell_latest`.
+        tell: Option<TellId>,
         /// Why.
         status: Status,
+    },
+    /// The stream of a tell ended before the server said that it was handled. A tell that is
+    /// neither named by this nor by [`Refused`](Event::Refused) was handled, or, after
+    /// [`RolledBack`](Event::RolledBack), had been.
+    Unconfirmed {
+        /// The stream's name.
+        stream: Arc<str>,
+        /// Which tell.
+        tell: TellId,
+        /// If true, it may have been handled or not. If false, it was not and will not be: repeat
+        /// it at will.
+        sent: bool,
     },
     /// The entity behind `stream` crashed and went back to an earlier state. Its commands after
     /// `durable` did not last; requests among them that waited have failed with `RolledBack`.
@@ -121,7 +139,8 @@ pub enum Event {
         /// When.
         at: Instant,
     },
-    /// The session is over. All requests have failed; streams and groups are gone.
+    /// The session is over. All requests have failed, and tells that were not known to be handled
+    /// were named as unconfirmed; streams and groups are gone.
     Ended {
         /// Why, and what can be done next.
         end: End,

@@ -19,7 +19,7 @@ pub use crate::core::{Core, Identity};
 pub use address::{Address, AddressError};
 pub use client::{Client, Events};
 pub use error::{CallError, End, Lost, Next};
-pub use event::{CallId, Event, Output, RequestId, Transport};
+pub use event::{CallId, Event, Output, RequestId, TellId, Transport};
 pub use limits::Limits;
 pub use line::{Broken, Line, decode_reply, encode_args};
 pub use options::Options;

@@ -17,8 +17,6 @@ pub struct Limits {
     pub calls_max: usize,
     /// Most streams, bound or asked for by name.
     pub streams_max: usize,
-    /// Most groups.
-    pub groups_max: usize,
     /// Most keys of `tell_latest` that wait for the next flush, over all streams.
     pub latest_max: usize,
     /// Most bytes that wait for a server that does not read; more breaks the connection.
@@ -55,7 +53,6 @@ impl Default for Limits {
             requests_max: 256,
             calls_max: 64,
             streams_max: 64,
-            groups_max: 256,
             latest_max: 64,
             outgoing_bytes_max: 1024 * 1024,
             request_wait: Duration::from_secs(5),

@@ -12,7 +12,7 @@ use proto::{Message, MethodId};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::line::{Line, decode_reply, encode_args};
-use crate::{Address, CallError, CallId, Core, Event, Options, Output, RequestId};
+use crate::{Address, CallError, CallId, Core, Event, Options, Output, RequestId, TellId};
 
 type Callback = Box<dyn FnOnce(&mut Polled, Result<Vec<u8>, CallError>)>;
 
@@ -119,7 +119,8 @@ impl Polled {
         self.line.core_mut().request(now, stream, method, body, deadline)
     }
 
-    /// Sends a message: in order, at most once.
+    /// Sends a message: in order, at most once. The id names it in [`Event::Refused`] and
+    /// [`Event::Unconfirmed`].
     ///
     /// # Errors
     ///
@@ -129,7 +130,7 @@ impl Polled {
         stream: &str,
         method: MethodId,
         args: &A,
-    ) -> Result<(), CallError> {
+    ) -> Result<TellId, CallError> {
         let now = self.clock.now();
         self.line.core_mut().tell(now, stream, method, &encode_args(args))
     }

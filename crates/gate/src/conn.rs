@@ -54,7 +54,10 @@ pub(crate) struct Session {
     /// Present until the home's `Welcome`.
     pub(crate) waiting: Option<Box<Waiting>>,
     pub(crate) routes: Vec<Route>,
+    /// One for each group.
     pub(crate) memberships: Vec<Membership>,
+    /// By which streams: pairs of a group of `memberships` and a stream.
+    pub(crate) joined: Vec<(u32, u32)>,
     pub(crate) messages: Bucket,
     pub(crate) bytes: Bucket,
 }
@@ -94,8 +97,6 @@ pub(crate) enum Lead {
 pub(crate) struct Membership {
     pub(crate) group: u32,
     pub(crate) place: u32,
-    /// How many streams of the session are members: two that lead to one room are two.
-    pub(crate) times: u32,
 }
 
 /// The last ping to the client and what pings have told so far.

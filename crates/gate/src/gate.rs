@@ -421,7 +421,7 @@ impl Gate {
             return;
         }
         if let Phase::Session(session) = std::mem::replace(&mut conn.phase, Phase::Closing) {
-            self.detach(now, &session, end);
+            self.detach(now, slot, &session, end);
         }
         let conn = self.conns.get_mut(slot).expect("it was there");
         self.pool.recycle(std::mem::take(&mut conn.input));
@@ -437,7 +437,7 @@ impl Gate {
     }
 
     /// Removes what the gate holds of a session and tells its home.
-    fn detach(&mut self, now: Instant, session: &Session, end: &End<'_>) {
+    fn detach(&mut self, now: Instant, conn: Slot, session: &Session, end: &End<'_>) {
         let mutant = self.options.mutant;
         for membership in &session.memberships {
             if mutant != Some(Mutant::GroupsKept) {
@@ -449,7 +449,7 @@ impl Gate {
             Notice::Nothing => return,
             Notice::Detached if mutant == Some(Mutant::EndsUntold) => return,
             Notice::Detached => {
-                LinkFrame::Detached { session: id, account, generation, code: end.code }
+                LinkFrame::Detached { conn, session: id, account, generation, code: end.code }
             }
             Notice::Logout => LinkFrame::Logout { session: id, account, generation },
         };

@@ -59,7 +59,7 @@ impl Groups {
         let members = &mut self.groups[group as usize].members;
         members.push(conn);
         self.members += 1;
-        Membership { group, place: members.len() as u32 - 1, times: 1 }
+        Membership { group, place: members.len() as u32 - 1 }
     }
 
     /// Removes a member. Gives the member that took its place and must be told of it.

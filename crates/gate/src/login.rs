@@ -1,7 +1,7 @@
 //! From the first frame to the home's decision.
 
 use env::{Instant, WallTime};
-use proto::frame::{CloseCode, DownFrame, Seen, UpFrame, VERSION, Welcome};
+use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, UpFrame, VERSION, Welcome};
 use proto::link::{Admission, LinkFrame, Slot, WorkerId};
 use proto::ticket::{self, ResumeClaims};
 use proto::{AccountId, SessionId, WireError};
@@ -157,7 +157,7 @@ impl Gate {
         (nonce, token, proof): (&[u8; 16], &[u8], &[u8; 32]),
         generation: u64,
         streams: Vec<Seen>,
-        groups: Vec<Seen>,
+        groups: Vec<SeenGroup>,
     ) -> Flow {
         let claims = match self.keys.open_resume(token, wall) {
             Ok(claims) => claims,
@@ -255,6 +255,7 @@ impl Gate {
             waiting: Some(Box::new(Waiting { secret: proved.secret, held: Vec::new() })),
             routes: Vec::new(),
             memberships: Vec::new(),
+            joined: Vec::new(),
             messages: Bucket::full(),
             bytes: Bucket::full(),
         }));
@@ -280,7 +281,8 @@ impl Gate {
             // The client left meanwhile.
             self.stats.hit(Rule::Stale);
             let code = CloseCode::GoingAway;
-            let detached = LinkFrame::Detached { session: id, account, generation, code };
+            let conn = slot;
+            let detached = LinkFrame::Detached { conn, session: id, account, generation, code };
             self.send(now, from, &detached);
             return;
         }

@@ -366,12 +366,12 @@ impl Gate {
     ) {
         match frame {
             LinkFrame::Cast { group, frame } => self.cast(now, group, frame),
-            LinkFrame::Join { group, conn, kind, number, name, .. } => {
+            LinkFrame::Join { group, conn, stream, kind, number, name, .. } => {
                 let handle = group.handle();
-                let joined = DownFrame::Joined { group: handle, kind, number, name };
-                self.join_group(now, group, conn, &joined);
+                let joined = DownFrame::Joined { group: handle, stream, kind, number, name };
+                self.join_group(now, group, (conn, stream), &joined);
             }
-            LinkFrame::Leave { group, conn } => self.leave(now, group, conn),
+            LinkFrame::Leave { group, conn, stream } => self.leave(now, group, conn, stream),
             LinkFrame::Disband { group } => self.disband(now, group),
             LinkFrame::Welcome {
                 conn,
@@ -520,6 +520,12 @@ impl Gate {
             return;
         };
         session.end_route(stream);
+        // Its memberships end with it, also for the client.
+        let left = session.joined.extract_if(.., |(_, by)| *by == stream);
+        let left: Vec<u32> = left.map(|(group, _)| group).collect();
+        for group in left {
+            self.end_membership(slot, group);
+        }
         self.tell(now, slot, &DownFrame::Unbound { stream, code });
     }
 
@@ -553,20 +559,30 @@ impl Gate {
         self.scratch = copy;
     }
 
-    fn join_group(&mut self, now: Instant, id: GroupId, slot: Slot, joined: &DownFrame<'_>) {
-        let handle = id.handle();
+    fn join_group(
+        &mut self,
+        now: Instant,
+        id: GroupId,
+        (slot, stream): (Slot, u32),
+        joined: &DownFrame<'_>,
+    ) {
         let known = self.groups.find(id);
         let Some(session) = self.conns.get(slot).and_then(Conn::session) else {
             self.stats.hit(Rule::Stale);
             return;
         };
-        let place = session.memberships.iter().position(|in_it| Some(in_it.group) == known);
-        if let Some(place) = place {
-            self.session_mut(slot).expect("it joins").memberships[place].times += 1;
+        // Its stream was announced before it; if that has ended since, so has this.
+        if session.route(stream).is_none_or(|route| route.lead == Lead::Ended) {
+            self.stats.hit(Rule::Stale);
+            return;
+        }
+        let member = session.memberships.iter().find(|in_it| Some(in_it.group) == known);
+        let group = if let Some(member) = member {
+            member.group
         } else {
             let mut others = session.memberships.iter().map(|in_it| self.groups.get(in_it.group));
             if session.memberships.len() >= self.options.groups_max
-                || others.any(|other| other.id.handle() == handle)
+                || others.any(|other| other.id.handle() == id.handle())
             {
                 self.stats.hit(Rule::Groups);
                 let reason = "the session is in too many groups";
@@ -575,23 +591,35 @@ impl Gate {
             }
             let membership = self.groups.join(id, slot);
             self.session_mut(slot).expect("it joins").memberships.push(membership);
+            membership.group
+        };
+        let session = self.session_mut(slot).expect("it joins");
+        if !session.joined.contains(&(group, stream)) {
+            session.joined.push((group, stream));
         }
         self.tell(now, slot, joined);
     }
 
-    fn leave(&mut self, now: Instant, id: GroupId, slot: Slot) {
+    fn leave(&mut self, now: Instant, id: GroupId, slot: Slot, stream: u32) {
         let Some(group) = self.groups.find(id) else { return };
         let Some(session) = self.session_mut(slot) else { return };
-        let Some(at) = session.memberships.iter().position(|in_it| in_it.group == group) else {
+        let Some(at) = session.joined.iter().position(|in_it| *in_it == (group, stream)) else {
             return;
         };
-        session.memberships[at].times -= 1;
-        if session.memberships[at].times > 0 {
+        session.joined.swap_remove(at);
+        self.end_membership(slot, group);
+        self.tell(now, slot, &DownFrame::Left { group: id.handle(), stream });
+    }
+
+    /// Takes a connection out of a group if it is in it by no stream any more.
+    fn end_membership(&mut self, slot: Slot, group: u32) {
+        let session = self.session_mut(slot).expect("members are sessions");
+        if session.joined.iter().any(|(in_it, _)| *in_it == group) {
             return;
         }
-        let membership = session.memberships.swap_remove(at);
+        let at = session.memberships.iter().position(|in_it| in_it.group == group);
+        let membership = session.memberships.swap_remove(at.expect("members know their groups"));
         self.leave_group(membership);
-        self.tell(now, slot, &DownFrame::Left { group: id.handle() });
     }
 
     /// Takes a member out of a group; its session must forget the membership.
@@ -604,26 +632,29 @@ impl Gate {
 
     /// Forgets a group without a word to its members.
     pub(crate) fn drop_group(&mut self, id: GroupId) {
-        let Some(group) = self.groups.find(id) else { return };
-        while let Some(&member) = self.groups.get(group).members.last() {
-            let session = self.session_mut(member).expect("members are sessions");
-            let at = session.memberships.iter().position(|in_it| in_it.group == group);
-            let membership =
-                session.memberships.swap_remove(at.expect("members know their groups"));
-            self.leave_group(membership);
-        }
+        self.empty_group(id, |_, _, _| ());
     }
 
     /// Ends a group: all members here are told.
     pub(crate) fn disband(&mut self, now: Instant, id: GroupId) {
+        let handle = id.handle();
+        self.empty_group(id, |gate, member, stream| {
+            gate.tell(now, member, &DownFrame::Left { group: handle, stream });
+        });
+    }
+
+    /// Takes out all members of a group; `told` hears of each and of the streams by which it was
+    /// one.
+    fn empty_group(&mut self, id: GroupId, mut told: impl FnMut(&mut Self, Slot, u32)) {
         let Some(group) = self.groups.find(id) else { return };
         while let Some(&member) = self.groups.get(group).members.last() {
             let session = self.session_mut(member).expect("members are sessions");
-            let at = session.memberships.iter().position(|in_it| in_it.group == group);
-            let membership =
-                session.memberships.swap_remove(at.expect("members know their groups"));
-            self.leave_group(membership);
-            self.tell(now, member, &DownFrame::Left { group: id.handle() });
+            let by = session.joined.extract_if(.., |(in_it, _)| *in_it == group);
+            let by: Vec<u32> = by.map(|(_, stream)| stream).collect();
+            self.end_membership(member, group);
+            for stream in by {
+                told(self, member, stream);
+            }
         }
     }
 }

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use ::testkit::ClientId;
 pub use ::testkit::{Faults, Left};
-pub use client::{CallError as ClientError, Event};
+pub use client::{CallError as ClientError, Event, TellId};
 use env::Instant;
 use node::session::Bindings;
 use proto::{Message, MethodId};
@@ -198,7 +198,7 @@ impl Player {
         stream: &str,
         method: &str,
         arguments: &A,
-    ) -> Result<(), ClientError> {
+    ) -> Result<TellId, ClientError> {
         self.game.with(|cluster| cluster.tell(self.id, stream, method, arguments))
     }
 

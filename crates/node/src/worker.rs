@@ -201,6 +201,12 @@ impl Worker {
         &mut self.mesh
     }
 
+    /// The memberships of a session in groups of its entities: handles of stream and group, as its
+    /// client knows them. Looks at every stream.
+    pub fn memberships_of(&self, session: SessionId) -> Vec<(u32, u32)> {
+        self.streams.memberships_of(session)
+    }
+
     /// What it holds and has seen. Looks at every stream.
     pub fn stats(&self) -> WorkerStats {
         let mut methods = self.host.method_stats();

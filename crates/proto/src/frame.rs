@@ -19,11 +19,19 @@ pub const HEAD_FLAGS: u8 = 0xe0;
 /// The longest text field (names, reasons), in bytes.
 pub const TEXT_BYTES_MAX: usize = 256;
 
-/// The longest ticket or resume token, in bytes.
+/// The longest ticket, in bytes.
 pub const TICKET_BYTES_MAX: usize = 1024;
 
-/// The most streams or groups that one `Resume` lists.
-pub const RESUME_ITEMS_MAX: usize = 256;
+/// The longest resume token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 256;
+
+/// The most streams that one `Resume` lists.
+pub const RESUME_STREAMS_MAX: usize = 32;
+
+/// The most memberships in groups that one `Resume` lists, one for each stream and group. With
+/// [`RESUME_STREAMS_MAX`] streams a `Resume` fits the 4 KiB that a client may send before it is
+/// let in, whatever the numbers are.
+pub const RESUME_GROUPS_MAX: usize = 160;
 
 /// Head byte values.
 pub mod head {
@@ -224,12 +232,23 @@ pub fn put_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out[start + more] = rest as u8;
 }
 
-/// One stream or group that a resuming client lists.
+/// A stream or group, and how far its client has come in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Handle of the stream or group.
     pub handle: u32,
     /// Number of the last frame that the client handled.
+    pub number: u64,
+}
+
+/// A membership that a resuming client lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenGroup {
+    /// Handle of the group.
+    pub group: u32,
+    /// Handle of the stream by which the client is a member.
+    pub stream: u32,
+    /// Number of the last cast that the client handled.
     pub number: u64,
 }
 
@@ -254,7 +273,7 @@ pub enum UpFrame<'a> {
         proof: [u8; 32],
         generation: u64,
         streams: Vec<Seen>,
-        groups: Vec<Seen>,
+        groups: Vec<SeenGroup>,
     },
     /// Any frame of a stream: `Tell`, `Request`, `Answer`, `Ack`.
     Stream {
@@ -322,11 +341,11 @@ impl<'a> UpFrame<'a> {
                 UpFrame::Login { ticket: reader.blob(TICKET_BYTES_MAX)?, proof: reader.array()? }
             }
             head::RESUME => UpFrame::Resume {
-                token: reader.blob(TICKET_BYTES_MAX)?,
+                token: reader.blob(TOKEN_BYTES_MAX)?,
                 proof: reader.array()?,
                 generation: reader.varint()?,
-                streams: read_seen(&mut reader)?,
-                groups: read_seen(&mut reader)?,
+                streams: read_seen(&mut reader, RESUME_STREAMS_MAX)?,
+                groups: read_seen_groups(&mut reader)?,
             },
             head::TELL | head::REQUEST | head::ANSWER | head::ACK_UP => {
                 let stream = reader.varint_u32()?;
@@ -364,8 +383,8 @@ impl<'a> UpFrame<'a> {
                 put_blob(out, token);
                 out.extend_from_slice(proof);
                 put_varint(out, *generation);
-                put_seen(out, streams);
-                put_seen(out, groups);
+                put_seen(out, streams, RESUME_STREAMS_MAX);
+                put_seen_groups(out, groups);
             }
             UpFrame::Stream { stream, frame } => {
                 out.push(frame.head());
@@ -514,15 +533,19 @@ pub enum DownFrame<'a> {
         method: MethodId,
         body: &'a [u8],
     },
-    /// The client is in a group now; its next numbered cast is `number + 1`.
+    /// The client is in a group now by `stream`; its next numbered cast is `number + 1`. The
+    /// membership ends with the stream, or before it with `Left`.
     Joined {
         group: u32,
+        stream: u32,
         kind: KindId,
         number: u64,
         name: &'a str,
     },
+    /// The client is not in a group any more by `stream`.
     Left {
         group: u32,
+        stream: u32,
     },
     /// Frame `number` of `stream` did not reach an entity.
     Fault {
@@ -576,7 +599,7 @@ impl<'a> DownFrame<'a> {
                 session: SessionId(r.array()?),
                 generation: r.varint()?,
                 resumed: r.flag()?,
-                token: r.blob(TICKET_BYTES_MAX)?,
+                token: r.blob(TOKEN_BYTES_MAX)?,
                 resume_window_ms: r.varint_u32()?,
                 heartbeat_ms: r.varint_u32()?,
                 frame_bytes_max: r.varint_u32()?,
@@ -642,11 +665,12 @@ impl<'a> DownFrame<'a> {
             }
             head::JOINED => DownFrame::Joined {
                 group: r.varint_u32()?,
+                stream: r.varint_u32()?,
                 kind: KindId(r.u32()?),
                 number: r.varint()?,
                 name: r.text(TEXT_BYTES_MAX)?,
             },
-            head::LEFT => DownFrame::Left { group: r.varint_u32()? },
+            head::LEFT => DownFrame::Left { group: r.varint_u32()?, stream: r.varint_u32()? },
             head::FAULT => DownFrame::Fault {
                 stream: r.varint_u32()?,
                 number: r.varint()?,
@@ -719,13 +743,17 @@ impl<'a> DownFrame<'a> {
                 out.extend_from_slice(&method.0.to_le_bytes());
                 out.extend_from_slice(body);
             }
-            DownFrame::Joined { group, kind, number, name } => {
+            DownFrame::Joined { group, stream, kind, number, name } => {
                 put_head(out, head::JOINED, *group);
+                put_varint(out, u64::from(*stream));
                 out.extend_from_slice(&kind.0.to_le_bytes());
                 put_varint(out, *number);
                 put_text(out, name);
             }
-            DownFrame::Left { group } => put_head(out, head::LEFT, *group),
+            DownFrame::Left { group, stream } => {
+                put_head(out, head::LEFT, *group);
+                put_varint(out, u64::from(*stream));
+            }
             DownFrame::Fault { stream, number, status } => {
                 put_head(out, head::FAULT, *stream);
                 put_varint(out, *number);
@@ -759,22 +787,44 @@ fn read_head(reader: &mut Reader<'_>) -> Result<u8, WireError> {
     Ok(head)
 }
 
-pub(crate) fn read_seen(reader: &mut Reader<'_>) -> Result<Vec<Seen>, WireError> {
-    let count = reader.varint()?;
-    if count > RESUME_ITEMS_MAX as u64 {
-        return Err(WireError::Range);
-    }
+pub(crate) fn read_seen(reader: &mut Reader<'_>, max: usize) -> Result<Vec<Seen>, WireError> {
+    let count = read_count(reader, max)?;
     (0..count)
         .map(|_| Ok(Seen { handle: reader.varint_u32()?, number: reader.varint()? }))
         .collect()
 }
 
-/// Appends the first [`RESUME_ITEMS_MAX`] items: what is left off counts as not seen.
-pub(crate) fn put_seen(out: &mut Vec<u8>, items: &[Seen]) {
-    let items = &items[..items.len().min(RESUME_ITEMS_MAX)];
+pub(crate) fn read_seen_groups(reader: &mut Reader<'_>) -> Result<Vec<SeenGroup>, WireError> {
+    let count = read_count(reader, RESUME_GROUPS_MAX)?;
+    let item = |reader: &mut Reader<'_>| {
+        let (group, stream) = (reader.varint_u32()?, reader.varint_u32()?);
+        Ok(SeenGroup { group, stream, number: reader.varint()? })
+    };
+    (0..count).map(|_| item(reader)).collect()
+}
+
+fn read_count(reader: &mut Reader<'_>, max: usize) -> Result<u64, WireError> {
+    let count = reader.varint()?;
+    if count > max as u64 { Err(WireError::Range) } else { Ok(count) }
+}
+
+/// Appends the first `max` items: what is left off counts as not seen.
+pub(crate) fn put_seen(out: &mut Vec<u8>, items: &[Seen], max: usize) {
+    let items = &items[..items.len().min(max)];
     put_varint(out, items.len() as u64);
     for item in items {
         put_varint(out, u64::from(item.handle));
+        put_varint(out, item.number);
+    }
+}
+
+/// Appends the first [`RESUME_GROUPS_MAX`] items: what is left off counts as not seen.
+pub(crate) fn put_seen_groups(out: &mut Vec<u8>, items: &[SeenGroup]) {
+    let items = &items[..items.len().min(RESUME_GROUPS_MAX)];
+    put_varint(out, items.len() as u64);
+    for item in items {
+        put_varint(out, u64::from(item.group));
+        put_varint(out, u64::from(item.stream));
         put_varint(out, item.number);
     }
 }

@@ -8,7 +8,10 @@ mod select;
 pub use select::{ACCOUNTS_MAX, Act, Forward, PushTo, Select, Selected, TAGS_MAX, Tag, Whom};
 
 use crate::WireError;
-use crate::frame::{CloseCode, Seen, Status, TEXT_BYTES_MAX, put_seen, put_text, read_seen};
+use crate::frame::{
+    CloseCode, RESUME_GROUPS_MAX, RESUME_STREAMS_MAX, Seen, SeenGroup, Status, TEXT_BYTES_MAX,
+    put_seen, put_seen_groups, put_text, read_seen, read_seen_groups,
+};
 use crate::id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 use crate::varint::{Reader, VARINT_BYTES_MAX, put_varint, write_varint};
 
@@ -112,10 +115,12 @@ pub enum LinkFrame<'a> {
         group: GroupId,
         frame: &'a [u8],
     },
-    /// Group owner to gate: this connection takes part now; cast `number + 1` is its first.
+    /// Group owner to gate: this connection takes part now, by `stream`; cast `number + 1` is its
+    /// first.
     Join {
         group: GroupId,
         conn: Slot,
+        stream: u32,
         /// The client's handle of the group, chosen by the group's owner.
         handle: u32,
         kind: KindId,
@@ -125,6 +130,7 @@ pub enum LinkFrame<'a> {
     Leave {
         group: GroupId,
         conn: Slot,
+        stream: u32,
     },
     /// The group ended; the gate forgets its members.
     Disband {
@@ -139,10 +145,11 @@ pub enum LinkFrame<'a> {
         account: AccountId,
         generation: u64,
         streams: Vec<Seen>,
-        groups: Vec<Seen>,
+        groups: Vec<SeenGroup>,
     },
     /// The connection broke or was closed by a limit; the session waits for a resume.
     Detached {
+        conn: Slot,
         session: SessionId,
         account: AccountId,
         generation: u64,
@@ -223,7 +230,7 @@ pub enum LinkFrame<'a> {
         conn: Slot,
         generation: u64,
         seen: u64,
-        /// What the client saw of the groups that it is in through this stream.
+        /// What the client saw of the groups that it is in by this stream.
         groups: Vec<Seen>,
     },
     /// The session has no connection for now: keep what it must not miss.
@@ -464,24 +471,28 @@ impl<'a> LinkFrame<'a> {
             kind::JOIN => LinkFrame::Join {
                 group: read_group(&mut r)?,
                 conn: read_slot(&mut r)?,
+                stream: r.varint_u32()?,
                 handle: r.varint_u32()?,
                 kind: KindId(r.u32()?),
                 number: r.varint()?,
                 name: r.text(TEXT_BYTES_MAX)?,
             },
-            kind::LEAVE => {
-                LinkFrame::Leave { group: read_group(&mut r)?, conn: read_slot(&mut r)? }
-            }
+            kind::LEAVE => LinkFrame::Leave {
+                group: read_group(&mut r)?,
+                conn: read_slot(&mut r)?,
+                stream: r.varint_u32()?,
+            },
             kind::DISBAND => LinkFrame::Disband { group: read_group(&mut r)? },
             kind::RESUME => LinkFrame::Resume {
                 conn: read_slot(&mut r)?,
                 session: SessionId(r.array()?),
                 account: AccountId(r.varint()?),
                 generation: r.varint()?,
-                streams: read_seen(&mut r)?,
-                groups: read_seen(&mut r)?,
+                streams: read_seen(&mut r, RESUME_STREAMS_MAX)?,
+                groups: read_seen_groups(&mut r)?,
             },
             kind::DETACHED => LinkFrame::Detached {
+                conn: read_slot(&mut r)?,
                 session: SessionId(r.array()?),
                 account: AccountId(r.varint()?),
                 generation: r.varint()?,
@@ -551,7 +562,7 @@ impl<'a> LinkFrame<'a> {
                 conn: read_slot(&mut r)?,
                 generation: r.varint()?,
                 seen: r.varint()?,
-                groups: read_seen(&mut r)?,
+                groups: read_seen(&mut r, RESUME_GROUPS_MAX)?,
             },
             kind::DETACH => LinkFrame::Detach {
                 slot: read_slot(&mut r)?,
@@ -646,17 +657,19 @@ impl<'a> LinkFrame<'a> {
                 put_group(out, *group);
                 out.extend_from_slice(frame);
             }
-            LinkFrame::Join { group, conn, handle, kind, number, name } => {
+            LinkFrame::Join { group, conn, stream, handle, kind, number, name } => {
                 put_group(out, *group);
                 put_slot(out, *conn);
+                put_varint(out, u64::from(*stream));
                 put_varint(out, u64::from(*handle));
                 out.extend_from_slice(&kind.0.to_le_bytes());
                 put_varint(out, *number);
                 put_text(out, name);
             }
-            LinkFrame::Leave { group, conn } => {
+            LinkFrame::Leave { group, conn, stream } => {
                 put_group(out, *group);
                 put_slot(out, *conn);
+                put_varint(out, u64::from(*stream));
             }
             LinkFrame::Disband { group } => {
                 put_group(out, *group);
@@ -666,10 +679,11 @@ impl<'a> LinkFrame<'a> {
                 out.extend_from_slice(&session.0);
                 put_varint(out, account.0);
                 put_varint(out, *generation);
-                put_seen(out, streams);
-                put_seen(out, groups);
+                put_seen(out, streams, RESUME_STREAMS_MAX);
+                put_seen_groups(out, groups);
             }
-            LinkFrame::Detached { session, account, generation, code } => {
+            LinkFrame::Detached { conn, session, account, generation, code } => {
+                put_slot(out, *conn);
                 out.extend_from_slice(&session.0);
                 put_varint(out, account.0);
                 put_varint(out, *generation);
@@ -757,7 +771,7 @@ impl<'a> LinkFrame<'a> {
                 put_slot(out, *conn);
                 put_varint(out, *generation);
                 put_varint(out, *seen);
-                put_seen(out, groups);
+                put_seen(out, groups, RESUME_GROUPS_MAX);
             }
             LinkFrame::Detach { slot, generation, code } => {
                 put_slot(out, *slot);

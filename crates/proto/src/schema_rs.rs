@@ -278,6 +278,7 @@ impl Module<'_> {
         let request = method.pattern == Pattern::Request;
         let reply = match (&method.reply, request) {
             (Some(reply), true) => self.type_of(reply, None),
+            _ if !request && method.delivery == Delivery::Reliable => "client::TellId".to_owned(),
             _ => "()".to_owned(),
         };
         self.line(format!(
@@ -304,14 +305,16 @@ impl Module<'_> {
                  deadline).await)"
             ));
         } else {
-            let key = match &method.delivery {
-                Delivery::Reliable => "None".to_owned(),
-                Delivery::Latest(Some(key)) => format!("Some(key_of(&{}))", ident(key)),
-                Delivery::Latest(None) | Delivery::Unreliable => "Some(0)".to_owned(),
+            let (tell, key) = match &method.delivery {
+                Delivery::Reliable => ("tell_bytes", String::new()),
+                Delivery::Latest(Some(key)) => {
+                    ("tell_latest_bytes", format!("key_of(&{}), ", ident(key)))
+                }
+                Delivery::Latest(None) | Delivery::Unreliable => {
+                    ("tell_latest_bytes", "0, ".to_owned())
+                }
             };
-            self.line(format!(
-                "        self.client.tell_bytes(self.stream, {id}, {key}, body).await"
-            ));
+            self.line(format!("        self.client.{tell}(self.stream, {id}, {key}body).await"));
         }
         self.line("    }");
         let keyed = matches!(&method.delivery, Delivery::Latest(Some(_)));

@@ -405,6 +405,19 @@ mod tests {
     }
 
     #[test]
+    fn resume_tokens_are_short() {
+        let claims = ResumeClaims {
+            session: SessionId([255; 16]),
+            account: AccountId(u64::MAX),
+            secret: [255; 32],
+            level: 255,
+            expires: WallTime(u64::MAX),
+        };
+        let token = keys(&[1]).seal_resume(&mut Random::from_seed(1), &claims);
+        assert!(token.len() <= crate::frame::TOKEN_BYTES_MAX, "{} bytes", token.len());
+    }
+
+    #[test]
     fn a_long_name_is_cut_at_a_character() {
         let keys = keys(&[1]);
         let name = "ü".repeat(500);

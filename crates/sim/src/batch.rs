@@ -1,6 +1,7 @@
 //! Many seeds, on some threads; and what is said about them.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::panic::PanicHookInfo;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -203,15 +204,14 @@ pub fn repeat(seed: u64, mutant: Option<Mutant>, lines: usize) -> anyhow::Result
     Ok(())
 }
 
-/// Switches off each safety in turn.
+/// Switches off each safety in turn. Only seeds that pass with all safeties on count.
 pub fn try_mutants(from: u64, most: u64, threads: usize) -> anyhow::Result<()> {
+    let began = Instant::now();
     let mut missed = 0;
     for (name, mutant) in mutants::ALL {
-        let batch = Batch { from, seeds: most, mutant: Some(mutant), threads, keep_going: false };
-        let report = batch.run();
-        match &report.failure {
-            Some((seed, violations)) => {
-                let what: String = violations[0].chars().take(90).collect();
+        match first_noticed(mutant, from..from + most, threads) {
+            Some((seed, violation)) => {
+                let what: String = violation.chars().take(90).collect();
                 println!("{name:<20} seed {seed:<5} {what}");
             }
             None => {
@@ -220,6 +220,24 @@ pub fn try_mutants(from: u64, most: u64, threads: usize) -> anyhow::Result<()> {
             }
         }
     }
+    println!("{} mutants in {:.1} s", mutants::ALL.len(), began.elapsed().as_secs_f64());
     ensure!(missed == 0, "{missed} mutants were not noticed");
     Ok(())
+}
+
+/// The first seed that fails with `mutant` and passes without it, and what it has violated.
+fn first_noticed(mutant: Mutant, seeds: Range<u64>, threads: usize) -> Option<(u64, String)> {
+    let mut from = seeds.start;
+    while from < seeds.end {
+        let count = seeds.end - from;
+        let batch = Batch { from, seeds: count, mutant: Some(mutant), threads, keep_going: false };
+        let (seed, violations) = batch.run().failure?;
+        let without = run(seed, None, 0).violations;
+        match without.first() {
+            None => return violations.into_iter().next().map(|first| (seed, first)),
+            Some(text) => println!("seed {seed} fails with all safeties on: {text}"),
+        }
+        from = seed + 1;
+    }
+    None
 }

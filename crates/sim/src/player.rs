@@ -6,9 +6,13 @@ use std::time::Duration;
 use mainstay::env::Instant;
 use mainstay::proto::MethodId;
 use mainstay::proto::frame::{CloseCode, Status};
-use testkit::{CallError, ClientId, Cluster, End, Event, RequestId};
+use testkit::{CallError, ClientId, Cluster, End, Event, RequestId, TellId};
 
 use crate::book::{Life, Shared, answer};
+
+/// How long a command may wait to be handled while its connection holds: a broken link is learnt of
+/// late, by gates and workers that stall one after the other, before they break the connection too.
+const PROGRESS_MAX: Duration = Duration::from_secs(15);
 
 /// Where a client stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +51,15 @@ struct Open {
     expected: u64,
     /// The answer 0 stands for a call of the handler that failed.
     may_fail: bool,
+    since: Instant,
     until: Instant,
 }
 
 /// What a whole run has, for each of its clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Laws {
-    /// Nothing goes wrong, so every request must be answered.
+    /// Nothing goes wrong by itself, so every request must be answered, unless its client has
+    /// broken its connection meanwhile and its time is over.
     pub is_calm: bool,
     /// A second login is refused.
     pub refuses_second: bool,
@@ -79,11 +85,14 @@ pub struct Player {
     book: Shared,
     n: u64,
     commands: BTreeMap<u64, Command>,
+    tells: BTreeMap<TellId, u64>,
     open: BTreeMap<RequestId, Open>,
     pub was_in: bool,
     connected_at: Instant,
-    /// Tells that the server said it did not take.
-    refused: usize,
+    /// When it was last seen without a connection.
+    broken_at: Instant,
+    /// Streams with commands that are not known to be handled: the last that is, and since when.
+    pending: BTreeMap<u32, (u64, Instant)>,
     /// The last numbered message of each stream, by the stream's tag.
     told: BTreeMap<u64, u64>,
     newest: BTreeMap<u64, u64>,
@@ -109,6 +118,7 @@ pub struct Heard {
     pub casts: u64,
     pub calls: u64,
     pub missed: u64,
+    pub unconfirmed: u64,
     pub rebound: u64,
     pub endings: [u64; 4],
 }
@@ -121,6 +131,7 @@ impl Heard {
         self.casts += other.casts;
         self.calls += other.calls;
         self.missed += other.missed;
+        self.unconfirmed += other.unconfirmed;
         self.rebound += other.rebound;
         for (mine, theirs) in self.endings.iter_mut().zip(other.endings) {
             *mine += theirs;
@@ -146,10 +157,12 @@ impl Player {
             book: book.clone(),
             n: 0,
             commands: BTreeMap::new(),
+            tells: BTreeMap::new(),
             open: BTreeMap::new(),
             was_in: false,
             connected_at: cluster.now(),
-            refused: 0,
+            broken_at: cluster.now(),
+            pending: BTreeMap::new(),
             told: BTreeMap::new(),
             newest: BTreeMap::new(),
             asked: BTreeSet::new(),
@@ -202,8 +215,9 @@ impl Player {
         self.commands.insert(n, Command { to_agent, is_tell: false, fate: Fate::Unknown });
         let expected = answer(if to_agent { self.account } else { 0 }, self.life, n);
         let may_fail = matches!(method, "chain" | "duel" | "enter");
-        let until = cluster.now() + wait;
-        self.open.insert(request, Open { n, method, expected, may_fail, until });
+        let since = cluster.now();
+        let until = since + wait;
+        self.open.insert(request, Open { n, method, expected, may_fail, since, until });
     }
 
     pub fn tell(
@@ -217,8 +231,9 @@ impl Player {
             Some(more) => cluster.tell(self.id, stream, method, &(self.life, n, more)),
             None => cluster.tell(self.id, stream, method, &(self.life, n)),
         };
-        if told.is_ok() {
+        if let Ok(tell) = told {
             self.n = n;
+            self.tells.insert(tell, n);
             let to_agent = stream == "agent";
             self.commands.insert(n, Command { to_agent, is_tell: true, fate: Fate::Unknown });
         }
@@ -233,6 +248,8 @@ impl Player {
         }
         if cluster.core(self.id).is_connected() {
             self.connected_at = cluster.now();
+        } else {
+            self.broken_at = cluster.now();
         }
         for event in cluster.events(self.id) {
             self.event(cluster, event, answers);
@@ -244,12 +261,28 @@ impl Player {
                 self.resolved(&open, result);
             }
         }
+        self.check_progress(cluster);
         let late = cluster.now();
         // A client that is done has no request open; the others keep their deadlines.
         if self.open.values().any(|open| open.until + Duration::from_millis(500) < late) {
             self.violation("deadline: a request has no end");
             self.open.clear();
         }
+    }
+
+    /// While a connection holds, what is sent on it is handled.
+    fn check_progress(&mut self, cluster: &Cluster) {
+        let (core, now) = (cluster.core(self.id), cluster.now());
+        let mut pending = BTreeMap::new();
+        for (stream, _, handled) in core.progress().filter(|(_, sent, handled)| sent > handled) {
+            let known = self.pending.get(&stream).filter(|(before, _)| *before == handled);
+            let since = known.map_or(now, |(_, since)| *since).max(self.broken_at);
+            if now - since > PROGRESS_MAX && core.is_connected() {
+                self.violation(&format!("dead: nothing after {handled} of {stream} was handled"));
+            }
+            pending.insert(stream, (handled, since));
+        }
+        self.pending = pending;
     }
 
     fn resolved(&mut self, open: &Open, result: Result<Vec<u8>, CallError>) {
@@ -278,8 +311,10 @@ impl Player {
 
     fn failed(&self, open: &Open, error: &CallError) -> Fate {
         let is_over = !self.is_playing();
+        let is_late = matches!(error, CallError::Timeout | CallError::NotSent);
+        let had_no_time = is_late && self.broken_at >= open.since;
         // Rooms come and go.
-        if self.laws.is_calm && !is_over && open.method != "hit" {
+        if self.laws.is_calm && !is_over && open.method != "hit" && !had_no_time {
             self.violation(&format!("calm: {} {} failed: {error}", open.method, open.n));
         }
         match error {
@@ -307,14 +342,10 @@ impl Player {
             Event::Bound { stream, .. } if &*stream == "agent" => {
                 self.heard.rebound += u64::from(!self.commands.is_empty());
             }
-            Event::Unbound { stream, .. } => {
-                let agent = &*stream == "agent";
-                // Tells that wait for a stream that ends go with it.
-                for command in self.commands.values_mut() {
-                    if command.to_agent == agent && command.fate == Fate::Unknown {
-                        command.fate = Fate::Lost;
-                    }
-                }
+            Event::Lost { .. } => self.broken_at = cluster.now(),
+            Event::Unconfirmed { tell, sent, .. } => {
+                self.heard.unconfirmed += 1;
+                self.told_of(tell, if sent { Fate::Lost } else { Fate::NotSent });
             }
             Event::Push { method, body, .. } => self.push(method, &body),
             Event::Cast { method, body, group } => self.cast(&group, method, &body),
@@ -345,8 +376,11 @@ impl Player {
                     let _ = cluster.answer(self.id, call, &answer(tag, 0, q));
                 }
             }
-            Event::Refused { status, .. } => {
-                self.refused += 1;
+            Event::Refused { tell, status, .. } => {
+                match tell {
+                    Some(tell) => self.told_of(tell, Fate::NotSent),
+                    None => self.violation("tells: one without a name was refused"),
+                }
                 let gone = matches!(status, Status::Unavailable | Status::NotFound | Status::Gone);
                 if self.laws.is_calm && self.is_playing() || !gone {
                     self.violation(&format!("tells: one was refused: {status:?}"));
@@ -357,6 +391,16 @@ impl Player {
             }
             Event::Ended { end } => self.ended(cluster.now(), &end),
             _ => {}
+        }
+    }
+
+    /// The fate of a tell is known.
+    fn told_of(&mut self, tell: TellId, fate: Fate) {
+        let n = self.tells[&tell];
+        let command = self.commands.get_mut(&n).expect("tells are commands");
+        let before = std::mem::replace(&mut command.fate, fate);
+        if before != Fate::Unknown {
+            self.violation(&format!("tells: {n} was {before:?} and then {fate:?}"));
         }
     }
 
@@ -454,23 +498,24 @@ impl Player {
     // -- the end --
 
     /// Looks back at all commands: what was answered must have been handled, what was not sent
-    /// must not, and none may be missing between others without a reason.
+    /// must not, and none may be missing without a word.
     pub fn audit(&self) {
         let book = self.book.open();
         let newest = (1..=self.n).rev().find(|n| {
             self.commands.get(n).is_some_and(|c| c.to_agent) && book.is_applied(self.life, *n)
         });
         let mut problems = Vec::new();
-        let mut missing = 0;
         for (&n, command) in &self.commands {
             let applied = book.is_applied(self.life, n);
             match command.fate {
                 Fate::Done if !applied => problems.push(format!("answers: {n} never ran")),
                 Fate::NotSent if applied => problems.push(format!("answers: {n} ran, not sent")),
-                Fate::Unknown if command.to_agent && !applied && newest > Some(n) => {
-                    missing += 1;
-                    if !command.is_tell || missing > self.refused {
-                        problems.push(format!("order: command {n} was left out"));
+                // The others are requests whose client is gone, which may run out of time.
+                Fate::Unknown if command.is_tell && !applied => {
+                    if command.to_agent && newest > Some(n) {
+                        problems.push(format!("order: tell {n} was left out"));
+                    } else if self.standing != Standing::Gone {
+                        problems.push(format!("tells: {n} was lost without a word"));
                     }
                 }
                 _ => {}

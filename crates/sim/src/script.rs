@@ -12,6 +12,9 @@ use crate::game::{self, HALLS};
 use crate::mutants::Mutant;
 use crate::player::{Heard, Laws, Player, Standing};
 
+/// A run takes some thousand steps; one that takes so many more goes on for ever.
+const EVENTS_MAX: u64 = 300_000;
+
 /// What a run has shown.
 pub struct Outcome {
     pub violations: Vec<String>,
@@ -64,6 +67,7 @@ impl Sights {
             ("late frames of old connections", self.stale),
             ("resumes refused", self.resumes_refused),
             ("casts missed and told so", self.heard.missed),
+            ("tells of unknown outcome", self.heard.unconfirmed),
             ("overflows", self.overflows),
             ("second logins", self.second_logins),
             ("... replaced the first", self.heard.endings[0]),
@@ -133,6 +137,7 @@ impl Script {
         options.nodes = 1 + random.below(3) as usize;
         options.workers = 1 + random.below(3) as u8;
         options.notes_max = notes_max;
+        options.events_max = EVENTS_MAX;
         let mut laws = Laws { is_calm, window: Duration::from_secs(20), ..Laws::default() };
         if random.chance(1, 3) {
             laws.refuses_second = true;
@@ -175,7 +180,11 @@ impl Script {
     }
 
     fn is_broken(&self) -> bool {
-        !self.book.open().violations().is_empty()
+        let mut book = self.book.open();
+        if self.cluster.is_exhausted() && book.violations().is_empty() {
+            book.violation("steps: it never comes to an end");
+        }
+        !book.violations().is_empty()
     }
 
     /// The part in which things go wrong.
@@ -197,7 +206,8 @@ impl Script {
         for other in self.players.iter_mut().filter(|other| other.account == account) {
             other.is_followed = true;
             player.follows = true;
-            player.follows_outsider |= other.is_playing() && !other.was_in;
+            // Its login may come through later than this one, also if it has left since.
+            player.follows_outsider |= other.standing != Standing::Ended && !other.was_in;
         }
         self.players.push(player);
     }
@@ -311,6 +321,30 @@ impl Script {
             self.wait(Duration::from_millis(250));
         }
         self.check_rest("after the last round");
+        // What was under way just now may still change memberships.
+        let end = self.cluster.now() + Duration::from_secs(10);
+        while self.cluster.now() < end && self.strangers().is_some() {
+            self.wait(Duration::from_millis(250));
+        }
+        if let Some(text) = self.strangers() {
+            self.book.open().violation(text);
+        }
+        let open: usize =
+            self.cluster.worker_stats().iter().map(|stats| stats.streams.open_calls).sum();
+        if open > 0 {
+            self.book.open().violation(format!("calls: {open} to clients have never ended"));
+        }
+    }
+
+    /// A client that takes itself for a member of other groups than the owners of groups do.
+    fn strangers(&self) -> Option<String> {
+        self.players.iter().filter(|player| player.is_playing()).find_map(|player| {
+            let (believed, known) = self.cluster.memberships(player.id);
+            let life = player.life;
+            (believed != known).then(|| {
+                format!("groups: client {life} believes to be in {believed:?}, but is in {known:?}")
+            })
+        })
     }
 
     fn is_at_rest(&self) -> bool {
@@ -413,6 +447,11 @@ impl Script {
             if streams.second_replies > 0 || streams.violations > 0 {
                 let (replies, broken) = (streams.second_replies, streams.violations);
                 book.violation(format!("streams: {replies} second replies, {broken} violations"));
+            }
+            // Fewer requests are on their way in a run than answers are kept.
+            if streams.forgotten > 0 {
+                let forgotten = streams.forgotten;
+                book.violation(format!("answers: {forgotten} repeated requests got none"));
             }
             for kind in &stats.host.kinds {
                 if kind.mail_longest > 1_024 || kind.quarantined > 0 {

@@ -67,7 +67,11 @@ impl ClientSeat {
                 }
                 Output::Flush => {
                     let bytes = std::mem::take(self.core.outgoing());
-                    net.send(now, end, bytes);
+                    if self.core.is_asking() {
+                        net.send_admission(now, end, bytes);
+                    } else {
+                        net.send(now, end, bytes);
+                    }
                 }
                 Output::Close => {
                     self.pipe = None;

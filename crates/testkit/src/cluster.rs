@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{CallError, CallId, Event, RequestId};
+use client::{CallError, CallId, Event, RequestId, TellId};
 use cluster::Directory;
 use env::{Clock, Instant, ManualClock, Random, WallTime};
 use node::session::Bindings;
@@ -51,6 +51,8 @@ pub struct Options {
     pub stored: bool,
     /// How many lines of [`Cluster::notes`] are kept. 0: none are made.
     pub notes_max: usize,
+    /// After so many steps nothing happens any more; see [`Cluster::is_exhausted`].
+    pub events_max: u64,
 }
 
 impl Options {
@@ -70,6 +72,7 @@ impl Options {
             host: HostOptions::default(),
             stored: false,
             notes_max: 0,
+            events_max: u64::MAX,
         }
     }
 }
@@ -292,7 +295,7 @@ impl Cluster {
         stream: &str,
         method: &str,
         arguments: &A,
-    ) -> Result<(), CallError> {
+    ) -> Result<TellId, CallError> {
         let now = self.now();
         let body = client::encode_args(arguments);
         let sent = self.clients[client.0].core.tell(now, stream, MethodId::of(method), &body);
@@ -401,6 +404,22 @@ impl Cluster {
         left
     }
 
+    /// The memberships in groups of a client: what it believes, and what the groups' owners know.
+    /// Each is a list of handles of stream and group in order. They agree when all is at rest.
+    pub fn memberships(&self, client: ClientId) -> (Vec<(u32, u32)>, Vec<(u32, u32)>) {
+        let core = &self.clients[client.0].core;
+        let mut believed: Vec<_> = core.memberships().collect();
+        let mut known = Vec::new();
+        if let Some(session) = core.session() {
+            for seat in self.nodes.iter().flat_map(|node| &node.workers) {
+                known.extend(seat.worker.memberships_of(session));
+            }
+        }
+        believed.sort_unstable();
+        known.sort_unstable();
+        (believed, known)
+    }
+
     /// What each worker holds and has seen.
     pub fn worker_stats(&self) -> Vec<WorkerStats> {
         let workers = self.nodes.iter().flat_map(|node| &node.workers);
@@ -429,8 +448,16 @@ impl Cluster {
         self.net.at(at, Happening::Remind);
     }
 
+    /// Whether so much has happened that nothing will any more: see [`Options::events_max`].
+    pub fn is_exhausted(&self) -> bool {
+        self.net.counts.events >= self.options.events_max
+    }
+
     /// Lets the next thing happen. `false` if nothing ever will.
     pub fn step(&mut self) -> bool {
+        if self.is_exhausted() {
+            return false;
+        }
         let Some((at, what)) = self.net.pop() else { return false };
         self.clock.advance_to(at);
         self.net.counts.events += 1;
@@ -443,7 +470,7 @@ impl Cluster {
             if done(self) {
                 return true;
             }
-            if self.net.next_at().is_none_or(|at| at > end) {
+            if self.is_exhausted() || self.net.next_at().is_none_or(|at| at > end) {
                 self.clock.advance_to(end);
                 return done(self);
             }

@@ -17,6 +17,14 @@ pub struct Faults {
     pub delay: u64,
     /// The longest delay.
     pub delay_max: Duration,
+    /// A link between nodes carries nothing for up to `lag_max`: what is sent on it meanwhile
+    /// arrives afterwards, in order, while other links are as fast as ever.
+    pub lag: u64,
+    /// The longest lag.
+    pub lag_max: Duration,
+    /// The connection of a client breaks right after the client has asked to be let in, which the
+    /// gate hears up to `lag_max` later.
+    pub cut_admission: u64,
     /// Bytes arrive in smaller pieces than they were sent in.
     pub split: u64,
     /// A gate is killed and comes back, per second.
@@ -44,6 +52,9 @@ impl Faults {
             late_max: Duration::from_secs(4),
             delay: 20,
             delay_max: Duration::from_millis(800),
+            lag: 2,
+            lag_max: Duration::from_secs(3),
+            cut_admission: 100,
             split: 300,
             kill_gate: 20,
             stall: 60,
@@ -64,6 +75,8 @@ impl Faults {
             cut_link: some(all.cut_link),
             late_end: some(all.late_end),
             delay: some(all.delay),
+            lag: some(all.lag),
+            cut_admission: some(all.cut_admission),
             split: some(all.split),
             kill_gate: some(all.kill_gate),
             stall: some(all.stall),
@@ -80,7 +93,9 @@ pub struct Counts {
     pub client_cuts: u64,
     pub link_cuts: u64,
     pub late_ends: u64,
+    pub admission_cuts: u64,
     pub delays: u64,
+    pub lags: u64,
     pub splits: u64,
     pub gate_kills: u64,
     pub stalls: u64,
@@ -93,12 +108,14 @@ pub struct Counts {
 
 impl Counts {
     /// Names and numbers, in order.
-    pub fn list(&self) -> [(&'static str, u64); 12] {
+    pub fn list(&self) -> [(&'static str, u64); 14] {
         [
             ("client connections cut", self.client_cuts),
+            ("... right after asking to be let in", self.admission_cuts),
             ("links cut", self.link_cuts),
             ("ends that learnt late", self.late_ends),
             ("pieces delayed", self.delays),
+            ("links that lagged", self.lags),
             ("pieces split", self.splits),
             ("gates killed", self.gate_kills),
             ("stalls", self.stalls),
@@ -115,7 +132,9 @@ impl Counts {
         self.client_cuts += other.client_cuts;
         self.link_cuts += other.link_cuts;
         self.late_ends += other.late_ends;
+        self.admission_cuts += other.admission_cuts;
         self.delays += other.delays;
+        self.lags += other.lags;
         self.splits += other.splits;
         self.gate_kills += other.gate_kills;
         self.stalls += other.stalls;

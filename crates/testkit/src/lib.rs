@@ -11,7 +11,7 @@ mod notes;
 mod places;
 mod trace;
 
-pub use client::{CallError, CallId, End, Event, RequestId};
+pub use client::{CallError, CallId, End, Event, RequestId, TellId};
 pub use clients::{ClientId, RequestResult};
 pub use cluster::{Cluster, Left, Options, Register};
 pub use faults::{Counts, Faults};

@@ -168,6 +168,10 @@ impl Net {
             self.counts.delays += 1;
             micros += self.random.below(self.faults.delay_max.as_micros() as u64 + 1);
         }
+        if link && self.chance(self.faults.lag) {
+            self.counts.lags += 1;
+            micros += self.random.below(self.faults.lag_max.as_micros() as u64 + 1);
+        }
         Duration::from_micros(micros)
     }
 
@@ -282,6 +286,23 @@ impl Net {
         self.at(at, Happening::Bytes(id, way, bytes));
     }
 
+    /// Sends what a client asks to be let in with. By chance it takes its time on the way, and the
+    /// connection breaks meanwhile: the gate has it when the client has long asked anew elsewhere.
+    pub(crate) fn send_admission(&mut self, now: Instant, end: End, bytes: Vec<u8>) {
+        let strikes = self.chance(self.faults.cut_admission);
+        let Some(&id) = self.by_end.get(&end).filter(|_| strikes) else {
+            return self.send(now, end, bytes);
+        };
+        self.counts.admission_cuts += 1;
+        self.counts.client_cuts += 1;
+        let late = self.random.below(self.faults.lag_max.as_micros() as u64 + 1);
+        let pipe = self.pipes.get_mut(&id).expect("by_end holds known pipes");
+        let last = &mut pipe.last[Way::There as usize];
+        *last = (now + Duration::from_micros(late)).max(*last);
+        self.pass(now, id, end, bytes);
+        self.cut(now, id);
+    }
+
     /// Breaks a pipe. What is on its way may still arrive before each end learns of it.
     pub(crate) fn cut(&mut self, now: Instant, id: PipeId) {
         let Some(pipe) = self.pipes.get(&id) else { return };
@@ -299,8 +320,15 @@ impl Net {
             self.at(at, Happening::Closed(id, end));
         }
         // From here on nothing more is sent; each end is unplugged when it learns of the end.
-        let ends: Vec<_> = ends.into_iter().filter_map(|(end, _)| end).collect();
-        for end in ends {
+        for end in ends.into_iter().filter_map(|(end, _)| end) {
+            self.unplug(id, end);
+        }
+    }
+
+    /// Takes an end off its pipe. Another life of a gate may have one of the same name, which is
+    /// another pipe's.
+    fn unplug(&mut self, id: PipeId, end: End) {
+        if self.is_plugged(end, id) {
             self.by_end.remove(&end);
         }
     }
@@ -315,7 +343,7 @@ impl Net {
         let at = (now + latency).max(pipe.last[way as usize]);
         match other {
             Some(other) => {
-                self.by_end.remove(&other);
+                self.unplug(id, other);
                 self.at(at, Happening::Closed(id, other));
             }
             // It has not arrived yet and will not.

@@ -287,7 +287,9 @@ var VERSION = 1;
 var PREFACE = textBytes("MSY1");
 var TEXT_BYTES_MAX = 256;
 var TICKET_BYTES_MAX = 1024;
-var RESUME_ITEMS_MAX = 256;
+var TOKEN_BYTES_MAX = 256;
+var RESUME_STREAMS_MAX = 32;
+var RESUME_GROUPS_MAX = 160;
 var HEAD_FLAGS = 224;
 var Head = {
   HELLO: 1,
@@ -407,7 +409,7 @@ function encodeUp(out, frame) {
       out.put(frame.proof);
       out.varint(frame.generation);
       putSeen(out, frame.streams);
-      putSeen(out, frame.groups);
+      putSeenGroups(out, frame.groups);
       break;
     case "tell":
       putNumbered(out, Head.TELL, frame);
@@ -453,9 +455,19 @@ function putNumbered(out, head, frame) {
   out.varint(frame.ack);
 }
 function putSeen(out, items) {
-  out.varint(items.length);
-  for (const item of items) {
+  const listed = items.slice(0, RESUME_STREAMS_MAX);
+  out.varint(listed.length);
+  for (const item of listed) {
     out.varint(item.handle);
+    out.varint(item.number);
+  }
+}
+function putSeenGroups(out, items) {
+  const listed = items.slice(0, RESUME_GROUPS_MAX);
+  out.varint(listed.length);
+  for (const item of listed) {
+    out.varint(item.group);
+    out.varint(item.stream);
     out.varint(item.number);
   }
 }
@@ -480,7 +492,7 @@ function decodeDownFields(head, r) {
         session: r.bytes(16).slice(),
         generation: r.varint(),
         resumed: r.flag(),
-        token: r.blob(TICKET_BYTES_MAX).slice(),
+        token: r.blob(TOKEN_BYTES_MAX).slice(),
         resumeWindowMs: r.varint32(),
         heartbeatMs: r.varint32(),
         frameBytesMax: r.varint32()
@@ -519,9 +531,16 @@ function decodeDownFields(head, r) {
     case Head.CAST:
       return { type: "cast", group: r.varint32(), number: r.varint(), method: r.u32(), body: r.rest() };
     case Head.JOINED:
-      return { type: "joined", group: r.varint32(), kind: r.u32(), number: r.varint(), name: r.text(TEXT_BYTES_MAX) };
+      return {
+        type: "joined",
+        group: r.varint32(),
+        stream: r.varint32(),
+        kind: r.u32(),
+        number: r.varint(),
+        name: r.text(TEXT_BYTES_MAX)
+      };
     case Head.LEFT:
-      return { type: "left", group: r.varint32() };
+      return { type: "left", group: r.varint32(), stream: r.varint32() };
     case Head.FAULT:
       return { type: "fault", stream: r.varint32(), number: r.varint(), status: statusFrom(r.varint()) };
     case Head.PING:
@@ -550,11 +569,11 @@ function decodeUpFields(head, r) {
     case Head.RESUME:
       return {
         type: "resume",
-        token: r.blob(TICKET_BYTES_MAX),
+        token: r.blob(TOKEN_BYTES_MAX),
         proof: r.bytes(32),
         generation: r.varint(),
         streams: readSeen(r),
-        groups: readSeen(r)
+        groups: readSeenGroups(r)
       };
     case Head.TELL:
       return { type: "tell", stream: r.varint32(), number: r.varint(), ack: r.varint(), method: r.u32(), body: r.rest() };
@@ -662,6 +681,7 @@ function encodeDown(out, frame) {
     case "joined":
       out.byte(Head.JOINED);
       out.varint(frame.group);
+      out.varint(frame.stream);
       out.u32(frame.kind);
       out.varint(frame.number);
       out.text(frame.name);
@@ -669,6 +689,7 @@ function encodeDown(out, frame) {
     case "left":
       out.byte(Head.LEFT);
       out.varint(frame.group);
+      out.varint(frame.stream);
       break;
     case "fault":
       out.byte(Head.FAULT);
@@ -689,9 +710,17 @@ function readHead(r) {
   return head;
 }
 function readSeen(r) {
+  const length = readCount(r, RESUME_STREAMS_MAX);
+  return Array.from({ length }, () => ({ handle: r.varint32(), number: r.varint() }));
+}
+function readSeenGroups(r) {
+  const length = readCount(r, RESUME_GROUPS_MAX);
+  return Array.from({ length }, () => ({ group: r.varint32(), stream: r.varint32(), number: r.varint() }));
+}
+function readCount(r, max) {
   const count = r.varint();
-  if (count > RESUME_ITEMS_MAX) throw new WireError("range", "field is out of its range");
-  return Array.from({ length: count }, () => ({ handle: r.varint32(), number: r.varint() }));
+  if (count > max) throw new WireError("range", "field is out of its range");
+  return count;
 }
 
 // src/error.ts
@@ -778,7 +807,6 @@ var DEFAULT_LIMITS = {
   requestsMax: 256,
   callsMax: 64,
   streamsMax: 64,
-  groupsMax: 256,
   latestMax: 64,
   outgoingBytesMax: 1024 * 1024,
   requestWaitMs: 5e3,
@@ -827,10 +855,14 @@ var Outbound = class {
     }
     return true;
   }
-  /** What is kept, with its numbers, oldest first. */
-  *kept() {
+  /** What is kept, up to `last`, with its numbers, oldest first. */
+  *kept(last = this.last) {
     let number = this.acked;
-    for (const { item } of this.items) yield [++number, item];
+    for (const { item } of this.items) if (++number <= last) yield [number, item];
+  }
+  /** What is kept as `number`, if it is. */
+  find(number) {
+    return this.items[number - this.acked - 1]?.item;
   }
 };
 var Inbound = class _Inbound {
@@ -1029,9 +1061,11 @@ var Core = class {
   serverWall;
   streams = [];
   streamsMade = 0;
+  /** `streams`: handles of the streams by which we are members. */
   groups = [];
   requests = /* @__PURE__ */ new Map();
   requestsMade = 0;
+  tellsMade = 0;
   calls = /* @__PURE__ */ new Map();
   callsSeen = 0;
   published = /* @__PURE__ */ new Set();
@@ -1115,9 +1149,13 @@ var Core = class {
   cancel(request) {
     this.expire(request);
   }
-  /** Sends a message: in order, at most once, kept over breaks. Throws `CallError`. */
+  /** Sends a message: in order, at most once, kept over breaks. Throws `CallError`. The number it
+   * gives names the tell in `refused` and `unconfirmed`; without such an event it was handled. */
   tell(now, stream, method, body) {
-    this.push(now, this.boundNamed(stream), { type: "tell", method, body }, void 0);
+    const tell2 = this.tellsMade + 1;
+    this.push(now, this.boundNamed(stream), { type: "tell", tell: tell2, method, body }, void 0);
+    this.tellsMade = tell2;
+    return tell2;
   }
   /** Sends a message of which only the newest per `key` matters. Throws `CallError`. */
   tellLatest(stream, method, key, body) {
@@ -1329,8 +1367,11 @@ var Core = class {
     this.state = { at: "admitting", until: now + this.limits.handshakeWaitMs, resuming: resume !== void 0 };
     if (resume) {
       resume.generation++;
-      const streams = this.streams.filter((stream) => stream.handle !== void 0).map((stream) => ({ handle: stream.handle, number: stream.inbound.applied })).slice(0, RESUME_ITEMS_MAX);
-      const groups = this.groups.map(({ handle, last }) => ({ handle, number: last })).slice(0, RESUME_ITEMS_MAX);
+      this.dropOldest();
+      const streams = this.streams.filter((stream) => stream.handle !== void 0).map((stream) => ({ handle: stream.handle, number: stream.inbound.applied }));
+      const groups = this.groups.flatMap(
+        ({ handle, last, streams: by }) => by.map((stream) => ({ group: handle, stream, number: last }))
+      );
       const proof = resumeProof(resume.secret, nonce, resume.token, resume.generation);
       this.send({ type: "resume", token: resume.token, proof, generation: resume.generation, streams, groups });
     } else if (this.grant) {
@@ -1420,6 +1461,7 @@ var Core = class {
     this.events.push({ type: "ended", end });
   }
   forgetStreams(error) {
+    for (const stream of this.streams) this.unconfirmed(stream, stream.outbound.kept());
     const failed = [...this.requests.keys()];
     this.requests.clear();
     for (const request of failed) this.events.push({ type: "reply", request, error });
@@ -1447,7 +1489,12 @@ var Core = class {
     const known = this.streams.find((stream2) => isCalled(stream2, name));
     if (known) return known;
     if (this.streams.length >= this.limits.streamsMax) throw CallError.full(this.streams.length, 0);
-    const stream = {
+    const stream = this.newStream(name);
+    this.streams.push(stream);
+    return stream;
+  }
+  newStream(name) {
+    return {
       id: ++this.streamsMade,
       name,
       retired: false,
@@ -1463,8 +1510,6 @@ var Core = class {
       waiting: /* @__PURE__ */ new Map(),
       latest: []
     };
-    this.streams.push(stream);
-    return stream;
   }
   newOutbound() {
     return new Outbound(this.limits.resendFramesMax, this.limits.resendBytesMax);
@@ -1570,18 +1615,11 @@ var Core = class {
         this.cast(frame.group, frame.number, frame.method, frame.body);
         return;
       case "joined":
-        this.groups = this.groups.filter((group) => group.handle !== frame.group && group.name !== frame.name);
-        if (this.groups.length >= this.limits.groupsMax) throw protocol("too many groups");
-        this.groups.push({ handle: frame.group, name: frame.name, last: frame.number });
-        this.events.push({ type: "joined", group: frame.name, kind: frame.kind });
+        this.joined(frame.group, frame.stream, frame.kind, frame.number, frame.name);
         return;
-      case "left": {
-        const group = this.groups.find((known) => known.handle === frame.group);
-        if (!group) return;
-        this.groups = this.groups.filter((known) => known !== group);
-        this.events.push({ type: "left", group: group.name });
+      case "left":
+        this.leave(frame.stream, (group) => group === frame.group);
         return;
-      }
       case "fault": {
         const stream = this.byHandle(frame.stream);
         const request = stream?.waiting.get(frame.number);
@@ -1589,8 +1627,12 @@ var Core = class {
         if (request !== void 0) {
           stream.waiting.delete(frame.number);
           this.completeWith(request, frame.status, NOTHING);
-        } else if (frame.status !== Status.Ok) {
-          this.events.push({ type: "refused", stream: stream.name, status: frame.status });
+          return;
+        }
+        const kept = stream.outbound.find(frame.number);
+        const told = kept?.type === "tell" ? kept.tell : void 0;
+        if (told !== void 0 || frame.number === 0) {
+          this.events.push({ type: "refused", stream: stream.name, tell: told, status: frame.status });
         }
         return;
       }
@@ -1620,16 +1662,21 @@ var Core = class {
     return stream;
   }
   bound(now, handle, kind, epoch, name) {
-    const other = this.streams.find((stream2) => stream2.handle === handle && !isCalled(stream2, name));
-    if (other) this.dropStream(other, CloseCode.Goodbye);
-    let stream;
+    const other = this.streams.find((stream2) => stream2.handle === handle);
+    let stream = other?.name === name ? other : void 0;
     try {
-      stream = this.streamNamed(name);
+      stream ??= this.streamNamed(name);
     } catch {
       throw protocol("too many streams");
     }
+    if (other && other !== stream) this.dropStream(other, CloseCode.Goodbye);
+    if (stream.handle !== void 0 && stream.handle > handle) {
+      this.boundLate(handle, kind, epoch, name);
+      return;
+    }
     if (stream.handle !== void 0 && stream.handle !== handle) {
       stream.retired = true;
+      this.leave(stream.handle, () => true);
       this.bound(now, handle, kind, epoch, name);
       return;
     }
@@ -1639,8 +1686,13 @@ var Core = class {
     if (known) this.startEpoch(stream, epoch, stream.kind !== kind);
     stream.kind = kind;
     stream.epoch = epoch;
-    this.events.push({ type: "bound", stream: name, kind });
+    if (!stream.retired) this.events.push({ type: "bound", stream: name, kind });
     this.resend(now, stream);
+  }
+  /** A stream whose name a newer one has already, so nothing will be sent on it. */
+  boundLate(handle, kind, epoch, name) {
+    if (this.streams.length >= this.limits.streamsMax) throw protocol("too many streams");
+    this.streams.push({ ...this.newStream(name), retired: true, handle, kind, epoch, live: true });
   }
   /** The owner begins a new epoch: what it was sent before did not last, what it was not sent is
    * numbered anew. */
@@ -1671,16 +1723,56 @@ var Core = class {
     }
     for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
     if (touched && !otherKind) this.events.push({ type: "rolledBack", stream: stream.name, durable, sent });
+    this.unconfirmed({ name: stream.name, sent }, otherKind ? outbound.kept() : outbound.kept(sent));
+    if (stream.handle !== void 0) this.leave(stream.handle, () => true);
     for (const [request, error] of failed) this.complete(request, { error });
   }
   dropStream(stream, code) {
     this.streams = this.streams.filter((known) => known !== stream);
+    if (stream.handle !== void 0) this.leave(stream.handle, () => true);
+    this.unconfirmed(stream, stream.outbound.kept());
     for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
     for (const [number, request] of stream.waiting) {
       const sent = number <= stream.sent;
       this.complete(request, { error: sent ? CallError.refused(Status.Gone) : CallError.notSent() });
     }
     if (!stream.retired) this.events.push({ type: "unbound", stream: stream.name, code });
+  }
+  /** Says of the tells among `kept` that it will not become known whether they were handled. */
+  unconfirmed(stream, kept) {
+    for (const [number, item] of kept) {
+      if (item.type !== "tell") continue;
+      this.events.push({ type: "unconfirmed", stream: stream.name, tell: item.tell, sent: number <= stream.sent });
+    }
+  }
+  /** Makes room for all streams in a resume: the oldest of those whose name is taken give way. */
+  dropOldest() {
+    for (; ; ) {
+      const bound = this.streams.filter((stream) => stream.handle !== void 0);
+      const oldest = bound.find((stream) => stream.retired) ?? bound[0];
+      if (bound.length <= RESUME_STREAMS_MAX || !oldest) return;
+      this.dropStream(oldest, CloseCode.Limit);
+    }
+  }
+  joined(handle, stream, kind, number, name) {
+    if (this.byHandle(stream)?.retired !== false) return;
+    const known = this.groups.find((group) => group.handle === handle);
+    const last = known?.last ?? number;
+    const by = known ? known.streams.filter((other) => other !== stream) : [];
+    this.groups = this.groups.filter((group) => group.handle !== handle && group.name !== name);
+    const memberships = this.groups.reduce((sum, group) => sum + group.streams.length, by.length);
+    if (memberships >= RESUME_GROUPS_MAX) throw protocol("too many groups");
+    this.groups.push({ handle, name, last: Math.max(last, number), streams: [...by, stream] });
+    this.events.push({ type: "joined", group: name, kind, missed: Math.max(0, number - last) });
+  }
+  /** Ends the memberships that came by `stream`, of the groups that `meant` names. */
+  leave(stream, meant) {
+    for (const group of this.groups) {
+      if (!meant(group.handle) || !group.streams.includes(stream)) continue;
+      group.streams = group.streams.filter((other) => other !== stream);
+      if (group.streams.length === 0) this.events.push({ type: "left", group: group.name });
+    }
+    this.groups = this.groups.filter((group) => group.streams.length > 0);
   }
   called(now, stream, call, deadline, method, body) {
     const known = this.published.has(method);
@@ -2322,10 +2414,11 @@ var Stream = class {
   request(method, body, options = {}) {
     return this.session.request(this.name, method, body, options);
   }
-  /** Sends a message: in order and at most once. With `latest` only the newest per key matters
-   * and it may be lost. Throws `CallError` if it was not taken. */
+  /** Sends a message: in order and at most once. The number it gives names it in the events
+   * `refused` and `unconfirmed`. With `latest` only the newest per key matters, it may be lost, and
+   * has the number 0. Throws `CallError` if it was not taken. */
   tell(method, body, options = {}) {
-    this.session.tell(this.name, method, body, options.latest);
+    return this.session.tell(this.name, method, body, options.latest);
   }
   /** Handles a message of the entity. Gives a function that stops it. */
   on(method, handler) {
@@ -2462,9 +2555,11 @@ var Session = class {
   /** @internal */
   tell(stream, method, body, latest) {
     if (!this.core) throw CallError.notBound(stream);
-    if (latest === void 0) this.core.tell(performance.now(), stream, method, body);
+    let tell2 = 0;
+    if (latest === void 0) tell2 = this.core.tell(performance.now(), stream, method, body);
     else this.core.tellLatest(stream, method, String(latest), body);
     if (!this.pumping) queueMicrotask(() => this.pump());
+    return tell2;
   }
   /** @internal */
   publish(method) {
@@ -2594,6 +2689,7 @@ var Session = class {
       case "bound":
       case "unbound":
       case "refused":
+      case "unconfirmed":
       case "rolledBack":
         this.emit(event.type, event);
         return;

@@ -7,7 +7,8 @@ import {
   CloseCode,
   type DownFrame,
   PREFACE,
-  RESUME_ITEMS_MAX,
+  RESUME_GROUPS_MAX,
+  RESUME_STREAMS_MAX,
   Status,
   type UpFrame,
   VERSION,
@@ -30,13 +31,18 @@ export type CoreEvent =
   | { type: "unbound"; stream: string; code: CloseCode }
   | { type: "push"; stream: string; method: number; body: Uint8Array }
   | { type: "call"; call: number; stream: string; method: number; deadline: number; body: Uint8Array }
-  | { type: "joined"; group: string; kind: number }
+  /** We are in a group now, or still are; `missed` of its messages are lost to us for good. */
+  | { type: "joined"; group: string; kind: number; missed: number }
   | { type: "left"; group: string }
   | { type: "cast"; group: string; method: number; body: Uint8Array }
   /** A request ended; exactly once for each that was taken. */
   | { type: "reply"; request: number; body?: Uint8Array; error?: CallError }
-  /** A tell reached the entity's node but was not taken, such as by a full mailbox. */
-  | { type: "refused"; stream: string; status: Status }
+  /** A tell reached the entity's node but was not taken, such as by a full mailbox. `tell` is
+   * `undefined` for one that was sent as `latest`. */
+  | { type: "refused"; stream: string; tell: number | undefined; status: Status }
+  /** The stream of a tell ended before the server said that it was handled. If it was `sent` its
+   * outcome is unknown; if not, it did not run and will not. */
+  | { type: "unconfirmed"; stream: string; tell: number; sent: boolean }
   /** Commands after `durable` did not last; requests among them that waited have failed. */
   | { type: "rolledBack"; stream: string; durable: number; sent: number }
   | { type: "lost"; reason: Lost }
@@ -117,9 +123,11 @@ export class Core {
   private serverWall: { wallMs: number; at: number } | undefined;
   private streams: Stream[] = [];
   private streamsMade = 0;
-  private groups: { handle: number; name: string; last: number }[] = [];
+  /** `streams`: handles of the streams by which we are members. */
+  private groups: { handle: number; name: string; last: number; streams: number[] }[] = [];
   private requests = new Map<number, { stream: number; number: number; deadline: number }>();
   private requestsMade = 0;
+  private tellsMade = 0;
   private calls = new Map<number, { stream: number; call: bigint; deadline: number }>();
   private callsSeen = 0;
   private published = new Set<number>();
@@ -217,9 +225,13 @@ export class Core {
     this.expire(request);
   }
 
-  /** Sends a message: in order, at most once, kept over breaks. Throws `CallError`. */
-  tell(now: number, stream: string, method: number, body: Uint8Array): void {
-    this.push(now, this.boundNamed(stream), { type: "tell", method, body }, undefined);
+  /** Sends a message: in order, at most once, kept over breaks. Throws `CallError`. The number it
+   * gives names the tell in `refused` and `unconfirmed`; without such an event it was handled. */
+  tell(now: number, stream: string, method: number, body: Uint8Array): number {
+    const tell = this.tellsMade + 1;
+    this.push(now, this.boundNamed(stream), { type: "tell", tell, method, body }, undefined);
+    this.tellsMade = tell;
+    return tell;
   }
 
   /** Sends a message of which only the newest per `key` matters. Throws `CallError`. */
@@ -459,11 +471,13 @@ export class Core {
     if (resume) {
       // Each attempt asks for the next generation, so that the server can tell a late one.
       resume.generation++;
+      this.dropOldest();
       const streams = this.streams
         .filter((stream) => stream.handle !== undefined)
-        .map((stream) => ({ handle: stream.handle as number, number: stream.inbound.applied }))
-        .slice(0, RESUME_ITEMS_MAX);
-      const groups = this.groups.map(({ handle, last }) => ({ handle, number: last })).slice(0, RESUME_ITEMS_MAX);
+        .map((stream) => ({ handle: stream.handle as number, number: stream.inbound.applied }));
+      const groups = this.groups.flatMap(({ handle, last, streams: by }) =>
+        by.map((stream) => ({ group: handle, stream, number: last })),
+      );
       const proof = resumeProof(resume.secret, nonce, resume.token, resume.generation);
       this.send({ type: "resume", token: resume.token, proof, generation: resume.generation, streams, groups });
     } else if (this.grant) {
@@ -565,6 +579,7 @@ export class Core {
   }
 
   private forgetStreams(error: CallError): void {
+    for (const stream of this.streams) this.unconfirmed(stream, stream.outbound.kept());
     const failed = [...this.requests.keys()];
     this.requests.clear();
     for (const request of failed) this.events.push({ type: "reply", request, error });
@@ -597,7 +612,13 @@ export class Core {
     const known = this.streams.find((stream) => isCalled(stream, name));
     if (known) return known;
     if (this.streams.length >= this.limits.streamsMax) throw CallError.full(this.streams.length, 0);
-    const stream: Stream = {
+    const stream = this.newStream(name);
+    this.streams.push(stream);
+    return stream;
+  }
+
+  private newStream(name: string): Stream {
+    return {
       id: ++this.streamsMade,
       name,
       retired: false,
@@ -613,8 +634,6 @@ export class Core {
       waiting: new Map(),
       latest: [],
     };
-    this.streams.push(stream);
-    return stream;
   }
 
   private newOutbound(): Outbound<Kept> {
@@ -729,18 +748,11 @@ export class Core {
         this.cast(frame.group, frame.number, frame.method, frame.body);
         return;
       case "joined":
-        this.groups = this.groups.filter((group) => group.handle !== frame.group && group.name !== frame.name);
-        if (this.groups.length >= this.limits.groupsMax) throw protocol("too many groups");
-        this.groups.push({ handle: frame.group, name: frame.name, last: frame.number });
-        this.events.push({ type: "joined", group: frame.name, kind: frame.kind });
+        this.joined(frame.group, frame.stream, frame.kind, frame.number, frame.name);
         return;
-      case "left": {
-        const group = this.groups.find((known) => known.handle === frame.group);
-        if (!group) return;
-        this.groups = this.groups.filter((known) => known !== group);
-        this.events.push({ type: "left", group: group.name });
+      case "left":
+        this.leave(frame.stream, (group) => group === frame.group);
         return;
-      }
       case "fault": {
         const stream = this.byHandle(frame.stream);
         const request = stream?.waiting.get(frame.number);
@@ -748,8 +760,12 @@ export class Core {
         if (request !== undefined) {
           stream.waiting.delete(frame.number);
           this.completeWith(request, frame.status, NOTHING);
-        } else if (frame.status !== Status.Ok) {
-          this.events.push({ type: "refused", stream: stream.name, status: frame.status });
+          return;
+        }
+        const kept = stream.outbound.find(frame.number);
+        const told = kept?.type === "tell" ? kept.tell : undefined;
+        if (told !== undefined || frame.number === 0) {
+          this.events.push({ type: "refused", stream: stream.name, tell: told, status: frame.status });
         }
         return;
       }
@@ -783,18 +799,24 @@ export class Core {
   }
 
   private bound(now: number, handle: number, kind: number, epoch: bigint, name: string): void {
-    // A handle leads to one stream: what else had it is gone.
-    const other = this.streams.find((stream) => stream.handle === handle && !isCalled(stream, name));
-    if (other) this.dropStream(other, CloseCode.Goodbye);
-    let stream: Stream;
+    const other = this.streams.find((stream) => stream.handle === handle);
+    // It goes on as what it was, also if a newer stream has its name by now.
+    let stream = other?.name === name ? other : undefined;
     try {
-      stream = this.streamNamed(name);
+      stream ??= this.streamNamed(name);
     } catch {
       throw protocol("too many streams");
+    }
+    // A handle leads to one stream: what else had it is gone.
+    if (other && other !== stream) this.dropStream(other, CloseCode.Goodbye);
+    if (stream.handle !== undefined && stream.handle > handle) {
+      this.boundLate(handle, kind, epoch, name);
+      return;
     }
     if (stream.handle !== undefined && stream.handle !== handle) {
       // The name moves to another stream; what was sent on this one may still be answered.
       stream.retired = true;
+      this.leave(stream.handle, () => true);
       this.bound(now, handle, kind, epoch, name);
       return;
     }
@@ -805,8 +827,14 @@ export class Core {
     if (known) this.startEpoch(stream, epoch, stream.kind !== kind);
     stream.kind = kind;
     stream.epoch = epoch;
-    this.events.push({ type: "bound", stream: name, kind });
+    if (!stream.retired) this.events.push({ type: "bound", stream: name, kind });
     this.resend(now, stream);
+  }
+
+  /** A stream whose name a newer one has already, so nothing will be sent on it. */
+  private boundLate(handle: number, kind: number, epoch: bigint, name: string): void {
+    if (this.streams.length >= this.limits.streamsMax) throw protocol("too many streams");
+    this.streams.push({ ...this.newStream(name), retired: true, handle, kind, epoch, live: true });
   }
 
   /** The owner begins a new epoch: what it was sent before did not last, what it was not sent is
@@ -838,17 +866,62 @@ export class Core {
     }
     for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
     if (touched && !otherKind) this.events.push({ type: "rolledBack", stream: stream.name, durable, sent });
+    this.unconfirmed({ name: stream.name, sent }, otherKind ? outbound.kept() : outbound.kept(sent));
+    if (stream.handle !== undefined) this.leave(stream.handle, () => true);
     for (const [request, error] of failed) this.complete(request, { error });
   }
 
   private dropStream(stream: Stream, code: CloseCode): void {
     this.streams = this.streams.filter((known) => known !== stream);
+    if (stream.handle !== undefined) this.leave(stream.handle, () => true);
+    this.unconfirmed(stream, stream.outbound.kept());
     for (const [call, { stream: id }] of this.calls) if (id === stream.id) this.calls.delete(call);
     for (const [number, request] of stream.waiting) {
       const sent = number <= stream.sent;
       this.complete(request, { error: sent ? CallError.refused(Status.Gone) : CallError.notSent() });
     }
     if (!stream.retired) this.events.push({ type: "unbound", stream: stream.name, code });
+  }
+
+  /** Says of the tells among `kept` that it will not become known whether they were handled. */
+  private unconfirmed(stream: { name: string; sent: number }, kept: Iterable<[number, Kept]>): void {
+    for (const [number, item] of kept) {
+      if (item.type !== "tell") continue;
+      this.events.push({ type: "unconfirmed", stream: stream.name, tell: item.tell, sent: number <= stream.sent });
+    }
+  }
+
+  /** Makes room for all streams in a resume: the oldest of those whose name is taken give way. */
+  private dropOldest(): void {
+    for (;;) {
+      const bound = this.streams.filter((stream) => stream.handle !== undefined);
+      const oldest = bound.find((stream) => stream.retired) ?? bound[0];
+      if (bound.length <= RESUME_STREAMS_MAX || !oldest) return;
+      this.dropStream(oldest, CloseCode.Limit);
+    }
+  }
+
+  private joined(handle: number, stream: number, kind: number, number: number, name: string): void {
+    // A stream that has ended, or whose name another has, took its memberships with it.
+    if (this.byHandle(stream)?.retired !== false) return;
+    const known = this.groups.find((group) => group.handle === handle);
+    const last = known?.last ?? number;
+    const by = known ? known.streams.filter((other) => other !== stream) : [];
+    this.groups = this.groups.filter((group) => group.handle !== handle && group.name !== name);
+    const memberships = this.groups.reduce((sum, group) => sum + group.streams.length, by.length);
+    if (memberships >= RESUME_GROUPS_MAX) throw protocol("too many groups");
+    this.groups.push({ handle, name, last: Math.max(last, number), streams: [...by, stream] });
+    this.events.push({ type: "joined", group: name, kind, missed: Math.max(0, number - last) });
+  }
+
+  /** Ends the memberships that came by `stream`, of the groups that `meant` names. */
+  private leave(stream: number, meant: (group: number) => boolean): void {
+    for (const group of this.groups) {
+      if (!meant(group.handle) || !group.streams.includes(stream)) continue;
+      group.streams = group.streams.filter((other) => other !== stream);
+      if (group.streams.length === 0) this.events.push({ type: "left", group: group.name });
+    }
+    this.groups = this.groups.filter((group) => group.streams.length > 0);
   }
 
   private called(now: number, stream: Stream, call: bigint, deadline: number, method: number, body: Uint8Array): void {

@@ -11,11 +11,17 @@ export const PREFACE = textBytes("MSY1");
 /** The longest text field, in bytes. */
 export const TEXT_BYTES_MAX = 256;
 
-/** The longest ticket or resume token, in bytes. */
+/** The longest ticket, in bytes. */
 export const TICKET_BYTES_MAX = 1024;
 
-/** The most streams or groups that one `resume` frame lists. */
-export const RESUME_ITEMS_MAX = 256;
+/** The longest resume token, in bytes. */
+export const TOKEN_BYTES_MAX = 256;
+
+/** The most streams that one `resume` frame lists. */
+export const RESUME_STREAMS_MAX = 32;
+
+/** The most memberships in groups that one `resume` frame lists. */
+export const RESUME_GROUPS_MAX = 160;
 
 const HEAD_FLAGS = 0xe0;
 
@@ -114,9 +120,16 @@ export function mayResume(code: CloseCode): boolean {
   return code >= CloseCode.GoingAway && code <= CloseCode.Unavailable;
 }
 
-/** A stream or group that a resuming client lists. */
+/** A stream that a resuming client lists. */
 export interface Seen {
   handle: number;
+  number: number;
+}
+
+/** A membership that a resuming client lists: the group, and the stream by which it is in it. */
+export interface SeenGroup {
+  group: number;
+  stream: number;
   number: number;
 }
 
@@ -124,7 +137,7 @@ export interface Seen {
 export type UpFrame =
   | { type: "hello"; version: number; features: bigint; interface: bigint; agent: string }
   | { type: "login"; ticket: Uint8Array; proof: Uint8Array }
-  | { type: "resume"; token: Uint8Array; proof: Uint8Array; generation: number; streams: Seen[]; groups: Seen[] }
+  | { type: "resume"; token: Uint8Array; proof: Uint8Array; generation: number; streams: Seen[]; groups: SeenGroup[] }
   | { type: "tell"; stream: number; number: number; ack: number; method: number; body: Uint8Array }
   | { type: "request"; stream: number; number: number; ack: number; method: number; deadlineMs: number; body: Uint8Array }
   | { type: "answer"; stream: number; number: number; ack: number; call: bigint; status: Status; body: Uint8Array }
@@ -157,8 +170,8 @@ export type DownFrame =
   | { type: "call"; stream: number; number: number; ack: number; call: bigint; deadlineMs: number; method: number; body: Uint8Array }
   | { type: "ackDown"; stream: number; applied: number; durable: number }
   | { type: "cast"; group: number; number: number; method: number; body: Uint8Array }
-  | { type: "joined"; group: number; kind: number; number: number; name: string }
-  | { type: "left"; group: number }
+  | { type: "joined"; group: number; stream: number; kind: number; number: number; name: string }
+  | { type: "left"; group: number; stream: number }
   | { type: "fault"; stream: number; number: number; status: Status }
   | { type: "ping"; token: bigint }
   | { type: "pong"; token: bigint }
@@ -210,7 +223,7 @@ export function encodeUp(out: Writer, frame: UpFrame): void {
       out.put(frame.proof);
       out.varint(frame.generation);
       putSeen(out, frame.streams);
-      putSeen(out, frame.groups);
+      putSeenGroups(out, frame.groups);
       break;
     case "tell":
       putNumbered(out, Head.TELL, frame);
@@ -258,9 +271,20 @@ function putNumbered(out: Writer, head: number, frame: { stream: number; number:
 }
 
 function putSeen(out: Writer, items: Seen[]): void {
-  out.varint(items.length);
-  for (const item of items) {
+  const listed = items.slice(0, RESUME_STREAMS_MAX);
+  out.varint(listed.length);
+  for (const item of listed) {
     out.varint(item.handle);
+    out.varint(item.number);
+  }
+}
+
+function putSeenGroups(out: Writer, items: SeenGroup[]): void {
+  const listed = items.slice(0, RESUME_GROUPS_MAX);
+  out.varint(listed.length);
+  for (const item of listed) {
+    out.varint(item.group);
+    out.varint(item.stream);
     out.varint(item.number);
   }
 }
@@ -290,7 +314,7 @@ function decodeDownFields(head: number, r: Reader): DownFrame {
         session: r.bytes(16).slice(),
         generation: r.varint(),
         resumed: r.flag(),
-        token: r.blob(TICKET_BYTES_MAX).slice(),
+        token: r.blob(TOKEN_BYTES_MAX).slice(),
         resumeWindowMs: r.varint32(),
         heartbeatMs: r.varint32(),
         frameBytesMax: r.varint32(),
@@ -329,9 +353,16 @@ function decodeDownFields(head: number, r: Reader): DownFrame {
     case Head.CAST:
       return { type: "cast", group: r.varint32(), number: r.varint(), method: r.u32(), body: r.rest() };
     case Head.JOINED:
-      return { type: "joined", group: r.varint32(), kind: r.u32(), number: r.varint(), name: r.text(TEXT_BYTES_MAX) };
+      return {
+        type: "joined",
+        group: r.varint32(),
+        stream: r.varint32(),
+        kind: r.u32(),
+        number: r.varint(),
+        name: r.text(TEXT_BYTES_MAX),
+      };
     case Head.LEFT:
-      return { type: "left", group: r.varint32() };
+      return { type: "left", group: r.varint32(), stream: r.varint32() };
     case Head.FAULT:
       return { type: "fault", stream: r.varint32(), number: r.varint(), status: statusFrom(r.varint()) };
     case Head.PING:
@@ -363,11 +394,11 @@ function decodeUpFields(head: number, r: Reader): UpFrame {
     case Head.RESUME:
       return {
         type: "resume",
-        token: r.blob(TICKET_BYTES_MAX),
+        token: r.blob(TOKEN_BYTES_MAX),
         proof: r.bytes(32),
         generation: r.varint(),
         streams: readSeen(r),
-        groups: readSeen(r),
+        groups: readSeenGroups(r),
       };
     case Head.TELL:
       return { type: "tell", stream: r.varint32(), number: r.varint(), ack: r.varint(), method: r.u32(), body: r.rest() };
@@ -477,6 +508,7 @@ export function encodeDown(out: Writer, frame: DownFrame): void {
     case "joined":
       out.byte(Head.JOINED);
       out.varint(frame.group);
+      out.varint(frame.stream);
       out.u32(frame.kind);
       out.varint(frame.number);
       out.text(frame.name);
@@ -484,6 +516,7 @@ export function encodeDown(out: Writer, frame: DownFrame): void {
     case "left":
       out.byte(Head.LEFT);
       out.varint(frame.group);
+      out.varint(frame.stream);
       break;
     case "fault":
       out.byte(Head.FAULT);
@@ -506,7 +539,17 @@ function readHead(r: Reader): number {
 }
 
 function readSeen(r: Reader): Seen[] {
+  const length = readCount(r, RESUME_STREAMS_MAX);
+  return Array.from({ length }, () => ({ handle: r.varint32(), number: r.varint() }));
+}
+
+function readSeenGroups(r: Reader): SeenGroup[] {
+  const length = readCount(r, RESUME_GROUPS_MAX);
+  return Array.from({ length }, () => ({ group: r.varint32(), stream: r.varint32(), number: r.varint() }));
+}
+
+function readCount(r: Reader, max: number): number {
   const count = r.varint();
-  if (count > RESUME_ITEMS_MAX) throw new WireError("range", "field is out of its range");
-  return Array.from({ length: count }, () => ({ handle: r.varint32(), number: r.varint() }));
+  if (count > max) throw new WireError("range", "field is out of its range");
+  return count;
 }

@@ -10,6 +10,7 @@ export {
   type DownFrame,
   PREFACE,
   type Seen,
+  type SeenGroup,
   Status,
   type UpFrame,
   VERSION,

@@ -14,8 +14,6 @@ export interface Limits {
   callsMax: number;
   /** Most streams, bound or asked for by name. */
   streamsMax: number;
-  /** Most groups. */
-  groupsMax: number;
   /** Most keys of `tellLatest` that wait for the next flush, over all streams. */
   latestMax: number;
   /** Most bytes that wait for a server that does not read; more breaks the connection. */
@@ -51,7 +49,6 @@ export const DEFAULT_LIMITS: Readonly<Limits> = {
   requestsMax: 256,
   callsMax: 64,
   streamsMax: 64,
-  groupsMax: 256,
   latestMax: 64,
   outgoingBytesMax: 1024 * 1024,
   requestWaitMs: 5_000,

@@ -40,10 +40,15 @@ export class Outbound<T> {
     return true;
   }
 
-  /** What is kept, with its numbers, oldest first. */
-  *kept(): IterableIterator<[number, T]> {
+  /** What is kept, up to `last`, with its numbers, oldest first. */
+  *kept(last = this.last): IterableIterator<[number, T]> {
     let number = this.acked;
-    for (const { item } of this.items) yield [++number, item];
+    for (const { item } of this.items) if (++number <= last) yield [number, item];
+  }
+
+  /** What is kept as `number`, if it is. */
+  find(number: number): T | undefined {
+    return this.items[number - this.acked - 1]?.item;
   }
 }
 

@@ -39,10 +39,14 @@ export interface SessionEvents {
   /** A stream leads to an entity now, or to another one than before. */
   bound: { stream: string; kind: number };
   unbound: { stream: string; code: CloseCode };
-  joined: { group: string; kind: number };
+  /** `missed` of the group's messages are lost to us, because we were away too long. */
+  joined: { group: string; kind: number; missed: number };
   left: { group: string };
   /** A tell reached the entity's node but was not taken, such as by a full mailbox. */
-  refused: { stream: string; status: Status };
+  refused: { stream: string; tell: number | undefined; status: Status };
+  /** The stream of a tell ended before the server said that it was handled. If it was `sent` its
+   * outcome is unknown; if not, it did not run and will not. */
+  unconfirmed: { stream: string; tell: number; sent: boolean };
   /** An entity crashed and went back to an earlier state. */
   rolledBack: { stream: string; durable: number; sent: number };
   /** A handler of the game threw, or could not read what the server sent. Without a listener it is
@@ -126,10 +130,11 @@ export class Stream {
     return this.session.request(this.name, method, body, options);
   }
 
-  /** Sends a message: in order and at most once. With `latest` only the newest per key matters
-   * and it may be lost. Throws `CallError` if it was not taken. */
-  tell(method: number, body: Uint8Array, options: { latest?: string | number } = {}): void {
-    this.session.tell(this.name, method, body, options.latest);
+  /** Sends a message: in order and at most once. The number it gives names it in the events
+   * `refused` and `unconfirmed`. With `latest` only the newest per key matters, it may be lost, and
+   * has the number 0. Throws `CallError` if it was not taken. */
+  tell(method: number, body: Uint8Array, options: { latest?: string | number } = {}): number {
+    return this.session.tell(this.name, method, body, options.latest);
   }
 
   /** Handles a message of the entity. Gives a function that stops it. */
@@ -286,12 +291,14 @@ export class Session {
   }
 
   /** @internal */
-  tell(stream: string, method: number, body: Uint8Array, latest: string | number | undefined): void {
+  tell(stream: string, method: number, body: Uint8Array, latest: string | number | undefined): number {
     if (!this.core) throw CallError.notBound(stream);
-    if (latest === undefined) this.core.tell(performance.now(), stream, method, body);
+    let tell = 0;
+    if (latest === undefined) tell = this.core.tell(performance.now(), stream, method, body);
     else this.core.tellLatest(stream, method, String(latest), body);
     // All tells of one turn of the event loop go out together.
     if (!this.pumping) queueMicrotask(() => this.pump());
+    return tell;
   }
 
   /** @internal */
@@ -432,6 +439,7 @@ export class Session {
       case "bound":
       case "unbound":
       case "refused":
+      case "unconfirmed":
       case "rolledBack":
         this.emit(event.type, event as never);
         return;

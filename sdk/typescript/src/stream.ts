@@ -6,7 +6,7 @@ export const NOTHING = new Uint8Array(0);
 
 /** A command as it is kept until the server has applied it. `own`: the method's own deadline holds. */
 export type Kept =
-  | { type: "tell"; method: number; body: Uint8Array }
+  | { type: "tell"; tell: number; method: number; body: Uint8Array }
   | { type: "request"; request: number; method: number; own: boolean; body: Uint8Array }
   | { type: "answer"; call: bigint; status: Status; body: Uint8Array };
 

@@ -48,7 +48,7 @@ test("hostile frames are refused", () => {
   assert.equal(splitFrame(frame(3, 1), 0, 10), undefined);
   assert.throws(() => decodeDown(frame(0x99)), { problem: "kind" });
   assert.throws(() => decodeDown(frame(0x1b, 1)), { problem: "truncated" });
-  assert.throws(() => decodeDown(frame(0x1c, 1, 0)), { problem: "trailing" });
+  assert.throws(() => decodeDown(frame(0x1c, 1, 2, 0)), { problem: "trailing" });
   assert.throws(() => decodeUp(frame(0x0a, 0, 1, 0xff)), { problem: "utf8" });
   let seed = 7;
   const random = () => (seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff) >> 8;

@@ -2,9 +2,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Core, type CoreEvent } from "../src/core.ts";
 import { CallError, endText, nextAfter } from "../src/error.ts";
-import { CloseCode, Status, closeName } from "../src/frame.ts";
+import { Writer } from "../src/bytes.ts";
+import { CloseCode, type DownFrame, Status, closeName, encodeDown } from "../src/frame.ts";
+import { kindId } from "../src/ids.ts";
 import type { Limits } from "../src/limits.ts";
-import { CALL, ECHO, FAIL, FakeServer, MUTE, NOTE, PUSH, ROOM, STREAM, bytes, grant, text } from "./fake.ts";
+import { CALL, ECHO, FAIL, FakeServer, HANDLE, MUTE, NOTE, PUSH, ROOM, STREAM, bytes, grant, text } from "./fake.ts";
 
 /** A client, a server and the wire between them, on one clock that jumps. */
 class Pair {
@@ -124,7 +126,8 @@ class Pair {
       case "joined": return say(`joined ${event.group}`);
       case "left": return say(`left ${event.group}`);
       case "rolledBack": return say(`rolled back ${event.durable}..${event.sent}`);
-      case "refused": return say(`refused ${event.status}`);
+      case "refused": return say(`refused ${event.tell} ${event.status}`);
+      case "unconfirmed": return say(`unconfirmed ${event.tell} ${event.sent ? "sent" : "not sent"}`);
       case "lost": return say(`lost: ${event.reason}`);
       case "retry": return say(`retry ${event.attempt} in ${Math.round(event.at - this.now)}ms`);
       case "ended": return say(`ended: ${endText(event.end)} -> ${nextAfter(event.end)}`);
@@ -363,6 +366,144 @@ test("an unbound stream fails its requests", () => {
     0.0s unbound counter Goodbye
     note refused: not bound`,
   );
+});
+
+/** Sends a frame to the client. */
+function down(pair: Pair, frame: DownFrame): void {
+  const payload = new Writer();
+  encodeDown(payload, frame);
+  const out = new Writer();
+  out.blob(payload.bytes());
+  pair.core.handleBytes(pair.now, out.bytes());
+}
+
+function bound(pair: Pair, stream: number, name: string, epoch = 1n): void {
+  down(pair, { type: "bound", stream, kind: kindId("arena"), epoch, name });
+}
+
+function joined(pair: Pair, stream: number, group: number, number: number): void {
+  down(pair, { type: "joined", group, stream, kind: kindId("room"), number, name: `g${group}` });
+}
+
+function since(pair: Pair, start: number): string[] {
+  pair.settle();
+  return pair.trace.slice(start).map((line) => line.replace("0.0s ", ""));
+}
+
+/* A new owner announced its stream first, then the one before it announced its own, late: the
+ * client took the old stream for the newest and spoke to nobody. */
+test("a stream that is announced late does not take the place of the newer one", () => {
+  const pair = Pair.up();
+  const start = pair.trace.length;
+  pair.server.hangs = true;
+  bound(pair, 12, "moving");
+  bound(pair, 11, "moving");
+  down(pair, { type: "push", stream: 11, number: 1, ack: 0, method: PUSH, body: bytes("late") });
+  pair.core.tell(pair.now, "moving", NOTE, bytes("to the newer"));
+  down(pair, { type: "ackDown", stream: 12, applied: 1, durable: 1 });
+  // Nothing was sent on the late one, and its end is none of the name's.
+  down(pair, { type: "unbound", stream: 11, code: CloseCode.Unavailable });
+  assert(pair.core.isBound("moving"));
+  pair.connection = undefined;
+  pair.core.tell(pair.now, "moving", NOTE, bytes("unheard"));
+  down(pair, { type: "unbound", stream: 12, code: CloseCode.Goodbye });
+  assert.deepEqual(since(pair, start), [
+    "bound moving",
+    "push late",
+    "unconfirmed 2 sent",
+    "unbound moving Goodbye",
+  ]);
+});
+
+test("frames of streams that are not known are strays, not errors", () => {
+  const pair = Pair.up();
+  const [stream, number, ack] = [99, 4, 7];
+  down(pair, { type: "unbound", stream, code: CloseCode.Goodbye });
+  down(pair, { type: "resumed", stream, epoch: 1n, applied: 3, durable: 3 });
+  down(pair, { type: "reply", stream, number, ack, request: 1, status: Status.Ok, body: bytes("") });
+  down(pair, { type: "push", stream, number, ack, method: PUSH, body: bytes("") });
+  down(pair, { type: "call", stream, number, ack, call: 1n, deadlineMs: 9, method: CALL, body: bytes("") });
+  down(pair, { type: "ackDown", stream, applied: 3, durable: 3 });
+  down(pair, { type: "fault", stream, number, status: Status.NotFound });
+  down(pair, { type: "cast", group: 5, number, method: ROOM, body: bytes("") });
+  joined(pair, stream, 5, 0);
+  down(pair, { type: "left", group: 5, stream });
+  pair.settle();
+  assert(pair.core.isConnected());
+  assert.equal(pair.core.stats().strays, 9);
+});
+
+test("every tell is confirmed or named", () => {
+  const pair = Pair.up();
+  const start = pair.trace.length;
+  pair.tell(NOTE, "a");
+  pair.settle();
+  down(pair, { type: "ackDown", stream: HANDLE, applied: 1, durable: 1 });
+  pair.tell(NOTE, "b");
+  pair.settle();
+  bound(pair, HANDLE + 1, STREAM);
+  down(pair, { type: "unbound", stream: HANDLE, code: CloseCode.Unavailable });
+  pair.connection = undefined;
+  pair.tell(NOTE, "c");
+  down(pair, { type: "fault", stream: HANDLE + 1, number: 1, status: Status.Busy });
+  pair.core.cut(pair.now);
+  pair.tell(NOTE, "d");
+  pair.core.close();
+  assert.deepEqual(since(pair, start), [
+    `bound ${STREAM}`,
+    "unconfirmed 2 sent",
+    `refused 3 ${Status.Busy}`,
+    "lost: cut",
+    "retry 1 in 600ms",
+    "unconfirmed 3 sent",
+    "unconfirmed 4 not sent",
+    "ended: logged out -> stop",
+  ]);
+});
+
+test("memberships end with their stream", () => {
+  const pair = Pair.up();
+  const start = pair.trace.length;
+  pair.server.hangs = true;
+  bound(pair, 18, "s18");
+  bound(pair, 19, "s19");
+  joined(pair, 18, 1, 0);
+  joined(pair, 18, 2, 0);
+  joined(pair, 19, 2, 0);
+  down(pair, { type: "unbound", stream: 18, code: CloseCode.Unavailable });
+  // The name moves to another entity.
+  bound(pair, 20, "s19");
+  joined(pair, 20, 2, 0);
+  for (const number of [1, 2, 2]) down(pair, { type: "cast", group: 2, number, method: ROOM, body: bytes(`${number}`) });
+  joined(pair, 20, 2, 1);
+  down(pair, { type: "cast", group: 2, number: 2, method: ROOM, body: bytes("again") });
+  down(pair, { type: "left", group: 2, stream: 20 });
+  assert.deepEqual(since(pair, start), [
+    "bound s18",
+    "bound s19",
+    "joined g1",
+    "joined g2",
+    "joined g2",
+    "left g1",
+    "unbound s18 Unavailable",
+    "left g2",
+    "bound s19",
+    "joined g2",
+    "cast g2 1",
+    "cast g2 2",
+    "joined g2",
+    "left g2",
+  ]);
+});
+
+test("a resume names as many streams as it may and the oldest replaced ones give way", () => {
+  const pair = Pair.up();
+  pair.server.hangs = true;
+  for (let stream = 20; stream < 60; stream++) bound(pair, stream, "moving");
+  pair.server.hangs = false;
+  pair.core.cut(pair.now);
+  pair.wait(2_000);
+  assert(pair.core.isConnected() && pair.core.isBound("moving") && pair.core.isBound(STREAM));
 });
 
 test("latest of a key replaces what waits", () => {

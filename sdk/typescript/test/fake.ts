@@ -6,6 +6,7 @@ import {
   type DownFrame,
   PREFACE,
   type Seen,
+  type SeenGroup,
   Status,
   type UpFrame,
   VERSION,
@@ -27,7 +28,7 @@ export const PUSH = methodId("push");
 export const CALL = methodId("call");
 export const ROOM = methodId("room");
 
-const HANDLE = 7;
+export const HANDLE = 7;
 const GROUP = 3;
 
 export const text = (body: Uint8Array): string => new TextDecoder().decode(body);
@@ -220,7 +221,7 @@ export class FakeServer {
     }
   }
 
-  private admit(id: number, known: Connection, ticket: string, streams: Seen[] | undefined, groups: Seen[]): void {
+  private admit(id: number, known: Connection, ticket: string, streams: Seen[] | undefined, groups: SeenGroup[]): void {
     known.ticket = ticket;
     const session = this.sessions.get(ticket)!;
     session.generation = Math.max(session.generation, 1);
@@ -242,7 +243,7 @@ export class FakeServer {
     const applied = session.inbound.tell();
     this.say(id, { type: "resumed", stream: HANDLE, epoch: session.epoch, applied, durable: applied });
     for (const [number, down] of session.outbound.kept()) this.sayDown(id, down, number, applied);
-    const cast = groups.find((group) => group.handle === GROUP)?.number;
+    const cast = groups.find((seen) => seen.group === GROUP)?.number;
     if (!session.inGroup || cast === undefined) return;
     session.casts.slice(cast).forEach((body, index) => {
       this.say(id, { type: "cast", group: GROUP, number: cast + index + 1, method: ROOM, body });
@@ -297,7 +298,7 @@ export class FakeServer {
       const number = session.casts.length;
       if (!session.inGroup) {
         session.inGroup = true;
-        this.say(id, { type: "joined", group: GROUP, kind: kindId("room"), number: number - 1, name: "room" });
+        this.say(id, { type: "joined", group: GROUP, stream: HANDLE, kind: kindId("room"), number: number - 1, name: "room" });
       }
       this.say(id, { type: "cast", group: GROUP, number, method: ROOM, body });
     }

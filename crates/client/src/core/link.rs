@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use env::Instant;
 use proto::frame::{
-    CloseCode, DownFrame, PREFACE, RESUME_ITEMS_MAX, Seen, UpFrame, VERSION, Welcome, split_frame,
+    CloseCode, DownFrame, PREFACE, Seen, SeenGroup, UpFrame, VERSION, Welcome, split_frame,
 };
 
 use super::{Core, Resume, State};
@@ -160,16 +160,20 @@ impl Core {
     fn prove(&mut self, now: Instant, nonce: &[u8; 16]) {
         let until = now + self.limits.handshake_wait;
         self.state = State::Admitting { until, resuming: self.resume.is_some() };
+        self.fit_resume();
         if let Some(resume) = &mut self.resume {
             resume.generation += 1;
             let seen = |handle, number| Seen { handle, number };
             let bound = self.streams.iter();
             let streams = bound
                 .filter_map(|stream| Some(seen(stream.handle?, stream.inbound.applied())))
-                .take(RESUME_ITEMS_MAX)
                 .collect();
-            let groups = self.groups.iter().map(|group| seen(group.handle, group.last));
-            let groups = groups.take(RESUME_ITEMS_MAX).collect();
+            let mut groups = Vec::new();
+            for group in &self.groups {
+                let number = group.last;
+                let by = |stream: &u32| SeenGroup { group: group.handle, stream: *stream, number };
+                groups.extend(group.streams.iter().map(by));
+            }
             let proof = resume_proof(&resume.secret, nonce, &resume.token, resume.generation);
             let (token, generation) = (resume.token.clone(), resume.generation);
             let token = &token;

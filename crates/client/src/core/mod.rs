@@ -14,7 +14,7 @@ use proto::{MethodId, SessionId};
 
 use self::stream::{Kept, Stream};
 use crate::error::{CallError, End, Lost};
-use crate::event::{CallId, Event, Output, RequestId};
+use crate::event::{CallId, Event, Output, RequestId, TellId};
 use crate::limits::Limits;
 use crate::stats::Stats;
 
@@ -68,6 +68,7 @@ pub struct Core {
     requests: BTreeMap<RequestId, Request>,
     deadlines: BTreeSet<(Instant, RequestId)>,
     requests_made: u64,
+    tells_made: u64,
     calls: BTreeMap<CallId, ServerCall>,
     calls_seen: u64,
     published: BTreeSet<MethodId>,
@@ -115,6 +116,8 @@ struct Group {
     handle: u32,
     name: Arc<str>,
     last: u64,
+    /// Handles of the streams by which we are a member; at least one.
+    streams: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -166,6 +169,7 @@ impl Core {
             requests: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             requests_made: 0,
+            tells_made: 0,
             calls: BTreeMap::new(),
             calls_seen: 0,
             published: BTreeSet::new(),
@@ -258,19 +262,23 @@ impl Core {
 
     /// Sends a message to the entity behind `stream`: in order, at most once, kept over breaks.
     ///
+    /// The id names it in [`Event::Refused`] and [`Event::Unconfirmed`].
+    ///
     /// # Errors
     ///
-    /// `NotBound`, `Full`, `TooLong`, `Ended`: nothing was taken.
+    /// `NotBound`, `Full`, `TooLong`, `Ended`: nothing was taken and no event follows.
     pub fn tell(
         &mut self,
         now: Instant,
         stream: &str,
         method: MethodId,
         body: &[u8],
-    ) -> Result<(), CallError> {
+    ) -> Result<TellId, CallError> {
         let index = self.bound_index(stream)?;
-        self.push(now, index, Kept::Tell { method, body: body.into() }, None)?;
-        Ok(())
+        let tell = TellId(self.tells_made + 1);
+        self.push(now, index, Kept::Tell { tell, method, body: body.into() }, None)?;
+        self.tells_made += 1;
+        Ok(tell)
     }
 
     /// Sends a message of which only the newest per `key` matters: unnumbered, replaced by a
@@ -370,6 +378,11 @@ impl Core {
         matches!(self.state, State::Up { .. })
     }
 
+    /// Whether the server has been asked to let us in and has not answered yet.
+    pub fn is_asking(&self) -> bool {
+        matches!(self.state, State::Admitting { .. })
+    }
+
     /// Whether nothing happens any more until `start` or `login`.
     pub fn is_ended(&self) -> bool {
         self.state == State::Rest
@@ -378,6 +391,22 @@ impl Core {
     /// Whether `stream` is bound to an entity.
     pub fn is_bound(&self, stream: &str) -> bool {
         self.bound_index(stream).is_ok()
+    }
+
+    /// The groups that we take ourselves for a member of: pairs of the handles of the stream by
+    /// which we are, and of the group.
+    pub fn memberships(&self) -> impl Iterator<Item = (u32, u32)> {
+        let by = |group: &'_ Group| {
+            let handle = group.handle;
+            group.streams.clone().into_iter().map(move |stream| (stream, handle))
+        };
+        self.groups.iter().flat_map(by)
+    }
+
+    /// How far each bound stream has come: its handle, the number of the last command that was sent
+    /// and that of the last one known to be handled.
+    pub fn progress(&self) -> impl Iterator<Item = (u32, u64, u64)> {
+        self.streams.iter().filter_map(Stream::progress)
     }
 
     /// How many requests wait for their answer.
@@ -457,6 +486,9 @@ impl Core {
 
     /// Fails all requests and forgets streams, groups and server calls.
     fn forget_streams(&mut self, error: &CallError) {
+        for stream in &self.streams {
+            self.events.extend(stream.unconfirmed());
+        }
         for (request, _) in std::mem::take(&mut self.requests) {
             let result = Err(error.clone());
             self.events.push_back(Event::Reply { request, result });

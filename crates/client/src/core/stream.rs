@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use env::Instant;
-use proto::frame::{CloseCode, DownFrame, Status, StreamUp, UpFrame, put_frame};
+use proto::frame::{
+    CloseCode, DownFrame, RESUME_GROUPS_MAX, RESUME_STREAMS_MAX, Status, StreamUp, UpFrame,
+    put_frame,
+};
 use proto::stream::{self, Arrival, Inbound, Outbound};
 use proto::{KindId, MethodId};
 
 use super::link::{Break, protocol};
 use super::{Core, Group, Request, ServerCall};
 use crate::error::{CallError, Lost};
-use crate::event::{CallId, Event, RequestId};
+use crate::event::{CallId, Event, RequestId, TellId};
 use crate::limits::Limits;
 
 /// One stream by name; it may not be bound yet.
@@ -50,6 +53,7 @@ enum Phase {
 #[derive(Clone, Debug)]
 pub(super) enum Kept {
     Tell {
+        tell: TellId,
         method: MethodId,
         body: Box<[u8]>,
     },
@@ -85,7 +89,9 @@ impl Kept {
         deadline: Option<Instant>,
     ) -> StreamUp<'_> {
         match self {
-            Kept::Tell { method, body } => StreamUp::Tell { number, ack, method: *method, body },
+            Kept::Tell { method, body, .. } => {
+                StreamUp::Tell { number, ack, method: *method, body }
+            }
             Kept::Request { method, own, body, .. } => {
                 let Some(deadline) = deadline else {
                     // Given up here, so it must not run there any more; its number is taken all
@@ -136,6 +142,10 @@ impl Stream {
         *self.name == *name && !self.retired
     }
 
+    pub fn progress(&self) -> Option<(u32, u64, u64)> {
+        Some((self.handle?, self.sent, self.outbound.acked()))
+    }
+
     pub fn is_live(&self) -> bool {
         self.phase == Phase::Live
     }
@@ -146,10 +156,28 @@ impl Stream {
         self.ack_at = None;
     }
 
+    /// Says of each tell that is kept still that it will not become known whether it was handled.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = Event> {
+        unconfirmed(&self.name, &self.outbound, self.sent)
+    }
+
     fn tell(&mut self) -> u64 {
         self.ack_at = None;
         self.inbound.tell()
     }
+}
+
+fn unconfirmed(
+    stream: &Arc<str>,
+    outbound: &Outbound<Kept>,
+    sent: u64,
+) -> impl Iterator<Item = Event> {
+    outbound.kept().filter_map(move |(number, kept)| match kept {
+        &Kept::Tell { tell, .. } => {
+            Some(Event::Unconfirmed { stream: stream.clone(), tell, sent: number <= sent })
+        }
+        Kept::Request { .. } | Kept::Answer { .. } => None,
+    })
 }
 
 fn resend_limits(limits: &Limits) -> stream::Limits {
@@ -326,28 +354,36 @@ impl Core {
             DownFrame::Cast { group, number, method, body } => {
                 self.cast(group, number, method, body)
             }
-            DownFrame::Joined { group, kind, number, name } => {
-                self.joined(group, kind, number, name)
+            DownFrame::Joined { group, stream, kind, number, name } => {
+                self.joined((group, stream), kind, number, name)
             }
-            DownFrame::Left { group } => {
-                if let Some(at) = self.groups.iter().position(|known| known.handle == group) {
-                    let group = self.groups.remove(at).name;
-                    self.events.push_back(Event::Left { group });
-                }
+            DownFrame::Left { group, stream } => {
+                self.leave(stream, |known| known.handle == group);
                 Ok(())
             }
             DownFrame::Fault { stream, number, status } => {
-                let Some(index) = self.by_handle(stream) else { return Ok(()) };
-                if let Some(request) = self.streams[index].waiting.remove(&number) {
-                    self.complete(request, result_of(status, &[]));
-                } else if status != Status::Ok {
-                    let stream = self.streams[index].name.clone();
-                    self.events.push_back(Event::Refused { stream, status });
-                }
+                self.fault(stream, number, status);
                 Ok(())
             }
             _ => Err(protocol("a frame out of order")),
         }
+    }
+
+    /// A command did not reach its entity.
+    fn fault(&mut self, handle: u32, number: u64, status: Status) {
+        let Some(index) = self.by_handle(handle) else { return };
+        let stream = &mut self.streams[index];
+        if let Some(request) = stream.waiting.remove(&number) {
+            return self.complete(request, result_of(status, &[]));
+        }
+        let named = stream.outbound.kept().find(|(kept, _)| *kept == number);
+        let tell = match named {
+            Some((_, Kept::Tell { tell, .. })) => Some(*tell),
+            None if number == 0 => None,
+            _ => return,
+        };
+        let stream = stream.name.clone();
+        self.events.push_back(Event::Refused { stream, tell, status });
     }
 
     fn by_handle(&mut self, handle: u32) -> Option<usize> {
@@ -411,6 +447,9 @@ impl Core {
         if stream.handle.is_some_and(|old| old != handle) {
             // The name moves to another stream; what was sent on this one may still be answered.
             stream.retired = true;
+            if let Some(old) = stream.handle {
+                self.leave(old, |_| true);
+            }
             return self.bound(now, handle, kind, epoch, name);
         }
         let known = stream.handle.is_some();
@@ -427,8 +466,10 @@ impl Core {
         let stream = &mut self.streams[index];
         stream.kind = kind;
         stream.epoch = epoch;
-        let stream = stream.name.clone();
-        self.events.push_back(Event::Bound { stream, kind });
+        let (stream, is_retired) = (stream.name.clone(), stream.retired);
+        if !is_retired {
+            self.events.push_back(Event::Bound { stream, kind });
+        }
         self.resend(now, index);
         Ok(())
     }
@@ -475,7 +516,7 @@ impl Core {
     }
 
     /// The owner begins a new epoch: what it was sent before did not last, what it was not sent
-    /// is numbered anew.
+    /// is numbered anew, unless the entity is of another kind.
     fn start_epoch(&mut self, index: usize, epoch: u64, other_kind: bool) {
         let limits = resend_limits(&self.limits);
         let stream = &mut self.streams[index];
@@ -487,6 +528,9 @@ impl Core {
         stream.inbound = Inbound::default();
         stream.ack_at = None;
         (stream.sent, stream.durable) = (0, 0);
+        let untold = unconfirmed(&stream.name, &old, sent);
+        let is_lost = |event: &Event| matches!(event, Event::Unconfirmed { sent: true, .. });
+        let untold: Vec<_> = untold.filter(|event| other_kind || is_lost(event)).collect();
         let mut failed = Vec::new();
         for (&number, &request) in waiting.range(..=sent) {
             failed.push((number, request));
@@ -508,10 +552,14 @@ impl Core {
                 }
             }
         }
-        let (id, stream) = (stream.id, stream.name.clone());
+        let (id, handle, stream) = (stream.id, stream.handle, stream.name.clone());
         self.calls.retain(|_, call| call.stream != id);
         if touched && !other_kind {
             self.events.push_back(Event::RolledBack { stream, durable, sent });
+        }
+        self.events.extend(untold);
+        if let Some(handle) = handle {
+            self.leave(handle, |_| true);
         }
         for (number, request) in failed {
             let error = if number <= sent { CallError::RolledBack } else { CallError::NotSent };
@@ -528,6 +576,10 @@ impl Core {
     fn drop_stream(&mut self, index: usize, code: CloseCode) {
         let stream = self.streams.remove(index);
         self.calls.retain(|_, call| call.stream != stream.id);
+        if let Some(handle) = stream.handle {
+            self.leave(handle, |_| true);
+        }
+        self.events.extend(stream.unconfirmed());
         for (number, request) in stream.waiting {
             let sent = number <= stream.sent;
             let gone = CallError::Refused(Status::Gone);
@@ -595,17 +647,58 @@ impl Core {
         Ok(())
     }
 
-    fn joined(&mut self, handle: u32, kind: KindId, number: u64, name: &str) -> Result<(), Break> {
-        let known = self.groups.iter().find(|group| group.handle == handle);
-        let missed = known.map_or(0, |group| number.saturating_sub(group.last));
+    fn joined(
+        &mut self,
+        (handle, stream): (u32, u32),
+        kind: KindId,
+        number: u64,
+        name: &str,
+    ) -> Result<(), Break> {
+        // A stream that has ended, or whose name another has, took its memberships with it.
+        if self.by_handle(stream).is_none_or(|index| self.streams[index].retired) {
+            return Ok(());
+        }
+        let known = self.groups.iter_mut().find(|group| group.handle == handle);
+        let known = known.map(|group| (group.last, std::mem::take(&mut group.streams)));
+        let (last, mut streams) = known.unwrap_or((number, Vec::new()));
+        streams.retain(|other| *other != stream);
         self.groups.retain(|group| group.handle != handle && *group.name != *name);
-        if self.groups.len() >= self.limits.groups_max {
+        let others: usize = self.groups.iter().map(|group| group.streams.len()).sum();
+        if others + streams.len() >= RESUME_GROUPS_MAX {
             return Err(protocol("too many groups"));
         }
+        streams.push(stream);
         let group: Arc<str> = name.into();
-        self.groups.push(Group { handle, name: group.clone(), last: number });
+        // What was handled is not handled again, whatever another stream's owner sends again.
+        self.groups.push(Group { handle, name: group.clone(), last: last.max(number), streams });
+        let missed = number.saturating_sub(last);
         self.events.push_back(Event::Joined { group, kind, missed });
         Ok(())
+    }
+
+    /// Ends the memberships that came by `stream`, of the groups that are `meant`.
+    fn leave(&mut self, stream: u32, meant: impl Fn(&Group) -> bool) {
+        for group in self.groups.iter_mut().filter(|group| meant(group)) {
+            group.streams.retain(|other| *other != stream);
+            if group.streams.is_empty() {
+                self.events.push_back(Event::Left { group: group.name.clone() });
+            }
+        }
+        self.groups.retain(|group| !group.streams.is_empty());
+    }
+
+    /// Makes room for all streams in a `Resume`: the oldest of those whose name is taken give way.
+    pub(super) fn fit_resume(&mut self) {
+        loop {
+            let bound = || self.streams.iter().filter(|stream| stream.handle.is_some());
+            if bound().count() <= RESUME_STREAMS_MAX {
+                return;
+            }
+            let oldest = bound().find(|stream| stream.retired).or_else(|| bound().next());
+            let oldest = oldest.expect("more than the limit are bound").id;
+            let index = self.streams.iter().position(|stream| stream.id == oldest);
+            self.drop_stream(index.expect("just found"), CloseCode::Limit);
+        }
     }
 
     fn complete(&mut self, request: RequestId, result: Result<Vec<u8>, CallError>) {

@@ -7,7 +7,7 @@ use proto::KindId;
 use proto::frame::{CloseCode, DownFrame, Status, put_frame};
 
 use super::{Core, Identity};
-use crate::event::{Event, Output, RequestId, Transport};
+use crate::event::{Event, Output, RequestId, TellId, Transport};
 use crate::fake::{self, FakeServer, STREAM, method};
 use crate::{CallError, Grant, Limits};
 
@@ -185,7 +185,14 @@ impl Pair {
             }
             Event::Joined { group, .. } => writeln!(self.trace, "joined {group}").unwrap(),
             Event::Left { group } => writeln!(self.trace, "left {group}").unwrap(),
-            Event::Refused { status, .. } => writeln!(self.trace, "refused {status:?}").unwrap(),
+            Event::Refused { tell, status, .. } => {
+                let tell = tell.map_or(0, |tell| tell.0);
+                writeln!(self.trace, "refused {tell} {status:?}").unwrap();
+            }
+            Event::Unconfirmed { tell, sent, .. } => {
+                let how = if *sent { "sent" } else { "not sent" };
+                writeln!(self.trace, "unconfirmed {} {how}", tell.0).unwrap();
+            }
             Event::RolledBack { durable, sent, .. } => {
                 writeln!(self.trace, "rolled back {durable}..{sent}").unwrap();
             }
@@ -204,7 +211,7 @@ impl Pair {
         self.core.request(self.now, STREAM, of, body.as_bytes(), None)
     }
 
-    fn tell(&mut self, of: proto::MethodId, body: &str) -> Result<(), CallError> {
+    fn tell(&mut self, of: proto::MethodId, body: &str) -> Result<TellId, CallError> {
         self.core.tell(self.now, STREAM, of, body.as_bytes())
     }
 
@@ -214,10 +221,10 @@ impl Pair {
             "echo" => self.request(method::ECHO, rest).map(drop),
             "fail" => self.request(method::FAIL, rest).map(drop),
             "mute" => self.request(method::MUTE, rest).map(drop),
-            "note" => self.tell(method::NOTE, rest),
-            "push" => self.tell(method::PUSH, rest),
-            "call" => self.tell(method::CALL, rest),
-            "room" => self.tell(method::ROOM, rest),
+            "note" => self.tell(method::NOTE, rest).map(drop),
+            "push" => self.tell(method::PUSH, rest).map(drop),
+            "call" => self.tell(method::CALL, rest).map(drop),
+            "room" => self.tell(method::ROOM, rest).map(drop),
             "latest" => {
                 let (key, body) = rest.split_once(' ').unwrap();
                 let key = key.parse().unwrap();
@@ -575,7 +582,9 @@ fn a_name_can_move_to_another_stream() {
     assert!(pair.core.is_bound(STREAM));
     let (number, method, body) = (1, method::PUSH, b"new".as_slice());
     down(&mut pair, DownFrame::Push { stream: 9, number, ack: 0, method, body });
+    pair.tell(method::NOTE, "x").unwrap();
     down(&mut pair, DownFrame::Fault { stream: 9, number: 1, status: Status::Busy });
+    down(&mut pair, DownFrame::Fault { stream: 9, number: 2, status: Status::Busy });
     pair.server.hangs = true;
     pair.connection = None;
     pair.settle();
@@ -585,9 +594,150 @@ fn a_name_can_move_to_another_stream() {
         0.0s bound counter
         0.0s reply 1 late
         0.0s push new
-        0.0s refused Busy
+        0.0s refused 1 Busy
     "#]]
     .assert_eq(&pair.trace);
+}
+
+/// Sends a frame to the client.
+fn down(pair: &mut Pair, frame: DownFrame<'_>) {
+    let mut bytes = Vec::new();
+    put_frame(&mut bytes, |out| frame.encode(out));
+    pair.core.handle_bytes(pair.now, &bytes);
+}
+
+fn bound(pair: &mut Pair, stream: u32, name: &str) {
+    let kind = KindId::of("arena");
+    down(pair, DownFrame::Bound { stream, kind, epoch: 1, name });
+}
+
+fn joined(pair: &mut Pair, stream: u32, group: u32, number: u64) {
+    let (kind, name) = (KindId::of("room"), format!("g{group}"));
+    down(pair, DownFrame::Joined { group, stream, kind, number, name: &name });
+}
+
+/// Tells that were on their way on a stream that another took the place of vanished without a word.
+#[test]
+fn every_tell_is_confirmed_or_named() {
+    let mut pair = Pair::up(Limits::default());
+    pair.act("note a");
+    pair.settle();
+    down(&mut pair, DownFrame::Ack { stream: 7, applied: 1, durable: 1 });
+    pair.act("note b");
+    pair.settle();
+    bound(&mut pair, 9, STREAM);
+    down(&mut pair, DownFrame::Unbound { stream: 7, code: CloseCode::Unavailable });
+    pair.connection = None;
+    pair.tell(method::NOTE, "c").unwrap();
+    pair.core.cut(pair.now);
+    pair.tell(method::NOTE, "d").unwrap();
+    pair.core.close();
+    pair.settle();
+    expect![[r#"
+        0.0s connected resumed=false
+        0.0s bound counter
+        0.0s bound counter
+        0.0s unconfirmed 2 sent
+        0.0s lost: cut on purpose
+        0.0s retry 1 in 487ms
+        0.0s unconfirmed 3 sent
+        0.0s unconfirmed 4 not sent
+        0.0s ended: logged out -> Stop
+    "#]]
+    .assert_eq(&pair.trace);
+}
+
+/// A node died, its rooms with it, and the clients in them never heard that they were in no group
+/// any more.
+#[test]
+fn memberships_end_with_their_stream() {
+    let mut pair = Pair::up(Limits::default());
+    pair.server.hangs = true;
+    for stream in [8, 9] {
+        bound(&mut pair, stream, &format!("s{stream}"));
+    }
+    joined(&mut pair, 8, 1, 0);
+    joined(&mut pair, 8, 2, 0);
+    joined(&mut pair, 9, 2, 0);
+    // By a stream that has ended, or was never heard of: nothing.
+    joined(&mut pair, 77, 3, 0);
+    down(&mut pair, DownFrame::Unbound { stream: 8, code: CloseCode::Unavailable });
+    pair.settle();
+    assert_eq!(pair.core.memberships().collect::<Vec<_>>(), [(9, 2)]);
+    down(&mut pair, DownFrame::Left { group: 2, stream: 8 });
+    assert_eq!(pair.core.memberships().count(), 1);
+    // The name moves to another entity.
+    bound(&mut pair, 10, "s9");
+    joined(&mut pair, 10, 2, 0);
+    down(&mut pair, DownFrame::Left { group: 2, stream: 10 });
+    pair.settle();
+    expect![[r#"
+        0.0s connected resumed=false
+        0.0s bound counter
+        0.0s bound s8
+        0.0s bound s9
+        0.0s joined g1
+        0.0s joined g2
+        0.0s joined g2
+        0.0s left g1
+        0.0s unbound s8 Unavailable
+        0.0s left g2
+        0.0s bound s9
+        0.0s joined g2
+        0.0s left g2
+    "#]]
+    .assert_eq(&pair.trace);
+}
+
+/// Two streams of one client led to one room. After a break the room sent again for each of them,
+/// and the client handled everything twice.
+#[test]
+fn a_group_by_two_streams_tells_everything_once() {
+    let mut pair = Pair::up(Limits::default());
+    pair.server.hangs = true;
+    let cast = |pair: &mut Pair, number: u64| {
+        let body = number.to_string();
+        let (method, body) = (method::ROOM, body.as_bytes());
+        down(pair, DownFrame::Cast { group: 1, number, method, body });
+    };
+    for stream in [8, 9] {
+        bound(&mut pair, stream, &format!("s{stream}"));
+        joined(&mut pair, stream, 1, 0);
+        for number in 1..=3 {
+            cast(&mut pair, number);
+        }
+    }
+    joined(&mut pair, 9, 1, 5);
+    pair.settle();
+    let missed = Event::Joined { group: "g1".into(), kind: KindId::of("room"), missed: 2 };
+    assert_eq!(pair.events.last(), Some(&missed));
+    expect![[r#"
+        0.0s connected resumed=false
+        0.0s bound counter
+        0.0s bound s8
+        0.0s joined g1
+        0.0s cast g1 1
+        0.0s cast g1 2
+        0.0s cast g1 3
+        0.0s bound s9
+        0.0s joined g1
+        0.0s joined g1
+    "#]]
+    .assert_eq(&pair.trace);
+}
+
+#[test]
+fn a_resume_names_as_many_streams_as_it_may_and_the_oldest_replaced_ones_give_way() {
+    let mut pair = Pair::up(Limits::default());
+    pair.server.hangs = true;
+    for stream in 8..8 + 40 {
+        bound(&mut pair, stream, "moving");
+    }
+    pair.server.hangs = false;
+    pair.act("cut");
+    pair.act("wait 2000");
+    assert!(pair.core.is_connected() && pair.core.is_bound("moving") && pair.core.is_bound(STREAM));
+    assert_eq!(pair.core.streams.len(), proto::frame::RESUME_STREAMS_MAX);
 }
 
 #[test]

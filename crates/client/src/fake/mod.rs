@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use proto::frame::{
-    CloseCode, DownFrame, PREFACE, Seen, Status, StreamUp, UpFrame, VERSION, Welcome, put_frame,
-    split_frame,
+    CloseCode, DownFrame, PREFACE, Seen, SeenGroup, Status, StreamUp, UpFrame, VERSION, Welcome,
+    put_frame, split_frame,
 };
 use proto::stream::{Answers, Arrival, Inbound, Limits, Outbound};
 use proto::{KindId, MethodId, SessionId};
@@ -286,7 +286,7 @@ impl FakeServer {
         ticket: &[u8],
         resumed: bool,
         seen: &[Seen],
-        groups: &[Seen],
+        groups: &[SeenGroup],
     ) {
         self.connections.get_mut(&connection).expect("known").ticket = Some(ticket.to_vec());
         let session = self.sessions.get_mut(ticket).expect("known");
@@ -326,7 +326,7 @@ impl FakeServer {
         self.say(connection, &DownFrame::Resumed { stream: HANDLE, epoch, applied, durable });
         self.replay(connection, ticket);
         let session = &self.sessions[ticket];
-        let seen = groups.iter().find(|seen| seen.handle == GROUP).map(|seen| seen.number);
+        let seen = groups.iter().find(|seen| seen.group == GROUP).map(|seen| seen.number);
         if let (true, Some(seen)) = (session.in_group, seen) {
             let missed: Vec<_> = (1..).zip(session.casts.clone()).skip(seen as usize).collect();
             for (number, body) in missed {
@@ -427,6 +427,7 @@ impl FakeServer {
                 if joins {
                     let joined = DownFrame::Joined {
                         group: GROUP,
+                        stream: HANDLE,
                         kind: KindId::of("room"),
                         number: number - 1,
                         name: "room",

@@ -132,6 +132,7 @@ fn x23_identity_is_the_tickets_unroutable_is_told_and_early_joins_wait() {
     let conn = rig.open("10.0.0.1").unwrap();
     let grant = rig.grant(7, 0);
     rig.ask(conn, &grant);
+    rig.route(conn, 1, HOME);
     rig.join(conn, group(1));
     rig.cast(group(1), 4, b"before the welcome");
     rig.welcome(conn, grant.session, 7, 1);
@@ -140,6 +141,7 @@ fn x23_identity_is_the_tickets_unroutable_is_told_and_early_joins_wait() {
     expect![[r#"
         -> Open c0 account 7 Ada from 10.0.0.1
         c0 Welcome generation 1 resumed false
+        c0 Bound 1 avatar epoch 1
         c0 Joined arena #3
         c0 Cast #4 before the welcome
         c0 Cast #5 after

@@ -70,6 +70,8 @@ struct Group {
 
 #[derive(Debug)]
 struct Member {
+    /// The client's handle of the stream.
+    handle: u32,
     place: Place,
     /// Number of the last cast before it joined.
     since: u64,
@@ -149,7 +151,7 @@ impl Groups {
         out: &mut impl Outlet,
         options: &Options,
         id: GroupId,
-        stream: u32,
+        (stream, handle): (u32, u32),
         place: Place,
     ) -> Result<(), GroupError> {
         let index = self.index_of(id).ok_or(GroupError::NotFound)?;
@@ -161,14 +163,14 @@ impl Groups {
         if group.members.len() >= options.group_members_max {
             return Err(GroupError::Full("group_members_max"));
         }
-        if joined >= options.stream_groups_max {
+        if joined >= options.stream_groups() {
             return Err(GroupError::Full("stream_groups_max"));
         }
-        group.members.insert(stream, Member { place, since: group.last });
+        group.members.insert(stream, Member { handle, place, since: group.last });
         self.of_stream.entry(stream).or_default().push(index);
         if let Some((gate, conn)) = place {
             *group.gates.entry(gate).or_insert(0) += 1;
-            group.send_join(out, id, gate, conn, group.last);
+            group.send_join(out, id, (gate, conn, handle), group.last);
         }
         Ok(())
     }
@@ -180,9 +182,7 @@ impl Groups {
         stream: u32,
     ) -> Result<(), GroupError> {
         let index = self.index_of(id).ok_or(GroupError::NotFound)?;
-        self.remove_member(index, stream, |gate, conn| {
-            out.control(gate, &LinkFrame::Leave { group: id, conn });
-        });
+        self.remove_member(out, index, stream);
         if let Some(groups) = self.of_stream.get_mut(&stream) {
             groups.retain(|group| *group != index);
             if groups.is_empty() {
@@ -244,18 +244,19 @@ impl Groups {
         }
     }
 
-    /// The client of `stream` is connected at `place` now and has seen `listed`.
+    /// The client of `stream` is connected at `place` now and has seen `listed`, which names the
+    /// groups that it takes itself for a member of by this stream.
     ///
     /// Gives `false` if the way to the gate is full.
     pub(super) fn attach(
         &mut self,
         out: &mut impl Outlet,
         options: &Options,
-        stream: u32,
+        (stream, handle): (u32, u32),
         (gate, conn): (WorkerId, Slot),
         listed: &[Seen],
     ) -> bool {
-        let mut took = true;
+        let mut took = self.tell_left(out, (stream, handle), (gate, conn), listed);
         for index in self.of_stream.get(&stream).cloned().unwrap_or_default() {
             let id = self.id_of(index);
             self.remove_place(index, stream);
@@ -271,9 +272,9 @@ impl Groups {
             if !covered && is_new {
                 // It joined while it was away: only from where it joined can it tell that it has
                 // missed something.
-                group.send_join(out, id, gate, conn, seen);
+                group.send_join(out, id, (gate, conn, handle), seen);
             }
-            group.send_join(out, id, gate, conn, from);
+            group.send_join(out, id, (gate, conn, handle), from);
             if options.mutant == Some(Mutant::CastsForgotten) {
                 continue;
             }
@@ -289,6 +290,32 @@ impl Groups {
         took
     }
 
+    /// Tells a client that is back of the groups that it is no member of any more.
+    fn tell_left(
+        &self,
+        out: &mut impl Outlet,
+        (stream, handle): (u32, u32),
+        (gate, conn): (WorkerId, Slot),
+        listed: &[Seen],
+    ) -> bool {
+        let joined = self.of_stream.get(&stream).map_or(&[][..], Vec::as_slice);
+        let is_in = |group| joined.iter().any(|index| self.id_of(*index).handle() == group);
+        let mut took = true;
+        for left in listed.iter().filter(|item| !is_in(item.handle)) {
+            let frame = DownFrame::Left { group: left.handle, stream: handle };
+            took &= out.send(gate, |bytes| {
+                put_down(bytes, gate.worker, conn, |bytes| frame.encode(bytes));
+            });
+        }
+        took
+    }
+
+    /// The handles of the groups that `stream` is a member of.
+    pub(super) fn handles_of(&self, stream: u32) -> impl Iterator<Item = u32> {
+        let joined = self.of_stream.get(&stream).map_or(&[][..], Vec::as_slice);
+        joined.iter().map(|index| self.id_of(*index).handle())
+    }
+
     /// Nobody is connected to `stream` for now.
     pub(super) fn away(&mut self, stream: u32) {
         for index in self.of_stream.get(&stream).cloned().unwrap_or_default() {
@@ -300,10 +327,7 @@ impl Groups {
     /// connection ends too; otherwise it is told.
     pub(super) fn forget(&mut self, out: &mut impl Outlet, stream: u32) {
         for index in self.of_stream.remove(&stream).unwrap_or_default() {
-            let group = self.id_of(index);
-            self.remove_member(index, stream, |gate, conn| {
-                out.control(gate, &LinkFrame::Leave { group, conn });
-            });
+            self.remove_member(out, index, stream);
         }
     }
 
@@ -333,13 +357,13 @@ impl Groups {
         self.free.push(index);
     }
 
-    fn remove_member(&mut self, index: u32, stream: u32, tell: impl FnOnce(WorkerId, Slot)) {
+    /// Takes a member out and tells its gate.
+    fn remove_member(&mut self, out: &mut impl Outlet, index: u32, stream: u32) {
         let place = self.remove_place(index, stream);
-        if let Some(group) = self.table[index as usize].group.as_mut() {
-            group.members.remove(&stream);
-        }
-        if let Some((gate, conn)) = place {
-            tell(gate, conn);
+        let id = self.id_of(index);
+        let Some(group) = self.table[index as usize].group.as_mut() else { return };
+        if let (Some(member), Some((gate, conn))) = (group.members.remove(&stream), place) {
+            out.control(gate, &LinkFrame::Leave { group: id, conn, stream: member.handle });
         }
     }
 
@@ -380,13 +404,12 @@ impl Group {
         &self,
         out: &mut impl Outlet,
         group: GroupId,
-        gate: WorkerId,
-        conn: Slot,
+        (gate, conn, stream): (WorkerId, Slot, u32),
         number: u64,
     ) {
         let handle = group.handle();
         let (kind, name) = (self.kind, &*self.name);
-        out.control(gate, &LinkFrame::Join { group, conn, handle, kind, number, name });
+        out.control(gate, &LinkFrame::Join { group, conn, stream, handle, kind, number, name });
     }
 
     /// Numbers a cast and keeps it, at the cost of the oldest.

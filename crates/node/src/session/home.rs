@@ -1,7 +1,7 @@
 use std::rc::Rc;
 
 use env::Instant;
-use proto::frame::{CloseCode, Seen};
+use proto::frame::{CloseCode, Seen, SeenGroup};
 use proto::link::{LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, SessionId};
 
@@ -143,7 +143,7 @@ impl Session {
         out: &mut impl Outlet,
         (gate, conn): (WorkerId, Slot),
         streams: &[Seen],
-        listed_groups: &[Seen],
+        listed_groups: &[SeenGroup],
     ) {
         let generation = self.generation;
         for item in streams {
@@ -154,16 +154,18 @@ impl Session {
         }
         for stream in &mut self.streams {
             let number = seen_of(streams, stream.handle);
+            let by_it = listed_groups.iter().filter(|item| item.stream == stream.handle);
+            let listed = by_it.map(|item| Seen { handle: item.group, number: item.number });
             match &mut stream.state {
                 &mut StreamState::Bound { owner, slot } => {
-                    let groups = listed_groups.to_vec();
+                    let groups = listed.collect();
                     let seen = number;
                     let frame = LinkFrame::Attach { slot, gate, conn, generation, seen, groups };
                     out.control(owner, &frame);
                 }
                 StreamState::Asked { seen, groups, .. } => {
                     *seen = number;
-                    *groups = listed_groups.to_vec();
+                    *groups = listed.collect();
                 }
                 StreamState::Pausing { .. } => {}
             }

@@ -93,8 +93,8 @@ impl Homes {
             LinkFrame::Tag(tag) => self.tag(tag),
             LinkFrame::Select(select) => self.select(io, from, select),
             LinkFrame::Resume { .. } => self.resume(io, from, frame),
-            &LinkFrame::Detached { session, account, generation, code } => {
-                self.detached(io, (session, account), generation, code);
+            &LinkFrame::Detached { conn, session, account, generation, code } => {
+                self.detached(io, (from, conn), (session, account), generation, code);
             }
             &LinkFrame::Logout { session, account, generation }
                 if self.current(account, session).is_some_and(|s| s.generation == generation) =>
@@ -176,7 +176,7 @@ impl Homes {
             {
                 let (code, reason) = (CloseCode::Unavailable, "the way to the session broke");
                 io.out.control(gate, &LinkFrame::Close { conn, code, reason });
-                detached.push((session.id, session.account, session.generation));
+                detached.push(((gate, conn), session.id, session.account, session.generation));
             }
             for stream in &session.streams {
                 if stream.owner().is_some_and(|owner| owner.node == node) {
@@ -184,8 +184,8 @@ impl Homes {
                 }
             }
         }
-        for (session, account, generation) in detached {
-            self.detached(io, (session, account), generation, CloseCode::Unavailable);
+        for (place, session, account, generation) in detached {
+            self.detached(io, place, (session, account), generation, CloseCode::Unavailable);
         }
         for (account, handle) in lost {
             if let Some(stream) = self.stream_mut(account, handle)
@@ -231,8 +231,12 @@ impl Homes {
         gate: WorkerId,
         admission: &Admission<'_>,
     ) {
-        let refuse = |homes: &mut Self, io: &mut Scope<'_, O, P>, code, reason: &str| {
+        let refuse = |homes: &mut Self, io: &mut Scope<'_, O, P>, code: CloseCode, reason: &str| {
             homes.stats.refused += 1;
+            if !code.may_resume() {
+                // It may be on its way once more, by another gate: that must not come in later.
+                homes.use_up(admission);
+            }
             io.out.control(gate, &LinkFrame::Close { conn: admission.conn, code, reason });
         };
         self.forget_expired_tickets(io.wall.0);
@@ -264,7 +268,7 @@ impl Homes {
             Ok(bindings) => bindings,
             Err(refusal) => return refuse(self, io, refusal.code, &refusal.reason),
         };
-        if bindings.len() > self.options.session_streams_max {
+        if bindings.len() > self.options.session_streams() {
             return refuse(self, io, CloseCode::Limit, "the game binds too many streams");
         }
         if first.is_some() {
@@ -277,10 +281,7 @@ impl Homes {
                 false,
             );
         }
-        if self.options.mutant != Some(Mutant::TicketsForgotten) {
-            self.used.insert(admission.session, admission.expires_ms);
-            self.used_by_expiry.insert((admission.expires_ms, admission.session));
-        }
+        self.use_up(admission);
         self.stats.logins += 1;
         self.admit(io, gate, admission, bindings);
     }
@@ -314,6 +315,15 @@ impl Homes {
         }
     }
 
+    /// The ticket of a login admits nobody any more.
+    fn use_up(&mut self, admission: &Admission<'_>) {
+        let has_room = self.used.len() < self.options.used_tickets_max;
+        if has_room && self.options.mutant != Some(Mutant::TicketsForgotten) {
+            self.used.insert(admission.session, admission.expires_ms);
+            self.used_by_expiry.insert((admission.expires_ms, admission.session));
+        }
+    }
+
     fn forget_expired_tickets(&mut self, wall_ms: u64) {
         while let Some(&(expires, session)) = self.used_by_expiry.first()
             && expires <= wall_ms
@@ -328,6 +338,7 @@ impl Homes {
     fn detached<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
+        (from, lost): (WorkerId, Slot),
         (session, account): (SessionId, AccountId),
         generation: u64,
         code: CloseCode,
@@ -337,8 +348,12 @@ impl Homes {
         else {
             return;
         };
-        let is_stale =
-            found.generation != generation && self.options.mutant != Some(Mutant::StaleDetachTaken);
+        // A ticket that was shown on two connections has the same generation on both.
+        let is_it = |gate, conn| gate == from && conn == lost;
+        let is_here =
+            matches!(found.link, SessionLink::Attached { gate, conn } if is_it(gate, conn));
+        let is_stale = (found.generation != generation || !is_here)
+            && self.options.mutant != Some(Mutant::StaleDetachTaken);
         if is_stale || !found.is_attached() {
             return;
         }
@@ -422,7 +437,8 @@ impl Homes {
             let old = session.streams.remove(at);
             self.timers.remove(&(old.timer(), account, old.handle));
         }
-        if session.streams.len() >= self.options.session_streams_max {
+        if session.streams.len() >= self.options.session_streams() {
+            tracing::warn!(?account, name, "a session has too many streams for another binding");
             self.stats.bindings_failed += 1;
             return;
         }
@@ -509,9 +525,13 @@ impl Homes {
             }
             SessionLink::Attached { .. } => {}
         }
-        // Switch done: release what had the name before.
+        // Switch done: release what had the name before. A newer stream is not touched, for the
+        // client goes by the newest too; if it is open already, this one has come too late.
+        let is_open = |s: &Stream| matches!(s.state, StreamState::Bound { .. });
+        let named = found.streams.iter().filter(|s| s.name == name && is_open(s));
+        let newest = named.map(|s| s.handle).max().expect("this one is open");
         found.streams.retain(|old| {
-            let replaced = old.handle != handle && old.name == name;
+            let replaced = old.handle < newest && old.name == name;
             if let (true, StreamState::Bound { owner, slot }) = (replaced, &old.state) {
                 let code = CloseCode::Goodbye;
                 io.out.control(*owner, &LinkFrame::Unbind { slot: *slot, code });
@@ -608,6 +628,10 @@ impl Homes {
         let Some(at) = session.streams.iter().position(|s| s.handle == handle) else { return };
         let mut stream = session.streams.remove(at);
         self.timers.remove(&(stream.timer(), account, handle));
+        // The name is to lead elsewhere already.
+        if session.streams.iter().any(|newer| newer.name == stream.name && newer.handle > handle) {
+            return;
+        }
         let passing = matches!(status, Status::Unavailable | Status::Busy | Status::Timeout);
         let room_is_gone =
             stream.target.home != Incarnation::NONE && io.places.worker_of(stream.target).is_none();

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use proto::frame::{RESUME_GROUPS_MAX, RESUME_STREAMS_MAX};
+
 /// What happens when an account that is playing logs in a second time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SecondLogin {
@@ -20,7 +22,9 @@ pub struct Options {
     pub resume_window: Duration,
     /// Most sessions that this worker is home of; further logins are closed with `Unavailable`.
     pub sessions_max: usize,
-    /// Most streams of one session; a further binding is refused.
+    /// Most streams of one session; a further binding is refused. At most
+    /// [`RESUME_STREAMS_MAX`](proto::frame::RESUME_STREAMS_MAX) count, so that a client can name
+    /// them all when it comes back.
     pub session_streams_max: usize,
     /// Most used tickets remembered; at the limit logins are refused rather than one forgotten.
     pub used_tickets_max: usize,
@@ -65,7 +69,10 @@ pub struct Options {
     pub groups_max: usize,
     /// Most members of one group.
     pub group_members_max: usize,
-    /// Most groups that one stream is a member of.
+    /// Most groups that one stream is a member of; a further join is refused. All streams of a
+    /// session together have at most [`RESUME_GROUPS_MAX`](proto::frame::RESUME_GROUPS_MAX), so
+    /// that a client can name them all when it comes back: the equal share of a stream is a limit
+    /// too.
     pub stream_groups_max: usize,
     /// Most casts of a reliable group kept for members that are away.
     pub group_ring_frames_max: usize,
@@ -105,6 +112,18 @@ pub enum Mutant {
     StaleFramesTaken,
 }
 
+impl Options {
+    /// How many streams a session may have.
+    pub(super) fn session_streams(&self) -> usize {
+        self.session_streams_max.min(RESUME_STREAMS_MAX)
+    }
+
+    /// How many groups a stream may be in.
+    pub(super) fn stream_groups(&self) -> usize {
+        self.stream_groups_max.min(RESUME_GROUPS_MAX / self.session_streams().max(1))
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Options {
@@ -131,7 +150,7 @@ impl Default for Options {
             ack_wait: Duration::from_secs(1),
             groups_max: 20_000,
             group_members_max: 20_000,
-            stream_groups_max: 64,
+            stream_groups_max: 10,
             group_ring_frames_max: 256,
             group_ring_bytes_max: 64 * 1024,
             mutant: None,

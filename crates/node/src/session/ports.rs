@@ -118,6 +118,8 @@ pub struct StreamStats {
     pub duplicates: u64,
     /// Answers given again because their request was repeated.
     pub repeated: u64,
+    /// Repeated requests whose answer was not kept any more.
+    pub forgotten: u64,
     /// Frames sent again to clients that came back.
     pub replayed: u64,
     /// Frames from connections that no longer speak for their session.

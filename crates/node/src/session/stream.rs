@@ -199,15 +199,16 @@ impl<T, P> Stream<T, P> {
         self.send_numbered(out, options, Kept { head: head::REPLY, tail })
     }
 
-    /// Sends the first answer of `request` once more, or that there is none; nothing while the
-    /// first run still goes on, which gives `false`.
-    pub fn repeat_answer(&mut self, out: &mut impl Outlet, request: u64) -> bool {
+    /// Sends the first answer of `request` once more, or that it is not kept any more, which gives
+    /// `false`; nothing while the first run still goes on, which gives `None`.
+    pub fn repeat_answer(&mut self, out: &mut impl Outlet, request: u64) -> Option<bool> {
         if self.open.contains(&request) {
-            return false;
+            return None;
         }
         if let Some(tail) = self.answers.find(request).cloned() {
             let kept = Kept { head: head::REPLY, tail };
             self.put(out, 0, &kept);
+            Some(true)
         } else {
             let (stream, ack) = (self.handle, self.inbound.tell());
             let status = Status::Repeated;
@@ -215,8 +216,8 @@ impl<T, P> Stream<T, P> {
                 out,
                 &DownFrame::Reply { stream, number: 0, ack, request, status, body: &[] },
             );
+            Some(false)
         }
-        true
     }
 
     /// Sends a numbered push.

@@ -116,6 +116,20 @@ impl<E: Entities> Streams<E> {
         &self.groups
     }
 
+    /// The memberships of a session in groups of this worker: handles of stream and group, as its
+    /// client knows them. Looks at every stream.
+    pub fn memberships_of(&self, session: SessionId) -> Vec<(u32, u32)> {
+        let mut found = Vec::new();
+        for (index, entry) in (0u32..).zip(&self.table) {
+            let Some(stream) = entry.stream.as_ref() else { continue };
+            if stream.info.session == session {
+                let groups = self.groups.handles_of(index);
+                found.extend(groups.map(|group| (stream.handle, group)));
+            }
+        }
+        found
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let ack = self.ack_timers.front().map(|(at, _)| *at);
@@ -296,7 +310,8 @@ impl<E: Entities> Streams<E> {
         stream.announce(out);
         self.stats.replayed += stream.unacked() as u64;
         let mut took = stream.catch_up(out, &self.options);
-        took &= self.groups.attach(out, &self.options, slot.index, (gate, conn), listed);
+        let member = (slot.index, stream.handle);
+        took &= self.groups.attach(out, &self.options, member, (gate, conn), listed);
         entities.online(stream.seat, &stream.peer);
         if !took {
             self.slow_reader(out, slot);
@@ -349,7 +364,8 @@ impl<E: Entities> Streams<E> {
                     if self.options.mutant != Some(Mutant::DuplicatesTaken) {
                         if let StreamUp::Request { .. } = up {
                             let repeated = stream.repeat_answer(out, number);
-                            self.stats.repeated += u64::from(repeated);
+                            self.stats.repeated += u64::from(repeated == Some(true));
+                            self.stats.forgotten += u64::from(repeated == Some(false));
                         }
                         return;
                     }
@@ -609,7 +625,7 @@ impl<E: Entities> Streams<E> {
             Link::Attached { gate, conn } => Some((gate, conn)),
             Link::Away { .. } => None,
         };
-        self.groups.join(out, &self.options, group, slot.index, place)
+        self.groups.join(out, &self.options, group, (slot.index, stream.handle), place)
     }
 
     /// Takes a client out of a group; one that is no member stays none.

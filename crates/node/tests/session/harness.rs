@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use env::{Instant, Random, WallTime};
@@ -6,7 +6,7 @@ use node::session::{
     Binding, Bindings, Delivery, Entities, FromClient, Homes, Opening, Options, Outlet, PeerInfo,
     Places, Scope, Streams,
 };
-use proto::frame::{CloseCode, DownFrame, Seen, Status, StreamUp, UpFrame};
+use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame};
 use proto::link::{Admission, GroupId, LinkFrame, Selected, Slot, WorkerId};
 use proto::stream::{Arrival, Inbound, Limits, Outbound};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
@@ -161,7 +161,8 @@ pub struct Gate {
     pub conns: BTreeMap<Slot, Conn>,
     next: u32,
     /// Members of each group.
-    pub groups: BTreeMap<GroupId, Vec<Slot>>,
+    /// Members: connections and the streams by which they are.
+    pub groups: BTreeMap<GroupId, BTreeSet<(Slot, u32)>>,
     pub faults: usize,
 }
 
@@ -196,6 +197,8 @@ pub struct Client {
     pub casts: Vec<(u64, u64)>,
     /// Group handle and number of the last cast seen.
     pub groups: BTreeMap<u32, u64>,
+    /// Groups and the streams by which it is in them.
+    pub members: BTreeSet<(u32, u32)>,
     pub resyncs: u32,
     pub faults: Vec<(u64, Status)>,
     pub calls: Vec<(u32, u64, u64)>,
@@ -295,11 +298,12 @@ impl World {
             .iter()
             .map(|(handle, s)| Seen { handle: *handle, number: s.inbound.applied() })
             .collect();
-        let groups = found
-            .groups
-            .iter()
-            .map(|(handle, number)| Seen { handle: *handle, number: *number })
-            .collect();
+        let seen = |(group, stream): &(u32, u32)| SeenGroup {
+            group: *group,
+            stream: *stream,
+            number: found.groups[group],
+        };
+        let groups = found.members.iter().map(seen).collect();
         let (account, session) = (AccountId(found.account), found.session);
         let conn = self.connect(client, gate, generation);
         let frame = LinkFrame::Resume { conn, session, account, generation, streams, groups };
@@ -605,7 +609,7 @@ impl World {
             LinkFrame::Welcome { conn, session, account, generation, resumed, .. } => {
                 let Some(found) = gate.conns.get_mut(&conn) else {
                     let code = CloseCode::Idle;
-                    let frame = LinkFrame::Detached { session, account, generation, code };
+                    let frame = LinkFrame::Detached { conn, session, account, generation, code };
                     return self.send(at, from, &frame);
                 };
                 let welcome = proto::frame::Welcome {
@@ -639,6 +643,10 @@ impl World {
                 if let Some(found) = gate.conns.get_mut(&conn) {
                     found.routes.insert(stream, None);
                     found.tell(&DownFrame::Unbound { stream, code });
+                    for members in gate.groups.values_mut() {
+                        members.remove(&(conn, stream));
+                    }
+                    gate.groups.retain(|_, members| !members.is_empty());
                 }
             }
             LinkFrame::Down { conn, frame } => {
@@ -646,30 +654,27 @@ impl World {
                     found.tell_bytes(frame.to_vec());
                 }
             }
-            LinkFrame::Join { group, conn, handle, kind, number, name } => {
-                if let Some(found) = gate.conns.get_mut(&conn) {
-                    let members = gate.groups.entry(group).or_default();
-                    if !members.contains(&conn) {
-                        members.push(conn);
-                    }
-                    found.tell(&DownFrame::Joined { group: handle, kind, number, name });
+            LinkFrame::Join { group, conn, stream, handle, kind, number, name } => {
+                if let Some(found) = gate.conns.get_mut(&conn)
+                    && matches!(found.routes.get(&stream), Some(Some(_)))
+                {
+                    gate.groups.entry(group).or_default().insert((conn, stream));
+                    found.tell(&DownFrame::Joined { group: handle, stream, kind, number, name });
                 }
             }
-            LinkFrame::Leave { group, conn } => {
-                if let Some(members) = gate.groups.get_mut(&group) {
-                    members.retain(|member| *member != conn);
-                    if members.is_empty() {
-                        gate.groups.remove(&group);
-                    }
+            LinkFrame::Leave { group, conn, stream } => {
+                let Some(members) = gate.groups.get_mut(&group) else { return };
+                if members.remove(&(conn, stream))
+                    && let Some(found) = gate.conns.get_mut(&conn)
+                {
+                    found.tell(&DownFrame::Left { group: group.handle(), stream });
                 }
-                if let Some(found) = gate.conns.get_mut(&conn) {
-                    found.tell(&DownFrame::Left { group: group.handle() });
-                }
+                gate.groups.retain(|_, members| !members.is_empty());
             }
             LinkFrame::Disband { group } => {
-                for conn in gate.groups.remove(&group).unwrap_or_default() {
+                for (conn, stream) in gate.groups.remove(&group).unwrap_or_default() {
                     if let Some(found) = gate.conns.get_mut(&conn) {
-                        found.tell(&DownFrame::Left { group: group.handle() });
+                        found.tell(&DownFrame::Left { group: group.handle(), stream });
                     }
                 }
             }
@@ -678,7 +683,8 @@ impl World {
                 let number = r.varint().expect("our own cast");
                 let method = MethodId(r.u32().expect("our own cast"));
                 let body = r.take_rest();
-                for conn in gate.groups.get(&group).cloned().unwrap_or_default() {
+                let members = gate.groups.get(&group).into_iter().flatten();
+                for conn in members.map(|(conn, _)| *conn).collect::<BTreeSet<_>>() {
                     if let Some(found) = gate.conns.get_mut(&conn) {
                         let group = group.handle();
                         found.tell(&DownFrame::Cast { group, number, method, body });
@@ -711,12 +717,12 @@ impl World {
         let state = self.gates.get_mut(&gate)?;
         let conn = state.conns.remove(&slot)?;
         for members in state.groups.values_mut() {
-            members.retain(|member| *member != slot);
+            members.retain(|(member, _)| *member != slot);
         }
         state.groups.retain(|_, members| !members.is_empty());
         if let Some(code) = tell {
             let (session, account, generation) = (conn.session, conn.account, conn.generation);
-            let frame = LinkFrame::Detached { session, account, generation, code };
+            let frame = LinkFrame::Detached { conn: slot, session, account, generation, code };
             self.send(gate, conn.home, &frame);
         }
         Some(conn)
@@ -739,6 +745,7 @@ impl World {
                     && old != stream
                 {
                     found.streams.remove(&old);
+                    found.leave(old, |_| true);
                 }
                 found.streams.entry(stream).or_insert_with(|| ClientStream {
                     out: Outbound::new(Limits::default()),
@@ -749,6 +756,7 @@ impl World {
             DownFrame::Unbound { stream, .. } => {
                 found.gone.push(stream);
                 found.streams.remove(&stream);
+                found.leave(stream, |_| true);
                 found.names.retain(|_, handle| *handle != stream);
             }
             DownFrame::Resumed { stream, applied, .. } => {
@@ -795,16 +803,18 @@ impl World {
                 }
                 found.casts.push((number, self::number(body)));
             }
-            DownFrame::Joined { group, number, .. } => {
-                if let Some(last) = found.groups.insert(group, number)
-                    && last < number
-                {
+            DownFrame::Joined { group, stream, number, .. } => {
+                if !found.streams.contains_key(&stream) {
+                    return; // Its stream was on its way when a later one had come already.
+                }
+                found.members.insert((group, stream));
+                let last = found.groups.entry(group).or_insert(number);
+                if *last < number {
+                    *last = number;
                     found.resyncs += 1;
                 }
             }
-            DownFrame::Left { group } => {
-                found.groups.remove(&group);
-            }
+            DownFrame::Left { group, stream } => found.leave(stream, |left| left == group),
             DownFrame::Fault { number, status, .. } => found.faults.push((number, status)),
             DownFrame::Close { code, .. } => found.closed.push(code),
             other => panic!("not sent in this test: {other:?}"),
@@ -838,6 +848,15 @@ impl World {
         for gate in self.gates.values() {
             assert!(gate.conns.is_empty() && gate.groups.is_empty(), "{gate:?}");
         }
+    }
+}
+
+impl Client {
+    /// Ends the memberships by a stream.
+    fn leave(&mut self, stream: u32, meant: impl Fn(u32) -> bool) {
+        self.members.retain(|(group, by)| *by != stream || !meant(*group));
+        let members = &self.members;
+        self.groups.retain(|group, _| members.iter().any(|(member, _)| member == group));
     }
 }
 

@@ -14,7 +14,7 @@ const HOME: WorkerId = worker(10);
 /// Runs a script against the home at node 10. One word a step, arguments after it:
 ///
 /// - `open CONN ACCOUNT SESSION`, `resume CONN ACCOUNT SESSION GENERATION [stream=number ...]`,
-///   `broke ACCOUNT SESSION GENERATION`, `goodbye ACCOUNT SESSION GENERATION`: from gate 1, or
+///   `broke CONN ACCOUNT SESSION GENERATION`, `goodbye ACCOUNT SESSION GENERATION`: from gate 1, or
 ///   from gate 2 if `CONN` is over 99 (for the others: `@2` in front).
 /// - `bound ACCOUNT SESSION STREAM SLOT`, `refused ACCOUNT SESSION STREAM STATUS`,
 ///   `lost ACCOUNT SESSION STREAM CODE`: from the owner at node 20, `@21` for another.
@@ -79,7 +79,7 @@ fn int(text: &str) -> u64 {
 fn gate_of(frame: &LinkFrame<'_>) -> WorkerId {
     let conn = match frame {
         LinkFrame::Open(admission) => admission.conn,
-        LinkFrame::Resume { conn, .. } => *conn,
+        LinkFrame::Resume { conn, .. } | LinkFrame::Detached { conn, .. } => *conn,
         _ => Slot::default(),
     };
     worker(if conn.index > 99 { 2 } else { 1 })
@@ -114,9 +114,10 @@ fn parse<'a>(word: &str, args: &[&'a str], wall: u64) -> LinkFrame<'a> {
             groups: vec![],
         },
         "broke" => LinkFrame::Detached {
-            account: account(0),
-            session: id(1),
-            generation: int(args[2]),
+            conn: conn(0),
+            account: account(1),
+            session: id(2),
+            generation: int(args[3]),
             code: CloseCode::Idle,
         },
         "goodbye" => {
@@ -217,7 +218,7 @@ fn sessions_are_listed_for_people() {
         Options::default(),
         "open 5 7 1
          open 100 8 2
-         broke 7 1 1",
+         broke 5 7 1 1",
         expect![[r#"
             open 5 7 1
                 1: welcome 5 generation 1 resumed false
@@ -225,7 +226,7 @@ fn sessions_are_listed_for_people() {
             open 100 8 2
                 2: welcome 100 generation 1 resumed false
                 20: bind stream 1 avatar for 2/100 generation 1
-            broke 7 1 1
+            broke 5 7 1 1
         "#]],
     );
     let listed = homes.list(AccountId(0), 10);
@@ -291,7 +292,7 @@ fn second_login_is_refused_while_the_first_is_connected() {
         options,
         "open 5 7 1
          open 6 7 2
-         broke 7 1 1
+         broke 5 7 1 1
          open 6 7 2",
         expect![[r#"
             open 5 7 1
@@ -299,10 +300,9 @@ fn second_login_is_refused_while_the_first_is_connected() {
                 20: bind stream 1 avatar for 1/5 generation 1
             open 6 7 2
                 1: close 6 AlreadyPlaying (the account is playing elsewhere)
-            broke 7 1 1
+            broke 5 7 1 1
             open 6 7 2
-                1: welcome 6 generation 1 resumed false
-                20: bind stream 1 avatar for 1/6 generation 1
+                1: close 6 Ticket (the ticket was used: get a new one)
         "#]],
     );
 }
@@ -313,24 +313,24 @@ fn of_two_racing_resumes_one_wins() {
         Options::default(),
         "open 5 7 1
          bound 7 1 1 3
-         broke 7 1 1
+         broke 5 7 1 1
          resume 100 7 1 2 1=4
          resume 6 7 1 2 1=4
-         broke 7 1 1
+         broke 5 7 1 1
          resume 7 7 1 3 1=4",
         expect![[r#"
             open 5 7 1
                 1: welcome 5 generation 1 resumed false
                 20: bind stream 1 avatar for 1/5 generation 1
             bound 7 1 1 3
-            broke 7 1 1
+            broke 5 7 1 1
                 20: detach 3 generation 1
             resume 100 7 1 2 1=4
                 2: welcome 100 generation 2 resumed true
                 20: attach 3 to 2/100 generation 2 seen 4
             resume 6 7 1 2 1=4
                 1: close 6 Replaced (a newer connection has resumed this session)
-            broke 7 1 1
+            broke 5 7 1 1
             resume 7 7 1 3 1=4
                 1: welcome 7 generation 3 resumed true
                 2: close 100 Replaced (a newer connection has resumed this session)
@@ -345,7 +345,7 @@ fn window_ends_the_session_everywhere() {
         Options::default(),
         "open 5 7 1
          bound 7 1 1 3
-         broke 7 1 1
+         broke 5 7 1 1
          +59.9
          +0.1
          resume 6 7 1 2 1=0
@@ -355,7 +355,7 @@ fn window_ends_the_session_everywhere() {
                 1: welcome 5 generation 1 resumed false
                 20: bind stream 1 avatar for 1/5 generation 1
             bound 7 1 1 3
-            broke 7 1 1
+            broke 5 7 1 1
                 20: detach 3 generation 1
             +59.9
             +0.1
@@ -373,7 +373,7 @@ fn kick_is_carried_through_breaks_and_open_bindings() {
     check(
         Options::default(),
         "open 5 7 1
-         broke 7 1 1
+         broke 5 7 1 1
          kick 7
          bound 7 1 1 3
          resume 6 7 1 2
@@ -384,7 +384,7 @@ fn kick_is_carried_through_breaks_and_open_bindings() {
             open 5 7 1
                 1: welcome 5 generation 1 resumed false
                 20: bind stream 1 avatar for 1/5 generation 1
-            broke 7 1 1
+            broke 5 7 1 1
             kick 7
             bound 7 1 1 3
                 20: unbind 3 Kicked
@@ -407,7 +407,7 @@ fn a_kick_that_may_be_resumed_closes_the_connection_only() {
         Options::default(),
         "open 5 7 1
          drop 7
-         broke 7 1 1
+         broke 5 7 1 1
          drop 7
          resume 6 7 1 2",
         expect![[r#"
@@ -416,10 +416,106 @@ fn a_kick_that_may_be_resumed_closes_the_connection_only() {
                 20: bind stream 1 avatar for 1/5 generation 1
             drop 7
                 1: close 5 GoingAway (by an operator)
-            broke 7 1 1
+            broke 5 7 1 1
             drop 7
             resume 6 7 1 2
                 1: welcome 6 generation 2 resumed true
+        "#]],
+    );
+}
+
+/// A login broke before its welcome and was repeated on another connection, where it came in
+/// first. The end of the first connection was taken for that of the second: the client was
+/// connected, but to nobody, until it left.
+#[test]
+fn the_end_of_a_repeated_logins_first_connection_is_not_that_of_the_second() {
+    check(
+        Options::default(),
+        "open 100 7 1
+         bound 7 1 1 3
+         open 5 7 1
+         broke 5 7 1 1
+         open 101 7 1
+         broke 101 7 1 1
+         broke 100 7 1 1",
+        expect![[r#"
+            open 100 7 1
+                2: welcome 100 generation 1 resumed false
+                20: bind stream 1 avatar for 2/100 generation 1
+            bound 7 1 1 3
+            open 5 7 1
+                1: close 5 Ticket (the ticket was used: get a new one)
+            broke 5 7 1 1
+            open 101 7 1
+                2: close 101 Ticket (the ticket was used: get a new one)
+            broke 101 7 1 1
+            broke 100 7 1 1
+                20: detach 3 generation 1
+        "#]],
+    );
+}
+
+/// A name was to lead to another entity when both owners were lost, and both streams were opened
+/// again. The client went by the newer one; the home released that, as the older was opened last.
+#[test]
+fn a_stream_that_is_lost_while_its_name_moves_on_is_not_opened_again() {
+    check(
+        Options::default(),
+        "open 5 7 1
+         bound 7 1 1 3
+         rebind 7 1 avatar
+         rebind 7 1 arena
+         @21 bound 7 1 3 9
+         rebind 7 1 arena
+         down 21
+         +0.2
+         @21 bound 7 1 5 10",
+        expect![[r#"
+            open 5 7 1
+                1: welcome 5 generation 1 resumed false
+                20: bind stream 1 avatar for 1/5 generation 1
+            bound 7 1 1 3
+            rebind 7 1 avatar
+                21: bind stream 2 avatar for 1/5 generation 1
+            rebind 7 1 arena
+                21: bind stream 3 arena for 1/5 generation 1
+            @21 bound 7 1 3 9
+            rebind 7 1 arena
+                21: bind stream 4 arena for 1/5 generation 1
+            down 21
+                1: unroute 5 stream 2 Unavailable
+                1: unroute 5 stream 3 Unavailable
+                1: unroute 5 stream 4 Unavailable
+                21: unbind 9 Unavailable
+            +0.2
+                21: bind stream 5 avatar for 1/5 generation 1
+                21: bind stream 6 arena for 1/5 generation 1
+            @21 bound 7 1 5 10
+                20: unbind 3 Goodbye
+        "#]],
+    );
+}
+
+/// A login was refused for good while it was on its way once more by another gate, and that one
+/// was let in when nobody asked for it any more: it ended the session of who was playing.
+#[test]
+fn a_login_that_was_refused_for_good_does_not_come_in_later() {
+    let options = Options { second_login: SecondLogin::Refuse, ..Options::default() };
+    check(
+        options,
+        "open 5 7 1
+         open 6 7 2
+         broke 5 7 1 1
+         open 100 7 2",
+        expect![[r#"
+            open 5 7 1
+                1: welcome 5 generation 1 resumed false
+                20: bind stream 1 avatar for 1/5 generation 1
+            open 6 7 2
+                1: close 6 AlreadyPlaying (the account is playing elsewhere)
+            broke 5 7 1 1
+            open 100 7 2
+                2: close 100 Ticket (the ticket was used: get a new one)
         "#]],
     );
 }
@@ -429,10 +525,10 @@ fn a_binding_that_opens_late_learns_where_the_client_is_now() {
     check(
         Options::default(),
         "open 5 7 1
-         broke 7 1 1
+         broke 5 7 1 1
          resume 100 7 1 2 1=2
          bound 7 1 1 3
-         broke 7 1 2
+         broke 100 7 1 2
          rebind 7 1 arena
          @21 bound 7 1 2 9
          resume 101 7 1 3 1=5 2=0 8=1",
@@ -440,12 +536,12 @@ fn a_binding_that_opens_late_learns_where_the_client_is_now() {
             open 5 7 1
                 1: welcome 5 generation 1 resumed false
                 20: bind stream 1 avatar for 1/5 generation 1
-            broke 7 1 1
+            broke 5 7 1 1
             resume 100 7 1 2 1=2
                 2: welcome 100 generation 2 resumed true
             bound 7 1 1 3
                 20: attach 3 to 2/100 generation 2 seen 2
-            broke 7 1 2
+            broke 100 7 1 2
                 20: detach 3 generation 2
             rebind 7 1 arena
                 21: bind stream 2 arena for 0/0 generation 2
@@ -475,7 +571,7 @@ fn switching_a_binding_releases_the_old_one_after_the_new_one_is_open() {
          release 7 1 arena
          @21 lost 7 1 4 gone
          lost 7 1 1 gone
-         broke 7 1 1
+         broke 5 7 1 1
          resume 6 7 1 2 1=0",
         expect![[r#"
             open 5 7 1
@@ -497,7 +593,7 @@ fn switching_a_binding_releases_the_old_one_after_the_new_one_is_open() {
                 21: unbind 11 Goodbye
             @21 lost 7 1 4 gone
             lost 7 1 1 gone
-            broke 7 1 1
+            broke 5 7 1 1
             resume 6 7 1 2 1=0
                 1: welcome 6 generation 2 resumed true
                 1: unroute 6 stream 1 Unavailable

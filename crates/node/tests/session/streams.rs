@@ -460,6 +460,40 @@ fn a_member_that_joined_while_it_was_away_is_told_what_it_missed() {
     assert_eq!(world.clients[first].casts.len(), 7);
 }
 
+/// A client was taken out of a group while it was away, and never heard of it.
+#[test]
+fn a_member_that_was_taken_out_while_it_was_away_hears_of_it() {
+    let (mut world, [first, second], group) = grouped();
+    world.kill(first);
+    world.run();
+    let slot = slot_of(&mut world, 7);
+    world.with(worker(OWNER), |server, io| server.streams.leave(io.out, group, slot).unwrap());
+    world.resume(first, 2);
+    world.run();
+    assert!(world.clients[first].groups.is_empty());
+    assert_eq!(world.clients[second].groups.len(), 1);
+}
+
+#[test]
+fn a_stream_joins_no_more_groups_than_a_resume_can_name_for_it() {
+    let (mut world, ..) = grouped();
+    let slot = slot_of(&mut world, 7);
+    let joined = world.with(worker(OWNER), |server, io| {
+        let mut join = || {
+            let group = server.streams.create_group(avatar(7), KindId::of("room"), "more").unwrap();
+            server.streams.join(io.out, group, slot)
+        };
+        (0..20).map(|_| join()).take_while(Result::is_ok).count()
+    });
+    // It is in one already.
+    assert_eq!(joined, 9);
+    world.with(worker(OWNER), |server, io| {
+        let group = server.streams.create_group(avatar(7), KindId::of("room"), "last").unwrap();
+        let refused = server.streams.join(io.out, group, slot);
+        assert_eq!(refused, Err(GroupError::Full("stream_groups_max")));
+    });
+}
+
 #[test]
 fn groups_end_with_their_owner_and_members_with_their_session() {
     let (mut world, [first, second], group) = grouped();

@@ -132,7 +132,11 @@ impl Module<'_> {
         let parameters = self.parameters(&method.args).join(", ");
         let docs = format!("`{}`.{}", method.path, self.arg_limits(&method.args));
         self.line(format!("  /** {docs} */"));
-        self.line(format!("  {}({parameters}): void {{", camel(own_name(method))));
+        let (gives, result) = match &method.delivery {
+            Delivery::Reliable => ("return ", "number"),
+            Delivery::Latest(_) | Delivery::Unreliable => ("", "void"),
+        };
+        self.line(format!("  {}({parameters}): {result} {{", camel(own_name(method))));
         self.put_arguments(&method.args);
         let id = format!("{:#010x}", method.id.0);
         let options = match &method.delivery {
@@ -150,7 +154,7 @@ impl Module<'_> {
             }
             Delivery::Latest(None) | Delivery::Unreliable => format!(", {{ latest: {id} }}"),
         };
-        self.line(format!("    this.#stream.tell({id}, e.bytes(){options});"));
+        self.line(format!("    {gives}this.#stream.tell({id}, e.bytes(){options});"));
         self.line("  }");
     }
 

@@ -210,10 +210,10 @@ impl<'c> AvatarStub<'c> {
     }
 
     /// `rest`.
-    pub async fn rest(&self) -> Result<(), client::CallError> {
+    pub async fn rest(&self) -> Result<client::TellId, client::CallError> {
         let mut body = Vec::new();
         proto::codec::put_array(&mut body, 0);
-        self.client.tell_bytes(self.stream, proto::MethodId(0x3eafe7fe), None, body).await
+        self.client.tell_bytes(self.stream, proto::MethodId(0x3eafe7fe), body).await
     }
 
     /// `steer`.
@@ -222,15 +222,15 @@ impl<'c> AvatarStub<'c> {
         proto::codec::put_array(&mut body, 2);
         proto::encode_into(&class, &mut body);
         proto::encode_into(&angle, &mut body);
-        self.client.tell_bytes(self.stream, proto::MethodId(0x10779505), Some(key_of(&class)), body).await
+        self.client.tell_latest_bytes(self.stream, proto::MethodId(0x10779505), key_of(&class), body).await
     }
 
     /// `think`.
-    pub async fn think(&self, body_: Node) -> Result<(), client::CallError> {
+    pub async fn think(&self, body_: Node) -> Result<client::TellId, client::CallError> {
         let mut body = Vec::new();
         proto::codec::put_array(&mut body, 1);
         proto::encode_into(&body_, &mut body);
-        self.client.tell_bytes(self.stream, proto::MethodId(0x6ac73d17), None, body).await
+        self.client.tell_bytes(self.stream, proto::MethodId(0x6ac73d17), body).await
     }
 }
 

@@ -596,10 +596,10 @@ export class AvatarStub {
   }
 
   /** `rest`. */
-  rest(): void {
+  rest(): number {
     const e = new Encoder();
     e.array(0);
-    this.#stream.tell(0x3eafe7fe, e.bytes());
+    return this.#stream.tell(0x3eafe7fe, e.bytes());
   }
 
   /** `steer`. `angle` is in 0..=359. */
@@ -612,11 +612,11 @@ export class AvatarStub {
   }
 
   /** `think`. */
-  think(body_: Node): void {
+  think(body_: Node): number {
     const e = new Encoder();
     e.array(1);
     encodeNode(e, body_);
-    this.#stream.tell(0x6ac73d17, e.bytes());
+    return this.#stream.tell(0x6ac73d17, e.bytes());
   }
 }
 

@@ -1,6 +1,6 @@
 //! One frame of every kind, and more where a field can be special.
 
-use proto::frame::{CloseCode, DownFrame, Seen, Status, StreamUp, UpFrame, Welcome};
+use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame, Welcome};
 use proto::link::{
     Act, Admission, Call, Forward, GroupId, LinkFrame, PushTo, Select, Selected, Slot, Tag, Whom,
     WorkerId,
@@ -38,7 +38,7 @@ pub fn up() -> Vec<(&'static str, UpFrame<'static>)> {
                     Seen { handle: 1, number: 0 },
                     Seen { handle: u32::MAX, number: 1 << 40 },
                 ],
-                groups: vec![Seen { handle: 7, number: 8 }],
+                groups: vec![SeenGroup { group: u32::MAX, stream: 1, number: 8 }],
             },
         ),
         (
@@ -178,8 +178,8 @@ pub fn down() -> Vec<(&'static str, DownFrame<'static>)> {
             "cast to a reliable group",
             DownFrame::Cast { group: u32::MAX, number: BIG, method: METHOD, body: &[] },
         ),
-        ("joined", DownFrame::Joined { group: 7, kind: KIND, number: 12, name: "düne" }),
-        ("left", DownFrame::Left { group: 7 }),
+        ("joined", DownFrame::Joined { group: 7, stream: 1, kind: KIND, number: 12, name: "düne" }),
+        ("left", DownFrame::Left { group: 7, stream: 300 }),
         ("fault", DownFrame::Fault { stream: 1, number: 5, status: Status::Unavailable }),
         ("ping", DownFrame::Ping { token: 12 }),
         ("pong", DownFrame::Pong { token: 0 }),
@@ -210,12 +210,13 @@ pub fn link() -> Vec<LinkFrame<'static>> {
         LinkFrame::Join {
             group: GROUP,
             conn,
+            stream: 2,
             handle: GROUP.handle(),
             kind: KIND,
             number: 3,
             name: "g",
         },
-        LinkFrame::Leave { group: GROUP, conn },
+        LinkFrame::Leave { group: GROUP, conn, stream: 2 },
         LinkFrame::Disband { group: GROUP },
         LinkFrame::Open(Admission {
             conn,
@@ -226,8 +227,15 @@ pub fn link() -> Vec<LinkFrame<'static>> {
             name: "Ada",
             address: "::1",
         }),
-        LinkFrame::Resume { conn, session, account, generation, streams: seen(), groups: vec![] },
-        LinkFrame::Detached { session, account, generation, code: CloseCode::Idle },
+        LinkFrame::Resume {
+            conn,
+            session,
+            account,
+            generation,
+            streams: seen(),
+            groups: vec![SeenGroup { group: 7, stream: 1, number: 2 }],
+        },
+        LinkFrame::Detached { conn, session, account, generation, code: CloseCode::Idle },
         LinkFrame::Logout { session, account, generation },
         LinkFrame::Welcome {
             conn,

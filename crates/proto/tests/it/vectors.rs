@@ -8,7 +8,9 @@ use std::path::Path;
 use env::{Random, WallTime};
 use macros::Message;
 use proto::codec::{DecodeError, Decoder, Problem};
-use proto::frame::{CloseCode, DownFrame, Seen, Status, StreamUp, UpFrame, put_frame, split_frame};
+use proto::frame::{
+    CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame, put_frame, split_frame,
+};
 use proto::schema::{Schema, SchemaBuilder, Shape};
 use proto::ticket::{Claims, ResumeClaims, TicketKeys, login_proof, resume_proof};
 use proto::{
@@ -64,6 +66,11 @@ fn seen(items: &[Seen]) -> Value {
     items.iter().map(|item| json!({ "handle": item.handle, "number": wide(item.number) })).collect()
 }
 
+fn seen_groups(items: &[SeenGroup]) -> Value {
+    let fields = |item: &SeenGroup| json!({ "group": item.group, "stream": item.stream, "number": wide(item.number) });
+    items.iter().map(fields).collect()
+}
+
 fn up_fields(frame: &UpFrame<'_>) -> Value {
     match frame {
         UpFrame::Hello { version, features, interface, agent } => json!({
@@ -73,7 +80,7 @@ fn up_fields(frame: &UpFrame<'_>) -> Value {
         UpFrame::Login { ticket, proof } => json!({ "ticket": hex(ticket), "proof": hex(proof) }),
         UpFrame::Resume { token, proof, generation, streams, groups } => json!({
             "token": hex(token), "proof": hex(proof), "generation": wide(*generation),
-            "streams": seen(streams), "groups": seen(groups),
+            "streams": seen(streams), "groups": seen_groups(groups),
         }),
         UpFrame::Stream { stream, frame } => match frame {
             StreamUp::Tell { number, ack, method, body } => json!({
@@ -137,10 +144,11 @@ fn down_fields(frame: &DownFrame<'_>) -> Value {
         DownFrame::Cast { group, number, method, body } => json!({
             "group": group, "number": wide(*number), "method": method.0, "body": hex(body),
         }),
-        DownFrame::Joined { group, kind, number, name } => {
-            json!({ "group": group, "kind": kind.0, "number": wide(*number), "name": name })
-        }
-        DownFrame::Left { group } => json!({ "group": group }),
+        DownFrame::Joined { group, stream, kind, number, name } => json!({
+            "group": group, "stream": stream, "kind": kind.0, "number": wide(*number),
+            "name": name,
+        }),
+        DownFrame::Left { group, stream } => json!({ "group": group, "stream": stream }),
         DownFrame::Fault { stream, number, status } => {
             json!({ "stream": stream, "number": wide(*number), "status": *status as u8 })
         }
@@ -233,7 +241,7 @@ fn hostile() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ),
         ("down", "bound whose name is no text", vec![0x13, 1, 0, 0, 0, 0, 1, 2, 0xc3, 0x28]),
         ("down", "reply cut before its status", vec![0x16, 1, 1, 0, 1]),
-        ("down", "left with a byte too many", vec![0x1b + 1, 1, 0]),
+        ("down", "left with a byte too many", vec![0x1b + 1, 1, 2, 0]),
         ("down", "cast to a group over 32 bits", with(&[0x1a], &|out| put_varint(out, u64::MAX))),
     ]
 }

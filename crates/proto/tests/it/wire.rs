@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use proto::frame::{
-    CloseCode, DownFrame, Seen, Status, StreamUp, TEXT_BYTES_MAX, UpFrame, put_frame, split_frame,
+    CloseCode, DownFrame, RESUME_GROUPS_MAX, RESUME_STREAMS_MAX, Seen, SeenGroup, Status, StreamUp,
+    TEXT_BYTES_MAX, TOKEN_BYTES_MAX, UpFrame, put_frame, split_frame,
 };
 use proto::link::{self, LinkFrame, Slot};
 use proto::{Reader, WireError, put_blob, put_varint, varint_len};
@@ -267,19 +268,23 @@ fn varints_have_one_form() {
 
 #[test]
 fn announced_counts_and_lengths_are_held_to_their_limits() {
-    // A resume that announces 257 streams, or more bytes of token than any token has.
+    // A resume that announces 33 streams or 161 groups, or more bytes of token than any token has.
     let mut resume = vec![0x03];
     put_blob(&mut resume, b"token");
     resume.extend_from_slice(&[0; 32]);
     put_varint(&mut resume, 1);
     let mut streams = resume.clone();
-    put_varint(&mut streams, 257);
+    put_varint(&mut streams, 33);
     assert_eq!(UpFrame::decode(&streams), Err(WireError::Range));
-    let mut forged = resume;
-    put_varint(&mut forged, 256);
+    let mut forged = resume.clone();
+    put_varint(&mut forged, 32);
     assert_eq!(UpFrame::decode(&forged), Err(WireError::Truncated));
+    let mut groups = resume;
+    put_varint(&mut groups, 0);
+    put_varint(&mut groups, 161);
+    assert_eq!(UpFrame::decode(&groups), Err(WireError::Range));
     let mut token = vec![0x03];
-    put_varint(&mut token, 1025);
+    put_varint(&mut token, 257);
     assert_eq!(UpFrame::decode(&token), Err(WireError::Range));
     let mut agent = vec![0x01, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     put_blob(&mut agent, &[b'x'; TEXT_BYTES_MAX + 1]);
@@ -308,7 +313,27 @@ fn what_is_too_long_to_send_is_cut_not_refused_by_the_peer() {
     UpFrame::Resume { token: b"", proof: [0; 32], generation: 1, streams, groups: vec![] }
         .encode(&mut out);
     let Ok(UpFrame::Resume { streams, .. }) = UpFrame::decode(&out) else { panic!("{out:?}") };
-    assert_eq!(streams.len(), 256);
+    assert_eq!(streams.len(), RESUME_STREAMS_MAX);
+}
+
+/// A client that was in many groups was closed with `Protocol` when it came back, since its
+/// `Resume` was longer than what a gate takes from somebody it does not know yet.
+#[test]
+fn the_longest_resume_fits_what_a_gate_takes_before_it_lets_a_client_in() {
+    let (handle, stream, number) = (u32::MAX, u32::MAX, u64::MAX);
+    let mut out = Vec::new();
+    UpFrame::Resume {
+        token: &[7; TOKEN_BYTES_MAX],
+        proof: [1; 32],
+        generation: u64::MAX,
+        streams: vec![Seen { handle, number }; RESUME_STREAMS_MAX],
+        groups: vec![SeenGroup { group: handle, stream, number }; RESUME_GROUPS_MAX],
+    }
+    .encode(&mut out);
+    assert!(out.len() <= 4 * 1024, "{} bytes", out.len());
+    let longest = UpFrame::decode(&out).unwrap();
+    let UpFrame::Resume { streams, groups, .. } = longest else { panic!("{longest:?}") };
+    assert_eq!((streams.len(), groups.len()), (RESUME_STREAMS_MAX, RESUME_GROUPS_MAX));
 }
 
 #[test]

@@ -29,10 +29,13 @@ export type CoreEvent = {
     method: number;
     deadline: number;
     body: Uint8Array;
-} | {
+}
+/** We are in a group now, or still are; `missed` of its messages are lost to us for good. */
+ | {
     type: "joined";
     group: string;
     kind: number;
+    missed: number;
 } | {
     type: "left";
     group: string;
@@ -49,11 +52,21 @@ export type CoreEvent = {
     body?: Uint8Array;
     error?: CallError;
 }
-/** A tell reached the entity's node but was not taken, such as by a full mailbox. */
+/** A tell reached the entity's node but was not taken, such as by a full mailbox. `tell` is
+ * `undefined` for one that was sent as `latest`. */
  | {
     type: "refused";
     stream: string;
+    tell: number | undefined;
     status: Status;
+}
+/** The stream of a tell ended before the server said that it was handled. If it was `sent` its
+ * outcome is unknown; if not, it did not run and will not. */
+ | {
+    type: "unconfirmed";
+    stream: string;
+    tell: number;
+    sent: boolean;
 }
 /** Commands after `durable` did not last; requests among them that waited have failed. */
  | {
@@ -129,9 +142,11 @@ export declare class Core {
     private serverWall;
     private streams;
     private streamsMade;
+    /** `streams`: handles of the streams by which we are members. */
     private groups;
     private requests;
     private requestsMade;
+    private tellsMade;
     private calls;
     private callsSeen;
     private published;
@@ -160,8 +175,9 @@ export declare class Core {
     request(now: number, stream: string, method: number, body: Uint8Array, deadlineMs?: number): number;
     /** Forgets a request: it completes with `timeout` or `not sent` at once. */
     cancel(request: number): void;
-    /** Sends a message: in order, at most once, kept over breaks. Throws `CallError`. */
-    tell(now: number, stream: string, method: number, body: Uint8Array): void;
+    /** Sends a message: in order, at most once, kept over breaks. Throws `CallError`. The number it
+     * gives names the tell in `refused` and `unconfirmed`; without such an event it was handled. */
+    tell(now: number, stream: string, method: number, body: Uint8Array): number;
     /** Sends a message of which only the newest per `key` matters. Throws `CallError`. */
     tellLatest(stream: string, method: number, key: string, body: Uint8Array): void;
     /** Answers a call of the server. One whose deadline has passed is dropped quietly. */
@@ -214,6 +230,7 @@ export declare class Core {
     private hasOutgoing;
     private clearBuffers;
     private streamNamed;
+    private newStream;
     private newOutbound;
     private boundNamed;
     private checkLength;
@@ -229,10 +246,19 @@ export declare class Core {
     /** Takes note of a frame that arrived; its stream, if the frame is to be handled. */
     private arrive;
     private bound;
+    /** A stream whose name a newer one has already, so nothing will be sent on it. */
+    private boundLate;
     /** The owner begins a new epoch: what it was sent before did not last, what it was not sent is
      * numbered anew. */
     private startEpoch;
     private dropStream;
+    /** Says of the tells among `kept` that it will not become known whether they were handled. */
+    private unconfirmed;
+    /** Makes room for all streams in a resume: the oldest of those whose name is taken give way. */
+    private dropOldest;
+    private joined;
+    /** Ends the memberships that came by `stream`, of the groups that `meant` names. */
+    private leave;
     private called;
     private cast;
     private completeWith;

@@ -6,10 +6,14 @@ export declare const VERSION = 1;
 export declare const PREFACE: Uint8Array<ArrayBufferLike>;
 /** The longest text field, in bytes. */
 export declare const TEXT_BYTES_MAX = 256;
-/** The longest ticket or resume token, in bytes. */
+/** The longest ticket, in bytes. */
 export declare const TICKET_BYTES_MAX = 1024;
-/** The most streams or groups that one `resume` frame lists. */
-export declare const RESUME_ITEMS_MAX = 256;
+/** The longest resume token, in bytes. */
+export declare const TOKEN_BYTES_MAX = 256;
+/** The most streams that one `resume` frame lists. */
+export declare const RESUME_STREAMS_MAX = 32;
+/** The most memberships in groups that one `resume` frame lists. */
+export declare const RESUME_GROUPS_MAX = 160;
 /** How a call or request ended. */
 export declare const Status: {
     readonly Ok: 0;
@@ -59,9 +63,15 @@ export type CloseCode = (typeof CloseCode)[keyof typeof CloseCode];
 export declare function closeName(code: CloseCode): string;
 /** Whether the client may come back with its resume token. */
 export declare function mayResume(code: CloseCode): boolean;
-/** A stream or group that a resuming client lists. */
+/** A stream that a resuming client lists. */
 export interface Seen {
     handle: number;
+    number: number;
+}
+/** A membership that a resuming client lists: the group, and the stream by which it is in it. */
+export interface SeenGroup {
+    group: number;
+    stream: number;
     number: number;
 }
 /** What a client sends. */
@@ -81,7 +91,7 @@ export type UpFrame = {
     proof: Uint8Array;
     generation: number;
     streams: Seen[];
-    groups: Seen[];
+    groups: SeenGroup[];
 } | {
     type: "tell";
     stream: number;
@@ -192,12 +202,14 @@ export type DownFrame = {
 } | {
     type: "joined";
     group: number;
+    stream: number;
     kind: number;
     number: number;
     name: string;
 } | {
     type: "left";
     group: number;
+    stream: number;
 } | {
     type: "fault";
     stream: number;

@@ -4,7 +4,7 @@ export { Reader, WireError, type WireProblem, Writer } from "./bytes.ts";
 export { type Connection, type Connector, type Listener, connect } from "./connect.ts";
 export { Core, type CoreEvent, type CoreOutput, type Stats } from "./core.ts";
 export { CallError, type CallProblem, type End, type Lost, type Next, endText, nextAfter } from "./error.ts";
-export { CloseCode, type DownFrame, PREFACE, type Seen, Status, type UpFrame, VERSION, type Welcome, closeName, decodeDown, decodeUp, encodeDown, encodeUp, mayResume, putFrame, splitFrame, statusName, } from "./frame.ts";
+export { CloseCode, type DownFrame, PREFACE, type Seen, type SeenGroup, Status, type UpFrame, VERSION, type Welcome, closeName, decodeDown, decodeUp, encodeDown, encodeUp, mayResume, putFrame, splitFrame, statusName, } from "./frame.ts";
 export { kindId, methodId, nameHash } from "./ids.ts";
 export { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 export { DEPTH_MAX, DecodeError, type DecodeKind, Decoder, Encoder, Fields, decodeValue, encodeValue, within, } from "./msgpack.ts";

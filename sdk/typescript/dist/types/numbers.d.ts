@@ -15,8 +15,10 @@ export declare class Outbound<T> {
     push(item: T, bytes: number): number;
     /** Forgets everything up to `number`; false for what was never sent. */
     acknowledge(number: number): boolean;
-    /** What is kept, with its numbers, oldest first. */
-    kept(): IterableIterator<[number, T]>;
+    /** What is kept, up to `last`, with its numbers, oldest first. */
+    kept(last?: number): IterableIterator<[number, T]>;
+    /** What is kept as `number`, if it is. */
+    find(number: number): T | undefined;
 }
 /** The receiving half. */
 export declare class Inbound {

@@ -48,9 +48,11 @@ export interface SessionEvents {
         stream: string;
         code: CloseCode;
     };
+    /** `missed` of the group's messages are lost to us, because we were away too long. */
     joined: {
         group: string;
         kind: number;
+        missed: number;
     };
     left: {
         group: string;
@@ -58,7 +60,15 @@ export interface SessionEvents {
     /** A tell reached the entity's node but was not taken, such as by a full mailbox. */
     refused: {
         stream: string;
+        tell: number | undefined;
         status: Status;
+    };
+    /** The stream of a tell ended before the server said that it was handled. If it was `sent` its
+     * outcome is unknown; if not, it did not run and will not. */
+    unconfirmed: {
+        stream: string;
+        tell: number;
+        sent: boolean;
     };
     /** An entity crashed and went back to an earlier state. */
     rolledBack: {
@@ -109,11 +119,12 @@ export declare class Stream {
         deadlineMs?: number;
         signal?: AbortSignal;
     }): Promise<Uint8Array>;
-    /** Sends a message: in order and at most once. With `latest` only the newest per key matters
-     * and it may be lost. Throws `CallError` if it was not taken. */
+    /** Sends a message: in order and at most once. The number it gives names it in the events
+     * `refused` and `unconfirmed`. With `latest` only the newest per key matters, it may be lost, and
+     * has the number 0. Throws `CallError` if it was not taken. */
     tell(method: number, body: Uint8Array, options?: {
         latest?: string | number;
-    }): void;
+    }): number;
     /** Handles a message of the entity. Gives a function that stops it. */
     on(method: number, handler: Handler): () => void;
     /** Publishes a method that the entity may call. Methods not published cannot be called. */
@@ -176,7 +187,7 @@ export declare class Session {
         signal?: AbortSignal;
     }): Promise<Uint8Array>;
     /** @internal */
-    tell(stream: string, method: number, body: Uint8Array, latest: string | number | undefined): void;
+    tell(stream: string, method: number, body: Uint8Array, latest: string | number | undefined): number;
     /** @internal */
     publish(method: number): void;
     /** Gets a grant and starts the core. */

@@ -5,6 +5,7 @@ export declare const NOTHING: Uint8Array<ArrayBuffer>;
 /** A command as it is kept until the server has applied it. `own`: the method's own deadline holds. */
 export type Kept = {
     type: "tell";
+    tell: number;
     method: number;
     body: Uint8Array;
 } | {

@@ -272,7 +272,7 @@ static SESSION: Table<node::session::Options> = Table {
             "How long a session without a connection waits for its client."
         ),
         count!(sessions_max, 1, 10_000_000, "Most sessions; further logins are refused."),
-        count!(session_streams_max, 1, 65_535, "Most streams of one session."),
+        count!(session_streams_max, 1, 32, "Most streams of one session."),
         count!(
             used_tickets_max,
             1,
@@ -342,7 +342,7 @@ static SESSION: Table<node::session::Options> = Table {
         ),
         count!(groups_max, 0, 10_000_000, "Most groups."),
         count!(group_members_max, 1, 10_000_000, "Most members of one group."),
-        count!(stream_groups_max, 0, 65_535, "Most groups that one stream is a member of."),
+        count!(stream_groups_max, 0, 160, "Most groups that one stream is a member of."),
         count!(
             group_ring_frames_max,
             0,
