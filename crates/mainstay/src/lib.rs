@@ -28,6 +28,41 @@
 //!     mainstay::run(App::new("hello").entity::<Bell>().bind::<Bell>("bell", |_login| 1))
 //! }
 //! ```
+//!
+//! What an entity is to keep is marked; what must never be lost or doubled is a deal:
+//!
+//! ```no_run
+//! use mainstay::prelude::*;
+//! use mainstay::store::Currency;
+//!
+//! /// What a player has. Saved within a second of each change, in the data folder unless the
+//! /// cluster file names a store.
+//! #[entity(document)]
+//! #[derive(Default, Document)]
+//! struct Player {
+//!     #[persist(range = ..=100)]
+//!     level: u32,
+//! }
+//!
+//! #[rpc]
+//! impl Player {
+//!     /// Pays for a level: both are in the store when the player is told, or neither.
+//!     #[request(client)]
+//!     async fn train(&mut self, cx: &mut Cx<Self>) -> bool {
+//!         self.level += 1;
+//!         let deal = Deal::new(cx.deal_id(), "training").burn(cx.holder(), Currency(1), 50);
+//!         let done = cx.commit_with(self, deal).await.is_ok();
+//!         if !done {
+//!             self.level -= 1;
+//!         }
+//!         done
+//!     }
+//! }
+//!
+//! fn main() -> mainstay::Exit {
+//!     mainstay::run(App::new("keep").entity::<Player>().agent::<Player>("me"))
+//! }
+//! ```
 #![forbid(unsafe_code)]
 
 mod app;
