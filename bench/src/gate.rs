@@ -37,7 +37,7 @@ const NODE_SEED: u64 = 22;
 fn node_id() -> Incarnation {
     Incarnation(Random::from_seed(NODE_SEED).u64() | 1)
 }
-const ECHO: MethodId = MethodId::of("echo");
+pub(crate) const ECHO: MethodId = MethodId::of("echo");
 
 const ROUNDS: usize = 5;
 const SHAPES: [(usize, usize); 4] = [(100, 1), (1000, 1), (100, 16), (1000, 16)];
@@ -55,6 +55,26 @@ const STORM_GOAL: f64 = 2.0;
 ///
 /// A server fails or answers wrongly.
 pub fn run() -> anyhow::Result<bool> {
+    let servers = start_servers()?;
+    let mut met = echo(&servers, &SHAPES)?;
+    met &= storm(&servers)?;
+    drop(servers);
+    met &= idle()?;
+    Ok(met)
+}
+
+/// `bench gate CONNECTIONS WINDOW`: the echo alone, in one shape.
+///
+/// # Errors
+///
+/// See [`run`].
+pub fn run_shape(connections: &str, window: &str) -> anyhow::Result<bool> {
+    let shape = (connections.parse()?, window.parse()?);
+    ensure!(COST_GOALS.iter().any(|(of, _)| *of == shape.1), "there is no goal for this window");
+    echo(&start_servers()?, &[shape])
+}
+
+fn start_servers() -> anyhow::Result<Servers> {
     let raw = spawn_child(&["child-raw-echo", "0"], SERVER_CPU)?;
     let node = spawn_child(&["child-node"], SERVER_CPU)?;
     let gate = spawn_child(&["child-gate", &node.addr().to_string()], SERVER_CPU)?;
@@ -65,11 +85,7 @@ pub fn run() -> anyhow::Result<bool> {
         "one core for the servers, one for the load; {ROUNDS} rounds, median; {}",
         load_average()
     );
-    let mut met = echo(&servers)?;
-    met &= storm(&servers)?;
-    drop(servers);
-    met &= idle()?;
-    Ok(met)
+    Ok(servers)
 }
 
 /// `bench gate CONNECTIONS WINDOW SECONDS`: plain load on a gate and a node, for a profiler.
@@ -119,10 +135,10 @@ impl Servers {
 
 const WAYS: [&str; 4] = ["raw echo", "gate + node, tcp", "gate + node, ws", "one process, tcp"];
 
-fn echo(servers: &Servers) -> anyhow::Result<bool> {
+fn echo(servers: &Servers, shapes: &[(usize, usize)]) -> anyhow::Result<bool> {
     let mut met = true;
     let mut accounts = 0;
-    for (connections, window) in SHAPES {
+    for &(connections, window) in shapes {
         let mut rounds: [Vec<Outcome>; WAYS.len()] = Default::default();
         let mut shares = Vec::new();
         for _ in 0..ROUNDS {
@@ -525,7 +541,7 @@ impl Player {
 }
 
 /// The encoded arguments: an array of three large numbers, a middle and a small one.
-fn body() -> [u8; BODY_BYTES] {
+pub(crate) fn body() -> [u8; BODY_BYTES] {
     let large = u64::MAX - 5;
     let body = proto::encode(&Moved { x: large, y: large, z: large, turn: 40_000, step: 7 });
     body.try_into().expect("three times nine, three, one and the head are 32 bytes")
@@ -683,7 +699,7 @@ struct Moved {
 /// The entity that every player is bound to.
 #[entity(root = node::rt)]
 #[derive(Default)]
-struct Echoer {}
+pub(crate) struct Echoer {}
 
 #[rpc(root = node::rt)]
 impl Echoer {

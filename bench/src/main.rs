@@ -3,6 +3,7 @@
 mod arena;
 mod entity;
 mod gate;
+mod node;
 mod raw;
 mod tick;
 mod timers;
@@ -31,6 +32,8 @@ fn main() -> anyhow::Result<ExitCode> {
         ["entity-core"] => entity::run_core()?,
         ["gate"] => gate::run()?,
         ["gate-core"] => gate::run_core()?,
+        ["node-core"] => node::run()?,
+        ["gate", connections, window] => gate::run_shape(connections, window)?,
         ["gate", connections, window, seconds] => {
             gate::run_load_only(connections, window, seconds)?
         }

@@ -38,6 +38,8 @@ pub struct Mesh {
     peers: Vec<Option<Peer>>,
     peers_free: Vec<u32>,
     peer_index: FastMap<Incarnation, u32>,
+    /// The node that a frame was sent to last, and its link. A link stays its peer's until it ends.
+    recent: (Incarnation, LinkId),
     outputs: VecDeque<Output>,
     lanes: Vec<Lane>,
     lanes_listed: VecDeque<u8>,
@@ -115,6 +117,7 @@ impl Mesh {
             peers: Vec::new(),
             peers_free: Vec::new(),
             peer_index: FastMap::default(),
+            recent: (Incarnation::NONE, LinkId::new(u32::MAX, 0)),
             outputs: VecDeque::new(),
             lanes,
             lanes_listed: VecDeque::new(),
@@ -233,12 +236,16 @@ impl Mesh {
         if to.node == self.me.id.node {
             return self.put_local(self.me.id, to.worker, limit, write);
         }
-        let at = *self.peer_index.get(&to.node).ok_or(SendError::Unknown)?;
-        let peer = self.peers[at as usize].as_mut().expect("indexed peers are there");
-        let Some(id) = peer.link else {
-            return self.put_pending(now, at, limit, write);
-        };
-        let link = self.links[id.index as usize].link.as_mut().expect("a peer's link is there");
+        if self.recent.0 != to.node || find(&mut self.links, self.recent.1).is_none() {
+            let at = *self.peer_index.get(&to.node).ok_or(SendError::Unknown)?;
+            let peer = self.peers[at as usize].as_mut().expect("indexed peers are there");
+            let Some(id) = peer.link else {
+                return self.put_pending(now, at, limit, write);
+            };
+            self.recent = (to.node, id);
+        }
+        let id = self.recent.1;
+        let link = find(&mut self.links, id).expect("a peer's link is there");
         let waiting = link.out.len();
         if waiting >= self.options.queue_bytes_hard {
             self.close_link(now, id, Reason::Overflow);
@@ -669,6 +676,7 @@ impl Mesh {
     }
 }
 
+#[inline]
 fn find(links: &mut [LinkSlot], id: LinkId) -> Option<&mut Link> {
     let slot = links.get_mut(id.index as usize)?;
     if slot.generation == id.generation { slot.link.as_mut() } else { None }

@@ -411,6 +411,7 @@ impl<'a> StreamUp<'a> {
 
     /// Reads the fields that follow the stream handle. This is what a gate forwards:
     /// it takes out the handle and leaves head and fields as they came.
+    #[inline]
     pub fn decode_fields(head: u8, reader: &mut Reader<'a>) -> Result<Self, WireError> {
         if head == head::ACK_UP {
             let ack = reader.varint()?;

@@ -4,8 +4,10 @@
 //! the two adjacent releases understand each other's frames.
 
 mod select;
+mod slotted;
 
 pub use select::{ACCOUNTS_MAX, Act, Forward, PushTo, Select, Selected, TAGS_MAX, Tag, Whom};
+pub use slotted::{NumberedDown, put_down, put_numbered_down, put_up, read_down, read_up};
 
 use crate::WireError;
 use crate::frame::{
@@ -13,7 +15,7 @@ use crate::frame::{
     put_seen, put_seen_groups, put_text, read_seen, read_seen_groups,
 };
 use crate::id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
-use crate::varint::{Reader, VARINT_BYTES_MAX, put_varint, write_varint};
+use crate::varint::{Reader, put_varint};
 
 /// The longest chain of callers that a call carries; a longer one fails with `Cycle`.
 pub const CHAIN_MAX: usize = 32;
@@ -369,67 +371,6 @@ mod kind {
     pub const RING: u8 = 0x44;
     pub const PUBLISH: u8 = 0x50;
     pub const LISTEN: u8 = 0x51;
-}
-
-/// Appends an `Up` payload without building a [`LinkFrame`]; the gate's hot path.
-/// `head` and `fields` are the client's payload around its stream handle.
-#[inline]
-pub fn put_up(out: &mut Vec<u8>, worker: u8, slot: Slot, head: u8, fields: &[u8]) {
-    let mut header = [0; SLOT_HEADER_BYTES_MAX];
-    let end = write_slot_header(&mut header, kind::UP, worker, slot);
-    header[end] = head;
-    out.extend_from_slice(&header[..=end]);
-    out.extend_from_slice(fields);
-}
-
-/// Appends a `Down` payload whose client frame `write` produces; the node's hot path.
-#[inline]
-pub fn put_down(out: &mut Vec<u8>, worker: u8, conn: Slot, write: impl FnOnce(&mut Vec<u8>)) {
-    let mut header = [0; SLOT_HEADER_BYTES_MAX];
-    let end = write_slot_header(&mut header, kind::DOWN, worker, conn);
-    out.extend_from_slice(&header[..end]);
-    write(out);
-}
-
-/// Kind, worker, slot, and the head byte of a client's frame.
-const SLOT_HEADER_BYTES_MAX: usize = 2 + 2 * VARINT_BYTES_MAX + 1;
-
-#[inline]
-fn write_slot_header(
-    header: &mut [u8; SLOT_HEADER_BYTES_MAX],
-    kind: u8,
-    worker: u8,
-    slot: Slot,
-) -> usize {
-    header[0] = kind;
-    header[1] = worker;
-    let at = write_varint(header, 2, u64::from(slot.index));
-    write_varint(header, at, u64::from(slot.generation))
-}
-
-/// Reads a `Down` payload without building a [`LinkFrame`]; the gate's hot path.
-/// `None` if it is another kind or malformed.
-#[inline]
-pub fn read_down(payload: &[u8]) -> Option<(Slot, &[u8])> {
-    read_slotted(kind::DOWN, payload)
-}
-
-/// Reads an `Up` payload without building a [`LinkFrame`]; the node's hot path.
-/// `None` if it is another kind or malformed.
-#[inline]
-pub fn read_up(payload: &[u8]) -> Option<(Slot, &[u8])> {
-    read_slotted(kind::UP, payload)
-}
-
-#[inline]
-fn read_slotted(kind: u8, payload: &[u8]) -> Option<(Slot, &[u8])> {
-    let mut reader = Reader::new(payload);
-    if reader.byte() != Ok(kind) {
-        return None;
-    }
-    reader.byte().ok()?;
-    let slot = read_slot(&mut reader).ok()?;
-    Some((slot, reader.take_rest()))
 }
 
 /// The destination worker of a link payload.

@@ -8,11 +8,27 @@ pub const VARINT_BYTES_MAX: usize = 10;
 pub fn put_varint(out: &mut Vec<u8>, value: u64) {
     if value < 0x80 {
         out.push(value as u8);
+    } else if value < 0x4000 {
+        out.extend_from_slice(&[value as u8 | 0x80, (value >> 7) as u8]);
     } else {
-        let mut bytes = [0; VARINT_BYTES_MAX];
-        let len = write_varint(&mut bytes, 0, value);
-        out.extend_from_slice(&bytes[..len]);
+        put_header(out, |bytes: &mut [u8; VARINT_BYTES_MAX]| write_varint(bytes, 0, value));
     }
+}
+
+/// Appends a short header that `write` puts together in place; it gives the length.
+///
+/// A header made elsewhere would have to be copied, which means a call, or waiting for its bytes to
+/// be read back.
+#[inline]
+pub(crate) fn put_header<const N: usize>(
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut [u8; N]) -> usize,
+) {
+    let start = out.len();
+    out.extend_from_slice(&[0; N]);
+    let header = out[start..].first_chunk_mut().expect("it was just appended");
+    let len = write(header);
+    out.truncate(start + len);
 }
 
 /// Writes `value` at `bytes[at..]` and gives where it ends. For headers that are put together
@@ -75,14 +91,18 @@ impl<'a> Reader<'a> {
     /// one encoding.
     #[inline]
     pub fn varint(&mut self) -> Result<u64, WireError> {
-        // Most are handles, small numbers and lengths of one byte.
-        if let Some((&first, rest)) = self.rest.split_first()
-            && first < 0x80
-        {
-            self.rest = rest;
-            return Ok(u64::from(first));
+        // Most are handles, small numbers and lengths of one byte, then numbers of two.
+        match *self.rest {
+            [first, ref rest @ ..] if first < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(first))
+            }
+            [first, second, ref rest @ ..] if second < 0x80 && second > 0 => {
+                self.rest = rest;
+                Ok(u64::from(first & 0x7f) | u64::from(second) << 7)
+            }
+            _ => self.long_varint(),
         }
-        self.long_varint()
     }
 
     fn long_varint(&mut self) -> Result<u64, WireError> {

@@ -38,9 +38,6 @@ const YIELD_EVERY: u32 = 8;
 /// With fewer it goes to sleep at once: whatever comes meanwhile wakes it.
 const EVENTS_BUSY: usize = 16;
 
-/// Reads of one link before the others have their turn.
-const READS_MAX: usize = 16;
-
 /// Bytes read at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
@@ -296,22 +293,21 @@ impl Driver {
         busy
     }
 
+    /// Reads a link once. What else it holds comes in the next turn: what a read brings is handled
+    /// and answered while it lies in the nearest cache, and every link has its turn.
     fn read(&mut self, now: Instant, wall: WallTime, token: Token, link: mesh::LinkId) {
-        for _ in 0..READS_MAX {
-            match self.sockets.read(token, &mut self.scratch) {
-                Read::Data(n) => {
-                    self.worker.handle_bytes(now, wall, link, &self.scratch[..n]);
-                    return;
-                }
-                Read::More(n) => self.worker.handle_bytes(now, wall, link, &self.scratch[..n]),
-                Read::Blocked => return,
-                Read::Closed(_) => {
-                    let mesh = self.worker.mesh();
-                    return self.wires.handle_closed(now, mesh, &mut self.sockets, token);
-                }
+        match self.sockets.read(token, &mut self.scratch) {
+            Read::Data(n) => self.worker.handle_bytes(now, wall, link, &self.scratch[..n]),
+            Read::More(n) => {
+                self.worker.handle_bytes(now, wall, link, &self.scratch[..n]);
+                self.sockets.read_later(token);
+            }
+            Read::Blocked => {}
+            Read::Closed(_) => {
+                let mesh = self.worker.mesh();
+                self.wires.handle_closed(now, mesh, &mut self.sockets, token);
             }
         }
-        self.sockets.read_later(token);
     }
 
     fn follow_directory(&mut self) {

@@ -407,6 +407,7 @@ impl Host {
     /// # Errors
     ///
     /// Why it was not taken; no reply follows.
+    #[inline]
     pub fn deliver_client(
         &mut self,
         now: Instant,
@@ -415,8 +416,17 @@ impl Host {
         message: ClientMessage<'_>,
     ) -> Result<(), Status> {
         self.hub.now.set(self.hub.now.get().max(now));
-        let shard = self.current(target).ok_or(Status::Gone)?;
-        shard.deliver_client(target.index, peer, message)
+        if usize::from(target.shard) >= self.shards.len() {
+            self.shards = self.hub.all_shards();
+        }
+        let shard = self.shards.get(usize::from(target.shard)).ok_or(Status::Gone)?;
+        shard.deliver_client(target, peer, &message)
+    }
+
+    /// Looks at an entity, so that it is in the cache when its message is handled.
+    #[inline]
+    pub(crate) fn bring_near(&self, target: Target) -> u64 {
+        self.shards.get(usize::from(target.shard)).map_or(0, |shard| shard.bring_near(target.index))
     }
 
     /// A client was bound to the entity, or is connected again.

@@ -1,6 +1,5 @@
 //! Clients: what they ask of entities, and what entities send to them.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use env::{FastMap, Instant};
@@ -13,7 +12,6 @@ use super::hub::{Hub, bump};
 use super::mail::{Body, Mail, Origin, Sender};
 use super::requests::OpenRequest;
 use super::shard::{Cells, Shard, Target};
-use super::turns::TurnId;
 use crate::cx::Peer;
 use crate::entity::{Entity, Latest, MethodInfo};
 use crate::error::Fault;
@@ -448,11 +446,15 @@ impl Hub {
 
 impl<E: Entity> Shard<E> {
     /// Checks a client's message and puts it into the mailbox.
+    ///
+    /// The message is taken by reference, and its parts one by one: a copy of what was put together
+    /// just before would have to wait for that.
+    #[inline(always)]
     pub fn accept_client(
-        self: &Rc<Self>,
+        &self,
         index: u32,
         peer: &Peer,
-        message: ClientMessage<'_>,
+        message: &ClientMessage<'_>,
     ) -> Result<(), Status> {
         let hub = &*self.hub;
         let method = self.method(message.method).ok_or(Status::UnknownMethod)?;
@@ -478,31 +480,32 @@ impl<E: Entity> Shard<E> {
             return Err(Status::Busy);
         }
         let mut key = 0;
-        let mut decoded = None;
-        if info.latest != Latest::Keep {
-            let newer = self.decode_client(method, message.body)?;
-            key = key_hash(info.latest, message.body);
-            self.drop_older(index, peer, key, &newer);
-            decoded = Some(newer);
-        }
-        self.accepts(&self.cells.borrow(), index).map_err(|fault| fault.status())?;
-        let decoded = match decoded {
-            Some(decoded) => decoded,
-            None => self.decode_client(method, message.body)?,
-        };
-        let origin = match message.request {
-            Some(ClientRequest { tag, wait }) => {
-                let deadline = hub.now.get() + self.request_wait(info, wait);
-                hub.sweep_by(deadline);
-                let (peer, at) = (peer.clone(), (self.index, index));
-                let request = OpenRequest { peer, tag, deadline, at, turn: TurnId::NONE };
-                Origin::Request(hub.requests.borrow_mut().insert(request))
+        let decoded = if info.latest == Latest::Keep {
+            self.accepts(&self.cells.borrow(), index).map_err(|fault| fault.status())?;
+            E::decode_message(usize::from(method), message.body)
+        } else {
+            let newer = E::decode_message(usize::from(method), message.body);
+            if let Ok(newer) = &newer {
+                key = key_hash(info.latest, message.body);
+                self.drop_older(index, peer, key, newer);
+                self.accepts(&self.cells.borrow(), index).map_err(|fault| fault.status())?;
             }
-            None => Origin::Client(peer.clone(), key),
+            newer
         };
-        let body = Body::Message(decoded);
-        let mail = Mail { origin, sender: Sender::CLIENT, body, method };
-        self.push(&mut self.cells.borrow_mut(), index, mail);
+        let body = match decoded {
+            Ok(message) => Body::Message(message),
+            Err(error) => return Err(self.bad_client_argument(method, &error)),
+        };
+        match &message.request {
+            Some(ClientRequest { tag, wait }) => {
+                let deadline = hub.now.get() + self.request_wait(info, *wait);
+                hub.sweep_by(deadline);
+                let at = (self.index, index);
+                let request = hub.requests.borrow_mut().insert(peer.clone(), *tag, deadline, at);
+                self.push_client(index, method, Origin::Request(request), body);
+            }
+            None => self.push_client(index, method, Origin::Client(peer.clone(), key), body),
+        }
         Ok(())
     }
 
@@ -517,14 +520,19 @@ impl<E: Entity> Shard<E> {
         }
     }
 
-    fn decode_client(&self, method: u16, body: &[u8]) -> Result<E::Message, Status> {
-        E::decode_message(usize::from(method), body).map_err(|error| {
-            bump(&self.hub.count.bad_arguments);
-            self.count_refusal(method);
-            let method = E::KIND.methods[usize::from(method)].name;
-            tracing::debug!(kind = E::KIND.name, method, "refused: {error}");
-            Status::BadArgument
-        })
+    #[inline(always)]
+    fn push_client(&self, index: u32, method: u16, origin: Origin, body: Body<E>) {
+        let mail = Mail { origin, sender: Sender::CLIENT, body, method };
+        self.push(&mut self.cells.borrow_mut(), index, mail);
+    }
+
+    #[cold]
+    fn bad_client_argument(&self, method: u16, error: &DecodeError) -> Status {
+        bump(&self.hub.count.bad_arguments);
+        self.count_refusal(method);
+        let method = E::KIND.methods[usize::from(method)].name;
+        tracing::debug!(kind = E::KIND.name, method, "refused: {error}");
+        Status::BadArgument
     }
 
     /// Takes the older tell of the same client and key out of the mailbox that `newer` replaces.
@@ -547,7 +555,8 @@ impl<E: Entity> Shard<E> {
     }
 
     /// Answers a client's request, unless it was answered at its deadline.
-    pub fn answer_client(&self, request: u32, result: Result<E::Reply, Fault>) {
+    #[inline(never)]
+    pub fn answer_client(&self, request: u32, result: &Result<E::Reply, Fault>) {
         let ended = self.hub.requests.borrow_mut().remove(request);
         let Some((OpenRequest { peer, tag, turn, .. }, answered)) = ended else { return };
         if answered {
@@ -559,7 +568,7 @@ impl<E: Entity> Shard<E> {
         let mut lane = self.hub.clients.borrow_mut();
         let ClientLane { bytes, items, .. } = &mut *lane;
         let status = match result {
-            Ok(reply) => E::encode_reply(&reply, bytes),
+            Ok(reply) => E::encode_reply(reply, bytes),
             Err(fault) => fault.status(),
         };
         let what = What::Reply { peer: peer.slot(), tag, status };

@@ -35,27 +35,33 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    pub fn insert(&mut self, request: OpenRequest) -> u32 {
-        let entry = Some(Entry { request, answered: false });
-        match self.free.pop() {
-            Some(index) => {
-                self.slots[index as usize] = entry;
-                index
-            }
-            None => {
-                self.slots.push(entry);
-                self.slots.len() as u32 - 1
-            }
-        }
+    #[inline(always)]
+    pub fn insert(&mut self, peer: Peer, tag: u64, deadline: Instant, at: (u16, u32)) -> u32 {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => self.grow(),
+        };
+        let request = OpenRequest { peer, tag, deadline, at, turn: TurnId::NONE };
+        // A free place holds nothing to be dropped, so the parts go straight into it.
+        std::mem::forget(self.slots[index as usize].replace(Entry { request, answered: false }));
+        index
+    }
+
+    #[inline(never)]
+    fn grow(&mut self) -> u32 {
+        self.slots.push(None);
+        self.slots.len() as u32 - 1
     }
 
     /// Frees an entry. Gives whether the client has its answer.
+    #[inline(always)]
     pub fn remove(&mut self, index: u32) -> Option<(OpenRequest, bool)> {
         let Entry { request, answered } = self.slots.get_mut(index as usize)?.take()?;
         self.free.push(index);
         Some((request, answered))
     }
 
+    #[inline]
     pub fn get(&self, index: u32) -> Option<&OpenRequest> {
         self.slots.get(index as usize)?.as_ref().map(|entry| &entry.request)
     }

@@ -423,6 +423,8 @@ impl<E: Entity> Shard<E> {
         match origin {
             Origin::Tell => {}
             Origin::Local(slot) => self.complete(slot, result),
+            // By reference: a copy of the reply would have to wait for its parts.
+            Origin::Request(request) => self.answer_client(request, &result),
             other => self.answer_far(other, result),
         }
     }
@@ -468,7 +470,7 @@ impl<E: Entity> Shard<E> {
             Origin::Tell | Origin::Local(_) => {}
             Origin::Timer(timer) => self.timer_answered(timer, result),
             Origin::Client(..) => {}
-            Origin::Request(request) => self.answer_client(request, result),
+            Origin::Request(request) => self.answer_client(request, &result),
             Origin::Remote(remote) => {
                 let Some(call) = remote.call else { return };
                 if remote.from.node == self.hub.me.node {

@@ -353,7 +353,7 @@ impl<E: Entity> Shard<E> {
     }
 
     /// Puts mail into a mailbox and makes the entity ready, if nothing holds it up.
-    #[inline]
+    #[inline(always)]
     pub fn push(&self, cells: &mut Cells<E>, index: u32, mail: Mail<E>) {
         let Cells { slots, room, .. } = cells;
         let slot = &mut slots[index as usize];
@@ -896,11 +896,14 @@ pub(crate) trait AnyShard {
     fn drop_unwanted(&self, entity: u32);
     fn answer_encoded(&self, slot: Slot, status: Status, body: &[u8]);
     fn deliver_encoded(self: Rc<Self>, call: super::remote::EncodedCall<'_>);
+    /// Looks at an entity, so that it is in the cache when its message is handled.
+    fn bring_near(&self, index: u32) -> u64;
+    /// `Gone` if the target is no longer there.
     fn deliver_client(
-        self: Rc<Self>,
-        index: u32,
+        &self,
+        target: Target,
         peer: &Peer,
-        message: super::people::ClientMessage<'_>,
+        message: &super::people::ClientMessage<'_>,
     ) -> Result<(), Status>;
     fn publish(self: Rc<Self>, topic: &str, body: &[u8]);
 

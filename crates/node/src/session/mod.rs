@@ -9,6 +9,7 @@
 mod groups;
 mod home;
 mod homes;
+mod kept;
 mod login;
 mod options;
 mod ports;

@@ -1,12 +1,13 @@
-use std::rc::Rc;
+use std::collections::VecDeque;
 
 use env::Instant;
 use proto::MethodId;
 use proto::frame::{DownFrame, Status, head};
-use proto::link::{LinkFrame, Slot, WorkerId, put_down};
-use proto::stream::{Answers, Inbound, Limits, Outbound};
+use proto::link::{LinkFrame, NumberedDown, Slot, WorkerId, put_down, put_numbered_down};
+use proto::stream::{Inbound, Limits};
 use proto::{EntityId, put_varint};
 
+use super::kept::Kept;
 use super::{Mutant, Options, Outlet, PeerInfo};
 
 /// Connections in a row that are closed for slowness, without a single acknowledgement between
@@ -41,7 +42,7 @@ pub(super) struct Stream<T, P> {
     /// between, and the last frame that it had acknowledged then.
     stalls: (u32, u64),
     /// Requests that wait for their answer, oldest first.
-    pub open: Vec<u64>,
+    pub open: VecDeque<u64>,
     /// Calls to the client that wait for its answer, oldest first.
     pub calls: Vec<OpenCall>,
     pub next_call: u64,
@@ -49,8 +50,7 @@ pub(super) struct Stream<T, P> {
     pub ack_armed: bool,
     /// It is in the list of streams to be acknowledged at the end of the turn.
     pub ack_due: bool,
-    answers: Answers,
-    out: Outbound<Kept>,
+    kept: Kept,
     latest: Vec<Latest>,
 }
 
@@ -75,14 +75,6 @@ pub(super) struct OpenCall {
     pub until: Instant,
 }
 
-/// A numbered frame: its head, and the fields that follow number and acknowledgement. So a
-/// repeated frame is the same, byte for byte, apart from its acknowledgement.
-#[derive(Clone, Debug)]
-struct Kept {
-    head: u8,
-    tail: Rc<[u8]>,
-}
-
 /// The newest value of something while its client is away.
 #[derive(Debug)]
 struct Latest {
@@ -104,17 +96,12 @@ pub(super) enum Sent {
 
 impl<T, P> Stream<T, P> {
     pub fn new(
-        options: &Options,
         info: PeerInfo,
         (seat, peer): (T, P),
         home: WorkerId,
         target: EntityId,
         (handle, epoch): (u32, u64),
     ) -> Self {
-        let limits = Limits {
-            frames_max: options.unacked_frames_max + options.held_frames_max,
-            bytes_max: options.unacked_bytes_max + options.held_bytes_max,
-        };
         Stream {
             info,
             peer,
@@ -129,17 +116,26 @@ impl<T, P> Stream<T, P> {
             inbound: Inbound::default(),
             gap_after: None,
             stalls: (0, 0),
-            open: Vec::new(),
+            open: VecDeque::new(),
             calls: Vec::new(),
             next_call: 1,
             ack_armed: false,
             ack_due: false,
-            answers: Answers::default(),
-            out: Outbound::new(limits),
+            kept: Kept::default(),
             latest: Vec::new(),
         }
     }
 
+    /// Reads a part of every line of the cache that a request takes.
+    #[inline]
+    pub fn bring_near(&self) -> u64 {
+        let open = self.open.front().copied().unwrap_or_default();
+        let flags = u64::from(self.ack_armed) ^ u64::from(self.route) ^ u64::from(self.handle);
+        let link = u64::from(self.is_attached()) ^ u64::from(self.info.slot.index);
+        open ^ flags ^ link ^ self.inbound.applied() ^ self.kept.bring_near()
+    }
+
+    #[inline]
     pub fn is_attached(&self) -> bool {
         matches!(self.link, Link::Attached { .. })
     }
@@ -153,14 +149,14 @@ impl<T, P> Stream<T, P> {
 
     /// How many frames the client has not acknowledged.
     pub fn unacked(&self) -> usize {
-        self.out.len()
+        self.kept.len()
     }
 
     /// Notes that the client is too slow. `false` if it has made no progress for so many
     /// connections that sending everything once more would be of no use.
     #[must_use]
     pub fn may_catch_up(&mut self) -> bool {
-        let acked = self.out.acked();
+        let acked = self.kept.acked();
         let (times, before) = self.stalls;
         self.stalls = (if before == acked { times + 1 } else { 1 }, acked);
         self.stalls.0 < STALLS_MAX
@@ -169,14 +165,15 @@ impl<T, P> Stream<T, P> {
     /// From now on nobody is connected.
     pub fn go_away(&mut self) {
         if self.is_attached() {
-            self.link = Link::Away { frames: self.out.len(), bytes: self.out.bytes() };
+            self.link =
+                Link::Away { frames: self.kept.len(), bytes: self.kept.bytes(KEPT_OVERHEAD) };
         }
     }
 
     /// Takes the client's acknowledgement; `false` if it is of a frame that was never sent.
     #[must_use]
     pub fn acknowledge(&mut self, number: u64) -> bool {
-        self.out.acknowledge(number)
+        self.kept.acknowledge(number)
     }
 
     /// Sends the client a reply and keeps it for a repeated request.
@@ -188,30 +185,31 @@ impl<T, P> Stream<T, P> {
         status: Status,
         body: &[u8],
     ) -> Sent {
-        let mut tail = Vec::with_capacity(12 + body.len());
-        put_varint(&mut tail, request);
-        put_varint(&mut tail, status as u64);
-        tail.extend_from_slice(body);
-        let tail: Rc<[u8]> = tail.into();
-        if options.mutant != Some(Mutant::AnswersForgotten) {
-            self.answers.keep(request, tail.clone());
-        }
-        self.send_numbered(out, options, Kept { head: head::REPLY, tail })
+        self.send_numbered(out, options, head::REPLY, |tail| {
+            put_varint(tail, request);
+            put_varint(tail, status as u64);
+            tail.extend_from_slice(body);
+        })
     }
 
     /// Sends the first answer of `request` once more, or that it is not kept any more, which gives
     /// `false`; nothing while the first run still goes on, which gives `None`.
-    pub fn repeat_answer(&mut self, out: &mut impl Outlet, request: u64) -> Option<bool> {
+    pub fn repeat_answer(
+        &mut self,
+        out: &mut impl Outlet,
+        options: &Options,
+        request: u64,
+    ) -> Option<bool> {
         if self.open.contains(&request) {
             return None;
         }
-        if let Some(tail) = self.answers.find(request).cloned() {
-            let kept = Kept { head: head::REPLY, tail };
-            self.put(out, 0, &kept);
+        let forgotten = options.mutant == Some(Mutant::AnswersForgotten);
+        let ack = self.inbound.tell();
+        if let Some(tail) = self.kept.answer(request).filter(|_| !forgotten) {
+            self.put(out, (0, ack), head::REPLY, |bytes| bytes.extend_from_slice(tail));
             Some(true)
         } else {
-            let (stream, ack) = (self.handle, self.inbound.tell());
-            let status = Status::Repeated;
+            let (stream, status) = (self.handle, Status::Repeated);
             self.send(
                 out,
                 &DownFrame::Reply { stream, number: 0, ack, request, status, body: &[] },
@@ -228,10 +226,10 @@ impl<T, P> Stream<T, P> {
         method: MethodId,
         body: &[u8],
     ) -> Sent {
-        let mut tail = Vec::with_capacity(4 + body.len());
-        tail.extend_from_slice(&method.0.to_le_bytes());
-        tail.extend_from_slice(body);
-        self.send_numbered(out, options, Kept { head: head::PUSH, tail: tail.into() })
+        self.send_numbered(out, options, head::PUSH, |tail| {
+            tail.extend_from_slice(&method.0.to_le_bytes());
+            tail.extend_from_slice(body);
+        })
     }
 
     /// Sends a call that the client is to answer.
@@ -243,12 +241,12 @@ impl<T, P> Stream<T, P> {
         method: MethodId,
         body: &[u8],
     ) -> Sent {
-        let mut tail = Vec::with_capacity(20 + body.len());
-        put_varint(&mut tail, id);
-        put_varint(&mut tail, u64::from(deadline_ms));
-        tail.extend_from_slice(&method.0.to_le_bytes());
-        tail.extend_from_slice(body);
-        self.send_numbered(out, options, Kept { head: head::CALL, tail: tail.into() })
+        self.send_numbered(out, options, head::CALL, |tail| {
+            put_varint(tail, id);
+            put_varint(tail, u64::from(deadline_ms));
+            tail.extend_from_slice(&method.0.to_le_bytes());
+            tail.extend_from_slice(body);
+        })
     }
 
     /// Sends an unnumbered push; `false` if nobody is connected or the way is full.
@@ -313,20 +311,14 @@ impl<T, P> Stream<T, P> {
         let applied = self.inbound.tell();
         let (stream, epoch) = (self.handle, self.epoch);
         let resumed = DownFrame::Resumed { stream, epoch, applied, durable: applied };
-        let Link::Attached { gate, conn } = self.link else { return false };
         if !self.send(out, &resumed) {
             return false;
         }
         if options.mutant == Some(Mutant::NothingReplayed) {
             return true;
         }
-        for (number, kept) in self.out.kept() {
-            let took = out.send(gate, |bytes| {
-                put_down(bytes, gate.worker, conn, |bytes| {
-                    put_kept(bytes, (stream, number, applied), kept);
-                });
-            });
-            if !took {
+        for (number, head, tail) in self.kept.frames() {
+            if !self.put(out, (number, applied), head, |bytes| bytes.extend_from_slice(tail)) {
                 return false;
             }
         }
@@ -336,26 +328,42 @@ impl<T, P> Stream<T, P> {
         true
     }
 
-    fn send_numbered(&mut self, out: &mut impl Outlet, options: &Options, kept: Kept) -> Sent {
-        let bytes = kept.tail.len() + KEPT_OVERHEAD;
+    /// Keeps and sends a frame whose tail `write` produces: twice, for reading back what was just
+    /// written takes longer.
+    fn send_numbered(
+        &mut self,
+        out: &mut impl Outlet,
+        options: &Options,
+        head: u8,
+        write: impl Fn(&mut Vec<u8>),
+    ) -> Sent {
+        let draft = self.kept.draft(head, &write);
         if let Link::Away { frames: held_from, bytes: bytes_from } = self.link {
-            let frames = self.out.len() - held_from;
-            let held = self.out.bytes() - bytes_from;
+            let frames = self.kept.len() - held_from;
+            let held = self.kept.bytes_before(draft, KEPT_OVERHEAD) - bytes_from;
+            let bytes = self.kept.tail_len(draft) + KEPT_OVERHEAD;
             if frames >= options.held_frames_max
                 || held + bytes > options.held_bytes_max && frames > 0
             {
+                self.kept.discard(draft);
                 return Sent::Overflow;
             }
         }
-        let number = self.out.next_number();
-        let took = self.put(out, number, &kept);
-        let attached = self.is_attached();
-        if self.out.push(kept, bytes).is_err() {
+        let limits = Limits {
+            frames_max: options.unacked_frames_max + options.held_frames_max,
+            bytes_max: options.unacked_bytes_max + options.held_bytes_max,
+        };
+        let Ok(number) = self.kept.keep(draft, limits, KEPT_OVERHEAD) else {
             return Sent::Overflow;
+        };
+        if !self.is_attached() {
+            return Sent::Yes;
         }
-        let slow = self.out.len() >= options.unacked_frames_max
-            || self.out.bytes() >= options.unacked_bytes_max;
-        if attached && (slow || !took) { Sent::TooSlow } else { Sent::Yes }
+        let ack = self.inbound.tell();
+        let took = self.put(out, (number, ack), head, &write);
+        let slow = self.kept.len() >= options.unacked_frames_max
+            || self.kept.bytes(KEPT_OVERHEAD) >= options.unacked_bytes_max;
+        if slow || !took { Sent::TooSlow } else { Sent::Yes }
     }
 
     /// Sends one frame that may be lost; `false` if nobody is connected or the way is full.
@@ -366,22 +374,17 @@ impl<T, P> Stream<T, P> {
         })
     }
 
-    fn put(&mut self, out: &mut impl Outlet, number: u64, kept: &Kept) -> bool {
+    /// Sends a kept frame, the same byte for byte apart from its acknowledgement each time.
+    #[inline]
+    fn put(
+        &self,
+        out: &mut impl Outlet,
+        (number, ack): (u64, u64),
+        head: u8,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
         let Link::Attached { gate, conn } = self.link else { return false };
-        let ack = self.inbound.tell();
-        let handle = self.handle;
-        out.send(gate, |bytes| {
-            put_down(bytes, gate.worker, conn, |bytes| {
-                put_kept(bytes, (handle, number, ack), kept);
-            });
-        })
+        let frame = NumberedDown { head, stream: self.handle, number, ack };
+        out.send(gate, |bytes| put_numbered_down(bytes, gate.worker, conn, frame, write))
     }
-}
-
-fn put_kept(out: &mut Vec<u8>, (handle, number, ack): (u32, u64, u64), kept: &Kept) {
-    out.push(kept.head);
-    put_varint(out, u64::from(handle));
-    put_varint(out, number);
-    put_varint(out, ack);
-    out.extend_from_slice(&kept.tail);
 }

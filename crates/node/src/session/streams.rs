@@ -259,8 +259,7 @@ impl<E: Entities> Streams<E> {
         self.epochs += 1;
         let numbers = (wish.handle, self.epochs);
         let parts = (seat, peer);
-        let mut stream =
-            Box::new(Stream::new(&self.options, info, parts, wish.from, wish.target, numbers));
+        let mut stream = Box::new(Stream::new(info, parts, wish.from, wish.target, numbers));
         stream.generation = wish.generation;
         if let Some((gate, conn)) = wish.place {
             stream.link = Link::Attached { gate, conn };
@@ -320,6 +319,20 @@ impl<E: Entities> Streams<E> {
 
     // -- from gates --
 
+    /// Looks at all that [`handle_up`](Self::handle_up) will need for a frame of that route, so that
+    /// it is in the cache then. With many clients almost all of it lies in far memory: looked at
+    /// for several frames at once, before the first of them is handled, it comes in the time that
+    /// one would take. Gives anything that depends on all of it.
+    #[inline]
+    pub fn bring_near(&self, entities: &E, route: Slot) -> u64 {
+        match self.table.get(route.index as usize) {
+            Some(Entry { stream: Some(stream), .. }) => {
+                stream.bring_near() ^ entities.bring_near(stream.seat, &stream.peer)
+            }
+            _ => 0,
+        }
+    }
+
     /// Handles what a client sent on a stream: head byte and fields, as `Up` carries them. `route`
     /// is the slot that its gate was given for the connection.
     pub fn handle_up<O: Outlet>(
@@ -363,7 +376,7 @@ impl<E: Entities> Streams<E> {
                     self.stats.duplicates += 1;
                     if self.options.mutant != Some(Mutant::DuplicatesTaken) {
                         if let StreamUp::Request { .. } = up {
-                            let repeated = stream.repeat_answer(out, number);
+                            let repeated = stream.repeat_answer(out, &self.options, number);
                             self.stats.repeated += u64::from(repeated == Some(true));
                             self.stats.forgotten += u64::from(repeated == Some(false));
                         }
@@ -403,7 +416,7 @@ impl<E: Entities> Streams<E> {
                     let message = FromClient { method, body, request };
                     entities.deliver(now, stream.seat, &stream.peer, message)
                 };
-                stream.open.push(number);
+                stream.open.push_back(number);
                 match result {
                     Ok(()) => self.stats.delivered += 1,
                     Err(status) => {
@@ -444,11 +457,14 @@ impl<E: Entities> Streams<E> {
             self.stats.dropped += 1;
             return;
         };
-        let Some(at) = stream.open.iter().position(|open| *open == number) else {
+        if stream.open.front() == Some(&number) {
+            stream.open.pop_front();
+        } else if let Some(at) = stream.open.iter().position(|open| *open == number) {
+            stream.open.remove(at);
+        } else {
             self.stats.second_replies += 1;
             return;
-        };
-        stream.open.remove(at);
+        }
         let fits = body.len() <= self.options.body_bytes_max;
         let (status, body) = if fits { (status, body) } else { (Status::Failed, &[][..]) };
         let sent = stream.reply(out, &self.options, number, status, body);

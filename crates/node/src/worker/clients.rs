@@ -40,6 +40,7 @@ impl Entities for Host {
         Host::offline(self, seat, peer, code, ended);
     }
 
+    #[inline(always)]
     fn deliver(
         &mut self,
         now: Instant,
@@ -55,6 +56,11 @@ impl Entities for Host {
         self.deliver_client(now, seat, peer, message)
     }
 
+    #[inline]
+    fn bring_near(&self, seat: Target, peer: &Peer) -> u64 {
+        Host::bring_near(self, seat) ^ u64::from(peer.level())
+    }
+
     fn answered(&mut self, tag: u64, status: Status, body: &[u8]) {
         self.client_answered(tag, status, body);
     }
@@ -62,6 +68,7 @@ impl Entities for Host {
 
 /// Does one thing that an entity wants with its clients. Gives the group that could not be opened,
 /// if it wanted one.
+#[inline]
 pub(super) fn client_out(
     now: Instant,
     out: &mut Links<'_>,

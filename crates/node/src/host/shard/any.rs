@@ -322,13 +322,24 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.accept_encoded(call);
     }
 
+    fn bring_near(&self, index: u32) -> u64 {
+        let cells = self.cells.borrow();
+        let Some(slot) = cells.slots.get(index as usize) else { return 0 };
+        // Whether it is borrowed lies before the state.
+        let state = slot.state.as_ref().is_some_and(|state| state.try_borrow().is_ok());
+        u64::from(slot.mailbox.tail) ^ u64::from(state)
+    }
+
     fn deliver_client(
-        self: Rc<Self>,
-        index: u32,
+        &self,
+        target: Target,
         peer: &Peer,
-        message: crate::host::people::ClientMessage<'_>,
+        message: &crate::host::people::ClientMessage<'_>,
     ) -> Result<(), Status> {
-        self.accept_client(index, peer, message)
+        if !self.is_current(target) {
+            return Err(Status::Gone);
+        }
+        self.accept_client(target.index, peer, message)
     }
 
     fn publish(self: Rc<Self>, topic: &str, body: &[u8]) {
