@@ -38,14 +38,14 @@ impl Sky {
         self.lives.clear();
         for _ in 0..seconds {
             self.beat.handle_timeout(self.now);
-            self.now = self.now + Duration::from_millis(10);
+            self.now += Duration::from_millis(10);
             while let Some(ask) = self.beat.poll_ask() {
                 self.answer(ask);
             }
             while let Some(life) = self.beat.poll_life() {
                 self.lives.push(life);
             }
-            self.now = self.now + Duration::from_millis(990);
+            self.now += Duration::from_millis(990);
             self.others.values_mut().filter(|(_, lives)| *lives).for_each(|(beat, _)| *beat += 1);
         }
         let dead = self.lives.iter().filter_map(|life| match life {
