@@ -5,6 +5,7 @@ mod entity;
 mod gate;
 mod node;
 mod raw;
+mod store;
 mod tick;
 mod timers;
 
@@ -17,6 +18,7 @@ bench NAME
   entity   local messages, calls and idle entities, next to actor libraries
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   raw      the limit: a bare epoll echo server under the common load generator
+  store    the embedded store: saves, transactions, a storm of logins, next to bare redb
   tick     how late ticks come at 20 and 60 Hz while a core is loaded to 70 %
   timers   one million timers on the wheel, next to Tokio's
 
@@ -38,6 +40,7 @@ fn main() -> anyhow::Result<ExitCode> {
             gate::run_load_only(connections, window, seconds)?
         }
         ["raw"] => raw::run()?,
+        ["store"] => store::run()?,
         ["tick"] => tick::run()?,
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.
