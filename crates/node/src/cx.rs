@@ -22,6 +22,7 @@ use crate::error::{CallError, Elapsed, Fault};
 use crate::host::hub::Hub;
 use crate::host::mail::{Origin, Sender, SenderForm};
 use crate::host::people::ClientCallRequest;
+use crate::host::requests::OpenRequest;
 use crate::host::shard::{CLOSING, Shard};
 use crate::host::turns::TurnId;
 use crate::push::Told;
@@ -393,8 +394,8 @@ impl<E: Entity> Cx<E> {
         let of = |origin: &Origin, sender: Sender| match (sender.form(), origin) {
             (SenderForm::Client, Origin::Client(peer, _)) => Caller::Client(peer.clone()),
             (SenderForm::Client, Origin::Request(request)) => {
-                match self.hub().requests.borrow().get(*request) {
-                    Some(request) => Caller::Client(request.peer.clone()),
+                match self.hub().requests.borrow().get(*request).and_then(OpenRequest::peer) {
+                    Some(peer) => Caller::Client(peer.clone()),
                     None => Caller::Outside,
                 }
             }

@@ -197,6 +197,15 @@ impl<E: Entity> Node<E> {
         self.method = method;
     }
 
+    /// Fills a node that is empty with what a client sent.
+    #[inline(always)]
+    pub fn put_client(&mut self, body: Body<E>, origin: Origin, method: u16) {
+        self.body = Some(body);
+        self.other = origin;
+        self.sender = Sender::CLIENT;
+        self.method = method;
+    }
+
     /// Whether its origin is more than a tell.
     #[inline]
     pub fn is_awaited(&self) -> bool {

@@ -9,8 +9,8 @@ use proto::{DecodeError, Decoder, EntityId, KindId, MethodId};
 
 use super::calls::Waiter;
 use super::hub::{Hub, bump};
-use super::mail::{Body, Mail, Origin, Sender};
-use super::requests::OpenRequest;
+use super::mail::{Body, Origin};
+use super::requests::Ended;
 use super::shard::{Cells, Shard, Target};
 use crate::cx::Peer;
 use crate::entity::{Entity, Latest, MethodInfo};
@@ -522,8 +522,11 @@ impl<E: Entity> Shard<E> {
 
     #[inline(always)]
     fn push_client(&self, index: u32, method: u16, origin: Origin, body: Body<E>) {
-        let mail = Mail { origin, sender: Sender::CLIENT, body, method };
-        self.push(&mut self.cells.borrow_mut(), index, mail);
+        let mut cells = self.cells.borrow_mut();
+        let Cells { slots, room, .. } = &mut *cells;
+        let slot = &mut slots[index as usize];
+        room.push_empty(&mut slot.mailbox).put_client(body, origin, method);
+        self.make_ready(slot, index);
     }
 
     #[cold]
@@ -558,9 +561,9 @@ impl<E: Entity> Shard<E> {
     #[inline(never)]
     pub fn answer_client(&self, request: u32, result: &Result<E::Reply, Fault>) {
         let ended = self.hub.requests.borrow_mut().remove(request);
-        let Some((OpenRequest { peer, tag, turn, .. }, answered)) = ended else { return };
+        let Some(Ended { peer, tag, had_turn, answered }) = ended else { return };
         if answered {
-            if !turn.is_none() {
+            if had_turn {
                 bump(&self.hub.count.late_replies);
             }
             return;

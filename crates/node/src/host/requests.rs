@@ -11,26 +11,40 @@ use crate::cx::Peer;
 
 /// A client's request that was taken and whose message is not over yet.
 pub(crate) struct OpenRequest {
-    pub peer: Peer,
+    /// Who asked; `None` in a free place.
+    peer: Option<Peer>,
     pub tag: u64,
     pub deadline: Instant,
     /// The entity that has it: shard and position.
     pub at: (u16, u32),
     /// The open turn that serves it; none while it waits in the mailbox.
     pub turn: TurnId,
+    /// Whether the client was told that its time is over. The request keeps its place as long as
+    /// its message is there, which names it.
+    answered: bool,
 }
 
-struct Entry {
-    request: OpenRequest,
-    /// Whether the client was told that its time is over. The entry stays as long as its message
-    /// does, which names it.
-    answered: bool,
+impl OpenRequest {
+    /// Who asked.
+    pub fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+}
+
+/// A request that is over.
+pub(crate) struct Ended {
+    pub peer: Peer,
+    pub tag: u64,
+    /// Whether it had become an open turn.
+    pub had_turn: bool,
+    /// Whether the client has its answer.
+    pub answered: bool,
 }
 
 /// The requests of all clients of a worker.
 #[derive(Default)]
 pub(crate) struct Requests {
-    slots: Vec<Option<Entry>>,
+    places: Vec<OpenRequest>,
     free: Vec<u32>,
 }
 
@@ -41,46 +55,63 @@ impl Requests {
             Some(index) => index,
             None => self.grow(),
         };
-        let request = OpenRequest { peer, tag, deadline, at, turn: TurnId::NONE };
-        // A free place holds nothing to be dropped, so the parts go straight into it.
-        std::mem::forget(self.slots[index as usize].replace(Entry { request, answered: false }));
+        // Part by part: a copy of a whole that was just put together waits for its parts.
+        let place = &mut self.places[index as usize];
+        place.peer = Some(peer);
+        place.tag = tag;
+        place.deadline = deadline;
+        place.at = at;
+        place.turn = TurnId::NONE;
+        place.answered = false;
         index
     }
 
     #[inline(never)]
     fn grow(&mut self) -> u32 {
-        self.slots.push(None);
-        self.slots.len() as u32 - 1
+        self.places.push(OpenRequest {
+            peer: None,
+            tag: 0,
+            deadline: Instant::NEVER,
+            at: (0, 0),
+            turn: TurnId::NONE,
+            answered: false,
+        });
+        self.places.len() as u32 - 1
     }
 
-    /// Frees an entry. Gives whether the client has its answer.
+    /// Frees a place.
     #[inline(always)]
-    pub fn remove(&mut self, index: u32) -> Option<(OpenRequest, bool)> {
-        let Entry { request, answered } = self.slots.get_mut(index as usize)?.take()?;
+    pub fn remove(&mut self, index: u32) -> Option<Ended> {
+        let place = self.places.get_mut(index as usize)?;
+        let peer = place.peer.take()?;
         self.free.push(index);
-        Some((request, answered))
+        let had_turn = !place.turn.is_none();
+        Some(Ended { peer, tag: place.tag, had_turn, answered: place.answered })
     }
 
     #[inline]
     pub fn get(&self, index: u32) -> Option<&OpenRequest> {
-        self.slots.get(index as usize)?.as_ref().map(|entry| &entry.request)
+        self.places.get(index as usize).filter(|place| place.peer.is_some())
     }
 
     /// The request became an open turn.
     pub fn serve(&mut self, index: u32, turn: TurnId) {
-        if let Some(Some(entry)) = self.slots.get_mut(index as usize) {
-            entry.request.turn = turn;
+        if let Some(place) = self.places.get_mut(index as usize) {
+            place.turn = turn;
         }
     }
 
     /// Those that are not answered and fulfil `test`.
-    fn open(&mut self, test: impl Fn(&OpenRequest) -> bool) -> impl Iterator<Item = &mut Entry> {
-        let entries = self.slots.iter_mut().flatten();
-        entries.filter(move |entry| !entry.answered && test(&entry.request))
+    fn open(
+        &mut self,
+        test: impl Fn(&OpenRequest) -> bool,
+    ) -> impl Iterator<Item = &mut OpenRequest> {
+        let places = self.places.iter_mut();
+        places.filter(move |place| place.peer.is_some() && !place.answered && test(place))
     }
 
     fn next_deadline(&mut self) -> Instant {
-        self.open(|_| true).map(|entry| entry.request.deadline).min().unwrap_or(Instant::NEVER)
+        self.open(|_| true).map(|request| request.deadline).min().unwrap_or(Instant::NEVER)
     }
 }
 
@@ -90,10 +121,10 @@ impl Hub {
     pub fn sweep_requests(self: &Rc<Self>, now: Instant) -> Instant {
         let expired: Vec<_> = {
             let mut requests = self.requests.borrow_mut();
-            let expired = requests.open(|request| request.deadline <= now).map(|entry| {
-                entry.answered = true;
-                let OpenRequest { peer, tag, at, turn, .. } = &entry.request;
-                (peer.slot(), *tag, *at, *turn)
+            let expired = requests.open(|request| request.deadline <= now).filter_map(|request| {
+                request.answered = true;
+                let OpenRequest { tag, at, turn, .. } = *request;
+                request.peer().map(|peer| (peer.slot(), tag, at, turn))
             });
             expired.collect()
         };
@@ -114,8 +145,7 @@ impl Hub {
     pub fn end_requests_of(self: &Rc<Self>, peer: &Peer) {
         let mut turns = Vec::new();
         let mut held = Vec::new();
-        for entry in self.requests.borrow_mut().open(|request| request.peer == *peer) {
-            let request = &mut entry.request;
+        for request in self.requests.borrow_mut().open(|request| request.peer() == Some(peer)) {
             if request.turn.is_none() {
                 request.deadline = Instant::ZERO;
                 held.push(request.at);

@@ -358,6 +358,12 @@ impl<E: Entity> Shard<E> {
         let Cells { slots, room, .. } = cells;
         let slot = &mut slots[index as usize];
         room.push(&mut slot.mailbox, mail);
+        self.make_ready(slot, index);
+    }
+
+    /// Makes an entity with new mail ready, if nothing holds it up.
+    #[inline(always)]
+    pub fn make_ready(&self, slot: &mut EntitySlot<E>, index: u32) {
         if slot.flags & (READY | BUSY | LOADING | QUARANTINED) == 0 {
             slot.flags |= READY;
             self.hub.push_ready(Ready::Entity { shard: self.index, index });
