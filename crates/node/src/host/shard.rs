@@ -779,6 +779,9 @@ impl<E: Entity> Shard<E> {
             state
         };
         self.hub.entities.set(self.hub.entities.get() - 1);
+        if E::KIND.steps_per_second > 0 {
+            self.hub.scenes.borrow_mut().remove((self.index, index));
+        }
         drop_quietly(state);
         self.hub.clients.borrow_mut().owner_gone(target);
         self.hub.event(Event::Gone { id, target, code });
