@@ -75,10 +75,14 @@ fn tests(steps: &mut Steps) -> anyhow::Result<()> {
                 &["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"],
             )
         } else {
-            run(".", "cargo", &["test", "-q", "--workspace", "--lib", "--bins", "--tests"])
+            run(
+                ".",
+                "cargo",
+                &["test", "-q", "--workspace", "--all-features", "--lib", "--bins", "--tests"],
+            )
         }
     })?;
     steps.step("documentation examples", || {
-        run(".", "cargo", &["test", "-q", "--workspace", "--doc"])
+        run(".", "cargo", &["test", "-q", "--workspace", "--all-features", "--doc"])
     })
 }
