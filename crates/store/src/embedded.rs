@@ -12,7 +12,7 @@ use crate::answer::Sender;
 use crate::error::{Error, OpenError};
 use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
-use crate::queue::{Failed, Job, Queue, Work, serve};
+use crate::queue::{Asked, Failed, Job, Queue, Work, serve};
 use crate::rules;
 use crate::tables::{Read, Stage, Table, Visit, Writes};
 
@@ -105,12 +105,12 @@ impl Embedded {
 
     pub fn submit<T: Send + 'static>(
         &self,
-        bytes: usize,
-        rule: impl FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+        asked: Asked,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
         sender: Sender<T>,
     ) {
-        let work = Work::new(rule, sender);
-        if let Err((job, error)) = self.queue.push(Box::new(work), bytes) {
+        let work = Work::new(rule, asked, sender);
+        if let Err((job, error)) = self.queue.push(Box::new(work), asked.bytes) {
             job.refuse(error);
         }
     }

@@ -82,6 +82,10 @@ pub enum Error {
     /// Too much is waiting: back off, then retry.
     #[error("the store's queue is full")]
     Busy,
+    /// Nothing was done: the server of the store cannot be reached, or refuses. Back off, then
+    /// retry; the store connects again by itself.
+    #[error("the store's server is away: {0}")]
+    Unavailable(String),
     /// The row exists and cannot be read: keep away from it and restore it from a backup.
     #[error("a stored row is damaged: {table} {key}")]
     Corrupt {
@@ -93,8 +97,9 @@ pub enum Error {
     /// Nothing was done, and nothing will be: the process has to open the store anew.
     #[error("the store has stopped: {0}")]
     Stopped(String),
-    /// It may have been done or not. Open the store anew, then look the transaction up or load the
-    /// entity; never repeat it blindly.
+    /// It may have been done or not. Look the transaction up or load the entity (in an embedded
+    /// store after it was opened anew, on a server as soon as it answers); never repeat it
+    /// blindly.
     #[error("outcome unknown: {0}")]
     Unknown(String),
 }
@@ -142,7 +147,7 @@ pub enum Refusal {
     CurrenciesFull(Key),
 }
 
-/// Why an embedded store could not be opened.
+/// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -170,6 +175,34 @@ pub enum OpenError {
         /// What is wrong.
         reason: String,
     },
+    /// The server cannot be reached: see that it runs and that the address is right, then retry.
+    #[error("{server} cannot be reached: {reason}")]
+    Away {
+        /// Where it should be.
+        server: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The server does not let us in: mend user, password, database or rights.
+    #[error("{server} refuses: {reason}")]
+    Denied {
+        /// Where it is.
+        server: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The server could lose what it has acknowledged: set what is named there, or accept the loss
+    /// (`ServerOptions::accept_loss`).
+    #[error("{server} may lose what it acknowledged: {reason}")]
+    NotDurable {
+        /// Where it is.
+        server: String,
+        /// What to set there.
+        reason: String,
+    },
+    /// A mistake in the address or options.
+    #[error("the store's address is of no use: {0}")]
+    Malformed(String),
     /// The operating system refused.
     #[error("cannot open {path}: {source}")]
     Io {

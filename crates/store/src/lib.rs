@@ -31,6 +31,10 @@
 //! and the intent to release to one node (for moves). A full disk ends an embedded store like any
 //! other failed write.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    all(feature = "remote", not(test)),
+    allow(dead_code, reason = "without a backend's own feature nothing uses it")
+)]
 
 mod answer;
 mod embedded;
@@ -38,6 +42,8 @@ mod error;
 mod ledger;
 mod options;
 mod queue;
+#[cfg(feature = "remote")]
+mod remote;
 mod row;
 mod rules;
 mod shard;
@@ -54,6 +60,8 @@ pub use ledger::{
     Supply, Transaction, TxnId, Verdict,
 };
 pub use options::{Limits, Options};
+#[cfg(feature = "remote")]
+pub use remote::ServerOptions;
 pub use rules::Of;
 pub use shard::Shard;
 pub use store::Store;

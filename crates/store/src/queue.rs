@@ -9,36 +9,67 @@ use crate::options::{Limits, Options};
 use crate::tables::Stage;
 
 /// One request with its typed answer.
+///
+/// A backend on a server may run a rule several times, over what it knows of the rows by then; the
+/// last run counts.
 pub(crate) trait Job: Send {
     /// Runs the rule. The writes are to be applied only if it says true.
     fn run(&mut self, stage: &mut Stage<'_>) -> bool;
+    /// Runs the rule only to see what it reads; what the last [`Job::run`] said stands.
+    #[cfg(feature = "remote")]
+    fn probe(&mut self, stage: &mut Stage<'_>);
+    /// Whether the rule never writes.
+    #[cfg(feature = "remote")]
+    fn only_reads(&self) -> bool;
     /// Answers what the rule said, which is durable by now.
     fn done(self: Box<Self>);
     /// Answers that nobody knows, or that nothing was done.
     fn refuse(self: Box<Self>, error: Error);
 }
 
+/// What a request says of itself beside its rule.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// What it counts for in the queue.
+    pub bytes: usize,
+    /// Whether its rule never writes.
+    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "only servers ask"))]
+    pub only_reads: bool,
+}
+
 pub(crate) struct Work<T, F> {
-    rule: Option<F>,
+    rule: F,
+    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "only servers ask"))]
+    asked: Asked,
     result: Option<Result<T, Error>>,
     sender: Sender<T>,
 }
 
 impl<T, F> Work<T, F> {
-    pub fn new(rule: F, sender: Sender<T>) -> Self {
-        Work { rule: Some(rule), result: None, sender }
+    pub fn new(rule: F, asked: Asked, sender: Sender<T>) -> Self {
+        Work { rule, asked, result: None, sender }
     }
 }
 
 impl<T, F> Job for Work<T, F>
 where
     T: Send,
-    F: FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send,
+    F: FnMut(&mut Stage<'_>) -> Result<T, Error> + Send,
 {
     fn run(&mut self, stage: &mut Stage<'_>) -> bool {
-        let rule = self.rule.take().expect("a job runs once");
-        let result = self.result.insert(rule(stage));
+        let result = self.result.insert((self.rule)(stage));
         result.is_ok()
+    }
+
+    #[cfg(feature = "remote")]
+    fn probe(&mut self, stage: &mut Stage<'_>) {
+        // It ran over guesses.
+        drop((self.rule)(stage));
+    }
+
+    #[cfg(feature = "remote")]
+    fn only_reads(&self) -> bool {
+        self.asked.only_reads
     }
 
     fn done(self: Box<Self>) {
@@ -63,6 +94,27 @@ struct Waiting {
     bytes: usize,
     closed: bool,
     stopped: Option<String>,
+    /// Of the backend that waits without blocking its thread.
+    #[cfg(feature = "remote")]
+    waker: Option<std::task::Waker>,
+}
+
+impl Waiting {
+    /// The next batch, if anything waits.
+    fn batch(&mut self, options: &Options) -> Option<Vec<Box<dyn Job>>> {
+        let (mut batch, mut taken) = (Vec::new(), 0);
+        while let Some(&(_, bytes)) = self.jobs.front() {
+            let over =
+                taken + bytes > options.batch_bytes_max || batch.len() >= options.batch_ops_max;
+            if over && !batch.is_empty() {
+                break;
+            }
+            taken += bytes;
+            batch.extend(self.jobs.pop_front().map(|(job, _)| job));
+        }
+        self.bytes -= taken;
+        (!batch.is_empty()).then_some(batch)
+    }
 }
 
 pub(crate) type Refused = (Box<dyn Job>, Error);
@@ -88,37 +140,57 @@ impl Queue {
         }
         waiting.bytes += bytes;
         waiting.jobs.push_back((job, bytes));
+        self.notify(waiting);
+        Ok(())
+    }
+
+    fn notify(&self, mut waiting: MutexGuard<'_, Waiting>) {
+        #[cfg(feature = "remote")]
+        if let Some(waker) = waiting.waker.take() {
+            drop(waiting);
+            return waker.wake();
+        }
+        // Without that feature nothing of it changes here.
+        let _ = &mut waiting;
         drop(waiting);
         self.changed.notify_one();
-        Ok(())
     }
 
     /// The next batch, at least one job; `None` once the queue is closed and empty.
     pub fn take(&self) -> Option<Vec<Box<dyn Job>>> {
         let mut waiting = self.lock();
-        while waiting.jobs.is_empty() {
+        loop {
+            if let Some(batch) = waiting.batch(&self.options) {
+                return Some(batch);
+            }
             if waiting.closed {
                 return None;
             }
             waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        let (mut batch, mut taken) = (Vec::new(), 0);
-        while let Some(&(_, bytes)) = waiting.jobs.front() {
-            let over = taken + bytes > self.options.batch_bytes_max
-                || batch.len() >= self.options.batch_ops_max;
-            if over && !batch.is_empty() {
-                break;
-            }
-            taken += bytes;
-            batch.extend(waiting.jobs.pop_front().map(|(job, _)| job));
+    }
+
+    /// As [`Queue::take`], for the one thread that has other things to wait for too.
+    #[cfg(feature = "remote")]
+    pub fn poll_take(
+        &self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Vec<Box<dyn Job>>>> {
+        let mut waiting = self.lock();
+        if let Some(batch) = waiting.batch(&self.options) {
+            return std::task::Poll::Ready(Some(batch));
         }
-        waiting.bytes -= taken;
-        Some(batch)
+        if waiting.closed {
+            return std::task::Poll::Ready(None);
+        }
+        waiting.waker = Some(cx.waker().clone());
+        std::task::Poll::Pending
     }
 
     pub fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_one();
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        self.notify(waiting);
     }
 
     /// Refuses all that waits and all that comes.
@@ -145,7 +217,7 @@ impl Queue {
 }
 
 /// Ends the queue whichever way the thread ends.
-struct StopOnEnd<'a>(&'a Queue);
+pub(crate) struct StopOnEnd<'a>(pub &'a Queue);
 
 impl Drop for StopOnEnd<'_> {
     fn drop(&mut self) {

@@ -16,7 +16,7 @@ use crate::answer::Sender;
 use crate::error::{Error, OpenError};
 use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
-use crate::queue::{Failed, Job, Queue, Work, serve};
+use crate::queue::{Asked, Failed, Job, Queue, Work, serve};
 use crate::rules;
 use crate::tables::{Read, Stage, Table, Visit, Writes};
 
@@ -61,11 +61,12 @@ impl Sqlite {
 
     pub fn submit<T: Send + 'static>(
         &self,
-        bytes: usize,
-        rule: impl FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+        asked: Asked,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
         sender: Sender<T>,
     ) {
-        if let Err((job, error)) = self.queue.push(Box::new(Work::new(rule, sender)), bytes) {
+        let work = Work::new(rule, asked, sender);
+        if let Err((job, error)) = self.queue.push(Box::new(work), asked.bytes) {
             job.refuse(error);
         }
     }

@@ -10,6 +10,7 @@ use crate::ledger::{
     Verdict,
 };
 use crate::options::{Limits, Options};
+use crate::queue::Asked;
 use crate::rules::{self, Activations, Of};
 use crate::shard::Shard;
 use crate::tables::Stage;
@@ -32,6 +33,8 @@ enum Backend {
     Embedded(Embedded),
     #[cfg(feature = "sqlite")]
     Sqlite(crate::sqlite::Sqlite),
+    #[cfg(feature = "remote")]
+    Remote(crate::remote::Remote),
 }
 
 impl fmt::Debug for Store {
@@ -41,6 +44,8 @@ impl fmt::Debug for Store {
             Backend::Embedded(_) => f.write_str("Store::embedded"),
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(_) => f.write_str("Store::sqlite"),
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => write!(f, "Store::{}", remote.kind()),
         }
     }
 }
@@ -73,15 +78,36 @@ impl Store {
         Ok(Store { backend: Arc::new(Backend::Sqlite(sqlite)) })
     }
 
+    #[cfg(feature = "remote")]
+    pub(crate) fn of_remote(remote: crate::remote::Remote) -> Self {
+        Store { backend: Arc::new(Backend::Remote(remote)) }
+    }
+
     #[cfg(test)]
     pub(crate) fn of_embedded(embedded: Embedded) -> Self {
         Store { backend: Arc::new(Backend::Embedded(embedded)) }
     }
 
+    /// Submits a rule that never writes.
+    fn read<T: Send + 'static>(
+        &self,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Answer<T> {
+        self.ask(Asked { bytes: SMALL, only_reads: true }, rule)
+    }
+
     pub(crate) fn submit<T: Send + 'static>(
         &self,
         bytes: usize,
-        rule: impl FnOnce(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Answer<T> {
+        self.ask(Asked { bytes, only_reads: false }, rule)
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        asked: Asked,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<T> {
         let (sender, answer) = channel();
         match &*self.backend {
@@ -91,9 +117,11 @@ impl Store {
                 drop(shard);
                 sender.send(result);
             }
-            Backend::Embedded(embedded) => embedded.submit(bytes, rule, sender),
+            Backend::Embedded(embedded) => embedded.submit(asked, rule, sender),
             #[cfg(feature = "sqlite")]
-            Backend::Sqlite(sqlite) => sqlite.submit(bytes, rule, sender),
+            Backend::Sqlite(sqlite) => sqlite.submit(asked, rule, sender),
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => remote.submit(asked, rule, sender),
         }
         answer
     }
@@ -107,12 +135,12 @@ impl Store {
 
     /// The nodes that are not dead, in the order of their incarnations, at most `scan_max`.
     pub fn nodes(&self) -> Answer<Vec<NodeBeat>> {
-        self.submit(SMALL, rules::nodes)
+        self.read(rules::nodes)
     }
 
     /// The row of one node, dead or alive; `None` if it never beat.
     pub fn node(&self, incarnation: Incarnation) -> Answer<Option<NodeBeat>> {
-        self.submit(SMALL, move |s| rules::node(s, incarnation))
+        self.read(move |s| rules::node(s, incarnation))
     }
 
     /// Declares a node dead for ever if it still stands at `beat`. Done before: `Ok`.
@@ -127,7 +155,7 @@ impl Store {
 
     /// The shard's generation.
     pub fn generation(&self) -> Answer<u64> {
-        self.submit(SMALL, |s| rules::generation(s))
+        self.read(|s| rules::generation(s))
     }
 
     /// Raises the generation by one if it is `current`: every claim from before is refused from
@@ -172,7 +200,7 @@ impl Store {
     ///
     /// Errors: [`Error::Corrupt`], never empty documents in its place.
     pub fn load(&self, key: Key) -> Answer<Option<Entity>> {
-        self.submit(SMALL, move |s| rules::load(s, key))
+        self.read(move |s| rules::load(s, key))
     }
 
     /// Does a transaction once: a second try of the same content gets the same receipt.
@@ -187,29 +215,29 @@ impl Store {
 
     /// The receipt of a transaction if it was done; how an unknown outcome becomes known.
     pub fn lookup(&self, id: TxnId) -> Answer<Option<Receipt>> {
-        self.submit(SMALL, move |s| rules::lookup(s, id))
+        self.read(move |s| rules::lookup(s, id))
     }
 
     /// What a holder has, and its ledger version.
     pub fn holdings(&self, holder: Key) -> Answer<Holdings> {
-        self.submit(SMALL, move |s| rules::holdings(s, holder))
+        self.read(move |s| rules::holdings(s, holder))
     }
 
     /// An item, also one that is destroyed.
     pub fn item(&self, id: ItemId) -> Answer<Option<Item>> {
-        self.submit(SMALL, move |s| rules::item(s, id))
+        self.read(move |s| rules::item(s, id))
     }
 
     /// How much of a currency or kind of item was made and destroyed.
     pub fn supply(&self, of: Of) -> Answer<Supply> {
-        self.submit(SMALL, move |s| rules::supply(s, of))
+        self.read(move |s| rules::supply(s, of))
     }
 
     /// Messages of committed transactions after a place, oldest first, at most `max` and `scan_max`.
     ///
     /// They stay until [`Store::outbox_ack`], so a relay may deliver one twice, never none.
     pub fn outbox(&self, after: u64, max: usize) -> Answer<Vec<Outgoing>> {
-        self.submit(SMALL, move |s| rules::outbox(s, after, max))
+        self.read(move |s| rules::outbox(s, after, max))
     }
 
     /// Removes messages up to a place. The answer says how many, at most `scan_max`: ask again
@@ -220,7 +248,7 @@ impl Store {
 
     /// What was committed after a place, oldest first, at most `max` and `scan_max`.
     pub fn audit(&self, after: u64, max: usize) -> Answer<Vec<AuditEntry>> {
-        self.submit(SMALL, move |s| rules::audit(s, after, max))
+        self.read(move |s| rules::audit(s, after, max))
     }
 
     /// Forgets the ids of transactions before a time (milliseconds since 1970), oldest first and up
@@ -247,6 +275,12 @@ impl Store {
             Backend::Sqlite(sqlite) => {
                 let (sender, answer) = channel();
                 sqlite.verify(sender);
+                answer
+            }
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => {
+                let (sender, answer) = channel();
+                remote.verify(sender);
                 answer
             }
         }

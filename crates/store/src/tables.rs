@@ -20,9 +20,13 @@ pub(crate) enum Table {
     Txn = 7,
     Audit = 8,
     Outbox = 9,
+    /// What each writer committed last; only on servers, and no rule reads it.
+    #[cfg(feature = "remote")]
+    Writer = 10,
 }
 
 impl Table {
+    /// The tables of every backend.
     pub const ALL: [Table; 10] = [
         Table::Meta,
         Table::Node,
@@ -48,6 +52,8 @@ impl Table {
             Table::Txn => "txn",
             Table::Audit => "audit",
             Table::Outbox => "outbox",
+            #[cfg(feature = "remote")]
+            Table::Writer => "writer",
         }
     }
 }
@@ -61,6 +67,10 @@ pub(crate) trait Read {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error>;
     /// Shows the rows from `from` on, in the order of their keys.
     fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error>;
+    /// Whether it is worth telling early which rows will be read.
+    fn is_far(&self) -> bool {
+        false
+    }
 }
 
 /// Rows that one operation writes; `None` removes.
@@ -92,6 +102,16 @@ impl<'a> Stage<'a> {
             return written.as_ref().map(|bytes| row::decode(table, key, bytes)).transpose();
         }
         self.under.get(table, key)?.map(|bytes| row::decode(table, key, &bytes)).transpose()
+    }
+
+    /// Says that these rows will be read, so that rows on a server are fetched together.
+    pub fn expect<K: AsRef<[u8]>>(&self, rows: impl IntoIterator<Item = (Table, K)>) {
+        if self.under.is_far() {
+            for (table, key) in rows {
+                // What is wrong with a row is told to the rule when it reads it.
+                let _ = self.under.get(table, key.as_ref());
+            }
+        }
     }
 
     pub fn put<R: Row>(&mut self, table: Table, key: &[u8], row: &R) {

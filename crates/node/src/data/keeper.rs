@@ -652,7 +652,7 @@ impl Keeper {
                 let pause = self.pause(id);
                 self.set_timer(id, Some(now + pause));
             }
-            Error::Busy | Error::Stopped(_) => {
+            Error::Busy | Error::Unavailable(_) | Error::Stopped(_) => {
                 self.note_stop(error);
                 let pause = self.pause(id);
                 self.write_later(id, patch, now + pause);

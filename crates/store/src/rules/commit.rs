@@ -19,6 +19,7 @@ use crate::types::Key;
 
 pub(crate) fn commit(s: &mut Stage<'_>, txn: &Transaction) -> Result<Receipt, Error> {
     let content = txn.content_hash();
+    s.expect(rows_of(txn));
     if let Some(done) = s.row::<TxnRow>(Table::Txn, &txn.id.0.to_be_bytes())? {
         let same = done.content == content;
         return if same { Ok(done.receipt) } else { Err(Error::TxnReused(txn.id)) };
@@ -47,6 +48,33 @@ pub(crate) fn commit(s: &mut Stage<'_>, txn: &Transaction) -> Result<Receipt, Er
     let receipt = Receipt { id: txn.id, sequence, versions, ledgers, balances };
     record(s, txn, content, &receipt)?;
     Ok(receipt)
+}
+
+/// Rows that a transaction reads unless it is refused early.
+fn rows_of(txn: &Transaction) -> impl Iterator<Item = (Table, Vec<u8>)> {
+    let of = |table, key: &[u8]| (table, key.to_vec());
+    let holder = move |key: Key| of(Table::Holder, &key.0.to_be_bytes());
+    let item = move |item: ItemId| of(Table::Item, &item.0.to_be_bytes());
+    let claims = txn.writes.iter().map(|write| write.claim).chain(txn.claims.iter().copied());
+    let entities = claims.map(move |claim| of(Table::Entity, &claim.key.0.to_be_bytes()));
+    let ops = txn.ops.iter().flat_map(move |op| match *op {
+        LedgerOp::Make { item: id, kind, holder: to, .. } => {
+            vec![item(id), holder(to), of(Table::Supply, &kind_key(kind))]
+        }
+        LedgerOp::Move { item: id, from, to } => vec![item(id), holder(from), holder(to)],
+        LedgerOp::Change { item: id, holder: of, .. }
+        | LedgerOp::Destroy { item: id, holder: of } => vec![item(id), holder(of)],
+        LedgerOp::Mint { holder: to, currency, .. } => {
+            vec![holder(to), of(Table::Supply, &currency_key(currency))]
+        }
+        LedgerOp::Burn { holder: from, currency, .. } => {
+            vec![holder(from), of(Table::Supply, &currency_key(currency))]
+        }
+        LedgerOp::Pay { from, to, .. } => vec![holder(from), holder(to)],
+    });
+    let ledgers = txn.ledgers.keys().map(move |key| holder(*key));
+    let counters = [TXN_SEQUENCE, OUTBOX_SEQUENCE].map(|key| of(Table::Meta, key));
+    entities.chain(ops).chain(ledgers).chain(counters)
 }
 
 fn check_shape(s: &Stage<'_>, txn: &Transaction) -> Result<(), Error> {

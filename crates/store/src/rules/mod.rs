@@ -20,6 +20,10 @@ use crate::tables::{Stage, Table};
 /// The stored format written here; see `docs/store-format.md`.
 pub(crate) const FORMAT_VERSION: u64 = 1;
 
+/// The key of the row that names the format.
+#[cfg(feature = "remote")]
+pub(crate) const FORMAT_KEY: &[u8] = rows::FORMAT;
+
 /// Makes the rows that a shard is born with.
 pub(crate) fn found(s: &mut Stage<'_>) {
     s.put(Table::Meta, rows::FORMAT, &FORMAT_VERSION);

@@ -70,6 +70,7 @@ fn is_dead(s: &Stage<'_>, incarnation: Incarnation) -> Result<bool, Error> {
 }
 
 pub(crate) fn activate(s: &mut Stage<'_>, ask: &Activate) -> Result<Activated, Error> {
+    s.expect([(Table::Entity, ask.key.0.to_be_bytes())]);
     check_generation(s, ask.generation)?;
     alive(s, ask.incarnation)?;
     let (epoch, version, documents) = match entity(s, ask.key)? {
@@ -132,6 +133,7 @@ pub(crate) fn load(s: &mut Stage<'_>, key: Key) -> Result<Option<Entity>, Error>
 
 /// The row of an entity of which `claim` must hold.
 pub(super) fn claimed(s: &Stage<'_>, claim: &Claim) -> Result<EntityRow, Error> {
+    s.expect([(Table::Entity, claim.key.0.to_be_bytes())]);
     check_generation(s, claim.generation)?;
     let row = entity(s, claim.key)?;
     match row {

@@ -1,0 +1,532 @@
+//! The thread of a store on a server: takes batches, makes attempts, and stays connected.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use env::Random;
+use tokio::runtime::Runtime;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::attempt::{Attempt, Remembered, Wanted};
+use super::options::ServerOptions;
+use super::verify::verify;
+use super::{CommitFailure, ConnectError, Failure, Found, Link, Mode, Place, Server};
+use crate::answer::Sender;
+use crate::error::{Error, OpenError};
+use crate::ledger::Verdict;
+use crate::queue::{Asked, Job, Queue, StopOnEnd, Work};
+use crate::row;
+use crate::rules;
+use crate::tables::{Stage, Table};
+
+/// Rows of one page of a scan, at first and at most.
+const PAGE_FIRST: usize = 128;
+const PAGE_MAX: usize = 4_096;
+/// Rows asked for in one round trip, at least and at most; between them, what their size allows.
+const FETCH_MIN: usize = 64;
+const FETCH_MAX: usize = 4_096;
+/// How often a batch may fail on fresh connections before its requests are tried one by one.
+const FAILED_MAX: u32 = 2;
+
+/// A store on a server, and its thread.
+pub(crate) struct Remote {
+    kind: &'static str,
+    queue: Arc<Queue>,
+    verify: Box<dyn Fn(Sender<Verdict>) -> JoinHandle<()> + Send + Sync>,
+    verifying: Mutex<Option<JoinHandle<()>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Remote {
+    /// Connects and starts the thread.
+    pub fn open<S: Server>(server: S, options: ServerOptions) -> Result<Self, OpenError> {
+        let server = Arc::new(server);
+        let queue = Arc::new(Queue::new(options.store.clone()));
+        let (told, opened) = std::sync::mpsc::channel();
+        let driver = Driver::new(Arc::clone(&server), Arc::clone(&queue), options.clone());
+        let thread = spawn("store", move |runtime| runtime.block_on(driver.run(&told)))
+            .map_err(|source| OpenError::Io { path: server.shown(), source })?;
+        match opened.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                drop(thread.join());
+                return Err(error);
+            }
+            Err(_) => {
+                let reason = "its thread ended".to_owned();
+                return Err(OpenError::Away { server: server.shown(), reason });
+            }
+        }
+        let verify = Box::new(move |sender: Sender<Verdict>| {
+            let (server, options) = (Arc::clone(&server), options.clone());
+            let verify = move |runtime: Runtime| sender.send(verify(&runtime, &*server, &options));
+            // Without a thread the sender is dropped, which answers.
+            spawn("store verify", verify).unwrap_or_else(|_| std::thread::spawn(|| ()))
+        });
+        Ok(Remote {
+            kind: S::KIND,
+            queue,
+            verify,
+            verifying: Mutex::new(None),
+            thread: Some(thread),
+        })
+    }
+
+    /// The name of what it is stored in.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    pub fn submit<T: Send + 'static>(
+        &self,
+        asked: Asked,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+        sender: Sender<T>,
+    ) {
+        let work = Work::new(rule, asked, sender);
+        if let Err((job, error)) = self.queue.push(Box::new(work), asked.bytes) {
+            job.refuse(error);
+        }
+    }
+
+    /// Reads the whole of one moment on a thread and connection of its own, one at a time.
+    pub fn verify(&self, sender: Sender<Verdict>) {
+        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        if verifying.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return sender.send(Err(Error::Busy));
+        }
+        *verifying = Some((self.verify)(sender));
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.queue.close();
+        let verifying = self.verifying.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        for thread in [verifying, self.thread.take()].into_iter().flatten() {
+            // The last handle may be dropped by a callback, which runs on the thread itself.
+            if thread.thread().id() != std::thread::current().id() {
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+/// A thread with a runtime of its own for the sockets of a client.
+fn spawn(
+    name: &str,
+    run: impl FnOnce(Runtime) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || run(runtime))
+}
+
+type Jobs = VecDeque<Box<dyn Job>>;
+
+struct Driver<S: Server> {
+    server: Arc<S>,
+    queue: Arc<Queue>,
+    options: ServerOptions,
+    link: Option<S::Link>,
+    outage: Option<Outage>,
+    connected_at: Instant,
+    random: Random,
+    /// The key of this writer's row, and the number of its last commit.
+    writer: [u8; 16],
+    commits: u64,
+    remembered: Remembered,
+    /// How many rows the next round trip may ask for.
+    fetch: usize,
+}
+
+/// A time without a connection.
+struct Outage {
+    since: Instant,
+    pause: Duration,
+    next_try: Instant,
+    reason: String,
+}
+
+/// A batch between its attempts.
+struct Batch {
+    jobs: Jobs,
+    /// Commits of it whose outcome is not known yet: their numbers, and of how many jobs.
+    pending: Vec<(u64, usize)>,
+    /// Since when others were in the way.
+    blocked: Option<Instant>,
+    /// How often it failed although there was a connection.
+    failed: u32,
+}
+
+/// What became of an attempt.
+enum Attempted {
+    /// So many jobs, from the first on, are done and durable.
+    Done(usize),
+    Retry(String),
+    Lost(String),
+}
+
+impl<S: Server> Driver<S> {
+    fn new(server: Arc<S>, queue: Arc<Queue>, options: ServerOptions) -> Self {
+        let mut random = Random::from_os();
+        Driver {
+            server,
+            queue,
+            options,
+            link: None,
+            outage: None,
+            connected_at: Instant::now(),
+            writer: random.bytes(),
+            random,
+            commits: 0,
+            remembered: Remembered::default(),
+            fetch: FETCH_MIN,
+        }
+    }
+
+    async fn run(mut self, told: &std::sync::mpsc::Sender<Result<(), OpenError>>) {
+        let opened = self.open().await;
+        let is_open = opened.is_ok();
+        // Whoever opens waits for it.
+        let _ = told.send(opened);
+        if !is_open {
+            return;
+        }
+        let queue = Arc::clone(&self.queue);
+        let _stop = StopOnEnd(&queue);
+        loop {
+            let event = {
+                let next_try = self.outage.as_ref().map(|outage| outage.next_try);
+                let batch = pin!(std::future::poll_fn(|cx| queue.poll_take(cx)));
+                tokio::select! {
+                    batch = batch => Some(batch),
+                    () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => None,
+                }
+            };
+            match event {
+                Some(Some(jobs)) => self.serve(jobs.into()).await,
+                Some(None) => return,
+                None => self.reconnect().await,
+            }
+        }
+    }
+
+    /// Makes the first connection, waiting for a server that is still starting.
+    async fn open(&mut self) -> Result<(), OpenError> {
+        let until = Instant::now() + self.options.open_wait;
+        let mut pause = self.options.pause_max / 50;
+        loop {
+            let reason = match self.connect().await {
+                Ok(link) => {
+                    self.link = Some(link);
+                    return Ok(());
+                }
+                Err(ConnectError::Refused(error)) => return Err(error),
+                Err(ConnectError::Away(reason)) => reason,
+            };
+            if Instant::now() + pause >= until {
+                return Err(OpenError::Away { server: self.server.shown(), reason });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(self.options.pause_max);
+        }
+    }
+
+    /// One try to connect, with a look at the stored format.
+    async fn connect(&mut self) -> Result<S::Link, ConnectError> {
+        connect(&*self.server, &self.options).await
+    }
+
+    /// One try to end an outage; the next is set if it fails.
+    async fn reconnect(&mut self) {
+        let result = self.connect().await;
+        let Some(outage) = &mut self.outage else { return };
+        let reason = match result {
+            Ok(link) => {
+                let away = outage.since.elapsed();
+                tracing::info!(server = self.server.shown(), ?away, "store is back");
+                self.link = Some(link);
+                self.outage = None;
+                self.connected_at = Instant::now();
+                return;
+            }
+            Err(ConnectError::Away(reason)) => reason,
+            Err(ConnectError::Refused(error)) => {
+                // This does not pass by itself, so it is worth a line.
+                let reason = error.to_string();
+                if outage.reason != reason {
+                    tracing::error!(server = self.server.shown(), reason, "store refuses us");
+                }
+                reason
+            }
+        };
+        outage.reason = reason;
+        // Half of the pause is drawn, so that many processes do not come back as one.
+        let half = outage.pause / 2;
+        let drawn = self.random.below(half.as_nanos().max(1) as u64);
+        outage.next_try = Instant::now() + half + Duration::from_nanos(drawn);
+        outage.pause = (outage.pause * 2).min(self.options.pause_max);
+    }
+
+    /// Notes that the connection is gone. The next try is made at once, unless the last one did not
+    /// help for long.
+    fn lose(&mut self, reason: String) {
+        self.link = None;
+        if self.outage.is_none() {
+            tracing::warn!(server = self.server.shown(), reason, "store is away");
+            let now = Instant::now();
+            let pause = self.options.pause_max / 50;
+            let is_young = now < self.connected_at + 10 * pause;
+            let next_try = if is_young { now + pause } else { now };
+            self.outage = Some(Outage { since: now, pause, next_try, reason });
+        }
+    }
+
+    /// Tries to be connected until the server was away for too long; why not, if so.
+    async fn connected(&mut self) -> Result<(), String> {
+        while self.link.is_none() {
+            let (until, next_try) = match &self.outage {
+                Some(outage) => (outage.since + self.options.away_wait, outage.next_try),
+                None => unreachable!("without a connection there is an outage"),
+            };
+            if next_try > until || (Instant::now() > until && next_try > Instant::now()) {
+                let outage = self.outage.as_ref();
+                return Err(outage.map_or_else(String::new, |outage| outage.reason.clone()));
+            }
+            sleep_until(next_try).await;
+            self.reconnect().await;
+        }
+        Ok(())
+    }
+
+    /// Has a batch done, or answers why it was not.
+    async fn serve(&mut self, jobs: Jobs) {
+        let mut batch = Batch { jobs, pending: Vec::new(), blocked: None, failed: 0 };
+        while !batch.jobs.is_empty() {
+            if let Err(reason) = self.connected().await {
+                return self.give_up(batch, Error::Unavailable(reason));
+            }
+            match self.attempt(&mut batch).await {
+                Attempted::Done(done) => {
+                    batch.jobs.drain(..done).for_each(Job::done);
+                    batch.pending.clear();
+                    (batch.blocked, batch.failed) = (None, 0);
+                }
+                Attempted::Retry(reason) => {
+                    let since = *batch.blocked.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= self.options.lock_wait {
+                        tracing::debug!(reason, "store is busy with other processes");
+                        return self.give_up(batch, Error::Busy);
+                    }
+                    let pause = Duration::from_micros(200 + self.random.below(5_000));
+                    sleep(pause).await;
+                }
+                Attempted::Lost(reason) => {
+                    self.lose(reason.clone());
+                    batch.failed += 1;
+                    let Some(left) = self.isolate(batch, reason) else { return };
+                    batch = left;
+                }
+            }
+        }
+    }
+
+    /// Refuses the request that fails again and again although the server can be reached; the batch
+    /// that is left.
+    fn isolate(&self, mut batch: Batch, reason: String) -> Option<Batch> {
+        if batch.failed <= 2 * FAILED_MAX {
+            return Some(batch);
+        }
+        if !batch.pending.is_empty() {
+            self.give_up(batch, Error::Unavailable(reason));
+            return None;
+        }
+        batch.failed = FAILED_MAX;
+        if let Some(job) = batch.jobs.pop_front() {
+            job.refuse(Error::Unavailable(reason));
+        }
+        Some(batch)
+    }
+
+    /// Answers all that is left of a batch.
+    fn give_up(&self, batch: Batch, error: Error) {
+        let unsure = batch.pending.iter().map(|(_, jobs)| *jobs).max().unwrap_or(0);
+        for (at, job) in batch.jobs.into_iter().enumerate() {
+            job.refuse(if at < unsure { Error::Unknown(error.to_string()) } else { error.clone() });
+        }
+    }
+
+    async fn attempt(&mut self, batch: &mut Batch) -> Attempted {
+        let wait = self.options.reply_wait;
+        match self.try_attempt(batch).await {
+            Ok(done) => Attempted::Done(done),
+            Err(Failure::Lost(reason)) => Attempted::Lost(reason),
+            Err(Failure::Retry(reason)) => {
+                let link = self.link.as_mut().expect("an attempt has a connection");
+                match within(wait, link.abort()).await {
+                    Ok(()) => Attempted::Retry(reason),
+                    Err(_) => Attempted::Lost(reason),
+                }
+            }
+        }
+    }
+
+    /// Does as many jobs of the batch as fit into one transaction; how many.
+    async fn try_attempt(&mut self, batch: &mut Batch) -> Result<usize, Failure> {
+        let limits = self.options.store.limits.clone();
+        let wait = self.options.reply_wait;
+        // One by one once the batch has failed for no reason of the connection.
+        let size = if batch.failed > FAILED_MAX { 1 } else { batch.jobs.len() };
+        let jobs = &mut batch.jobs.make_contiguous()[..size];
+        let reads = batch.pending.is_empty() && jobs.iter().all(|job| job.only_reads());
+        let mode = if reads { Mode::Read } else { Mode::Write };
+
+        let guess = Attempt::guess(jobs, &self.remembered, &limits);
+        let mut first: Vec<Place> = guess.rows.into_iter().take(self.fetch).collect();
+        if !batch.pending.is_empty() {
+            first.insert(0, self.marker());
+        }
+        let link = self.link.as_mut().expect("an attempt has a connection");
+        let mut found = within(wait, link.begin(mode, &first)).await?;
+        if !batch.pending.is_empty() {
+            let (marker, row) = (first.remove(0), found.remove(0));
+            if let Some(done) = committed(&batch.pending, &marker, row)? {
+                within(wait, link.abort()).await?;
+                return Ok(done);
+            }
+        }
+        let mut attempt = Attempt::default();
+        attempt.learn_rows(first, found);
+        self.fetch(&mut attempt, Wanted { pages: guess.pages, ..Wanted::default() }).await?;
+        loop {
+            let wanted = attempt.pass(jobs, &limits);
+            let full = attempt.bytes() > self.options.rows_bytes_max && attempt.done() > 0;
+            if wanted.is_empty() || full {
+                break;
+            }
+            self.fetch(&mut attempt, wanted).await?;
+        }
+        self.remembered.learn(&attempt);
+        self.finish(attempt, &mut batch.pending).await
+    }
+
+    /// Commits what an attempt wrote; how many jobs are done.
+    async fn finish(
+        &mut self,
+        mut attempt: Attempt,
+        pending: &mut Vec<(u64, usize)>,
+    ) -> Result<usize, Failure> {
+        let (wait, done) = (self.options.reply_wait, attempt.done());
+        let marker = self.marker();
+        let link = self.link.as_mut().expect("an attempt has a connection");
+        // A commit that may still be on its way must find that another came first.
+        if attempt.writes().is_empty() && pending.is_empty() {
+            // What was read is true even if the connection ends here.
+            if within(wait, link.abort()).await.is_err() {
+                self.lose("it does not end a transaction that only read".to_owned());
+            }
+            return Ok(done);
+        }
+        self.commits += 1;
+        let row = row::encode(marker.0, &marker.1, &self.commits);
+        attempt.write(marker, row);
+        let sent = timeout(wait, link.commit(attempt.writes())).await;
+        match sent {
+            Ok(Ok(())) => Ok(done),
+            Ok(Err(CommitFailure::Retry(reason))) => Err(Failure::Retry(reason)),
+            Ok(Err(CommitFailure::Lost(reason))) => Err(Failure::Lost(reason)),
+            Ok(Err(CommitFailure::Unknown(reason))) => {
+                pending.push((self.commits, done));
+                Err(Failure::Lost(reason))
+            }
+            Err(_) => {
+                pending.push((self.commits, done));
+                Err(Failure::Lost(format!("no answer to a commit within {wait:?}")))
+            }
+        }
+    }
+
+    /// Fetches what is wanted, as much of it as may be read at once.
+    async fn fetch(&mut self, attempt: &mut Attempt, wanted: Wanted) -> Result<(), Failure> {
+        let (wait, max) = (self.options.reply_wait, self.options.rows_bytes_max);
+        let link = self.link.as_mut().expect("an attempt has a connection");
+        let mut rows = wanted.rows.into_iter();
+        loop {
+            let places: Vec<Place> = rows.by_ref().take(self.fetch).collect();
+            if places.is_empty() || (attempt.bytes() > max && attempt.done() > 0) {
+                break;
+            }
+            let (asked, before) = (places.len(), attempt.bytes());
+            let found = within(wait, link.get_many(&places)).await?;
+            attempt.learn_rows(places, found);
+            // The next round trip asks for what would be a quarter of the limit, by this one's rows.
+            let each = (attempt.bytes() - before) / asked + 1;
+            self.fetch = (max / 4 / each).clamp(FETCH_MIN, FETCH_MAX);
+        }
+        for from in wanted.pages {
+            let size = attempt.page_size(&from).clamp(PAGE_FIRST, PAGE_MAX);
+            let page = within(wait, link.page(from.0, &from.1, size)).await?;
+            attempt.learn_page(&from, page, size);
+        }
+        Ok(())
+    }
+
+    fn marker(&self) -> Place {
+        (Table::Writer, self.writer.to_vec())
+    }
+}
+
+/// Of how many jobs a commit of unknown outcome turned out to be done, if it was.
+fn committed(
+    pending: &[(u64, usize)],
+    marker: &Place,
+    row: Found,
+) -> Result<Option<usize>, Failure> {
+    let Some(row) = row else { return Ok(None) };
+    let number: u64 =
+        row::decode(marker.0, &marker.1, &row).map_err(|error| Failure::Lost(error.to_string()))?;
+    Ok(pending.iter().find(|(pending, _)| *pending == number).map(|(_, jobs)| *jobs))
+}
+
+/// One connection, with a look at the stored format.
+pub(super) async fn connect<S: Server>(
+    server: &S,
+    options: &ServerOptions,
+) -> Result<S::Link, ConnectError> {
+    let away = |failure| match failure {
+        Failure::Retry(reason) | Failure::Lost(reason) => ConnectError::Away(reason),
+    };
+    let connecting = timeout(options.connect_wait, server.connect());
+    let mut link = connecting.await.map_err(|_| {
+        ConnectError::Away(format!("no connection within {:?}", options.connect_wait))
+    })??;
+    let format: Place = (Table::Meta, rules::FORMAT_KEY.to_vec());
+    let begun = within(options.reply_wait, link.begin(Mode::Read, std::slice::from_ref(&format)));
+    let found = begun.await.map_err(away)?.pop().flatten();
+    within(options.reply_wait, link.abort()).await.map_err(away)?;
+    let damaged =
+        |reason: String| ConnectError::Refused(OpenError::Damaged { path: server.shown(), reason });
+    let row = found.ok_or_else(|| damaged("its format is not named".to_owned()))?;
+    let found: u64 =
+        row::decode(format.0, &format.1, &row).map_err(|error| damaged(error.to_string()))?;
+    if found > rules::FORMAT_VERSION {
+        return Err(ConnectError::Refused(OpenError::Newer {
+            path: server.shown(),
+            found: u32::try_from(found).unwrap_or(u32::MAX),
+            known: rules::FORMAT_VERSION as u32,
+        }));
+    }
+    Ok(link)
+}
+
+/// One round trip, which ends the link if it takes too long.
+pub(super) async fn within<T>(
+    wait: Duration,
+    trip: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let late = |_| Err(Failure::Lost(format!("no answer within {wait:?}")));
+    timeout(wait, trip).await.unwrap_or_else(late)
+}

@@ -1,0 +1,48 @@
+use std::time::Duration;
+
+use crate::options::Options;
+
+/// How a store on a server is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// What the store takes in at once. `cache_bytes` is not used.
+    pub store: Options,
+    /// How long one connection may take to be made.
+    pub connect_wait: Duration,
+    /// How long [`Store`](crate::Store) tries to reach the server when it is opened.
+    pub open_wait: Duration,
+    /// How long one round trip may take before the connection is given up.
+    pub reply_wait: Duration,
+    /// How long a batch waits for those of other processes before it is
+    /// [`Busy`](crate::Error::Busy).
+    pub lock_wait: Duration,
+    /// How long a process may hold the shard's lock without a sign of life, as the server sees it.
+    /// Whole seconds.
+    pub holder_wait: Duration,
+    /// How long requests wait for a server that went away before they are
+    /// [`Unavailable`](crate::Error::Unavailable).
+    pub away_wait: Duration,
+    /// The longest pause between two tries to connect; the first is a fiftieth of it.
+    pub pause_max: Duration,
+    /// Bytes of rows that one durable transaction reads; what needs more is divided.
+    pub rows_bytes_max: usize,
+    /// Use a server that may lose what it acknowledged. It is refused otherwise.
+    pub accept_loss: bool,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        ServerOptions {
+            store: Options { batch_ops_max: 1_024, ..Options::default() },
+            connect_wait: Duration::from_secs(3),
+            open_wait: Duration::from_secs(10),
+            reply_wait: Duration::from_secs(10),
+            lock_wait: Duration::from_secs(2),
+            holder_wait: Duration::from_secs(5),
+            away_wait: Duration::from_secs(5),
+            pause_max: Duration::from_secs(5),
+            rows_bytes_max: 64 << 20,
+            accept_loss: false,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Reads a whole shard as it is at one moment.
+
+use std::cell::RefCell;
+
+use tokio::runtime::Runtime;
+
+use super::driver::{connect, within};
+use super::options::ServerOptions;
+use super::{ConnectError, Failure, Link, Mode, Server};
+use crate::error::Error;
+use crate::ledger::Verdict;
+use crate::rules;
+use crate::tables::{Read, Stage, Table, Visit};
+
+const PAGE: usize = 1_024;
+
+/// Blocks until all is read.
+pub(super) fn verify<S: Server>(
+    runtime: &Runtime,
+    server: &S,
+    options: &ServerOptions,
+) -> Result<Verdict, Error> {
+    let unavailable = |failure| match failure {
+        Failure::Retry(reason) | Failure::Lost(reason) => Error::Unavailable(reason),
+    };
+    let link = runtime.block_on(async {
+        let mut link = connect(server, options).await.map_err(|error| match error {
+            ConnectError::Away(reason) => Error::Unavailable(reason),
+            ConnectError::Refused(error) => Error::Unavailable(error.to_string()),
+        })?;
+        within(options.reply_wait, link.begin(Mode::Read, &[])).await.map_err(unavailable)?;
+        Ok::<_, Error>(link)
+    })?;
+    let moment = Moment { runtime, options, link: RefCell::new(link), failed: RefCell::default() };
+    let verdict = rules::verify(&mut Stage::new(&moment, &options.store.limits));
+    match moment.failed.into_inner() {
+        Some(failure) => Err(unavailable(failure)),
+        None => verdict,
+    }
+}
+
+/// The rows of one moment, each read when it is asked for.
+struct Moment<'a, L> {
+    runtime: &'a Runtime,
+    options: &'a ServerOptions,
+    link: RefCell<L>,
+    failed: RefCell<Option<Failure>>,
+}
+
+impl<L: Link> Moment<'_, L> {
+    fn read<T>(&self, trip: impl Future<Output = Result<T, Failure>>) -> Result<T, Error> {
+        self.runtime.block_on(within(self.options.reply_wait, trip)).map_err(|failure| {
+            let error = Error::Unavailable(format!("{failure:?}"));
+            self.failed.borrow_mut().get_or_insert(failure);
+            error
+        })
+    }
+}
+
+impl<L: Link> Read for Moment<'_, L> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let mut link = self.link.borrow_mut();
+        let found = self.read(link.get_many(&[(table, key.to_vec())]))?;
+        Ok(found.into_iter().next().flatten())
+    }
+
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
+        let mut from = from.to_vec();
+        loop {
+            // The visitor may read rows of its own.
+            let page = self.read(self.link.borrow_mut().page(table, &from, PAGE))?;
+            let is_last = page.len() < PAGE;
+            for (key, row) in page {
+                if !visit(&key, &row)? {
+                    return Ok(());
+                }
+                from = key;
+            }
+            if is_last {
+                return Ok(());
+            }
+            from.push(0);
+        }
+    }
+}
