@@ -31,14 +31,9 @@ enum Ruling {
 /// body, so the status is their last byte; only then is the frame read.
 #[inline]
 fn is_denial(frame: &[u8]) -> bool {
-    let may_be = matches!(frame.first(), Some(&head::REPLY | &head::FAULT))
-        && frame.last() == Some(&(Status::Denied as u8));
-    may_be
-        && matches!(
-            DownFrame::decode(frame),
-            Ok(DownFrame::Reply { status: Status::Denied, .. }
-                | DownFrame::Fault { status: Status::Denied, .. })
-        )
+    frame.first() == Some(&head::REPLY)
+        && frame.last() == Some(&(Status::Denied as u8))
+        && matches!(DownFrame::decode(frame), Ok(DownFrame::Reply { status: Status::Denied, .. }))
 }
 
 impl Gate {

@@ -899,6 +899,17 @@ function tell(stream) {
   stream.ackAt = void 0;
   return stream.inbound.tell();
 }
+function toldAs(stream, number) {
+  const kept = stream.outbound.find(number);
+  if (kept !== void 0) return kept.type === "tell" ? kept.tell : void 0;
+  return stream.settling.find((sent) => sent.number === number)?.tell;
+}
+function settle(stream, applied, atMost) {
+  for (const [number, kept] of stream.outbound.kept(applied)) {
+    if (kept.type === "tell") stream.settling.push({ number, tell: kept.tell });
+  }
+  stream.settling.splice(0, stream.settling.length - atMost);
+}
 function upFrame(stream, kept, number, ack, now, deadline) {
   switch (kept.type) {
     case "tell":
@@ -1508,6 +1519,7 @@ var Core = class {
       inbound: new Inbound(),
       ackAt: void 0,
       waiting: /* @__PURE__ */ new Map(),
+      settling: [],
       latest: []
     };
   }
@@ -1581,17 +1593,24 @@ var Core = class {
         if (!stream) return;
         if (stream.epoch === frame.epoch) {
           stream.durable = Math.max(stream.durable, frame.durable);
+          settle(stream, frame.applied, this.limits.resendFramesMax);
           this.acknowledged(stream, frame.applied);
         } else this.startEpoch(stream, frame.epoch, false);
         this.resend(now, stream);
         return;
       }
       case "reply": {
+        const known = this.streams.find((stream2) => stream2.handle === frame.stream);
+        const told = known && toldAs(known, frame.request);
         const stream = this.arrive(now, frame);
-        const request = stream?.waiting.get(frame.request);
-        if (!stream || request === void 0) return;
-        stream.waiting.delete(frame.request);
-        this.completeWith(request, frame.status, frame.body);
+        if (!stream) return;
+        const request = stream.waiting.get(frame.request);
+        if (request !== void 0) {
+          stream.waiting.delete(frame.request);
+          this.completeWith(request, frame.status, frame.body);
+        } else if (told !== void 0 && frame.status !== Status.Ok) {
+          this.events.push({ type: "refused", stream: stream.name, tell: told, status: frame.status });
+        }
         return;
       }
       case "push": {
@@ -1629,8 +1648,7 @@ var Core = class {
           this.completeWith(request, frame.status, NOTHING);
           return;
         }
-        const kept = stream.outbound.find(frame.number);
-        const told = kept?.type === "tell" ? kept.tell : void 0;
+        const told = toldAs(stream, frame.number);
         if (told !== void 0 || frame.number === 0) {
           this.events.push({ type: "refused", stream: stream.name, tell: told, status: frame.status });
         }
@@ -1706,6 +1724,7 @@ var Core = class {
     stream.ackAt = void 0;
     stream.sent = 0;
     stream.durable = 0;
+    stream.settling = [];
     const failed = [];
     for (const [number, request] of waiting) if (number <= sent) failed.push([request, CallError.rolledBack()]);
     for (const [number, kept] of outbound.kept()) {
@@ -2472,9 +2491,9 @@ var Session = class {
     this.urls = typeof url === "string" ? [url] : url;
     if (this.urls.length === 0) throw new TypeError("no url to connect to");
     this.ready = new Promise((resolve, reject) => {
-      const first = this.on("connected", () => settle(resolve));
-      const never = this.on("ended", ({ end }) => settle(() => reject(CallError.ended(end))));
-      const settle = (done) => (first(), never(), done());
+      const first = this.on("connected", () => settle2(resolve));
+      const never = this.on("ended", ({ end }) => settle2(() => reject(CallError.ended(end))));
+      const settle2 = (done) => (first(), never(), done());
     });
     this.ready.catch(() => {
     });

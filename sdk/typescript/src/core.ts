@@ -21,7 +21,7 @@ import {
 } from "./frame.ts";
 import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import { Inbound, Outbound } from "./numbers.ts";
-import { type Kept, NOTHING, type Stream, hold, isCalled, tell, upFrame } from "./stream.ts";
+import { type Kept, NOTHING, type Stream, hold, isCalled, settle, tell, toldAs, upFrame } from "./stream.ts";
 import { type Grant, loginProof, resumeProof } from "./ticket.ts";
 
 /** What happened, in order. */
@@ -632,6 +632,7 @@ export class Core {
       inbound: new Inbound(),
       ackAt: undefined,
       waiting: new Map(),
+      settling: [],
       latest: [],
     };
   }
@@ -714,17 +715,25 @@ export class Core {
         if (!stream) return;
         if (stream.epoch === frame.epoch) {
           stream.durable = Math.max(stream.durable, frame.durable);
+          settle(stream, frame.applied, this.limits.resendFramesMax);
           this.acknowledged(stream, frame.applied);
         } else this.startEpoch(stream, frame.epoch, false);
         this.resend(now, stream);
         return;
       }
       case "reply": {
+        // Its own `ack` forgets the tell that it refuses.
+        const known = this.streams.find((stream) => stream.handle === frame.stream);
+        const told = known && toldAs(known, frame.request);
         const stream = this.arrive(now, frame);
-        const request = stream?.waiting.get(frame.request);
-        if (!stream || request === undefined) return;
-        stream.waiting.delete(frame.request);
-        this.completeWith(request, frame.status, frame.body);
+        if (!stream) return;
+        const request = stream.waiting.get(frame.request);
+        if (request !== undefined) {
+          stream.waiting.delete(frame.request);
+          this.completeWith(request, frame.status, frame.body);
+        } else if (told !== undefined && frame.status !== Status.Ok) {
+          this.events.push({ type: "refused", stream: stream.name, tell: told, status: frame.status });
+        }
         return;
       }
       case "push": {
@@ -762,8 +771,7 @@ export class Core {
           this.completeWith(request, frame.status, NOTHING);
           return;
         }
-        const kept = stream.outbound.find(frame.number);
-        const told = kept?.type === "tell" ? kept.tell : undefined;
+        const told = toldAs(stream, frame.number);
         if (told !== undefined || frame.number === 0) {
           this.events.push({ type: "refused", stream: stream.name, tell: told, status: frame.status });
         }
@@ -849,6 +857,7 @@ export class Core {
     stream.ackAt = undefined;
     stream.sent = 0;
     stream.durable = 0;
+    stream.settling = [];
     const failed: [number, CallError][] = [];
     for (const [number, request] of waiting) if (number <= sent) failed.push([request, CallError.rolledBack()]);
     for (const [number, kept] of outbound.kept()) {

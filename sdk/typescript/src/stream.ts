@@ -30,6 +30,8 @@ export interface Stream {
   ackAt: number | undefined;
   /** Requests of this epoch without an answer, by their number. */
   waiting: Map<number, number>;
+  /** The last tells that a `resumed` confirmed: the refusal of one may still be sent again. */
+  settling: { number: number; tell: number }[];
   latest: { method: number; key: string; body: Uint8Array }[];
 }
 
@@ -48,6 +50,21 @@ export function hold(stream: Stream): void {
 export function tell(stream: Stream): number {
   stream.ackAt = undefined;
   return stream.inbound.tell();
+}
+
+/** The tell that was sent as `number`. */
+export function toldAs(stream: Stream, number: number): number | undefined {
+  const kept = stream.outbound.find(number);
+  if (kept !== undefined) return kept.type === "tell" ? kept.tell : undefined;
+  return stream.settling.find((sent) => sent.number === number)?.tell;
+}
+
+/** Keeps in mind which tells are confirmed by `applied` before what refuses one is sent again. */
+export function settle(stream: Stream, applied: number, atMost: number): void {
+  for (const [number, kept] of stream.outbound.kept(applied)) {
+    if (kept.type === "tell") stream.settling.push({ number, tell: kept.tell });
+  }
+  stream.settling.splice(0, stream.settling.length - atMost);
 }
 
 /** A command as it goes out. `deadline`: of the request, if it still waits. */

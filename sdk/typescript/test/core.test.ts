@@ -461,6 +461,20 @@ test("every tell is confirmed or named", () => {
   ]);
 });
 
+test("a tell that was refused is named also after a break", () => {
+  const pair = Pair.up();
+  const start = pair.trace.length;
+  pair.tell(NOTE, "a");
+  pair.tell(NOTE, "b");
+  const refused = (number: number, ack: number, request: number): DownFrame =>
+    ({ type: "reply", stream: HANDLE, number, ack, request, status: Status.Busy, body: new Uint8Array(0) });
+  down(pair, refused(1, 1, 1));
+  down(pair, { type: "resumed", stream: HANDLE, epoch: 1n, applied: 2, durable: 2 });
+  down(pair, refused(1, 2, 1));
+  down(pair, refused(2, 2, 2));
+  assert.deepEqual(since(pair, start), [`refused 1 ${Status.Busy}`, `refused 2 ${Status.Busy}`]);
+});
+
 test("memberships end with their stream", () => {
   const pair = Pair.up();
   const start = pair.trace.length;

@@ -1,6 +1,6 @@
 //! Streams: numbering, resending, acknowledgements, and what arrives on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub(super) struct Stream {
     pub ack_at: Option<Instant>,
     /// Requests of this epoch without an answer, by their number.
     pub waiting: BTreeMap<u64, RequestId>,
+    /// The last tells that a `Resumed` confirmed: the refusal of one may still be sent again.
+    settling: VecDeque<(u64, TellId)>,
     pub latest: Vec<Latest>,
 }
 
@@ -134,6 +136,7 @@ impl Stream {
             inbound: Inbound::default(),
             ack_at: None,
             waiting: BTreeMap::new(),
+            settling: VecDeque::new(),
             latest: Vec::new(),
         }
     }
@@ -164,6 +167,27 @@ impl Stream {
     fn tell(&mut self) -> u64 {
         self.ack_at = None;
         self.inbound.tell()
+    }
+
+    /// The tell that was sent as `number`.
+    fn told(&self, number: u64) -> Option<TellId> {
+        let kept = self.outbound.kept().find(|(kept, _)| *kept == number);
+        match kept {
+            Some((_, Kept::Tell { tell, .. })) => Some(*tell),
+            Some(_) => None,
+            None => self.settling.iter().find(|(sent, _)| *sent == number).map(|(_, tell)| *tell),
+        }
+    }
+
+    /// Keeps in mind which tells are confirmed by `applied` before what refuses one is sent again.
+    fn settle(&mut self, applied: u64, at_most: usize) {
+        for (number, kept) in self.outbound.kept().take_while(|(number, _)| *number <= applied) {
+            if let Kept::Tell { tell, .. } = kept {
+                self.settling.push_back((number, *tell));
+            }
+        }
+        let over = self.settling.len().saturating_sub(at_most);
+        self.settling.drain(..over);
     }
 }
 
@@ -328,9 +352,16 @@ impl Core {
                 self.resumed(now, stream, epoch, applied, durable)
             }
             DownFrame::Reply { stream, number, ack, request, status, body } => {
+                // Its own `ack` forgets the tell that it refuses.
+                let known = self.streams.iter().find(|known| known.handle == Some(stream));
+                let tell = known.and_then(|known| known.told(request));
                 let Some(index) = self.arrive(now, stream, number, ack)? else { return Ok(()) };
-                if let Some(request) = self.streams[index].waiting.remove(&request) {
+                let stream = &mut self.streams[index];
+                if let Some(request) = stream.waiting.remove(&request) {
                     self.complete(request, result_of(status, body));
+                } else if tell.is_some() && status != Status::Ok {
+                    let stream = stream.name.clone();
+                    self.events.push_back(Event::Refused { stream, tell, status });
                 }
                 Ok(())
             }
@@ -376,12 +407,10 @@ impl Core {
         if let Some(request) = stream.waiting.remove(&number) {
             return self.complete(request, result_of(status, &[]));
         }
-        let named = stream.outbound.kept().find(|(kept, _)| *kept == number);
-        let tell = match named {
-            Some((_, Kept::Tell { tell, .. })) => Some(*tell),
-            None if number == 0 => None,
-            _ => return,
-        };
+        let tell = stream.told(number);
+        if tell.is_none() && number != 0 {
+            return;
+        }
         let stream = stream.name.clone();
         self.events.push_back(Event::Refused { stream, tell, status });
     }
@@ -505,6 +534,7 @@ impl Core {
         if self.streams[index].epoch == epoch {
             let stream = &mut self.streams[index];
             stream.durable = stream.durable.max(durable);
+            stream.settle(applied, self.limits.resend_frames_max);
             if !stream.outbound.acknowledge(applied) {
                 return Err(unsent());
             }
@@ -528,6 +558,7 @@ impl Core {
         stream.inbound = Inbound::default();
         stream.ack_at = None;
         (stream.sent, stream.durable) = (0, 0);
+        stream.settling.clear();
         let untold = unconfirmed(&stream.name, &old, sent);
         let is_lost = |event: &Event| matches!(event, Event::Unconfirmed { sent: true, .. });
         let untold: Vec<_> = untold.filter(|event| other_kind || is_lost(event)).collect();

@@ -599,6 +599,34 @@ fn a_name_can_move_to_another_stream() {
     .assert_eq(&pair.trace);
 }
 
+/// The acknowledgement of a resume comes before the reply that says that the tell was refused.
+#[test]
+fn a_tell_that_was_refused_is_named_also_after_a_break() {
+    let mut pair = Pair::up(Limits::default());
+    pair.server.hangs = true;
+    pair.tell(method::NOTE, "a").unwrap();
+    pair.tell(method::NOTE, "b").unwrap();
+    pair.settle();
+    let refused = |number, ack, request| {
+        let (status, body) = (Status::Busy, [].as_slice());
+        DownFrame::Reply { stream: 7, number, ack, request, status, body }
+    };
+    down(&mut pair, refused(1, 1, 1));
+    let (stream, epoch) = (7, 1);
+    down(&mut pair, DownFrame::Resumed { stream, epoch, applied: 2, durable: 2 });
+    down(&mut pair, refused(1, 2, 1));
+    down(&mut pair, refused(2, 2, 2));
+    pair.connection = None;
+    pair.settle();
+    expect![[r#"
+        0.0s connected resumed=false
+        0.0s bound counter
+        0.0s refused 1 Busy
+        0.0s refused 2 Busy
+    "#]]
+    .assert_eq(&pair.trace);
+}
+
 /// Sends a frame to the client.
 fn down(pair: &mut Pair, frame: DownFrame<'_>) {
     let mut bytes = Vec::new();

@@ -103,11 +103,8 @@ fn a21_calls_that_are_denied_count_towards_a_ban() {
         answer(&mut rig, player.conn, number, Status::Denied, b"");
     }
     assert_eq!(rig.hits(Rule::Denied), 0);
-    // The next is one too many, on whatever stream and whether or not it was a request.
-    let fault = DownFrame::Fault { stream: 2, number: 9, status: Status::Denied };
-    let mut bytes = Vec::new();
-    fault.encode(&mut bytes);
-    rig.home(&LinkFrame::Down { conn: player.conn, frame: &bytes });
+    // The next is one too many.
+    answer(&mut rig, player.conn, 14, Status::Denied, b"");
     rig.drain();
     assert_eq!(rig.hits(Rule::Denied), 1);
     let trace = rig.trace();

@@ -151,7 +151,9 @@ impl Keeper {
                 flight.was_unknown = true;
                 return self.look_up_later(now, tag);
             }
-            Err(Error::Busy | Error::Unavailable(_)) if was_unknown => return self.look_up_later(now, tag),
+            Err(Error::Busy | Error::Unavailable(_)) if was_unknown => {
+                return self.look_up_later(now, tag);
+            }
             Err(error @ (Error::Busy | Error::Unavailable(_) | Error::Stopped(_))) => {
                 self.note_stop(&error);
                 // Once it was sent without an answer, nothing but the store itself can tell.

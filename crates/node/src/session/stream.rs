@@ -283,11 +283,6 @@ impl<T, P> Stream<T, P> {
         self.send(out, &DownFrame::Ack { stream: self.handle, applied, durable: applied });
     }
 
-    /// Tells the client that its frame `number` reached nobody.
-    pub fn fault(&mut self, out: &mut impl Outlet, number: u64, status: Status) {
-        self.send(out, &DownFrame::Fault { stream: self.handle, number, status });
-    }
-
     /// Names itself to the gate of its connection.
     pub fn announce(&self, out: &mut impl Outlet) {
         if let Link::Attached { gate, conn } = self.link {

@@ -402,8 +402,11 @@ impl<E: Entities> Streams<E> {
                     Ok(()) => self.stats.delivered += 1,
                     Err(status) => {
                         self.stats.refused += 1;
+                        // What may be lost is lost without a word; the rest is answered by a kept
+                        // frame, which outlives the connection.
                         if number != 0 {
-                            stream.fault(out, number, status);
+                            stream.open.push_back(number);
+                            self.reply(out, slot, number, status, &[]);
                         }
                     }
                 }

@@ -40,6 +40,11 @@ export interface Stream {
     ackAt: number | undefined;
     /** Requests of this epoch without an answer, by their number. */
     waiting: Map<number, number>;
+    /** The last tells that a `resumed` confirmed: the refusal of one may still be sent again. */
+    settling: {
+        number: number;
+        tell: number;
+    }[];
     latest: {
         method: number;
         key: string;
@@ -52,5 +57,9 @@ export declare function isCalled(stream: Stream, name: string): boolean;
 export declare function hold(stream: Stream): void;
 /** The number to acknowledge in a frame that is being sent anyway. */
 export declare function tell(stream: Stream): number;
+/** The tell that was sent as `number`. */
+export declare function toldAs(stream: Stream, number: number): number | undefined;
+/** Keeps in mind which tells are confirmed by `applied` before what refuses one is sent again. */
+export declare function settle(stream: Stream, applied: number, atMost: number): void;
 /** A command as it goes out. `deadline`: of the request, if it still waits. */
 export declare function upFrame(stream: number, kept: Kept, number: number, ack: number, now: number, deadline: number | undefined): UpFrame;
