@@ -567,13 +567,7 @@ fn a_name_can_move_to_another_stream() {
     let mut pair = Pair::up(Limits::default());
     pair.act("mute a");
     pair.settle();
-    let down = |pair: &mut Pair, frame: DownFrame<'_>| {
-        let mut bytes = Vec::new();
-        put_frame(&mut bytes, |out| frame.encode(out));
-        pair.core.handle_bytes(pair.now, &bytes);
-    };
-    let kind = KindId::of("arena");
-    down(&mut pair, DownFrame::Bound { stream: 9, kind, epoch: 1, name: STREAM });
+    bound(&mut pair, 9, STREAM);
     // The old stream's entity still answers what it was sent, then the stream ends unnoticed.
     let (number, ack, request) = (1, 1, 1);
     let (status, body) = (Status::Ok, b"late".as_slice());
