@@ -12,7 +12,7 @@ cargo xtask COMMAND
 
   ci       install what is missing, then format, clippy, tidy, tests, simulation, browser
   quick    the same without installing, simulation and browser: what to run while working
-  setup    only install what is missing (Chromium, Node packages); needs root for apt-get
+  setup    only install what is missing (Chromium, servers, Node packages); needs root for apt-get
   tidy     only the house rules: crate table, lengths, protocol, status rows
   browser  only the TypeScript and browser tests
 ";
