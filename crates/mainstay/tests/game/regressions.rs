@@ -2,10 +2,7 @@
 //! with the story of its bug. Others stand next to the code that they are about.
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use mainstay::bots::{Bot, KeyGrants, Load, Script, Summary, Swarm, Tag};
@@ -17,47 +14,10 @@ use mainstay::proto::MethodId;
 use mainstay::proto::frame::Status;
 use mainstay::proto::ticket::TicketKeys;
 use mainstay::tables::{Data, Limits, parse};
-use mainstay::testkit::{ClientError, Cluster, Event, Faults, Game, Player, sim_options};
+use mainstay::testkit::{ClientError, Cluster, Event, Faults, Player, sim_options};
 use mainstay::{Running, Stopped};
 
-fn secs(secs: u64) -> Duration {
-    Duration::from_secs(secs)
-}
-
-fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
-
-/// Waits for all of `futures` at once.
-async fn all<'a, T>(futures: impl IntoIterator<Item = Boxed<'a, T>>) -> Vec<T> {
-    let mut open: Vec<_> = futures.into_iter().map(|future| (future, None)).collect();
-    std::future::poll_fn(|context| {
-        let mut waits = false;
-        for (future, result) in open.iter_mut().filter(|(_, result)| result.is_none()) {
-            match future.as_mut().poll(context) {
-                Poll::Ready(value) => *result = Some(value),
-                Poll::Pending => waits = true,
-            }
-        }
-        if waits { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
-    open.into_iter().filter_map(|(_, result)| result).collect()
-}
-
-async fn clients(game: &Game, accounts: impl IntoIterator<Item = u64>) -> Vec<Player> {
-    let mut players = Vec::new();
-    for account in accounts {
-        players.push(game.client(account).await);
-    }
-    players
-}
-
-fn refused<T>(status: Status) -> Result<T, ClientError> {
-    Err(ClientError::Refused(status))
-}
+use crate::support::{Boxed, all, clients, millis, refused, secs};
 
 // -- a shop, whose handlers wait for its stores --
 
