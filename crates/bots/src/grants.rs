@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
@@ -77,11 +78,14 @@ impl GrantSource for KeyGrants {
 }
 
 /// Asks a login service for guest tickets: `POST /ticket/guest` over one kept connection.
+///
+/// A bot that logs in again shows the pass that it was given, and is the same guest as before.
 #[derive(Debug)]
 pub struct GuestGrants {
     authority: String,
     connection: Option<BufReader<TcpStream>>,
     wait: Duration,
+    passes: BTreeMap<u32, String>,
 }
 
 /// The longest line of an HTTP head, the most lines, and the longest body that are read.
@@ -103,7 +107,7 @@ impl GuestGrants {
         }
         let has_port = authority.rsplit(']').next().is_some_and(|end| end.contains(':'));
         let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        Ok(GuestGrants { authority, connection: None, wait: Duration::from_secs(5) })
+        Ok(GuestGrants { authority, connection: None, wait: Duration::from_secs(5), passes: BTreeMap::new() })
     }
 
     fn connect(&mut self) -> Result<BufReader<TcpStream>, GrantError> {
@@ -127,8 +131,10 @@ impl GuestGrants {
 
     fn ask(&mut self, index: u32) -> Result<(u16, Vec<u8>), GrantError> {
         let mut connection = self.connect()?;
+        let pass = self.passes.get(&index);
+        let pass = pass.map_or(String::new(), |pass| format!("Authorization: Bearer {pass}\r\n"));
         let request = format!(
-            "POST /ticket/guest?name=bot-{index} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n",
+            "POST /ticket/guest?name=bot-{index} HTTP/1.1\r\nHost: {}\r\n{pass}Content-Length: 0\r\n\r\n",
             self.authority
         );
         connection.get_mut().write_all(request.as_bytes())?;
@@ -154,7 +160,11 @@ impl GrantSource for GuestGrants {
             let text = String::from_utf8_lossy(&body).chars().take(200).collect();
             return Err(GrantError::Refused { status, text });
         }
-        read_grant(&body)
+        let (grant, pass) = read_grant(&body)?;
+        if let Some(pass) = pass {
+            self.passes.insert(index, pass);
+        }
+        Ok(grant)
     }
 }
 
@@ -197,9 +207,11 @@ struct GrantText {
     secret: String,
     session: String,
     expires_ms: u64,
+    #[serde(default)]
+    pass: Option<String>,
 }
 
-fn read_grant(body: &[u8]) -> Result<Grant, GrantError> {
+fn read_grant(body: &[u8]) -> Result<(Grant, Option<String>), GrantError> {
     let malformed = |what: String| GrantError::Malformed(what);
     let text: GrantText =
         serde_json::from_slice(body).map_err(|error| malformed(error.to_string()))?;
@@ -207,7 +219,10 @@ fn read_grant(body: &[u8]) -> Result<Grant, GrantError> {
     let secret = STANDARD.decode(&text.secret).map_err(|error| malformed(error.to_string()))?;
     let secret = secret.try_into().map_err(|_| malformed("the secret has 32 bytes".into()))?;
     let session = read_session(&text.session).ok_or_else(|| malformed("no session id".into()))?;
-    Ok(Grant { ticket, secret, session, expires: WallTime(text.expires_ms) })
+    let grant = Grant { ticket, secret, session, expires: WallTime(text.expires_ms) };
+    // It goes into a header, so it must not end one.
+    let pass = text.pass.filter(|pass| pass.bytes().all(|byte| byte.is_ascii_graphic()));
+    Ok((grant, pass))
 }
 
 fn read_session(text: &str) -> Option<SessionId> {

@@ -22,6 +22,7 @@ pub const CLOCK_SKEW_MS: u64 = 60_000;
 const VERSION: u8 = 1;
 const TICKET: u8 = 1;
 const RESUME: u8 = 2;
+const PASS: u8 = 3;
 const LABEL: &[u8] = b"mainstay sealed v1";
 const LOGIN_LABEL: &[u8] = b"mainstay login v1";
 const RESUME_LABEL: &[u8] = b"mainstay resume v1";
@@ -96,8 +97,8 @@ pub enum TicketError {
     /// It was changed, or sealed by somebody else.
     #[error("ticket is not from this cluster, or was changed")]
     Forged,
-    /// A ticket was shown as a resume token, or the other way round.
-    #[error("a ticket is no resume token, and a resume token no ticket")]
+    /// One of ticket, resume token and pass was shown where another is wanted.
+    #[error("tickets, resume tokens and passes do not stand for each other")]
     Purpose,
     /// Its time is over.
     #[error("ticket has expired: get a new one")]
@@ -183,6 +184,30 @@ impl TicketKeys {
         let mut buffer = [0; TICKET_BYTES_MAX];
         let claims = ResumeClaims::decode(self.open(token, &mut buffer)?)?;
         if now >= claims.expires { Err(TicketError::Expired) } else { Ok(claims) }
+    }
+
+    /// Makes a pass: who shows it to the login service is that account again.
+    ///
+    /// It has no end of its own. It is good as long as the cluster has the key that sealed it, so a
+    /// login service gives a new one with each ticket.
+    pub fn seal_pass(&self, random: &mut Random, account: AccountId) -> Vec<u8> {
+        let mut plain = vec![VERSION, PASS];
+        put_varint(&mut plain, account.0);
+        self.seal(random, plain)
+    }
+
+    /// Opens a pass. Whoever has it is the account: it belongs into a client's own storage only.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not good.
+    pub fn open_pass(&self, pass: &[u8]) -> Result<AccountId, TicketError> {
+        let mut buffer = [0; TICKET_BYTES_MAX];
+        let mut reader = Reader::new(self.open(pass, &mut buffer)?);
+        read_purpose(&mut reader, PASS)?;
+        let account = AccountId(reader.varint()?);
+        reader.end()?;
+        Ok(account)
     }
 
     /// `key id | nonce | sealed`. The nonce is random: at 1,000 seals a second a key's nonces
@@ -328,13 +353,15 @@ fn read_common(
     reader: &mut Reader<'_>,
     purpose: u8,
 ) -> Result<(SessionId, [u8; 32], AccountId), TicketError> {
+    read_purpose(reader, purpose)?;
+    Ok((SessionId(reader.array()?), reader.array()?, AccountId(reader.varint()?)))
+}
+
+fn read_purpose(reader: &mut Reader<'_>, purpose: u8) -> Result<(), TicketError> {
     if reader.byte()? != VERSION {
         return Err(TicketError::Malformed);
     }
-    if reader.byte()? != purpose {
-        return Err(TicketError::Purpose);
-    }
-    Ok((SessionId(reader.array()?), reader.array()?, AccountId(reader.varint()?)))
+    if reader.byte()? == purpose { Ok(()) } else { Err(TicketError::Purpose) }
 }
 
 /// What a client answers to the gate's `nonce` to log in with `ticket`.
@@ -402,6 +429,22 @@ mod tests {
         assert_eq!(opened.claims, claims());
         assert_eq!((opened.session, opened.secret), (grant.session, grant.secret));
         assert!(grant.ticket.len() <= TICKET_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_pass_names_its_account_and_opens_nothing_else() {
+        let keys = keys(&[1]);
+        let pass = keys.seal_pass(&mut Random::from_seed(2), AccountId(u64::MAX));
+        assert_eq!(keys.open_pass(&pass), Ok(AccountId(u64::MAX)));
+        assert_eq!(keys.open_ticket(&pass, NOW), Err(TicketError::Purpose));
+        assert_eq!(keys.open_resume(&pass, NOW), Err(TicketError::Purpose));
+        assert_eq!(keys.open_pass(&issue(&keys).ticket), Err(TicketError::Purpose));
+        assert_eq!(keys.open_pass(b""), Err(TicketError::Missing));
+        for at in 0..pass.len() * 8 {
+            let mut changed = pass.clone();
+            changed[at / 8] ^= 1 << (at % 8);
+            assert!(keys.open_pass(&changed).is_err(), "bit {at}");
+        }
     }
 
     #[test]

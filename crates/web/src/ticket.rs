@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
@@ -76,6 +76,9 @@ pub struct GrantText {
     pub session: String,
     /// End of the ticket's life, wall-clock milliseconds.
     pub expires_ms: u64,
+    /// Shown at the next login, it gives the same account again: whoever has it is that player.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pass: String,
 }
 
 impl GrantText {
@@ -86,6 +89,7 @@ impl GrantText {
             secret: STANDARD.encode(grant.secret),
             session: grant.session.to_string(),
             expires_ms: grant.expires.0,
+            pass: String::new(),
         }
     }
 }
@@ -118,19 +122,22 @@ impl Guests {
         true
     }
 
-    fn issue(&self, name: &str) -> GrantText {
+    /// A ticket and a pass for `account`, or for a new guest.
+    fn issue(&self, name: &str, account: Option<AccountId>) -> GrantText {
         let issued = self.0.clock.wall();
         let mut state = self.0.state.lock().expect("no panic while held");
+        // Guests get random accounts with the top bit set, apart from numbered ones.
+        let account = account.unwrap_or_else(|| AccountId(state.random.u64() | 1 << 63));
         let claims = Claims {
-            // Guests get random accounts with the top bit set, apart from numbered ones.
-            account: AccountId(state.random.u64() | 1 << 63),
+            account,
             level: 0,
             name: name.to_owned(),
             issued,
             expires: env::WallTime(issued.0 + self.0.options.ticket_life.as_millis() as u64),
         };
         let grant = self.0.keys.issue(&mut state.random, claims);
-        GrantText::new(&grant)
+        let pass = STANDARD.encode(self.0.keys.seal_pass(&mut state.random, account));
+        GrantText { pass, ..GrantText::new(&grant) }
     }
 }
 
@@ -147,6 +154,9 @@ struct Fault {
 }
 
 /// `POST /ticket/guest?name=…` answers with a [`GrantText`].
+///
+/// With the header `Authorization: Bearer PASS` the guest is the one who was given that pass
+/// before. A pass that does not open is refused with `bad_pass`: it never makes somebody new.
 pub fn guest_routes(guests: Guests) -> Router {
     Router::new().route("/ticket/guest", post(grant)).with_state(guests)
 }
@@ -155,6 +165,7 @@ async fn grant(
     State(guests): State<Guests>,
     Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
     Query(ask): Query<Ask>,
+    headers: HeaderMap,
 ) -> Response {
     let name = ask.name.trim();
     if name.chars().count() > guests.0.options.name_chars_max || name.chars().any(char::is_control)
@@ -168,10 +179,65 @@ async fn grant(
         let message = "too many tickets for this address: wait a few seconds".to_owned();
         return fault(StatusCode::TOO_MANY_REQUESTS, "too_many", message);
     }
+    let account = match returning(&guests.0.keys, &headers) {
+        Ok(account) => account,
+        Err(reason) => {
+            let message = format!("{reason}; without a pass you are a new guest");
+            return fault(StatusCode::FORBIDDEN, "bad_pass", message);
+        }
+    };
     let name = if name.is_empty() { "guest" } else { name };
-    ([(header::CACHE_CONTROL, "no-store")], Json(guests.issue(name))).into_response()
+    ([(header::CACHE_CONTROL, "no-store")], Json(guests.issue(name, account))).into_response()
+}
+
+/// The account of the pass that is shown, if one is.
+fn returning(keys: &TicketKeys, headers: &HeaderMap) -> Result<Option<AccountId>, String> {
+    let Some(shown) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let pass = shown.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
+    let pass = pass.ok_or("the pass is not a bearer token")?;
+    let pass = STANDARD.decode(pass.trim()).map_err(|_| "the pass is not base64")?;
+    keys.open_pass(&pass).map(Some).map_err(|error| format!("the pass is refused: {error}"))
 }
 
 fn fault(status: StatusCode, error: &'static str, message: String) -> Response {
     (status, Json(Fault { error, message })).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn a_guest_with_a_pass_is_the_same_account_and_a_bad_pass_is_refused() {
+        let keys = TicketKeys::new(vec![(1, [3; 32])]);
+        let (clock, _) = Clock::manual(env::WallTime(1_000_000));
+        let random = Random::from_seed(1);
+        let guests =
+            Guests::new(keys.clone(), clock.clone(), random, GuestOptions::default());
+        let account = |text: &GrantText| {
+            let ticket = STANDARD.decode(&text.ticket).unwrap();
+            keys.open_ticket(&ticket, clock.wall()).unwrap().claims.account
+        };
+        let (ann, bob) = (guests.issue("ann", None), guests.issue("bob", None));
+        assert_ne!(account(&ann), account(&bob));
+        let back = returning(&keys, &shown(&format!("Bearer {}", ann.pass))).unwrap();
+        assert_eq!(back, Some(account(&ann)));
+        let again = guests.issue("ann", back);
+        assert_eq!(account(&again), account(&ann));
+        assert_ne!(again.session, ann.session);
+        assert_eq!(returning(&keys, &HeaderMap::new()), Ok(None));
+        let strangers = TicketKeys::new(vec![(1, [4; 32])]);
+        for (keys, text) in [
+            (&strangers, format!("Bearer {}", ann.pass)),
+            (&keys, format!("Bearer {}", ann.ticket)),
+            (&keys, "Bearer ?".to_owned()),
+            (&keys, format!("Basic {}", ann.pass)),
+        ] {
+            assert!(returning(keys, &shown(&text)).is_err(), "{text}");
+        }
+    }
 }

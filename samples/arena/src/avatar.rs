@@ -1,16 +1,30 @@
 use mainstay::prelude::*;
 
 use crate::lobby::{Lobby, Place};
-use crate::messages::{PlayError, Playing};
+use crate::messages::{Parcel, PlayError, Playing, Profile};
 use crate::rules;
+use crate::wallet::{self, Wallet};
 
-/// A player's own entity: it outlives connections and arenas.
-#[entity]
-#[derive(Default)]
+/// Parcels remembered by id; an arena sends a player's parcels one after the other.
+const PARCELS_MAX: usize = 8;
+
+/// A player's own entity: it outlives connections, arenas and the process.
+///
+/// Name and record are saved within a second. Coins and items are in the ledger, where nothing
+/// that was told is ever lost or doubled.
+#[entity(document)]
+#[derive(Default, Document)]
 pub struct Avatar {
+    #[persist(len = ..=16)]
     name: String,
+    /// Ids of the parcels that came last, saved in the transaction that pays them out.
+    #[persist(len = ..=8)]
+    parcels: Vec<u64>,
     /// What was won and lost, over all arenas.
+    #[persist]
     record: Component<Record>,
+    /// What the ledger holds for the player.
+    wallet: Component<Wallet>,
 }
 
 #[rpc]
@@ -28,7 +42,7 @@ impl Avatar {
             return Err(PlayError::Name);
         }
         name.clone_into(&mut self.name);
-        let peer = cx.peers().into_iter().next().ok_or(PlayError::Full)?;
+        let Caller::Client(peer) = cx.caller() else { return Err(PlayError::Full) };
         let lobby = cx.entity::<Lobby>(u64::from(size));
         // The arena may end just when we are sent there; then there is another one.
         let mut place = lobby.find_place().await;
@@ -41,7 +55,51 @@ impl Avatar {
             return Err(PlayError::Full);
         };
         cx.bind(&peer, "arena", field).map_err(|_| PlayError::Full)?;
+        self.record.borrow().games += 1;
         Ok(Playing { me, edge, steps_per_second: rules::STEPS_PER_SECOND })
+    }
+
+    /// Who one is, and what was won and lost so far.
+    #[request(client)]
+    fn profile(&mut self, _cx: &mut Cx<Self>) -> Profile {
+        let Record { games, kills, deaths, points } = *self.record.borrow();
+        Profile { name: self.name.clone(), games, kills, deaths, points }
+    }
+
+    /// What the player has won and collected in an arena since the last parcel. `true`: it is in
+    /// the ledger, now or since an earlier try.
+    #[invoke(server)]
+    async fn receive(&mut self, cx: &mut Cx<Self>, parcel: Parcel) -> bool {
+        if self.parcels.contains(&parcel.id) {
+            return true;
+        }
+        let Some(mut purse) = wallet::purse(&self.wallet, cx).await else { return false };
+        let before = (self.parcels.clone(), self.record.borrow().clone());
+        self.record.borrow().add(&parcel);
+        self.parcels.push(parcel.id);
+        if self.parcels.len() > PARCELS_MAX {
+            self.parcels.remove(0);
+        }
+        let loot = wallet::Loot::of(&parcel, purse.stars);
+        if loot.is_empty() {
+            // A record alone may wait for the next save.
+            return true;
+        }
+        let deal = loot.deal(cx.holder(), cx.key(), parcel.id);
+        match cx.commit_with(self, deal).await {
+            Ok(_) => {
+                purse.coins += loot.coins;
+                purse.stars += loot.stars;
+                wallet::set(&self.wallet, cx, purse);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, account = cx.key(), "loot waits to be paid out");
+                (self.parcels, *self.record.borrow()) = before;
+                self.wallet.borrow().forget();
+                false
+            }
+        }
     }
 
     /// Asks the server to drop this connection, as an operator or a failing network would. The
@@ -61,26 +119,31 @@ async fn enter<E>(cx: &Cx<Avatar>, place: &Result<Place, E>, name: &str) -> Opti
 
 /// What a player has done in all arenas together.
 #[component(of = Avatar)]
-#[derive(Default)]
+#[derive(Clone, Default, Document)]
 pub struct Record {
+    #[persist]
     kills: u64,
+    #[persist]
     deaths: u64,
+    #[persist]
     points: u64,
+    #[persist]
+    games: u64,
 }
 
 #[rpc]
 impl Record {
-    /// Adds what happened in an arena.
-    #[tell(server)]
-    fn add(&mut self, _cx: &mut Cx<Avatar>, kills: u32, deaths: u32, points: u32) {
-        self.kills += u64::from(kills);
-        self.deaths += u64::from(deaths);
-        self.points += u64::from(points);
-    }
-
     /// Kills, deaths and points of all times.
     #[request(client)]
     fn total(&mut self, _cx: &mut Cx<Avatar>) -> (u64, u64, u64) {
         (self.kills, self.deaths, self.points)
+    }
+}
+
+impl Record {
+    fn add(&mut self, parcel: &Parcel) {
+        self.kills += u64::from(parcel.kills);
+        self.deaths += u64::from(parcel.deaths);
+        self.points += u64::from(parcel.points);
     }
 }

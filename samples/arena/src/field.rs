@@ -7,12 +7,15 @@ use mainstay::scene::{ReplicaId, Steps, Viewer, ViewerOptions};
 
 use crate::avatar::Avatar;
 use crate::lobby::Lobby;
-use crate::messages::{ArenaClient, Input, Name, Row};
+use crate::messages::{ArenaClient, Input, Name, Parcel, Row};
+use crate::parcels::Parcels;
 use crate::rules;
 use crate::world::{self, Happening, PlayerId, World};
 
 /// How long an entered player may take to bind the `arena` stream.
 const BIND_WAIT: Duration = Duration::from_secs(10);
+/// How long an arena without players waits for the last parcels to arrive.
+const PARCELS_WAIT: Duration = Duration::from_secs(60);
 
 /// One arena: a scene of 20 steps a second. It ends when the last player has left.
 #[entity(room, steps_per_second = 20)]
@@ -24,6 +27,11 @@ pub struct Field {
     interest: Vec<(ReplicaId, f32)>,
     packet: Vec<u8>,
     had_players: bool,
+    /// What avatars do not have yet.
+    parcels: Parcels,
+    seconds: u64,
+    /// Seconds without players.
+    empty_for: u64,
     /// Key of the lobby that fills this arena.
     size: u32,
 }
@@ -48,6 +56,9 @@ impl Field {
             interest: Vec::new(),
             packet: Vec::new(),
             had_players: false,
+            parcels: Parcels::default(),
+            seconds: 0,
+            empty_for: 0,
             size: capacity,
         }
     }
@@ -60,6 +71,10 @@ impl Field {
     fn enter(&mut self, cx: &mut Cx<Self>, account: u64, name: String) -> Option<u32> {
         if let Some(player) = self.players.get_mut(&account) {
             player.name = name;
+            // It may be another session, which has seen nothing yet.
+            player.peer = None;
+            player.viewer = Viewer::new(ViewerOptions::default());
+            player.entered = cx.now().as_millis();
             return Some(player.id.0);
         }
         let id = self.world.join((account % 16) as u8)?;
@@ -136,12 +151,14 @@ impl Field {
 
     #[hook]
     fn offline(&mut self, cx: &mut Cx<Self>, peer: Peer, _code: CloseCode) {
+        let Some(player) = self.players.get(&peer.account().0) else { return };
+        // The player may be here by a newer session already.
+        if player.peer.as_ref().is_none_or(|own| own.session() != peer.session()) {
+            return;
+        }
+        self.world.steer(player.id, world::Input::default());
         // A lost connection leaves the player standing; only the end of the session removes it.
         let away = cx.peers().iter().any(|other| other.account() == peer.account());
-        if let Some(player) = self.players.get(&peer.account().0) {
-            let stopped = world::Input::default();
-            self.world.steer(player.id, stopped);
-        }
         if !away {
             self.remove(cx, peer.account().0);
         }
@@ -171,13 +188,35 @@ impl Field {
         if let Some(group) = &self.group {
             cx.cast(group).table(rows, players);
         }
+        self.seconds += 1;
+        let due = cx.random(|random| self.parcels.due(self.seconds, random));
+        for (account, parcel) in due {
+            if cx.at(cx.me()).deliver(account, parcel).is_err() {
+                self.parcels.answered(account, false);
+            }
+        }
         let lobby = cx.entity::<Lobby>(u64::from(self.size));
+        self.empty_for = if self.players.is_empty() { self.empty_for + 1 } else { 0 };
         if self.players.is_empty() && self.had_players {
             let _ = lobby.ended(cx.me());
-            cx.destroy();
+            let waited = self.empty_for >= PARCELS_WAIT.as_secs();
+            if waited && !self.parcels.is_empty() {
+                tracing::warn!("an arena ends with parcels that could not be delivered");
+            }
+            if waited || self.parcels.is_empty() {
+                cx.destroy();
+            }
         } else {
             let _ = lobby.count(cx.me(), players);
         }
+    }
+
+    /// Brings a parcel to its avatar. The scene goes on meanwhile.
+    #[tell(server, interleave)]
+    async fn deliver(this: This<Self>, cx: &mut Cx<Self>, account: u64, parcel: Parcel) {
+        let has_arrived = cx.entity::<Avatar>(account).receive(parcel).await;
+        let has_arrived = has_arrived.unwrap_or(false);
+        this.with(|field| field.parcels.answered(account, has_arrived));
     }
 
     #[hook]
@@ -197,7 +236,22 @@ impl Field {
         }
         let by_id: BTreeMap<_, _> = self.players.iter().map(|(key, p)| (p.id, *key)).collect();
         for happening in happenings {
-            let Happening::Killed { killer, victim } = *happening else { continue };
+            let account_of = |id: &PlayerId| by_id.get(id).copied();
+            let (killer, victim) = match *happening {
+                Happening::Killed { killer, victim } => (killer, victim),
+                Happening::Picked { player, power } => {
+                    if let Some(account) = account_of(&player) {
+                        let parcel = self.parcels.of(account);
+                        parcel.stars += u32::from(power);
+                        parcel.coins += if power { 0 } else { rules::MEDKIT_COINS };
+                    }
+                    continue;
+                }
+                Happening::Respawned { .. } => continue,
+            };
+            if let Some(account) = account_of(&killer) {
+                self.parcels.of(account).coins += rules::KILL_COINS;
+            }
             for id in [killer, victim] {
                 let player = by_id.get(&id).and_then(|key| self.players.get(key));
                 if let Some(peer) = player.and_then(|player| player.peer.as_ref()) {
@@ -211,12 +265,10 @@ impl Field {
                 continue;
             }
             let told = std::mem::replace(&mut player.told, score);
-            let record = cx.entity::<Avatar>(*account).record();
-            let _ = record.add(
-                score.kills - told.kills,
-                score.deaths - told.deaths,
-                score.points - told.points,
-            );
+            let parcel = self.parcels.of(*account);
+            parcel.kills += score.kills - told.kills;
+            parcel.deaths += score.deaths - told.deaths;
+            parcel.points += score.points - told.points;
             if let Some(peer) = &player.peer {
                 cx.client::<ArenaClient>(peer).own(row(player.id, score));
             }

@@ -39,6 +39,58 @@ pub enum PlayError {
     Full,
 }
 
+/// Who a player is, over all arenas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct Profile {
+    /// The name used last; empty if there was none.
+    pub name: String,
+    /// Arenas entered.
+    pub games: u64,
+    /// Others beaten.
+    pub kills: u64,
+    /// Times beaten.
+    pub deaths: u64,
+    /// Points.
+    pub points: u64,
+}
+
+/// What a player owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct Purse {
+    /// Coins.
+    pub coins: u64,
+    /// Stars in the bag.
+    pub stars: u32,
+    /// Hats.
+    pub hats: u32,
+}
+
+/// Why nothing was bought.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub enum BuyError {
+    /// There are not enough coins.
+    Poor,
+    /// The ledger cannot be reached, or nobody knows yet: ask again with the same number.
+    Later,
+}
+
+/// What a player has won and collected in an arena since the last parcel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct Parcel {
+    /// Names it, so that it counts once however often it is sent.
+    pub id: u64,
+    /// Others beaten.
+    pub kills: u32,
+    /// Times beaten.
+    pub deaths: u32,
+    /// Points.
+    pub points: u32,
+    /// Coins.
+    pub coins: u32,
+    /// Stars.
+    pub stars: u32,
+}
+
 /// Whom an id belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct Name {
@@ -83,6 +135,10 @@ pub trait ArenaClient {
     /// One's own score, whenever it changes.
     #[sync]
     fn own(row: Row);
+
+    /// What one owns, whenever it changes: it is in the ledger when this is told.
+    #[sync]
+    fn purse(purse: Purse);
 
     /// Somebody said something.
     #[sync]

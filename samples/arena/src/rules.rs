@@ -34,6 +34,18 @@ pub const POWER_STEPS: u64 = 200;
 pub const KILL_POINTS: u32 = 10;
 /// Points for a pick-up.
 pub const PICKUP_POINTS: u32 = 1;
+/// Coins for beating somebody.
+pub const KILL_COINS: u32 = 5;
+/// Coins that lie in a medkit.
+pub const MEDKIT_COINS: u32 = 1;
+/// Stars that a bag holds; each further one is sold for [`STAR_COINS`].
+pub const STARS_MAX: u32 = 20;
+/// What a star is sold for.
+pub const STAR_COINS: u64 = 2;
+/// The price of a hat.
+pub const HAT_COINS: u64 = 25;
+/// Seconds between two parcels of one player: what is collected meanwhile is one transaction.
+pub const PARCEL_SECONDS: u64 = 3;
 /// Positions travel in steps of 1/8 unit.
 pub const UNITS: f32 = 8.0;
 

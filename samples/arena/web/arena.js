@@ -1,29 +1,57 @@
 // The arena's page: joins, sends inputs, draws. The session reconnects and resumes by itself.
-import { Session, decodeValue, encodeValue, guestGrant, methodId } from "/mainstay.js";
+import { PassRefused, Session, decodeValue, encodeValue, guestGrant, methodId } from "/mainstay.js";
 import { Mirror, View } from "/view.js";
 
 const $ = (id) => document.getElementById(id);
 const method = Object.fromEntries(
-  ["play", "drop_me", "steer", "say", "respawn", "score", "view", "names", "left", "table", "own", "chat", "beaten"]
+  ["play", "drop_me", "steer", "say", "respawn", "score", "view", "names", "left", "table", "own", "chat", "beaten",
+    "purse", "profile", "wallet.purse", "wallet.buy_hat"]
     .map((name) => [name, methodId(name)]),
 );
 
+const HAT_COINS = 25;
 const mirror = new Mirror();
 const view = new View($("field"));
 const game = {
   me: 0, edge: 900, playing: false, players: 0, resumes: 0, live: false,
-  names: new Map(), score: { id: 0, points: 0, kills: 0, deaths: 0 },
+  names: new Map(), purse: undefined, profile: undefined, score: { id: 0, points: 0, kills: 0, deaths: 0 },
   input: { x: 0, y: 0, angle: 0, fire: false },
 };
 let session, arena, avatar, lostAt = 0;
 
 // ---- joining -------------------------------------------------------------------------------
 
-$("name").value = sessionStorage.getItem("name") ?? "";
+// Who has the pass is the player: this browser comes back as the same one, also after the server was
+// killed. A second tab plays as another guest, because an account plays in one place.
+const PASS = "arena pass";
+const isFirstTab = new Promise((tell) => {
+  if (!navigator.locks) return tell(true);
+  navigator.locks.request(PASS, { ifAvailable: true }, (lock) => {
+    tell(lock !== null);
+    return lock && new Promise(() => {});
+  });
+});
+
+async function grant(name) {
+  if (!(await isFirstTab)) return guestGrant(name);
+  let granted;
+  try {
+    granted = await guestGrant(name, "", localStorage.getItem(PASS) ?? "");
+  } catch (error) {
+    if (!(error instanceof PassRefused)) throw error;
+    feed("this server does not know you any more: you start anew");
+    granted = await guestGrant(name);
+  }
+  localStorage.setItem(PASS, granted.pass);
+  return granted;
+}
+
+$("name").value = sessionStorage.getItem("name") ?? localStorage.getItem("name") ?? "";
 $("welcome").addEventListener("submit", (event) => {
   event.preventDefault();
   const name = $("name").value.trim() || `Guest ${Math.floor(Math.random() * 900 + 100)}`;
   sessionStorage.setItem("name", name);
+  localStorage.setItem("name", name);
   $("play").disabled = true;
   join(name).catch((error) => {
     $("play").disabled = false;
@@ -33,7 +61,7 @@ $("welcome").addEventListener("submit", (event) => {
 
 async function join(name) {
   session?.close();
-  session = new Session({ grant: () => guestGrant(name), agent: "arena-page/1", renew: false });
+  session = new Session({ grant: () => grant(name), agent: "arena-page/1", renew: false });
   avatar = session.stream("avatar");
   arena = session.stream("arena");
   listen();
@@ -43,6 +71,10 @@ async function join(name) {
   $("welcome").hidden = true;
   $("welcome").style.display = "none";
   $("field").focus();
+  purse(decodeValue(await avatar.request(method["wallet.purse"], encodeValue([]))));
+  const [name_, games, kills, deaths, points] = decodeValue(await avatar.request(method.profile, encodeValue([])));
+  game.profile = { name: name_, games, kills, deaths, points };
+  if (games > 1) feed(`welcome back: game ${games}, ${kills} beaten so far`);
 }
 
 function listen() {
@@ -77,6 +109,7 @@ function listen() {
     game.score = { id, points, kills, deaths };
     $("own").replaceChildren(...cells(["you", `${kills} / ${deaths}`, points]));
   });
+  avatar.on(method.purse, (body) => purse(decodeValue(body)[0]));
   arena.on(method.names, (body) => learn(decodeValue(body)[0]));
   arena.on(method.beaten, (body) => beaten(...decodeValue(body)));
   const group = session.group("arena");
@@ -96,6 +129,26 @@ const nameOf = (id) => game.names.get(id) ?? `#${id}`;
 
 function cells(values) {
   return values.map((value) => Object.assign(document.createElement("span"), { textContent: value }));
+}
+
+/** What one owns, as the server's ledger has it. */
+function purse([coins, stars, hats]) {
+  game.purse = { coins, stars, hats };
+  for (const [id, count] of Object.entries(game.purse)) $(id).textContent = count;
+  $("buy").disabled = coins < HAT_COINS;
+}
+
+let order;
+async function buy() {
+  // The same number until it is known what became of it: asking again buys no second hat.
+  order ??= crypto.getRandomValues(new BigUint64Array(1))[0] >> 1n;
+  try {
+    purse(decodeValue(await avatar.request(method["wallet.buy_hat"], encodeValue([order]))));
+    order = undefined;
+    feed("a fine hat");
+  } catch (error) {
+    feed(`no hat yet: ${error.message}`);
+  }
 }
 
 function table(rows, players) {
@@ -182,6 +235,7 @@ $("say").addEventListener("keydown", (event) => {
   if (text) tell(arena, method.say, [text]);
 });
 $("cut").addEventListener("click", () => session?.cut());
+$("buy").addEventListener("click", buy);
 $("kick").addEventListener("click", () => tell(avatar, method.drop_me, []));
 
 function tell(stream, id, values, options) {
@@ -245,7 +299,7 @@ globalThis.arena = {
     const seen = [...mirror.replicas.values()].filter((r) => r.kind === 0).map(({ id, x, y }) => ({ id, x, y }));
     return {
       me: game.me, logins: session?.stats()?.logins, x: me?.x, y: me?.y, points: game.score.points,
-      players: game.players, resumes: game.resumes, live: game.live, step: mirror.step, seen,
+      purse: game.purse, profile: game.profile, players: game.players, resumes: game.resumes, live: game.live, step: mirror.step, seen,
     };
   },
 };

@@ -1019,12 +1019,18 @@ function resumeProof(secret, nonce, token, generation) {
 }
 function readGrant(text) {
   const grant = { ticket: fromBase64(text.ticket), secret: fromBase64(text.secret) };
+  if (text.pass) grant.pass = text.pass;
   if (grant.secret.length !== 32 || grant.ticket.length === 0) throw new TypeError("this is no grant");
   return grant;
 }
-async function guestGrant(name = "", base = "") {
-  const response = await fetch(`${base}/ticket/guest?name=${encodeURIComponent(name)}`, { method: "POST" });
+var PassRefused = class extends Error {
+  name = "PassRefused";
+};
+async function guestGrant(name = "", base = "", pass = "") {
+  const headers = pass ? { authorization: `Bearer ${pass}` } : {};
+  const response = await fetch(`${base}/ticket/guest?name=${encodeURIComponent(name)}`, { method: "POST", headers });
   const text = await response.json();
+  if (text.error === "bad_pass") throw new PassRefused(text.message);
   if (!response.ok) throw new Error(text.message ?? `no ticket: HTTP ${response.status}`);
   return readGrant(text);
 }
@@ -2803,6 +2809,7 @@ export {
   Fields,
   Group,
   PREFACE,
+  PassRefused,
   Reader,
   Session,
   Status,

@@ -50,4 +50,4 @@ export {
   Stream,
 } from "./session.ts";
 export { hmacSha256, sha256 } from "./sha256.ts";
-export { type Grant, type GrantText, guestGrant, loginProof, readGrant, resumeProof } from "./ticket.ts";
+export { type Grant, type GrantText, PassRefused, guestGrant, loginProof, readGrant, resumeProof } from "./ticket.ts";

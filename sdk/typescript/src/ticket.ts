@@ -7,6 +7,8 @@ export interface Grant {
   ticket: Uint8Array;
   /** Never sent to a gate. */
   secret: Uint8Array;
+  /** Shown at the next login, it gives the same account again. Whoever has it is that player. */
+  pass?: string;
 }
 
 /** The JSON form of a grant, as `POST /ticket/guest` answers; bytes are base64. */
@@ -16,6 +18,7 @@ export interface GrantText {
   session?: string;
   account?: number;
   expires_ms?: number;
+  pass?: string;
 }
 
 const LOGIN = textBytes("mainstay login v1");
@@ -40,15 +43,26 @@ export function resumeProof(
 
 /** Reads the JSON form of a grant. Throws if it is none. */
 export function readGrant(text: GrantText): Grant {
-  const grant = { ticket: fromBase64(text.ticket), secret: fromBase64(text.secret) };
+  const grant: Grant = { ticket: fromBase64(text.ticket), secret: fromBase64(text.secret) };
+  if (text.pass) grant.pass = text.pass;
   if (grant.secret.length !== 32 || grant.ticket.length === 0) throw new TypeError("this is no grant");
   return grant;
 }
 
-/** Fetches a guest ticket from `POST {base}/ticket/guest`. `base` defaults to the page's origin. */
-export async function guestGrant(name = "", base = ""): Promise<Grant> {
-  const response = await fetch(`${base}/ticket/guest?name=${encodeURIComponent(name)}`, { method: "POST" });
-  const text = (await response.json()) as GrantText & { message?: string };
+/** The login service does not know a pass (any more): without it one is a new guest. */
+export class PassRefused extends Error {
+  override name = "PassRefused";
+}
+
+/**
+ * Fetches a guest ticket from `POST {base}/ticket/guest`. `base` defaults to the page's origin. With the
+ * `pass` of an earlier grant one is the same guest again; throws `PassRefused` if it is not known.
+ */
+export async function guestGrant(name = "", base = "", pass = ""): Promise<Grant> {
+  const headers: Record<string, string> = pass ? { authorization: `Bearer ${pass}` } : {};
+  const response = await fetch(`${base}/ticket/guest?name=${encodeURIComponent(name)}`, { method: "POST", headers });
+  const text = (await response.json()) as GrantText & { error?: string; message?: string };
+  if (text.error === "bad_pass") throw new PassRefused(text.message);
   if (!response.ok) throw new Error(text.message ?? `no ticket: HTTP ${response.status}`);
   return readGrant(text);
 }

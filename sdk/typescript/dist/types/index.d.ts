@@ -10,4 +10,4 @@ export { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 export { DEPTH_MAX, DecodeError, type DecodeKind, Decoder, Encoder, Fields, decodeValue, encodeValue, within, } from "./msgpack.ts";
 export { type Answerer, AppError, Group, type Handler, Session, type SessionEvents, type SessionOptions, type SessionState, Stream, } from "./session.ts";
 export { hmacSha256, sha256 } from "./sha256.ts";
-export { type Grant, type GrantText, guestGrant, loginProof, readGrant, resumeProof } from "./ticket.ts";
+export { type Grant, type GrantText, PassRefused, guestGrant, loginProof, readGrant, resumeProof } from "./ticket.ts";
