@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -44,7 +45,10 @@ pub fn run() -> anyhow::Result<bool> {
         }
     })?;
     let (before, after) = (before.context("no figures")?, after.context("no figures")?);
+    let folder = folder_of(server.pid());
     drop(server);
+    let stored = std::fs::metadata(folder.join("local.store")).map_or(0, |file| file.len());
+    let _ = std::fs::remove_dir_all(&folder);
     let span = (after.at - before.at).as_secs_f64();
     let share = (after.cpu - before.cpu).as_secs_f64() / span;
     let steps = after.steps - before.steps;
@@ -62,6 +66,7 @@ pub fn run() -> anyhow::Result<bool> {
     println!("share of a core, all in all     {:>10.1} %", share * 100.0);
     println!("bare writes of the same bytes   {:>10.1} %", bare * 100.0);
     println!("ratio to the bare writes        {:>10.2}", share / bare);
+    println!("size of the store at the end    {:>10.1} MiB", stored as f64 / f64::from(1 << 20));
     println!("received by each bot            {:>10.0} B/s, {per_step:.0} B a step", bytes);
     let met = summary.passed() && late == 0 && skipped == 0;
     println!(
@@ -125,17 +130,24 @@ fn snapshot(server: &Child) -> anyhow::Result<Snapshot> {
 pub fn child() -> anyhow::Result<()> {
     enter_child()?;
     let app = arena::app();
-    let folder = std::env::temp_dir().join(format!("mainstay-bench-{}", std::process::id()));
-    let settings = ["processes.local.listen.clients=\"127.0.0.1:0\"".to_owned()];
+    let folder = folder_of(std::process::id());
+    let settings = [
+        "processes.local.listen.clients=\"127.0.0.1:0\"".to_owned(),
+        format!("data={:?}", folder.display().to_string()),
+    ];
     let config = Config::load(None, &settings, &app.role_names())?;
     let process = config.choose(None).map_err(anyhow::Error::msg)?;
     let keys = Keys::kept(&folder, &mut Random::from_os())?;
-    let _ = std::fs::remove_dir_all(&folder);
     let running = Running::start(&app, &config.cluster, process, &keys)?;
     println!("port {}", running.addresses()[0].port());
     loop {
         std::thread::park();
     }
+}
+
+/// Where the server of that process id keeps what its players own. The parent removes it.
+fn folder_of(pid: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("mainstay-bench-{pid}"))
 }
 
 /// The share of a core that bare writes of `bytes` to each of the connections take, 20 times a

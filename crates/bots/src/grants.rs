@@ -107,7 +107,12 @@ impl GuestGrants {
         }
         let has_port = authority.rsplit(']').next().is_some_and(|end| end.contains(':'));
         let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        Ok(GuestGrants { authority, connection: None, wait: Duration::from_secs(5), passes: BTreeMap::new() })
+        Ok(GuestGrants {
+            authority,
+            connection: None,
+            wait: Duration::from_secs(5),
+            passes: BTreeMap::new(),
+        })
     }
 
     fn connect(&mut self) -> Result<BufReader<TcpStream>, GrantError> {

@@ -4,10 +4,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use bots::{GuestGrants, Load, Options, Stopper, Swarm};
+use bots::{KeyGrants, Load, Options, Stopper, Swarm};
 use mainstay::client::Address;
+use mainstay::env::Clock;
 use mainstay::{Exit, Running};
 
+/// Accounts of the demo's bots: the same at each start, so that they do not fill the data folder.
+const FIRST_BOT: u64 = 1 << 62;
 /// Bots of the demo play until it ends.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -19,7 +22,7 @@ pub struct Demo {
     /// Where the page and the players come in.
     #[arg(long, default_value = "127.0.0.1:7000")]
     listen: SocketAddr,
-    /// Folder of keys and logs.
+    /// Folder of keys, logs and what players own; start again with the same and it is all there.
     #[arg(long, default_value = "data")]
     data: PathBuf,
     /// Overrides a setting, such as `options.session.resume_window="2min"`.
@@ -64,7 +67,7 @@ struct Crowd {
 impl Crowd {
     fn start(running: &Running, players: u32) -> anyhow::Result<Crowd> {
         let address = running.addresses().first().context("there is no gate to come in by")?;
-        let grants = GuestGrants::new(&format!("http://{address}"))?;
+        let grants = KeyGrants::new(running.ticket_keys(), Clock::system(), FIRST_BOT);
         let mut load = Load::steady(players, FOR_EVER);
         load.ramp = Duration::from_millis(u64::from(players) * 5);
         let options = Options::new(Address::tcp(address.to_string()), load);

@@ -40,7 +40,7 @@ const HELLO: Files = files!("../templates/hello/": "src/main.rs", "src/lib.rs", 
 
 const ARENA: Files = files!("../../../samples/arena/":
     "src/lib.rs", "src/main.rs", "src/avatar.rs", "src/bot.rs", "src/field.rs", "src/lobby.rs",
-    "src/messages.rs", "src/rules.rs", "src/web.rs", "src/world.rs", "tests/play.rs",
+    "src/messages.rs", "src/parcels.rs", "src/rules.rs", "src/wallet.rs", "src/web.rs", "src/world.rs", "tests/play.rs",
     "interface.lock",
     "web/index.html", "web/arena.css", "web/arena.js", "web/view.js",
 );

@@ -252,6 +252,11 @@ impl Running {
         self.gate.as_ref()
     }
 
+    /// The keys that seal its tickets: for bots and tools inside this process.
+    pub fn ticket_keys(&self) -> TicketKeys {
+        self.keys.clone()
+    }
+
     /// A ticket for an account, good for `life`: for tests and tools on this machine.
     pub fn ticket(&self, account: AccountId, name: &str, life: Duration) -> Grant {
         let claims = claims(&self.clock, account, name, life);

@@ -37,6 +37,7 @@
 )]
 
 mod answer;
+pub mod dump;
 mod embedded;
 mod error;
 mod ledger;
@@ -54,6 +55,7 @@ mod tables;
 mod types;
 
 pub use answer::Answer;
+pub use dump::{DumpError, DumpSummary};
 pub use error::{Error, OpenError, Refusal};
 pub use ledger::{
     AuditEntry, Currency, Holdings, Item, ItemId, ItemKind, LedgerOp, Message, Outgoing, Receipt,

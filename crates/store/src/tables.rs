@@ -119,6 +119,11 @@ impl<'a> Stage<'a> {
         self.writes.insert((table, key.to_vec()), Some(bytes));
     }
 
+    /// Writes a row as another store had it.
+    pub fn put_raw(&mut self, table: Table, key: &[u8], bytes: Vec<u8>) {
+        self.writes.insert((table, key.to_vec()), Some(bytes));
+    }
+
     pub fn remove(&mut self, table: Table, key: &[u8]) {
         self.writes.insert((table, key.to_vec()), None);
     }

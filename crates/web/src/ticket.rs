@@ -216,8 +216,7 @@ mod tests {
         let keys = TicketKeys::new(vec![(1, [3; 32])]);
         let (clock, _) = Clock::manual(env::WallTime(1_000_000));
         let random = Random::from_seed(1);
-        let guests =
-            Guests::new(keys.clone(), clock.clone(), random, GuestOptions::default());
+        let guests = Guests::new(keys.clone(), clock.clone(), random, GuestOptions::default());
         let account = |text: &GrantText| {
             let ticket = STANDARD.decode(&text.ticket).unwrap();
             keys.open_ticket(&ticket, clock.wall()).unwrap().claims.account

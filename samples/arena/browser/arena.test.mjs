@@ -14,12 +14,10 @@ const screenshots = process.env.SCREENSHOT_DIR;
 
 let demo, address, browser, folder, startedAt;
 
-before(async () => {
-  assert.ok(existsSync(command), `${command} is missing: run \`cargo build --release\` first`);
-  folder = mkdtempSync(join(tmpdir(), "mainstay-browser-"));
-  startedAt = performance.now();
-  demo = spawn(command, ["demo", "--bots", "100", "--listen", "127.0.0.1:0", "--data", folder], { stdio: ["ignore", "pipe", "inherit"] });
-  address = await new Promise((resolve, reject) => {
+/** Starts the demo with the data of this run; its address. */
+function start(listen) {
+  demo = spawn(command, ["demo", "--bots", "100", "--listen", listen, "--data", folder], { stdio: ["ignore", "pipe", "inherit"] });
+  return new Promise((resolve, reject) => {
     let text = "";
     demo.on("exit", (code) => reject(new Error(`the demo ended with ${code}: ${text}`)));
     demo.stdout.on("data", (piece) => {
@@ -28,6 +26,13 @@ before(async () => {
       if (found) resolve(found[0].replace(/\/$/, ""));
     });
   });
+}
+
+before(async () => {
+  assert.ok(existsSync(command), `${command} is missing: run \`cargo build --release\` first`);
+  folder = mkdtempSync(join(tmpdir(), "mainstay-browser-"));
+  startedAt = performance.now();
+  address = await start("127.0.0.1:0");
   browser = await chromium.launch({
     executablePath: "/usr/bin/chromium",
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -46,8 +51,8 @@ after(async () => {
   if (folder) rmSync(folder, { recursive: true, force: true });
 });
 
-async function open(name) {
-  const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
+async function open(name, visitor = browser) {
+  const page = await visitor.newPage({ viewport: { width: 1280, height: 800 } });
   const errors = [];
   page.on("pageerror", (error) => errors.push(error.message));
   page.on("console", (line) => line.type() === "error" && errors.push(line.text()));
@@ -56,6 +61,21 @@ async function open(name) {
   await page.click("#play");
   await page.waitForFunction(() => globalThis.arena?.playing);
   return { page, errors };
+}
+
+/** Wanders and shoots until `done`: a pick-up or a hit comes soon among a hundred. */
+async function wander(page, done) {
+  const keys = ["w", "d", "s", "a"];
+  await page.mouse.move(900, 400);
+  await page.mouse.down();
+  for (let turn = 0; turn < 120 && !done(await read(page)); turn++) {
+    const key = keys[turn % 4];
+    await page.keyboard.down(key);
+    await page.mouse.move(640 + 200 * Math.cos(turn), 400 + 200 * Math.sin(turn));
+    await page.waitForTimeout(500);
+    await page.keyboard.up(key);
+  }
+  await page.mouse.up();
 }
 
 const read = (page) => page.evaluate(() => globalThis.arena.snapshot());
@@ -94,21 +114,10 @@ test("a player moves, shoots, chats, and keeps the score through a cut and a dro
   }
   assert.ok(moved > 60, `the player moved ${moved} units`);
 
-  await page.mouse.move(900, 400);
-  await page.mouse.down();
   await page.fill("#say", "hello from a browser");
   await page.press("#say", "Enter");
   await until(page, () => document.getElementById("lines").textContent.includes("hello from a browser"));
-  // Wander and shoot until there is a score to keep: a pick-up or a hit comes soon among a hundred.
-  const keys = ["w", "d", "s", "a"];
-  for (let turn = 0; turn < 80 && (await read(page)).points === 0; turn++) {
-    const key = keys[turn % 4];
-    await page.keyboard.down(key);
-    await page.mouse.move(640 + 200 * Math.cos(turn), 400 + 200 * Math.sin(turn));
-    await page.waitForTimeout(500);
-    await page.keyboard.up(key);
-  }
-  await page.mouse.up();
+  await wander(page, ({ points }) => points > 0);
   const scored = await read(page);
   assert.ok(scored.points > 0, "the player scored something");
   if (screenshots) await page.screenshot({ path: join(screenshots, "arena.png") });
@@ -128,6 +137,33 @@ test("a player moves, shoots, chats, and keeps the score through a cut and a dro
   assert.equal(dropped.logins, 1);
   assert.deepEqual(errors.filter((error) => !error.includes("WebSocket")), []);
   await page.close();
+});
+
+test("coins and items are seen, and are there again after the server was killed", async () => {
+  const visitor = await browser.newContext();
+  const { page, errors } = await open("Keeper", visitor);
+  const owned = (purse) => purse !== undefined && purse.coins + purse.stars > 0;
+  await wander(page, ({ purse }) => owned(purse));
+  const { purse } = await read(page);
+  assert.ok(owned(purse), "something was collected and is in the ledger");
+  const shown = await page.evaluate(() => ["coins", "stars"].map((id) => Number(document.getElementById(id).textContent)));
+  assert.ok(shown[0] >= purse.coins && shown[1] >= purse.stars, `the page shows ${shown}`);
+  assert.deepEqual(errors, []);
+  const last = (await read(page)).purse;
+
+  demo.removeAllListeners("exit");
+  const ended = new Promise((resolve) => demo.once("exit", resolve));
+  demo.kill("SIGKILL");
+  await ended;
+  assert.equal(await start(new URL(address).host), address);
+  await page.reload();
+  await page.click("#play");
+  await until(page, () => globalThis.arena?.playing && globalThis.arena.snapshot().profile);
+  const back = await read(page);
+  assert.ok(back.purse.coins >= last.coins && back.purse.stars >= last.stars, `${JSON.stringify(back.purse)} after ${JSON.stringify(last)}`);
+  assert.equal(back.profile.name, "Keeper");
+  assert.equal(back.profile.games, 2, "it is the same player");
+  await visitor.close();
 });
 
 test("the console lists sessions, entities and scenes", async () => {

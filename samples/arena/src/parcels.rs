@@ -36,10 +36,10 @@ impl Parcels {
     /// The parcels to be sent in this second: each account has its own within
     /// [`rules::PARCEL_SECONDS`], so that a crowd does not come at once.
     pub fn due(&mut self, second: u64, random: &mut Random) -> Vec<(u64, Parcel)> {
-        let is_due = |account: u64| account.wrapping_add(second) % rules::PARCEL_SECONDS == 0;
-        let waiting = self.open.iter_mut().filter(|(account, open)| {
-            is_due(**account) && !open.is_waiting
-        });
+        let is_due =
+            |account: u64| account.wrapping_add(second).is_multiple_of(rules::PARCEL_SECONDS);
+        let waiting =
+            self.open.iter_mut().filter(|(account, open)| is_due(**account) && !open.is_waiting);
         let due = waiting.map(|(account, open)| {
             let parcel = open.sent.get_or_insert_with(|| Parcel {
                 id: wallet::parcel_id(random),

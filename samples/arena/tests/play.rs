@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use arena::{Playing, Row};
+use arena::{Avatar, Input, Playing, Profile, Purse, Row};
+use mainstay::prelude::*;
 use mainstay::proto;
+use mainstay::store::{LedgerOp, Transaction, TxnId};
 use mainstay::testkit::{ClientError, Cluster, Event, Faults, Game, Player, method_id};
 
 async fn enter(game: &Game, account: u64) -> (Player, Playing) {
@@ -76,4 +78,95 @@ async fn nothing_is_left_when_all_have_gone(cluster: Cluster) {
     players.iter().for_each(Player::leave);
     game.sleep(Duration::from_secs(120)).await;
     assert_eq!(game.left(), Default::default());
+}
+
+/// What the avatar told its client it owns, newest last.
+fn purses(events: &[Event]) -> Vec<Purse> {
+    let purse = method_id("purse");
+    let told = events.iter().filter_map(|event| match event {
+        Event::Push { method, body, .. } if *method == purse => {
+            Some(proto::decode::<(Purse,)>(body).unwrap().0)
+        }
+        _ => None,
+    });
+    told.collect()
+}
+
+/// Walks up and down the map in lanes until something that was picked up is owned for good.
+async fn sweep(game: &Game, player: &Player) -> Purse {
+    for turn in 0..400u32 {
+        let (x, y) = match turn % 8 {
+            0..=2 => (0, -1),
+            3 | 7 => (if turn < 200 { 1 } else { -1 }, 0),
+            _ => (0, 1),
+        };
+        let input = Input { x, y, ..Input::default() };
+        player.tell("arena", "steer", &(input,)).unwrap();
+        game.sleep(Duration::from_millis(if x == 0 { 1_700 } else { 250 })).await;
+        if let Some(purse) = purses(&player.events()).pop() {
+            return purse;
+        }
+    }
+    panic!("nothing was picked up in ten minutes");
+}
+
+fn ledger(game: &Game, account: u64) -> Purse {
+    let held = game.store().holdings(holder(Ref::<Avatar>::keyed(account))).wait().unwrap();
+    let of = |kind| held.items.values().filter(|item| item.kind == kind).count() as u32;
+    let coins = held.balances.get(&arena::COINS).copied().unwrap_or(0);
+    Purse { coins, stars: of(arena::STAR), hats: of(arena::HAT) }
+}
+
+#[mainstay::test(seed = 7)]
+async fn what_is_picked_up_is_in_the_ledger_when_it_is_told(cluster: Cluster) {
+    let game = cluster.start(&arena::app());
+    let (ann, _) = enter(&game, 1).await;
+    let told = sweep(&game, &ann).await;
+    assert!(told.coins > 0 || told.stars > 0);
+    assert_eq!(ledger(&game, 1), told);
+    let verdict = game.store().verify().wait().unwrap();
+    assert_eq!(verdict.faults, Vec::<String>::new());
+    // What was collected just before leaving arrives all the same, and the record is saved.
+    ann.leave();
+    game.sleep(Duration::from_secs(20)).await;
+    let kept = game.store().load(holder(Ref::<Avatar>::keyed(1))).wait().unwrap().unwrap();
+    assert_eq!(kept.documents.keys().collect::<Vec<_>>(), ["record", "self"]);
+    let (ann, _) = enter(&game, 1).await;
+    let profile: Profile = ann.request("avatar", "profile", &()).await.unwrap();
+    assert_eq!((profile.name.as_str(), profile.games), ("player 1", 2));
+    let purse: Purse = ann.request("avatar", "wallet.purse", &()).await.unwrap();
+    assert_eq!(purse, ledger(&game, 1));
+}
+
+#[mainstay::test(seed = 8)]
+async fn a_hat_is_paid_once_however_often_it_is_ordered(cluster: Cluster) {
+    let game = cluster.start(&arena::app());
+    let (ann, _) = enter(&game, 1).await;
+    let poor = ann.request::<_, Purse>("avatar", "wallet.buy_hat", &(1u64,)).await;
+    let Err(ClientError::App(body)) = poor else { panic!("{poor:?}") };
+    assert_eq!(proto::decode(&body), Ok(arena::BuyError::Poor));
+    let to = holder(Ref::<Avatar>::keyed(1));
+    let gift = Transaction::new(TxnId(1), 1);
+    let gift = gift.with(LedgerOp::Mint { holder: to, currency: arena::COINS, amount: 60 });
+    game.store().commit(gift).wait().unwrap();
+    for order in [1u64, 1, 2, 1] {
+        let purse: Purse = ann.request("avatar", "wallet.buy_hat", &(order,)).await.unwrap();
+        assert_eq!(purse, ledger(&game, 1));
+    }
+    let purse = ledger(&game, 1);
+    assert_eq!((purse.coins, purse.hats), (10, 2));
+}
+
+/// A second session of an account took the first one's place in the arena and saw nothing.
+#[mainstay::test(seed = 9)]
+async fn a_second_login_of_an_account_plays_on(cluster: Cluster) {
+    let game = cluster.start(&arena::app());
+    let (_first, before) = enter(&game, 1).await;
+    let (second, after) = enter(&game, 1).await;
+    assert_eq!(before.edge.to_bits(), after.edge.to_bits());
+    game.sleep(Duration::from_secs(20)).await;
+    second.events();
+    game.sleep(Duration::from_secs(2)).await;
+    assert!(views(&second.events()) > 30);
+    assert!(second.request::<_, Row>("arena", "score", &()).await.is_ok());
 }

@@ -2,6 +2,7 @@
 
 mod commit;
 mod owner;
+pub(crate) mod raw;
 mod rows;
 mod verify;
 

@@ -1,5 +1,6 @@
 //! Nodes, owners and documents.
 
+use super::raw::IMPORT;
 use super::rows::{EntityRow, alive_key, dead_key};
 use super::{at_most, check_generation, generation};
 use crate::error::Error;
@@ -9,6 +10,10 @@ use crate::types::{
 };
 
 pub(crate) fn beat(s: &mut Stage<'_>, incarnation: Incarnation) -> Result<Pulse, Error> {
+    if s.row::<u64>(Table::Meta, IMPORT)?.is_some() {
+        let reason = "an import into it has not ended: run the import again";
+        return Err(Error::Stopped(reason.to_owned()));
+    }
     let beat = match alive(s, incarnation) {
         Ok(beat) => beat + 1,
         Err(Error::UnknownNode(_)) => 1,

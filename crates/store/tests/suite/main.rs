@@ -3,6 +3,7 @@
 
 mod conformance;
 mod crash;
+mod dump;
 mod faults;
 mod folder;
 mod model;
