@@ -1,4 +1,5 @@
 use crate::ledger::{Currency, ItemId, TxnId};
+use crate::record::{Lock, RecordId};
 use crate::types::{Incarnation, Key, Owner};
 
 /// Why a shard did not do what was asked. Each variant says what the caller can do.
@@ -60,6 +61,26 @@ pub enum Error {
         /// Its ledger version.
         current: u64,
     },
+    /// The record is not at the version that the write builds on: read and decide again.
+    #[error("{id} is at version {current}")]
+    RecordConflict {
+        /// The record.
+        id: RecordId,
+        /// Its version.
+        current: u64,
+    },
+    /// Somebody else has the record to itself: try later. Whoever has seen the lock unchanged for
+    /// its expiry may break it.
+    #[error("{id} is locked")]
+    Locked {
+        /// The record.
+        id: RecordId,
+        /// Its lock.
+        lock: Lock,
+    },
+    /// Final for that lock: it was given back or broken. What was to be written under it is not.
+    #[error("the lock on {0} has ended")]
+    LockLost(RecordId),
     /// The ledger's rules do not allow it: tell whoever asked. No part was done.
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::record::RecordWrite;
 use crate::row::Writer;
 use crate::types::{Claim, Key, Save};
 
@@ -123,8 +124,8 @@ pub struct Message {
 
 /// Changes that happen together or not at all, once.
 ///
-/// It is done if no transaction of its id was done before, all `writes`, `claims` and `ledgers`
-/// are as the shard has them, and the ledger allows each step of `ops` in their order.
+/// It is done if no transaction of its id was done before, all `writes`, `claims`, `ledgers` and
+/// `records` are as the shard has them, and the ledger allows each step of `ops` in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
     /// Its name for ever.
@@ -137,6 +138,8 @@ pub struct Transaction {
     pub claims: Vec<Claim>,
     /// Ledger versions that must be current, by holder. 0: the holder never held anything.
     pub ledgers: BTreeMap<Key, u64>,
+    /// Records to write, each at most once.
+    pub records: Vec<RecordWrite>,
     /// What changes in the ledger, in this order.
     pub ops: Vec<LedgerOp>,
     /// What is to be told once it is done.
@@ -156,6 +159,7 @@ impl Transaction {
             writes: Vec::new(),
             claims: Vec::new(),
             ledgers: BTreeMap::new(),
+            records: Vec::new(),
             ops: Vec::new(),
             messages: Vec::new(),
             note: String::new(),
@@ -164,7 +168,7 @@ impl Transaction {
     }
 
     /// What a second try under the same id must have in common with the first: SHA-256 of what is
-    /// to be changed (patches with their keys, ledger operations, messages, note).
+    /// to be changed (patches with their keys, ledger operations, messages, note, records).
     ///
     /// Generation, claims, versions and time are left out: a second try after a failover has others.
     pub fn content_hash(&self) -> [u8; 32] {
@@ -195,13 +199,21 @@ impl Transaction {
             w.blob(&message.body);
         }
         w.text(&self.note);
+        // Without any, the content is that of a time without records.
+        if !self.records.is_empty() {
+            w.count(self.records.len());
+            for record in &self.records {
+                record.put_content(w);
+            }
+        }
     }
 
     pub(crate) fn bytes(&self) -> usize {
         let documents = self.writes.iter().map(Save::bytes).sum::<usize>();
         let messages = self.messages.iter().map(|m| m.topic.len() + m.body.len()).sum::<usize>();
         let ops = self.ops.iter().map(LedgerOp::bytes).sum::<usize>();
-        documents + messages + ops + self.note.len() + 64 * (1 + self.claims.len())
+        let records = self.records.iter().map(RecordWrite::bytes).sum::<usize>();
+        documents + messages + ops + records + self.note.len() + 64 * (1 + self.claims.len())
     }
 }
 

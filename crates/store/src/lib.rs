@@ -27,7 +27,7 @@
 //! Nodes keep their entities in it: `node::data` has write-behind, documents and deals.
 //!
 //! # What it is not yet
-//! Missing are the backends on servers, slots and the shard map, indexes, pessimistic guards, sagas,
+//! Missing are the backends on servers, slots and the shard map, indexes, sagas,
 //! and the intent to release to one node (for moves). A full disk ends an embedded store like any
 //! other failed write.
 #![forbid(unsafe_code)]
@@ -43,6 +43,7 @@ mod error;
 mod ledger;
 mod options;
 mod queue;
+mod record;
 #[cfg(feature = "remote")]
 mod remote;
 mod row;
@@ -62,6 +63,7 @@ pub use ledger::{
     Supply, Transaction, TxnId, Verdict,
 };
 pub use options::{Limits, Options};
+pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 #[cfg(feature = "remote")]
 pub use remote::ServerOptions;
 pub use rules::Of;

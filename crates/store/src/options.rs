@@ -56,6 +56,12 @@ pub struct Limits {
     pub items_max: usize,
     /// Currencies of one holder.
     pub currencies_max: usize,
+    /// Records of one read, write or transaction.
+    pub records_max: usize,
+    /// Bytes of a record's key.
+    pub record_key_bytes_max: usize,
+    /// Bytes of a record.
+    pub record_bytes_max: usize,
     /// Rows that one call reads or forgets.
     pub scan_max: usize,
 }
@@ -75,6 +81,9 @@ impl Default for Limits {
             item_bytes_max: 4 << 10,
             items_max: 10_000,
             currencies_max: 256,
+            records_max: 64,
+            record_key_bytes_max: 128,
+            record_bytes_max: 1 << 20,
             scan_max: 4_096,
         }
     }

@@ -11,6 +11,7 @@ use crate::ledger::{
 };
 use crate::options::{Limits, Options};
 use crate::queue::Asked;
+use crate::record::{Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 use crate::rules::{self, Activations, Of};
 use crate::shard::Shard;
 use crate::tables::Stage;
@@ -257,6 +258,56 @@ impl Store {
     /// again while it is not zero.
     pub fn forget(&self, before_ms: u64) -> Answer<usize> {
         self.submit(SMALL, move |s| rules::forget(s, before_ms))
+    }
+
+    /// Reads records as they are at one moment, in the order of `ids`. Locks nothing.
+    ///
+    /// Errors: [`Error::TooLarge`] above `records_max`, [`Error::Corrupt`].
+    pub fn records(&self, ids: Vec<RecordId>) -> Answer<Records> {
+        self.read(move |s| rules::records(s, &ids))
+    }
+
+    /// The records of a kind whose keys come after `after`, in the order of their keys, at most
+    /// `max` and `scan_max`, fewer if they are large. None are left when it gives none.
+    pub fn scan_records(
+        &self,
+        kind: u32,
+        after: Option<Vec<u8>>,
+        max: usize,
+    ) -> Answer<Vec<(Vec<u8>, Record)>> {
+        self.read(move |s| rules::scan_records(s, kind, after.as_deref(), max))
+    }
+
+    /// Writes records, all or none; the answer is their versions afterwards.
+    ///
+    /// Errors: [`Error::RecordConflict`], [`Error::Locked`], [`Error::LockLost`],
+    /// [`Error::Generation`], [`Error::TooLarge`], [`Error::Malformed`]. After
+    /// [`Error::Unknown`] read them: their versions tell. What must happen exactly once goes into a
+    /// [`Transaction`].
+    pub fn write_records(&self, generation: u64, writes: Vec<RecordWrite>) -> Answer<Vec<u64>> {
+        let bytes = writes.iter().map(RecordWrite::bytes).sum();
+        self.submit(bytes, move |s| rules::write_records(s, generation, &writes))
+    }
+
+    /// Takes a record to oneself and reads it.
+    ///
+    /// Errors: [`Error::Locked`], [`Error::TooLarge`], [`Error::Malformed`].
+    pub fn lock_record(&self, ask: LockAsk) -> Answer<(Lock, Records)> {
+        self.submit(SMALL, move |s| rules::lock_record(s, &ask))
+    }
+
+    /// Says that the holder of a lock is still there.
+    ///
+    /// Errors: [`Error::LockLost`].
+    pub fn renew_lock(&self, id: RecordId, fence: u64) -> Answer<()> {
+        self.submit(SMALL, move |s| rules::renew_lock(s, &id, fence))
+    }
+
+    /// Gives a lock back without writing.
+    ///
+    /// Errors: [`Error::LockLost`].
+    pub fn unlock_record(&self, id: RecordId, fence: u64) -> Answer<()> {
+        self.submit(SMALL, move |s| rules::unlock_record(s, &id, fence))
     }
 
     /// Reads all rows of one moment and adds up the ledger.

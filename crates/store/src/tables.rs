@@ -20,14 +20,15 @@ pub(crate) enum Table {
     Txn = 7,
     Audit = 8,
     Outbox = 9,
+    Record = 10,
     /// What each writer committed last; only on servers, and no rule reads it.
     #[cfg(feature = "remote")]
-    Writer = 10,
+    Writer = 11,
 }
 
 impl Table {
     /// The tables of every backend.
-    pub const ALL: [Table; 10] = [
+    pub const ALL: [Table; 11] = [
         Table::Meta,
         Table::Node,
         Table::Entity,
@@ -38,6 +39,7 @@ impl Table {
         Table::Txn,
         Table::Audit,
         Table::Outbox,
+        Table::Record,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -52,6 +54,7 @@ impl Table {
             Table::Txn => "txn",
             Table::Audit => "audit",
             Table::Outbox => "outbox",
+            Table::Record => "record",
             #[cfg(feature = "remote")]
             Table::Writer => "writer",
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::owner::{claimed, save};
+use super::record;
 use super::rows::{
     FORGOTTEN, HolderRow, OUTBOX_SEQUENCE, OutboxRow, TXN_SEQUENCE, TxnRow, currency_key, held_key,
     kind_key,
@@ -33,6 +34,7 @@ pub(crate) fn commit(s: &mut Stage<'_>, txn: &Transaction) -> Result<Receipt, Er
     for write in &txn.writes {
         versions.insert(write.claim.key, save(s, write)?);
     }
+    record::apply(s, &txn.records)?;
     for (&holder, &version) in &txn.ledgers {
         let current = holder_row(s, holder)?.version;
         if current != version {
@@ -74,7 +76,8 @@ fn rows_of(txn: &Transaction) -> impl Iterator<Item = (Table, Vec<u8>)> {
     });
     let ledgers = txn.ledgers.keys().map(move |key| holder(*key));
     let counters = [TXN_SEQUENCE, OUTBOX_SEQUENCE].map(|key| of(Table::Meta, key));
-    entities.chain(ops).chain(ledgers).chain(counters)
+    let records = txn.records.iter().map(|write| record::place(&write.id));
+    entities.chain(ops).chain(ledgers).chain(records).chain(counters)
 }
 
 fn check_shape(s: &Stage<'_>, txn: &Transaction) -> Result<(), Error> {
@@ -83,6 +86,7 @@ fn check_shape(s: &Stage<'_>, txn: &Transaction) -> Result<(), Error> {
     at_most("entities of a transaction", entities, limits.txn_entities_max)?;
     at_most("ledger operations of a transaction", txn.ops.len(), limits.txn_ledger_max)?;
     at_most("ledger versions of a transaction", txn.ledgers.len(), 2 * limits.txn_ledger_max)?;
+    at_most("records of a transaction", txn.records.len(), limits.records_max)?;
     at_most("messages of a transaction", txn.messages.len(), limits.txn_messages_max)?;
     at_most("bytes of a transaction's note", txn.note.len(), limits.note_bytes_max)?;
     for message in &txn.messages {

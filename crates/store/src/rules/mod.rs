@@ -3,6 +3,7 @@
 mod commit;
 mod owner;
 pub(crate) mod raw;
+mod record;
 mod rows;
 mod verify;
 
@@ -12,6 +13,9 @@ pub(crate) use commit::{
 };
 pub(crate) use owner::{
     Activations, activate, activate_many, beat, load, mark_dead, node, nodes, release, save,
+};
+pub(crate) use record::{
+    lock_record, records, renew_lock, scan_records, unlock_record, write_records,
 };
 pub(crate) use verify::verify;
 

@@ -1,6 +1,6 @@
 //! Rows as they are stored, for copies of a whole store.
 
-use super::rows::{EntityRow, FORMAT, HolderRow, OutboxRow, TxnRow};
+use super::rows::{EntityRow, FORMAT, HolderRow, OutboxRow, RecordRow, TxnRow};
 use crate::dump::{Place, RawRow};
 use crate::error::Error;
 use crate::ledger::{AuditEntry, Item, Supply};
@@ -57,6 +57,7 @@ pub(crate) fn check(table: Table, key: &[u8], stored: &[u8]) -> Result<(), Error
         Table::Txn => row::decode::<TxnRow>(table, key, stored).map(drop),
         Table::Audit => row::decode::<AuditEntry>(table, key, stored).map(drop),
         Table::Outbox => row::decode::<OutboxRow>(table, key, stored).map(drop),
+        Table::Record => row::decode::<RecordRow>(table, key, stored).map(drop),
         #[allow(unreachable_patterns)]
         _ => Err(Error::Malformed("a table that no copy has")),
     }

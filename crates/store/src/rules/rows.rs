@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::ledger::{
     AuditEntry, Currency, Item, ItemId, ItemKind, Message, Receipt, Supply, TxnId,
 };
+use crate::record::{Lock, Record};
 use crate::row::{Damaged, Reader, Row, Writer};
 use crate::types::{Documents, Incarnation, Key, Owner};
 
@@ -47,6 +48,10 @@ fn supply_key(class: u8, of: u32) -> [u8; 5] {
     let mut key = [class; 5];
     key[1..].copy_from_slice(&of.to_be_bytes());
     key
+}
+
+pub(crate) fn record_key(kind: u32, key: &[u8]) -> Vec<u8> {
+    [&kind.to_be_bytes(), key].concat()
 }
 
 /// A counter of the meta and node tables.
@@ -241,5 +246,49 @@ impl Row for OutboxRow {
 
     fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(OutboxRow { txn: r.txn()?, message: Message { topic: r.text()?, body: r.blob()? } })
+    }
+}
+
+/// A record. Its row stays when it is removed, so that versions and fences only rise.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RecordRow {
+    pub version: u64,
+    pub fence: u64,
+    pub beat: u64,
+    /// 0: nobody holds the lock.
+    pub expiry_ms: u32,
+    pub body: Option<Vec<u8>>,
+}
+
+impl RecordRow {
+    pub fn lock(&self) -> Option<Lock> {
+        let &RecordRow { fence, beat, expiry_ms, .. } = self;
+        (expiry_ms != 0).then_some(Lock { fence, beat, expiry_ms })
+    }
+}
+
+impl From<RecordRow> for Record {
+    fn from(row: RecordRow) -> Self {
+        Record { version: row.version, lock: row.lock(), body: row.body }
+    }
+}
+
+impl Row for RecordRow {
+    fn put(&self, w: &mut Writer) {
+        w.u64(self.version);
+        w.u64(self.fence);
+        w.u64(self.beat);
+        w.u32(self.expiry_ms);
+        w.u8(u8::from(self.body.is_some()));
+        w.blob(self.body.as_deref().unwrap_or_default());
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let (version, fence, beat, expiry_ms) = (r.u64()?, r.u64()?, r.u64()?, r.u32()?);
+        let (present, body) = (r.flag()?, r.blob()?);
+        if !present && !body.is_empty() {
+            return Err(Damaged);
+        }
+        Ok(RecordRow { version, fence, beat, expiry_ms, body: present.then_some(body) })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::commit::corrupt;
-use super::rows::{EntityRow, FORGOTTEN, HolderRow, OutboxRow, TxnRow, held_key};
+use super::rows::{EntityRow, FORGOTTEN, HolderRow, OutboxRow, RecordRow, TxnRow, held_key};
 use crate::error::Error;
 use crate::ledger::{AuditEntry, Currency, Item, ItemId, ItemKind, Supply, Verdict};
 use crate::row::{self, Row};
@@ -20,6 +20,7 @@ pub(crate) fn verify(s: &mut Stage<'_>) -> Result<Verdict, Error> {
     }
     each::<EntityRow>(s, Table::Entity, &mut verdict, |_, _, _| Ok(()))?;
     each::<OutboxRow>(s, Table::Outbox, &mut verdict, |_, _, _| Ok(()))?;
+    each::<RecordRow>(s, Table::Record, &mut verdict, |_, _, _| Ok(()))?;
     let mut counted = 0;
     each::<HolderRow>(s, Table::Holder, &mut verdict, |verdict, _, row| {
         counted += u64::from(row.items);

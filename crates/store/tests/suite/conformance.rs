@@ -5,21 +5,22 @@ use std::collections::BTreeMap;
 use store::*;
 
 use crate::folder::Folder;
+use crate::records;
 
 /// A backend under test. `reopen` gives the same store after its process went away, if there is
 /// anything that could outlive it.
-struct Bench {
+pub struct Bench {
     open: Box<dyn Fn() -> Store>,
     store: Option<Store>,
     lasting: bool,
 }
 
 impl Bench {
-    fn store(&self) -> &Store {
+    pub fn store(&self) -> &Store {
         self.store.as_ref().unwrap()
     }
 
-    fn reopen(&mut self) {
+    pub fn reopen(&mut self) {
         if self.lasting {
             self.store = None;
             self.store = Some((self.open)());
@@ -50,6 +51,12 @@ const CASES: &[Case] = &[
     ("malformed transactions are refused", malformed_transactions_are_refused),
     ("the outbox holds what was committed until told", the_outbox_holds_what_was_committed),
     ("forgotten transactions stay in the audit", forgotten_transactions_stay_in_the_audit),
+    ("records are written at their version or not at all", records::at_their_version),
+    ("a removed record keeps its version", records::removed_ones_keep_their_version),
+    ("records change together with the ledger", records::together_with_the_ledger),
+    ("a lock keeps others out until it is given back", records::a_lock_keeps_others_out),
+    ("a lock that stands still may be broken", records::a_lock_that_stands_still_may_be_broken),
+    ("records are listed in the order of their keys", records::listed_in_order),
 ];
 
 /// Opens a store of one case, again after it was closed if it is one that lasts.

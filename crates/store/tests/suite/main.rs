@@ -7,5 +7,6 @@ mod dump;
 mod faults;
 mod folder;
 mod model;
+mod records;
 #[cfg(feature = "sqlite")]
 mod shared;
