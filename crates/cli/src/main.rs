@@ -2,6 +2,7 @@
 
 mod bots;
 mod check;
+mod data;
 mod demo;
 mod new;
 
@@ -28,6 +29,12 @@ enum Command {
     New(new::New),
     /// Checks a cluster file without starting anything, or prints what one may hold.
     Check(check::Check),
+    /// Looks into a store, copies it, checks it, and brings a player back to an earlier time.
+    ///
+    /// A store is where a game keeps its players: their saved documents, and a ledger of items and
+    /// currency. By default it is the one in the folder `data`, as `mainstay demo` and every game
+    /// without a cluster file use it. Stop the server first: an embedded store is for one process.
+    Data(data::Data),
     /// Prints a ticket for an account, sealed with the keys of a cluster file or data folder.
     Ticket(TicketArguments),
     /// Prints the arena's interface; a game prints its own by `cargo run -- --schema`.
@@ -69,6 +76,7 @@ fn main() -> Exit {
         Command::Bots(bots) => bots.run(),
         Command::New(new) => new.run(),
         Command::Check(check) => check.run(),
+        Command::Data(data) => data.run(),
         Command::Ticket(ticket) => Ok(run(&ticket.words())),
         Command::Schema(schema) => Ok(run(&schema.words())),
         Command::Serve { arguments } => Ok(run(&arguments)),

@@ -154,7 +154,7 @@ impl Running {
                 cluster: nodes.clone(),
                 board: board.clone(),
                 mesh_key: mesh_key.clone(),
-                store: open_store(&node_app, process)?,
+                store: store_of(&node_app, process)?,
                 metrics: registry.clone(),
             };
             running.node =
@@ -318,30 +318,41 @@ pub(crate) fn claims(clock: &Clock, account: AccountId, name: &str, life: Durati
 }
 
 /// Opens the store, if the game keeps anything.
-fn open_store(app: &NodeApp, process: &Process) -> Result<Option<Store>, StartError> {
+fn store_of(app: &NodeApp, process: &Process) -> Result<Option<Store>, StartError> {
     if !app.needs_store() {
         return Ok(None);
     }
-    match &process.store {
-        StorePlace::Memory => Ok(Some(Store::memory(store::Limits::default()))),
-        StorePlace::Embedded(file) => open_embedded(file, process).map(Some),
-        StorePlace::Sqlite(file) => open_sqlite(file).map(Some),
-    }
-}
-
-fn open_embedded(file: &Path, process: &Process) -> Result<Store, StartError> {
+    let StorePlace::Embedded(file) = &process.store else {
+        return open_store(&process.store).map(Some);
+    };
     let path = file.display().to_string();
     if process.shares_entities {
         return Err(StartError::StoreShared { path });
     }
-    make_folder_of(file)?;
-    let store = Store::embedded(file, store::Options::default())?;
+    let store = open_store(&process.store)?;
     // Nobody else can have it open, so whoever wrote to it before is gone.
     match node::data::bury_all(&store) {
         Ok(buried) => tracing::debug!(path, buried, "store opened"),
         Err(error) => return Err(StartError::StoreFailed { path, error }),
     }
-    Ok(store)
+    Ok(Some(store))
+}
+
+/// Opens the store that a configuration names, made if it is not there, for tools that work on it
+/// beside or without a game.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub fn open_store(place: &StorePlace) -> Result<Store, StartError> {
+    match place {
+        StorePlace::Memory => Ok(Store::memory(store::Limits::default())),
+        StorePlace::Embedded(file) => {
+            make_folder_of(file)?;
+            Ok(Store::embedded(file, store::Options::default())?)
+        }
+        StorePlace::Sqlite(file) => open_sqlite(file),
+    }
 }
 
 #[cfg(feature = "sqlite")]

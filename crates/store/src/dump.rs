@@ -12,6 +12,7 @@ use crate::answer::Answer;
 use crate::error::Error;
 use crate::rules::{self, raw};
 use crate::store::Store;
+use crate::types::{Entity, Key};
 
 const MAGIC: &[u8; 8] = b"MSTYDUMP";
 const VERSION: u32 = 1;
@@ -40,6 +41,17 @@ pub struct RawRow {
     pub place: Place,
     /// What.
     pub bytes: Vec<u8>,
+}
+
+impl RawRow {
+    /// The entity that stands in the row; `None` if it is one of another table.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`].
+    pub fn entity(&self) -> Result<Option<(Key, Entity)>, Error> {
+        raw::entity(&self.place, &self.bytes)
+    }
 }
 
 /// What a copy holds.

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::ledger::{AuditEntry, Item, Supply};
 use crate::row;
 use crate::tables::{Stage, Table};
+use crate::types::{Entity, Key};
 
 /// Stands in `meta` while an import is under way.
 pub(crate) const IMPORT: &[u8] = b"import";
@@ -61,6 +62,18 @@ pub(crate) fn check(table: Table, key: &[u8], stored: &[u8]) -> Result<(), Error
         #[allow(unreachable_patterns)]
         _ => Err(Error::Malformed("a table that no copy has")),
     }
+}
+
+/// The entity of a row, if it is one of the table of entities.
+pub(crate) fn entity(place: &Place, bytes: &[u8]) -> Result<Option<(Key, Entity)>, Error> {
+    if place.table != Table::Entity as u8 {
+        return Ok(None);
+    }
+    let EntityRow { owner, version, documents } = row::decode(Table::Entity, &place.key, bytes)?;
+    let key = <[u8; 16]>::try_from(place.key.as_slice());
+    let key =
+        key.map_err(|_| Error::Corrupt { table: Table::Entity.name(), key: row::hex(&place.key) })?;
+    Ok(Some((Key(u128::from_be_bytes(key)), Entity { owner, version, documents })))
 }
 
 /// The table of a number, if copies have it.

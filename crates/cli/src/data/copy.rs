@@ -1,0 +1,160 @@
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use mainstay::Exit;
+use mainstay::env::Clock;
+use mainstay::node::data::bury_all;
+use mainstay::store::{DumpError, DumpSummary, Store, Verdict, dump};
+
+use super::open::{Where, folder_of};
+use super::time;
+
+#[derive(clap::Args)]
+pub struct Verify {
+    /// A copy to check instead of a store.
+    copy: Option<PathBuf>,
+    #[command(flatten)]
+    place: Where,
+}
+
+#[derive(clap::Args)]
+pub struct Export {
+    /// The file to write. It is there only once it is whole.
+    file: PathBuf,
+    #[command(flatten)]
+    place: Where,
+    /// Writes over a file that is there already.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Import {
+    /// The file that `export` wrote. It is checked whole before anything is changed.
+    file: PathBuf,
+    #[command(flatten)]
+    place: Where,
+    /// Removes all that the store holds before. Export it first.
+    #[arg(long)]
+    replace: bool,
+}
+
+impl Verify {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        if let Some(file) = &self.copy {
+            let summary = check(file)?;
+            println!("{} is whole", file.display());
+            tell(&summary);
+            return Ok(Exit::Well);
+        }
+        let verdict = self.place.open()?.verify().wait()?;
+        Ok(tell_verdict(&verdict))
+    }
+}
+
+impl Export {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let shown = self.file.display();
+        ensure!(
+            self.force || !self.file.exists(),
+            "{shown} is there already: choose another name, or --force"
+        );
+        let store = self.place.open()?;
+        let before = self.place.quiet(&store)?;
+        let mut part = self.file.clone().into_os_string();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let summary = write(&store, &part).and_then(|summary| {
+            // A node that came meanwhile may have written between two rows.
+            ensure!(
+                store.nodes().wait()? == before,
+                "a node began to use the store meanwhile: stop it, then export again"
+            );
+            Ok(summary)
+        });
+        let summary = match summary {
+            Ok(summary) => summary,
+            Err(error) => {
+                let _ = std::fs::remove_file(&part);
+                return Err(error.context(format!("{shown} was not written")));
+            }
+        };
+        std::fs::rename(&part, &self.file)?;
+        File::open(folder_of(&self.file))?.sync_all()?;
+        println!("{shown} is written");
+        tell(&summary);
+        Ok(Exit::Well)
+    }
+}
+
+fn write(store: &Store, part: &Path) -> anyhow::Result<DumpSummary> {
+    let file = File::create(part).with_context(|| format!("cannot make {}", part.display()))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let summary = store.export(&mut out, Clock::system().wall().0)?;
+    out.flush()?;
+    out.get_ref().sync_all()?;
+    Ok(summary)
+}
+
+impl Import {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let shown = self.file.display();
+        // Before a store is made for it.
+        check(&self.file)?;
+        let store = self.place.open_or_make()?;
+        self.place.quiet(&store)?;
+        let mut file = BufReader::with_capacity(1 << 20, open(&self.file)?);
+        let summary = match store.import(&mut file, self.replace) {
+            Ok(summary) => summary,
+            Err(DumpError::NotEmpty) => bail!(
+                "the store is not empty: name an empty one, or remove all that it holds by --replace"
+            ),
+            Err(error) => {
+                return Err(anyhow::Error::new(error).context(format!("{shown} was not imported")));
+            }
+        };
+        // Its nodes have never been here.
+        bury_all(&store)?;
+        println!("{shown} is imported");
+        tell(&summary);
+        Ok(tell_verdict(&store.verify().wait()?))
+    }
+}
+
+fn open(file: &Path) -> anyhow::Result<File> {
+    File::open(file).with_context(|| format!("cannot open {}", file.display()))
+}
+
+fn check(file: &Path) -> anyhow::Result<DumpSummary> {
+    let mut reader = BufReader::with_capacity(1 << 20, open(file)?);
+    dump::check(&mut reader)
+        .with_context(|| format!("{} cannot be used, and nothing was changed", file.display()))
+}
+
+fn tell(summary: &DumpSummary) {
+    let digest: String = summary.digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("  made {}, digest {digest}..", time::shown(summary.at_ms));
+    for (table, rows) in &summary.rows {
+        println!("  {table:<8} {rows:>10} rows");
+    }
+}
+
+fn tell_verdict(verdict: &Verdict) -> Exit {
+    println!("{} rows were read", verdict.rows);
+    for (currency, amount) in &verdict.currencies {
+        println!("  {currency}: {amount} with all holders");
+    }
+    for (kind, count) in &verdict.items {
+        println!("  {kind}: {count} with all holders");
+    }
+    if verdict.faults.is_empty() {
+        println!("everything can be read, and the ledger adds up");
+        return Exit::Well;
+    }
+    for fault in &verdict.faults {
+        println!("FAULT: {fault}");
+    }
+    Exit::Unfinished
+}

@@ -1,0 +1,52 @@
+//! `mainstay data`: the store of a game, looked at and worked on from outside.
+
+mod copy;
+mod open;
+mod restore;
+mod show;
+mod time;
+
+use clap::Subcommand;
+use mainstay::Exit;
+
+#[derive(clap::Args)]
+pub struct Data {
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Subcommand)]
+enum Act {
+    /// Lists entities: who owns them, their version and size.
+    List(show::List),
+    /// Shows one entity: its owner row, documents, coins and items, and what happened to them.
+    Show(show::Show),
+    /// Reads every row and adds up the ledger, or checks a copy that `export` wrote.
+    Verify(copy::Verify),
+    /// Writes a copy of the whole store into one file, which any other store can take in.
+    Export(copy::Export),
+    /// Takes in a copy that `export` wrote. The store must be empty unless `--replace` is given.
+    ///
+    /// This is how a game moves to another database: export from the old store, name the new one in
+    /// the cluster file, import there.
+    Import(copy::Import),
+    /// Gives one player back what it had at an earlier time.
+    ///
+    /// Coins and items are computed from the ledger's history; nothing is taken from other players.
+    /// Documents come from a copy, if one is given. All of it is one transaction with a note, and
+    /// stands in the history like any other.
+    Restore(restore::Restore),
+}
+
+impl Data {
+    pub fn run(self) -> anyhow::Result<Exit> {
+        match self.act {
+            Act::List(list) => list.run(),
+            Act::Show(show) => show.run(),
+            Act::Verify(verify) => verify.run(),
+            Act::Export(export) => export.run(),
+            Act::Import(import) => import.run(),
+            Act::Restore(restore) => restore.run(),
+        }
+    }
+}

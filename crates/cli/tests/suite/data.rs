@@ -1,0 +1,183 @@
+//! `mainstay data` on stores that a test fills.
+
+use mainstay::store::{
+    Activate, Currency, Incarnation, ItemId, ItemKind, Key, LedgerOp, Options, Patch, Save, Store,
+    Transaction, TxnId,
+};
+
+use crate::command::{Folder, mainstay, well};
+
+const ME: Incarnation = Incarnation(5);
+
+fn avatar(account: u64) -> Key {
+    Key(u128::from(mainstay::proto::name_hash("avatar")) << 64 | u128::from(account))
+}
+
+/// Three avatars with a document, ten coins and an item each, left by a node that was killed.
+fn filled(folder: &Folder) -> String {
+    std::fs::create_dir_all(folder.join("data")).unwrap();
+    let store = Store::embedded(folder.join("data/local.store"), Options::default()).unwrap();
+    let generation = store.beat(ME).wait().unwrap().generation;
+    for account in 1..=3u64 {
+        let key = avatar(account);
+        let ask = Activate { key, generation, incarnation: ME, reclaim: None };
+        let claim = store.activate(ask).wait().unwrap().claim;
+        // Schema version 1 and a name, as MessagePack.
+        let document = vec![0x92, 1, 0xa3, b'A', b'n', b'n'];
+        let patch = Patch::from([("self".to_owned(), Some(document))]);
+        let mut txn = Transaction::new(TxnId(u128::from(account)), generation);
+        txn.writes = vec![Save { claim, version: 0, patch }];
+        txn.note = "a gift".to_owned();
+        txn.at_ms = 1_000_000_000_000;
+        let mint = LedgerOp::Mint { holder: key, currency: Currency(1), amount: 10 };
+        let make = LedgerOp::Make {
+            item: ItemId(u128::from(account)),
+            kind: ItemKind(1),
+            holder: key,
+            data: Vec::new(),
+        };
+        store.commit(txn.with(mint).with(make)).wait().unwrap();
+    }
+    folder.text("data")
+}
+
+#[test]
+fn an_entity_is_shown_with_its_owner_documents_holdings_and_history() {
+    let folder = Folder::new("data");
+    let data = filled(&folder);
+    let said = well(&["data", "show", "avatar/2", "--data", &data]);
+    for part in [
+        "owner: epoch 1, node 0000000000000005",
+        "self (6 bytes): [1, \"Ann\"]",
+        "currency 1: 10",
+        "item 2: item kind 1",
+        "2001-09-09T01:46:40Z transaction 2 \"a gift\"",
+        "+ 10 of currency 1, made",
+    ] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    let said = well(&["data", "list", "--kind", "avatar", "--data", &data]);
+    assert_eq!(said.lines().count(), 4, "{said}");
+    let (found, said) = mainstay(&["data", "show", "avatar/99", "--data", &data]);
+    assert!(!found && said.contains("never active"), "{said}");
+    let (_, said) = mainstay(&["data", "show", "avatar", "--data", &data]);
+    assert!(said.contains("write KIND/NUMBER"), "{said}");
+    let (_, said) = mainstay(&["data", "list", "--data", &folder.text("nothing")]);
+    assert!(said.contains("there is no store"), "{said}");
+    assert!(!folder.join("nothing").exists(), "looking makes nothing");
+}
+
+#[test]
+fn an_import_takes_a_copy_whole_or_not_at_all() {
+    let folder = Folder::new("data");
+    let data = filled(&folder);
+    let copy = folder.text("all.copy");
+    let said = well(&["data", "export", &copy, "--data", &data]);
+    assert!(said.contains("entity            3 rows"), "{said}");
+    assert!(well(&["data", "verify", &copy]).contains("is whole"));
+    let (went_well, said) = mainstay(&["data", "export", &copy, "--data", &data]);
+    assert!(!went_well && said.contains("--force"), "{said}");
+
+    let target = format!("embedded:{}", folder.text("target.store"));
+    let whole = std::fs::read(&copy).unwrap();
+    let broken = folder.text("broken.copy");
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 16;
+    for bytes in [&whole[..whole.len() - 7], &flipped, b"what is this?"] {
+        std::fs::write(&broken, bytes).unwrap();
+        let (went_well, said) = mainstay(&["data", "import", &broken, "--store", &target]);
+        assert!(!went_well && said.contains("nothing was changed"), "{said}");
+        assert!(!folder.join("target.store").exists());
+    }
+    let said = well(&["data", "import", &copy, "--store", &target]);
+    assert!(said.contains("currency 1: 30 with all holders"), "{said}");
+    let (went_well, said) = mainstay(&["data", "import", &copy, "--store", &target]);
+    assert!(!went_well && said.contains("--replace"), "{said}");
+    well(&["data", "import", &copy, "--replace", "--store", &target]);
+    let shown = |place: &[&str]| well(&[&["data", "show", "avatar/3"], place].concat());
+    let (here, there) = (shown(&["--data", &data]), shown(&["--store", &target]));
+    // Nobody beats where the copy came in.
+    let here = here.replace("which has it", "which is dead, so it is free");
+    assert_eq!(here, there);
+}
+
+#[test]
+fn a_player_is_brought_back_and_nobody_else_is_touched() {
+    let folder = Folder::new("data");
+    let data = filled(&folder);
+    let copy = folder.text("before.copy");
+    well(&["data", "export", &copy, "--data", &data]);
+    let made = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let then = made.as_millis() as u64;
+    {
+        let store = Store::embedded(folder.join("data/local.store"), Options::default()).unwrap();
+        let (from, to) = (avatar(1), avatar(2));
+        let mut txn = Transaction::new(TxnId(50), 1);
+        txn.at_ms = then + 1_000;
+        let pay = LedgerOp::Pay { from, to, currency: Currency(1), amount: 9 };
+        let destroy = LedgerOp::Destroy { item: ItemId(1), holder: from };
+        store.commit(txn.with(pay).with(destroy)).wait().unwrap();
+    }
+    let to = then.to_string();
+    let words = ["data", "restore", "avatar/1", "--to", &to, "--copy", &copy, "--data", &data];
+    let said = well(&[&words[..], &["--dry-run"]].concat());
+    assert!(said.contains("nothing was changed"), "{said}");
+    well(&words);
+    let said = well(&["data", "show", "avatar/1", "--data", &data]);
+    assert!(said.contains("currency 1: 10") && said.contains("restored to"), "{said}");
+    assert!(said.contains("item kind 1"), "{said}");
+    let other = well(&["data", "show", "avatar/2", "--data", &data]);
+    assert!(other.contains("currency 1: 19"), "{other}");
+    assert!(well(&["data", "verify", "--data", &data]).contains("the ledger adds up"));
+    let early = well(&["data", "restore", "avatar/1", "--to", &to, "--data", &data]);
+    assert!(early.contains("nothing is to be done"), "{early}");
+    let words = ["data", "restore", "avatar/1", "--to", "1000", "--copy", &copy, "--data", &data];
+    let (went_well, said) = mainstay(&words);
+    assert!(!went_well && said.contains("name an earlier copy"), "{said}");
+}
+
+#[test]
+fn a_store_in_which_a_node_beats_is_not_copied() {
+    // Only a store that several processes share can be opened beside a server.
+    let folder = Folder::new("data");
+    if cfg!(not(feature = "sqlite")) {
+        let (_, said) = mainstay(&["data", "verify", "--store", "sqlite:nowhere.sqlite"]);
+        assert!(said.contains("there is no store"), "{said}");
+        return;
+    }
+    shared::check(&folder);
+}
+
+#[cfg(not(feature = "sqlite"))]
+mod shared {
+    pub fn check(_: &super::Folder) {}
+}
+
+#[cfg(feature = "sqlite")]
+mod shared {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    pub fn check(folder: &Folder) {
+        let file = folder.join("game.sqlite");
+        let store = Store::sqlite(&file, Options::default()).unwrap();
+        store.beat(ME).wait().unwrap();
+        let stop = AtomicBool::new(false);
+        let place = format!("sqlite:{}", file.display());
+        let copy = folder.text("all.copy");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    let _ = store.beat(ME).wait();
+                    std::thread::park_timeout(std::time::Duration::from_millis(100));
+                }
+            });
+            let (went_well, said) = mainstay(&["data", "export", &copy, "--store", &place]);
+            stop.store(true, Ordering::SeqCst);
+            assert!(!went_well && said.contains("uses the store now"), "{said}");
+        });
+        assert!(!folder.join("all.copy").exists());
+        well(&["data", "export", &copy, "--store", &place]);
+    }
+}

@@ -1,0 +1,6 @@
+//! The built command as its users run it: real processes, real files.
+
+mod arena;
+mod command;
+mod data;
+mod player;
