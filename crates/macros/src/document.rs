@@ -5,7 +5,7 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{
     Attribute, Data, DeriveInput, Error, Expr, ExprLit, ExprRange, Field, Fields, ItemStruct, Lit,
-    LitInt, Path, Result, Type,
+    LitInt, LitStr, Path, Result, Type,
 };
 
 use crate::method::plain_name;
@@ -16,6 +16,8 @@ struct Options {
     version: u32,
     from: Option<Path>,
     step: Option<Path>,
+    record: Option<LitStr>,
+    key: Option<Type>,
 }
 
 /// One saved field.
@@ -50,8 +52,14 @@ pub fn derive(input: TokenStream) -> Result<TokenStream> {
 
 impl Options {
     fn read(input: &DeriveInput) -> Result<Self> {
-        let mut options =
-            Options { root: crate::default_root(), version: 1, from: None, step: None };
+        let mut options = Options {
+            root: crate::default_root(),
+            version: 1,
+            from: None,
+            step: None,
+            record: None,
+            key: None,
+        };
         for attr in input.attrs.iter().filter(|attr| attr.path().is_ident("document")) {
             attr.parse_nested_meta(|meta| {
                 if meta.path.is_ident("root") {
@@ -66,10 +74,14 @@ impl Options {
                     options.from = Some(meta.value()?.call(Path::parse_mod_style)?);
                 } else if meta.path.is_ident("step") {
                     options.step = Some(meta.value()?.call(Path::parse_mod_style)?);
+                } else if meta.path.is_ident("record") {
+                    options.record = Some(meta.value()?.parse()?);
+                } else if meta.path.is_ident("key") {
+                    options.key = Some(meta.value()?.parse()?);
                 } else {
                     return Err(meta.error(
                         "unknown option; known here: `version = 2`, `from = OldType`, \
-                         `step = path`, `root = path`",
+                         `step = path`, `record = \"name\"`, `key = Type`, `root = path`",
                     ));
                 }
                 Ok(())
@@ -81,7 +93,18 @@ impl Options {
                 "a step leads from an older type: name it with `from = OldType`",
             ));
         }
-        Ok(options)
+        match (&options.record, &options.key) {
+            (Some(name), _) if name.value().is_empty() => {
+                Err(Error::new(name.span(), "a record has a name"))
+            }
+            (Some(name), None) => {
+                Err(Error::new(name.span(), "a record has a key: add `key = u64` or another type"))
+            }
+            (None, Some(key)) => {
+                Err(Error::new(key.span(), "only records have a key: add `record = \"name\"`"))
+            }
+            _ => Ok(options),
+        }
     }
 }
 
@@ -132,7 +155,7 @@ fn saved<'a>(fields: impl Iterator<Item = &'a Field>, root: &Path) -> Result<Vec
 }
 
 fn implement(input: &DeriveInput, options: &Options, fields: &[Saved]) -> TokenStream {
-    let Options { root, version, from, step } = options;
+    let Options { root, version, from, step, record, key } = options;
     let ident = &input.ident;
     let count = fields.len();
     let idents: Vec<_> = fields.iter().map(|field| &field.ident).collect();
@@ -172,7 +195,18 @@ fn implement(input: &DeriveInput, options: &Options, fields: &[Saved]) -> TokenS
             }
         }
     });
+    let record = record.as_ref().map(|name| {
+        quote! {
+            #[automatically_derived]
+            impl #root::Record for #ident {
+                const NAME: &'static str = #name;
+                type Key = #key;
+            }
+        }
+    });
     quote! {
+        #record
+
         #[automatically_derived]
         #[allow(warnings, clippy::all, clippy::pedantic)]
         impl #root::Document for #ident {
@@ -304,6 +338,20 @@ mod tests {
                 struct S {}
             ))
             .contains("from = OldType")
+        );
+        assert!(
+            refusal(quote!(
+                #[document(record = "guild")]
+                struct S {}
+            ))
+            .contains("key = u64")
+        );
+        assert!(
+            refusal(quote!(
+                #[document(key = u64)]
+                struct S {}
+            ))
+            .contains("only records")
         );
         assert!(
             refusal(quote!(

@@ -2,7 +2,9 @@
 
 pub use env::{Calendar, WallTime};
 pub use macros::{Document, Message, client, component, entity, rpc, service};
-pub use node::data::{CommitError, Deal, Document, Pledge, holder};
+pub use node::data::{
+    Batch, CommitError, Deal, Document, Draft, Pledge, Record, RecordError, Snapshot, holder,
+};
 pub use node::{
     CallError, Caller, Component, Cx, Failure, Group, Locks, Missed, Peer, Ref, This, TimerId,
     Times,

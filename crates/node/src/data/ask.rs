@@ -6,6 +6,8 @@ use store::{
     TxnId,
 };
 
+use super::records::{RecordAsk, RecordTold};
+
 /// A request to the store. Exactly one [`Told`] answers each.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -24,6 +26,8 @@ pub enum Ask {
     LookUp(u64, TxnId),
     /// Read what a holder has.
     Holdings(u64, Key),
+    /// Read, write or lock records.
+    Record(u64, RecordAsk),
 }
 
 /// An answer of the store.
@@ -44,6 +48,8 @@ pub enum Told {
     LookedUp(u64, Result<Option<Receipt>, Error>),
     /// What a holder has.
     Held(u64, Result<Holdings, Error>),
+    /// What became of a request about records.
+    Record(u64, Result<RecordTold, Error>),
 }
 
 impl Ask {
@@ -82,6 +88,9 @@ impl Ask {
             }
             Ask::Holdings(tag, holder) => {
                 store.holdings(holder).on_ready(move |result| tell(Told::Held(tag, result)));
+            }
+            Ask::Record(tag, ask) => {
+                ask.submit(store, move |result| tell(Told::Record(tag, result)))
             }
         }
     }

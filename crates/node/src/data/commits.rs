@@ -9,6 +9,7 @@ use store::{Error, Holdings, Key, Patch, Receipt, Refusal, Save, Transaction, Tx
 use super::ask::{Ask, key_of};
 use super::deal::Deal;
 use super::keeper::{Act, Flight, Keeper};
+use super::records::{RecordAsk, RecordError, RecordTold};
 
 /// Why a transaction was not done. Each variant says what the caller can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum CommitError {
         /// Its ledger version.
         current: u64,
     },
+    /// Of the records that are written with it.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// One of the entities whose claims the deal shows has another owner by now, or none: ask it
     /// again.
     #[error("the claim on {0} has ended")]
@@ -74,6 +78,7 @@ pub(crate) struct CommitFlight {
 pub(crate) enum CommitOutcome {
     Done(Result<Receipt, CommitError>),
     Held(Result<Holdings, Error>),
+    Record(Result<RecordTold, Error>),
 }
 
 impl Keeper {
@@ -102,6 +107,11 @@ impl Keeper {
         self.asks.push_back(Ask::Holdings(tag, holder));
     }
 
+    /// Somebody wants something of records.
+    pub fn handle_record(&mut self, tag: u64, ask: RecordAsk) {
+        self.asks.push_back(Ask::Record(tag, ask));
+    }
+
     /// The entity's turn to be written by a transaction has come.
     pub(super) fn commit_writes(&mut self, _now: Instant, id: EntityId, request: CommitRequest) {
         let Some(owned) = self.owned(id) else { return };
@@ -116,11 +126,19 @@ impl Keeper {
     fn send_commit(&mut self, request: CommitRequest, write: Option<Save>) {
         let CommitRequest { tag, who, deal, at_ms, .. } = request;
         let own = who.and_then(|id| self.claim(id)).filter(|_| write.is_none());
-        let Some(generation) = self.generation() else {
-            let patch = write.map(|save| (save.claim.epoch, save.patch));
-            let flight = CommitFlight::new(Transaction::new(deal.id, 0), who, patch);
-            self.commits.insert(tag, flight);
-            return self.settle(tag, Err(CommitError::Unavailable));
+        let generation = match self.generation() {
+            Some(now) if deal.generation.is_none_or(|read| read == now) => Ok(now),
+            Some(_) => Err(CommitError::Record(RecordError::FailedOver)),
+            None => Err(CommitError::Unavailable),
+        };
+        let generation = match generation {
+            Ok(generation) => generation,
+            Err(error) => {
+                let patch = write.map(|save| (save.claim.epoch, save.patch));
+                let flight = CommitFlight::new(Transaction::new(deal.id, 0), who, patch);
+                self.commits.insert(tag, flight);
+                return self.settle(tag, Err(error));
+            }
         };
         let mut txn = Transaction::new(deal.id, generation);
         let writes = write.as_ref().map(|save| (save.claim.epoch, save.patch.clone()));
@@ -134,6 +152,7 @@ impl Keeper {
         }
         txn.claims = claims.into_values().collect();
         txn.ledgers = deal.ledgers;
+        txn.records = deal.records;
         txn.ops = deal.ops;
         txn.messages = deal.messages;
         txn.note = deal.note;
@@ -180,6 +199,9 @@ impl Keeper {
             Error::Generation { .. } => {
                 self.failed_over(now);
                 CommitError::Lost
+            }
+            error @ (Error::RecordConflict { .. } | Error::Locked { .. } | Error::LockLost(_)) => {
+                CommitError::Record(error.into())
             }
             other => CommitError::Invalid(other.to_string()),
         }

@@ -17,6 +17,7 @@ use store::{
 
 use super::ask::key_of;
 use super::commits::{CommitError, CommitOutcome, CommitRequest};
+use super::records::{RecordAsk, RecordTold};
 use crate::cx::{Cx, Ref};
 use crate::entity::Entity;
 use crate::host::hub::Hub;
@@ -73,6 +74,9 @@ pub struct Deal {
     pub(crate) ops: Vec<LedgerOp>,
     pub(crate) messages: Vec<StoreMessage>,
     pub(crate) note: String,
+    /// Records written with it, and the generation under which they were read.
+    pub(crate) records: Vec<store::RecordWrite>,
+    pub(crate) generation: Option<u64>,
 }
 
 impl Deal {
@@ -85,6 +89,8 @@ impl Deal {
             ops: Vec::new(),
             messages: Vec::new(),
             note: note.into(),
+            records: Vec::new(),
+            generation: None,
         }
     }
 
@@ -170,8 +176,15 @@ pub(crate) struct Wait {
 pub(crate) struct Desk {
     next: u64,
     waits: BTreeMap<u64, Rc<RefCell<Wait>>>,
-    pub(crate) commits: Vec<CommitRequest>,
-    pub(crate) readings: Vec<(u64, Key)>,
+    wishes: Wishes,
+}
+
+/// What entities want of the store, each with its tag.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub commits: Vec<CommitRequest>,
+    pub readings: Vec<(u64, Key)>,
+    pub records: Vec<(u64, RecordAsk)>,
 }
 
 impl Desk {
@@ -180,6 +193,24 @@ impl Desk {
         let wait = Rc::new(RefCell::new(Wait::default()));
         self.waits.insert(self.next, Rc::clone(&wait));
         (self.next, wait)
+    }
+
+    /// Asks something about records.
+    pub(super) fn ask(&mut self, ask: RecordAsk) -> Waiting {
+        let (tag, wait) = self.wait();
+        self.wishes.records.push((tag, ask));
+        Waiting { wait }
+    }
+
+    /// The same, of which nobody waits for the answer.
+    pub(super) fn wish(&mut self, ask: RecordAsk) {
+        self.next += 1;
+        self.wishes.records.push((self.next, ask));
+    }
+
+    /// What was asked since the last time.
+    pub(crate) fn take(&mut self) -> Wishes {
+        std::mem::take(&mut self.wishes)
     }
 
     /// Hands out what became of a request.
@@ -209,7 +240,7 @@ impl Future for Commit {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         poll_wait(&self.wait, context).map(|outcome| match outcome {
             CommitOutcome::Done(result) => result,
-            CommitOutcome::Held(_) => Err(CommitError::Unavailable),
+            CommitOutcome::Held(_) | CommitOutcome::Record(_) => Err(CommitError::Unavailable),
         })
     }
 }
@@ -227,7 +258,24 @@ impl Future for Reading {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         poll_wait(&self.wait, context).map(|outcome| match outcome {
             CommitOutcome::Held(result) => result,
-            CommitOutcome::Done(_) => Err(Error::Busy),
+            CommitOutcome::Done(_) | CommitOutcome::Record(_) => Err(Error::Busy),
+        })
+    }
+}
+
+/// An answer about records on its way.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    wait: Rc<RefCell<Wait>>,
+}
+
+impl Future for Waiting {
+    type Output = Result<RecordTold, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        poll_wait(&self.wait, context).map(|outcome| match outcome {
+            CommitOutcome::Record(result) => result,
+            CommitOutcome::Done(_) | CommitOutcome::Held(_) => Err(Error::Busy),
         })
     }
 }
@@ -285,7 +333,7 @@ impl<E: Entity> Cx<E> {
         let (tag, wait) = desk.wait();
         let who = E::KIND.document.then(|| self.id());
         let at_ms = hub.wall.get().0;
-        desk.commits.push(CommitRequest { tag, who, deal, patch, at_ms });
+        desk.wishes.commits.push(CommitRequest { tag, who, deal, patch, at_ms });
         Commit { wait }
     }
 
@@ -293,7 +341,7 @@ impl<E: Entity> Cx<E> {
     pub fn holdings(&self, holder: Key) -> Reading {
         let mut desk = self.hub().desk.borrow_mut();
         let (tag, wait) = desk.wait();
-        desk.readings.push((tag, holder));
+        desk.wishes.readings.push((tag, holder));
         Reading { wait }
     }
 }

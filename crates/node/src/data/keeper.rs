@@ -368,6 +368,9 @@ impl Keeper {
             Told::Held(tag, result) => {
                 self.acts.push_back(Act::Deliver(tag, CommitOutcome::Held(result)));
             }
+            Told::Record(tag, result) => {
+                self.acts.push_back(Act::Deliver(tag, CommitOutcome::Record(result)));
+            }
         }
     }
 

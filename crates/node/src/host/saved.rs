@@ -3,10 +3,10 @@
 use env::Instant;
 use proto::EntityId;
 use proto::frame::CloseCode;
-use store::{Claim, Documents, Key};
+use store::{Claim, Documents};
 
 use super::Host;
-use crate::data::{Changes, CommitOutcome, CommitRequest};
+use crate::data::{Changes, CommitOutcome, Wishes};
 
 impl Host {
     /// The time that it was told last.
@@ -86,9 +86,8 @@ impl Host {
     }
 
     /// What entities want of the store.
-    pub(crate) fn take_wishes(&mut self) -> (Vec<CommitRequest>, Vec<(u64, Key)>) {
-        let mut desk = self.hub.desk.borrow_mut();
-        (std::mem::take(&mut desk.commits), std::mem::take(&mut desk.readings))
+    pub(crate) fn take_wishes(&mut self) -> Wishes {
+        self.hub.desk.borrow_mut().take()
     }
 
     /// What became of a transaction or reading.

@@ -71,12 +71,15 @@ impl Worker {
         while let Some(id) = self.host.poll_touched() {
             keeper.handle_touched(now, id);
         }
-        let (commits, readings) = self.host.take_wishes();
-        for request in commits {
+        let wishes = self.host.take_wishes();
+        for request in wishes.commits {
             keeper.handle_commit(now, request);
         }
-        for (tag, holder) in readings {
+        for (tag, holder) in wishes.readings {
             keeper.handle_holdings(tag, holder);
+        }
+        for (tag, ask) in wishes.records {
+            keeper.handle_record(tag, ask);
         }
         // What was just asked for goes out with this turn.
         keeper.handle_timeout(now);

@@ -7,4 +7,5 @@ mod documents;
 mod game;
 mod keep;
 mod process;
+mod records;
 mod rig;

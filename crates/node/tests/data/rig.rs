@@ -382,6 +382,7 @@ pub fn name_of(ask: &Ask) -> &'static str {
         Ask::Commit(..) => "commit",
         Ask::LookUp(..) => "look up",
         Ask::Holdings(..) => "holdings",
+        Ask::Record(..) => "record",
         _ => "other",
     }
 }
@@ -397,6 +398,7 @@ fn told_error(ask: &Ask, error: Error) -> Told {
         Ask::Commit(tag, _) => Told::Committed(*tag, Err(error)),
         Ask::LookUp(tag, _) => Told::LookedUp(*tag, Err(error)),
         Ask::Holdings(tag, _) => Told::Held(*tag, Err(error)),
+        Ask::Record(tag, _) => Told::Record(*tag, Err(error)),
         _ => panic!("another request"),
     }
 }

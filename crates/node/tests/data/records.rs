@@ -1,0 +1,324 @@
+//! Data that no entity owns: whoever was slower is told, and locks end with their holders.
+
+use std::time::Duration;
+
+use macros::{Document, entity, rpc};
+use node::data::{Batch, Deal, RecordError};
+use node::rt::Cx;
+use node::{Entity, Host};
+use store::{Change, Currency, Error, Key, LedgerOp, RecordId, RecordWrite, Transaction, TxnId};
+
+use crate::rig::{Rig, said};
+
+const SECOND: Duration = Duration::from_secs(1);
+const GOLD: Currency = Currency(1);
+
+#[derive(Clone, Debug, Default, PartialEq, Document)]
+#[document(root = node::rt, record = "guild", key = (u64, String))]
+pub struct Guild {
+    #[persist(len = ..=12)]
+    pub title: String,
+    #[persist]
+    pub members: u64,
+}
+
+fn key(name: &str) -> (u64, String) {
+    (1, name.to_owned())
+}
+
+/// Works on guilds.
+#[entity(root = node::rt)]
+#[derive(Default)]
+struct Clerk {}
+
+fn told<T: std::fmt::Debug>(result: Result<T, RecordError>) -> String {
+    match result {
+        Ok(value) => format!("{value:?}"),
+        Err(RecordError::Conflict { current, .. }) => format!("conflict {current}"),
+        Err(RecordError::Locked(_)) => "locked".to_owned(),
+        Err(RecordError::LockLost(_)) => "lock lost".to_owned(),
+        Err(other) => other.to_string(),
+    }
+}
+
+#[rpc(root = node::rt)]
+impl Clerk {
+    #[invoke(server)]
+    async fn read(&mut self, cx: &mut Cx<Self>, name: String) -> String {
+        let read = cx.read_record::<Guild>(&key(&name)).await;
+        told(
+            read.map(|guild| {
+                guild.map(|guild| (guild.version(), guild.title.clone(), guild.members))
+            }),
+        )
+    }
+
+    #[invoke(server)]
+    async fn list(&mut self, cx: &mut Cx<Self>) -> String {
+        let mut after = None;
+        let mut found = Vec::new();
+        loop {
+            match cx.list_records::<Guild>(after.as_ref(), 2).await {
+                Ok(page) if page.is_empty() => return found.join(" "),
+                Ok(page) => {
+                    after = page.last().map(|(key, _)| key.clone());
+                    found.extend(page.into_iter().map(|(key, guild)| key.1 + "=" + &guild.title));
+                }
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+
+    /// Reads, ponders for so long, then writes.
+    #[invoke(server)]
+    async fn rename(&mut self, cx: &mut Cx<Self>, name: String, title: String, ms: u64) -> String {
+        let mut draft = match cx.draft_record::<Guild>(&key(&name)).await {
+            Ok(draft) => draft,
+            Err(error) => return told::<()>(Err(error)),
+        };
+        cx.sleep(Duration::from_millis(ms)).await;
+        draft.title = title;
+        told(cx.write_records(Batch::new().put(draft)).await)
+    }
+
+    /// The same with the guild to itself; `wait` for it and `expiry` of the lock in milliseconds.
+    #[invoke(server, deadline = "60s")]
+    async fn reserve(&mut self, cx: &mut Cx<Self>, title: String, ms: u64, wait: u64) -> String {
+        let wait = Duration::from_millis(wait);
+        let mut draft = match cx.lock_record::<Guild>(&key("owls"), SECOND, wait).await {
+            Ok(draft) => draft,
+            Err(error) => return told::<()>(Err(error)),
+        };
+        cx.sleep(Duration::from_millis(ms)).await;
+        draft.title = draft.title.clone() + &title;
+        told(cx.write_records(Batch::new().put(draft)).await)
+    }
+
+    /// Holds it for so many times half its expiry, and says each time that it is still there.
+    #[invoke(server, deadline = "60s")]
+    async fn hold(&mut self, cx: &mut Cx<Self>, times: u64) -> String {
+        let draft = match cx.lock_record::<Guild>(&key("owls"), SECOND, SECOND).await {
+            Ok(draft) => draft,
+            Err(error) => return told::<()>(Err(error)),
+        };
+        for _ in 0..times {
+            cx.sleep(SECOND / 2).await;
+            if let Err(error) = cx.renew_record(&draft).await {
+                return told::<()>(Err(error));
+            }
+        }
+        "held".to_owned()
+    }
+
+    #[invoke(server, deadline = "60s")]
+    async fn join(&mut self, cx: &mut Cx<Self>, name: String, times: u64) -> String {
+        for _ in 0..times {
+            let join = |guild: &mut Guild| guild.members += 1;
+            if let Err(error) = cx.update_record::<Guild, ()>(&key(&name), join).await {
+                return told::<()>(Err(error));
+            }
+        }
+        "joined".to_owned()
+    }
+
+    /// Founds a guild for 60 gold of the treasury, if nobody has founded the one before.
+    #[invoke(server)]
+    async fn found(&mut self, cx: &mut Cx<Self>, id: u64, name: String, before: String) -> String {
+        let drafts = (
+            cx.draft_record::<Guild>(&key(&name)).await,
+            cx.read_records::<Guild>(&[key(&before)]).await,
+        );
+        let (Ok(mut draft), Ok(mut others)) = drafts else { return "not read".to_owned() };
+        if draft.exists() {
+            return "exists".to_owned();
+        }
+        draft.title = name;
+        let mut batch = Batch::new().put(draft);
+        if let Some(other) = others.pop().flatten() {
+            batch = batch.unchanged(&other);
+        }
+        let deal = Deal::new(TxnId(u128::from(id)), "found").burn(Key(5), GOLD, 60);
+        match deal.writing(batch) {
+            Ok(deal) => match cx.commit(deal).await {
+                Ok(_) => "founded".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => told::<()>(Err(error)),
+        }
+    }
+
+    #[invoke(server)]
+    async fn disband(&mut self, cx: &mut Cx<Self>, name: String) -> String {
+        match cx.draft_record::<Guild>(&key(&name)).await {
+            Ok(draft) => told(cx.write_records(Batch::new().remove(draft)).await),
+            Err(error) => told::<()>(Err(error)),
+        }
+    }
+}
+
+fn register(host: &mut Host) {
+    host.register::<Clerk>();
+}
+
+fn rig() -> Rig {
+    said();
+    Rig::new(register, vec![Clerk::KIND.id])
+}
+
+fn read(rig: &mut Rig, node: usize, name: &'static str) -> String {
+    rig.call(node, move |out| async move { out.entity::<Clerk>(9).read(name.to_owned()).await })
+        .unwrap()
+}
+
+fn rename(rig: &mut Rig, node: usize, name: &'static str, title: &'static str) -> String {
+    let call = rig.call(node, move |out| async move {
+        out.entity::<Clerk>(1).rename(name.to_owned(), title.to_owned(), 0).await
+    });
+    call.unwrap()
+}
+
+#[test]
+fn f4_what_was_never_written_is_none_or_its_default() {
+    let mut rig = rig();
+    let node = rig.start();
+    assert_eq!(read(&mut rig, node, "owls"), "None");
+    assert_eq!(rename(&mut rig, node, "owls", "Owls"), "()");
+    assert_eq!(read(&mut rig, node, "owls"), r#"Some((1, "Owls", 0))"#);
+    // What did not change is not written.
+    assert_eq!(rename(&mut rig, node, "owls", "Owls"), "()");
+    assert_eq!(read(&mut rig, node, "owls"), r#"Some((1, "Owls", 0))"#);
+    for (name, title) in [("bats", "Bats"), ("cats", "Cats"), ("gnats", "Gnats")] {
+        rename(&mut rig, node, name, title);
+    }
+    let gone = rig
+        .call(node, |out| async move { out.entity::<Clerk>(1).disband("cats".to_owned()).await });
+    assert_eq!(gone.unwrap(), "()");
+    let list = rig.call(node, |out| async move { out.entity::<Clerk>(1).list().await });
+    assert_eq!(list.unwrap(), "bats=Bats owls=Owls gnats=Gnats");
+}
+
+#[test]
+fn f6_the_slower_of_two_writers_is_told_and_overwrites_nothing() {
+    let mut rig = rig();
+    let (one, two) = (rig.start(), rig.start());
+    rename(&mut rig, one, "owls", "Owls");
+    let mut slow = rig.begin(one, |out| async move {
+        out.entity::<Clerk>(1).rename("owls".to_owned(), "slow".to_owned(), 500).await
+    });
+    rig.run_for(Duration::from_millis(100));
+    assert_eq!(rename(&mut rig, two, "owls", "quick"), "()", "reading locks nothing");
+    assert_eq!(rig.finish(&mut slow).unwrap(), "conflict 2");
+    assert_eq!(read(&mut rig, one, "owls"), r#"Some((2, "quick", 0))"#);
+}
+
+#[test]
+fn f6_the_retry_helper_counts_each_change_once() {
+    let mut rig = rig();
+    let (one, two) = (rig.start(), rig.start());
+    let mut joins: Vec<_> = [one, two, one, two]
+        .into_iter()
+        .zip(1..)
+        .map(|(node, clerk)| {
+            rig.begin(node, move |out| async move {
+                out.entity::<Clerk>(clerk).join("owls".to_owned(), 10).await
+            })
+        })
+        .collect();
+    for join in &mut joins {
+        assert_eq!(rig.finish(join).unwrap(), "joined");
+    }
+    assert!(read(&mut rig, one, "owls").ends_with("40))"));
+}
+
+#[test]
+fn f9_a_lock_makes_others_wait_for_their_turn() {
+    let mut rig = rig();
+    let (one, two) = (rig.start(), rig.start());
+    let reserve = |title: &'static str, ms, wait| {
+        move |out: node::Outside| async move {
+            out.entity::<Clerk>(2).reserve(title.to_owned(), ms, wait).await
+        }
+    };
+    let mut first = rig.begin(one, reserve("a", 600, 0));
+    rig.run_for(Duration::from_millis(50));
+    let mut second = rig.begin(two, reserve("b", 0, 5_000));
+    rig.run_for(Duration::from_millis(50));
+    assert_eq!(rename(&mut rig, two, "owls", "over"), "locked");
+    assert_eq!(rig.finish(&mut first).unwrap(), "()");
+    assert_eq!(rig.finish(&mut second).unwrap(), "()");
+    assert_eq!(read(&mut rig, one, "owls"), r#"Some((2, "ab", 0))"#);
+}
+
+#[test]
+fn f9_a_holder_that_says_it_is_there_keeps_the_lock_and_gives_it_back_unwritten() {
+    let mut rig = rig();
+    let (one, two) = (rig.start(), rig.start());
+    let mut held = rig.begin(one, |out| async move { out.entity::<Clerk>(1).hold(6).await });
+    rig.run_for(Duration::from_millis(50));
+    let mut next = rig.begin(two, |out| async move {
+        out.entity::<Clerk>(1).reserve("b".to_owned(), 0, 20_000).await
+    });
+    rig.run_for(Duration::from_millis(2_500));
+    assert!(rig.peek(&mut next).is_none(), "longer than the expiry");
+    assert_eq!(rig.finish(&mut held).unwrap(), "held");
+    assert_eq!(rig.finish(&mut next).unwrap(), "()");
+}
+
+#[test]
+fn f9_the_lock_of_a_holder_that_stands_still_ends_and_its_late_write_is_refused() {
+    let mut rig = rig();
+    let (one, two) = (rig.start(), rig.start());
+    let mut late = rig.begin(one, |out| async move {
+        out.entity::<Clerk>(1).reserve("late".to_owned(), 200, 0).await
+    });
+    rig.run_for(Duration::from_millis(50));
+    rig.freeze(one, true);
+    let short =
+        rig.call(
+            two,
+            |out| async move { out.entity::<Clerk>(2).reserve("b".to_owned(), 0, 300).await },
+        );
+    assert_eq!(short.unwrap(), "locked", "not before its expiry");
+    let next = rig.call(two, |out| async move {
+        out.entity::<Clerk>(1).reserve("b".to_owned(), 0, 5_000).await
+    });
+    assert_eq!(next.unwrap(), "()");
+    rig.freeze(one, false);
+    assert_eq!(rig.finish(&mut late).unwrap(), "lock lost");
+    assert_eq!(read(&mut rig, two, "owls"), r#"Some((1, "b", 0))"#);
+}
+
+#[test]
+fn f7_records_and_a_payment_are_one() {
+    let mut rig = rig();
+    let node = rig.start();
+    let mint = LedgerOp::Mint { holder: Key(5), currency: GOLD, amount: 100 };
+    rig.store.commit(Transaction::new(TxnId(1), 1).with(mint)).wait().unwrap();
+    let mut found = |id, name: &'static str| {
+        let call = rig.call(node, move |out| async move {
+            out.entity::<Clerk>(1).found(id, name.to_owned(), "owls".to_owned()).await
+        });
+        call.unwrap()
+    };
+    assert_eq!(found(2, "owls"), "founded");
+    assert_eq!(found(3, "owls"), "exists");
+    let refused = found(4, "bats");
+    assert!(refused.contains("40") && refused.contains("60"), "{refused}");
+    assert_eq!(read(&mut rig, node, "bats"), "None", "not paid, not founded");
+}
+
+#[test]
+fn f2_a_record_that_cannot_be_read_or_written_is_an_error_and_never_empty() {
+    let mut rig = rig();
+    let node = rig.start();
+    let long = rename(&mut rig, node, "owls", "far too long a title");
+    assert!(long.contains("title"), "{long}");
+    let id = RecordId { kind: proto::KindId::of("guild").0, key: proto::encode(&key("owls")) };
+    let change = Change::Put(vec![0xc1, 0xc1]);
+    let damaged = RecordWrite { id, version: 0, change, fence: None, unlock: false };
+    rig.store.write_records(1, vec![damaged]).wait().unwrap();
+    assert!(read(&mut rig, node, "owls").contains("cannot be read"));
+    assert!(rename(&mut rig, node, "owls", "Owls").contains("cannot be read"));
+    rig.refuse = Some(|_| Some(Error::Unavailable("gone".to_owned())));
+    assert_eq!(read(&mut rig, node, "bats"), "the store cannot be reached now");
+}
