@@ -32,7 +32,7 @@
 //! other failed write.
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    all(feature = "remote", not(test)),
+    all(feature = "remote", not(any(test, feature = "postgres", feature = "mysql"))),
     allow(dead_code, reason = "without a backend's own feature nothing uses it")
 )]
 
@@ -65,7 +65,7 @@ pub use ledger::{
 pub use options::{Limits, Options};
 pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 #[cfg(feature = "remote")]
-pub use remote::ServerOptions;
+pub use remote::{Password, ServerOptions};
 pub use rules::Of;
 pub use shard::Shard;
 pub use store::Store;

@@ -79,6 +79,32 @@ impl Store {
         Ok(Store { backend: Arc::new(Backend::Sqlite(sqlite)) })
     }
 
+    /// A store in the PostgreSQL database at `url` (`postgres://user@host:port/database`; several
+    /// hosts by commas, of which the one that takes writes is used). What it needs is made there on
+    /// first use, in the schema that the user has by default.
+    ///
+    /// Several processes may have it open at once: each batch of requests takes the shard's lock,
+    /// and what waits too long for it is [`Error::Busy`]. If the connection breaks, requests wait
+    /// for a new one, then are [`Error::Unavailable`]; a commit whose answer was lost is found out
+    /// on the new connection, and is [`Error::Unknown`] only if that took too long. The store
+    /// connects again for ever. Blocks until it is connected, at most `open_wait`.
+    ///
+    /// Except to this machine itself, connections are encrypted and the server's certificate is
+    /// checked, unless the address says `sslmode=disable`.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(url: &str, options: crate::ServerOptions) -> Result<Self, OpenError> {
+        let server = crate::remote::Postgres::new(url, &options)?;
+        Ok(Self::of_remote(crate::remote::Remote::open(server, options)?))
+    }
+
+    /// A store in the MariaDB or MySQL database at `url` (`mysql://user@host:port/database`). Else as
+    /// `Store::postgres`; to go without encryption the address says `require_ssl=false`.
+    #[cfg(feature = "mysql")]
+    pub fn mysql(url: &str, options: crate::ServerOptions) -> Result<Self, OpenError> {
+        let server = crate::remote::Mysql::new(url, &options)?;
+        Ok(Self::of_remote(crate::remote::Remote::open(server, options)?))
+    }
+
     #[cfg(feature = "remote")]
     pub(crate) fn of_remote(remote: crate::remote::Remote) -> Self {
         Store { backend: Arc::new(Backend::Remote(remote)) }

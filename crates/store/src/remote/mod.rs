@@ -13,7 +13,11 @@
 
 mod attempt;
 mod driver;
+#[cfg(feature = "mysql")]
+mod mysql;
 mod options;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -21,10 +25,16 @@ mod verify;
 use std::future::Future;
 
 use crate::error::OpenError;
-use crate::tables::{Table, Writes};
+use crate::options::Limits;
+use crate::rules;
+use crate::tables::{MemoryTables, Stage, Table, Writes};
 
 pub(crate) use driver::Remote;
-pub use options::ServerOptions;
+#[cfg(feature = "mysql")]
+pub(crate) use mysql::Mysql;
+pub use options::{Password, ServerOptions};
+#[cfg(feature = "postgres")]
+pub(crate) use postgres::Postgres;
 
 /// A row's place: its table and key.
 pub(crate) type Place = (Table, Vec<u8>);
@@ -91,6 +101,14 @@ pub(crate) trait Link {
 pub(crate) enum Mode {
     Read,
     Write,
+}
+
+/// The rows that a shard is born with.
+pub(crate) fn first_writes() -> Writes {
+    let (empty, limits) = (MemoryTables::default(), Limits::default());
+    let mut stage = Stage::new(&empty, &limits);
+    rules::found(&mut stage);
+    stage.into_writes()
 }
 
 /// Why no connection was made.

@@ -1,3 +1,5 @@
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::options::Options;
@@ -26,6 +28,11 @@ pub struct ServerOptions {
     pub pause_max: Duration,
     /// Bytes of rows that one durable transaction reads; what needs more is divided.
     pub rows_bytes_max: usize,
+    /// The password, if it is not in the address.
+    pub password: Option<Password>,
+    /// A file with the certificates (PEM) of authorities that the server is believed by, beside
+    /// the public ones.
+    pub authorities: Option<PathBuf>,
     /// Use a server that may lose what it acknowledged. It is refused otherwise.
     pub accept_loss: bool,
 }
@@ -42,7 +49,19 @@ impl Default for ServerOptions {
             away_wait: Duration::from_secs(5),
             pause_max: Duration::from_secs(5),
             rows_bytes_max: 64 << 20,
+            password: None,
+            authorities: None,
             accept_loss: false,
         }
+    }
+}
+
+/// A password, which no log line shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
     }
 }

@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::Error;
-use crate::options::Limits;
-use crate::rules;
 use crate::store::Store;
-use crate::tables::{MemoryTables, Read, Stage};
+use crate::tables::Read;
 use crate::types::{Activate, Claim, Incarnation, Key, Patch, Save};
 use crate::{Currency, LedgerOp, Transaction, TxnId};
 
@@ -87,12 +85,7 @@ impl Server for Fake {
             return Err(ConnectError::Away("nobody listens".to_owned()));
         }
         if world.tables == MemoryTables::default() {
-            let limits = Limits::default();
-            let empty = MemoryTables::default();
-            let mut stage = Stage::new(&empty, &limits);
-            rules::found(&mut stage);
-            let writes = stage.into_writes();
-            world.tables.apply(writes);
+            world.tables.apply(first_writes());
         }
         Ok(FakeLink { fake: self.clone(), seen: 0 })
     }

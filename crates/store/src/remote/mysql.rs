@@ -1,0 +1,413 @@
+//! A shard in a MariaDB or MySQL database: one table of rows.
+//!
+//! The shard's lock is the row that names the format. Each step is one message of several
+//! statements; the protocol has no other way to save round trips.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts};
+
+use super::options::ServerOptions;
+use super::{
+    CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, first_writes,
+};
+use crate::error::OpenError;
+use crate::row::hex;
+use crate::tables::{Table, Writes};
+
+const CREATE: &str = "CREATE TABLE IF NOT EXISTS mainstay_rows (tab SMALLINT NOT NULL, \
+    k VARBINARY(255) NOT NULL, r LONGBLOB NOT NULL, PRIMARY KEY (tab, k)) \
+    ENGINE = InnoDB ROW_FORMAT = DYNAMIC";
+const LOCK: &str = "SELECT 1 FROM mainstay_rows WHERE tab = 0 AND k = 'format' FOR UPDATE";
+/// What the server must take in one packet: the largest row in hexadecimal, with room to spare.
+const PACKET_MIN: usize = 8 << 20;
+/// Bytes of one statement that writes, at most but for one row.
+const STATEMENT_MAX: usize = 2 << 20;
+
+/// Access, rights, and a database that is not there.
+const DENIED: [u16; 8] = [1044, 1045, 1049, 1130, 1142, 1227, 1251, 1698];
+/// Lock wait timeout and deadlock.
+const IN_THE_WAY: [u16; 2] = [1205, 1213];
+
+/// Where the database is.
+pub(crate) struct Mysql {
+    opts: Opts,
+    shown: String,
+    options: ServerOptions,
+}
+
+impl Mysql {
+    /// Reads an address: `mysql://user@host:port/database`.
+    pub fn new(url: &str, options: &ServerOptions) -> Result<Self, OpenError> {
+        let opts = Opts::from_url(url).map_err(|error| OpenError::Malformed(error.to_string()))?;
+        let Some(database) = opts.db_name() else {
+            return Err(OpenError::Malformed("it names no database".to_owned()));
+        };
+        let at = format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port());
+        let shown = format!("MySQL database {database} at {at}");
+        let is_local = opts.addr_is_loopback() || opts.socket().is_some();
+        let is_plain = url.contains("require_ssl=false");
+        let mut ssl = opts.ssl_opts().cloned();
+        if ssl.is_none() && !is_local && !is_plain {
+            ssl = Some(SslOpts::default());
+        }
+        if let (Some(ssl), Some(file)) = (&mut ssl, &options.authorities) {
+            *ssl = ssl.clone().with_root_certs(vec![file.clone().into()]);
+        }
+        let mut builder = OptsBuilder::from_opts(opts)
+            .ssl_opts(ssl)
+            // It would leave the address it was given for one the server names.
+            .prefer_socket(false)
+            .tcp_keepalive(Some(Duration::from_secs(10)));
+        if let Some(password) = &options.password {
+            builder = builder.pass(Some(password.0.clone()));
+        }
+        Ok(Mysql { opts: builder.into(), shown, options: options.clone() })
+    }
+
+    fn refuse(&self, reason: &str) -> ConnectError {
+        let (server, reason) = (self.shown.clone(), reason.to_owned());
+        ConnectError::Refused(OpenError::NotDurable { server, reason })
+    }
+
+    /// Whether a failed connection is worth another try.
+    fn refusal(&self, error: &mysql_async::Error) -> ConnectError {
+        match error {
+            mysql_async::Error::Server(said) if DENIED.contains(&said.code) => {
+                let (server, reason) = (self.shown.clone(), shown(error));
+                ConnectError::Refused(OpenError::Denied { server, reason })
+            }
+            _ => ConnectError::Away(shown(error)),
+        }
+    }
+
+    /// Refuses a server that would lose what it acknowledged, or cannot take our rows.
+    async fn check(&self, conn: &mut Conn) -> Result<(), ConnectError> {
+        // As text, because servers differ in the types.
+        let names = [
+            "read_only",
+            "innodb_flush_log_at_trx_commit",
+            "max_allowed_packet",
+            "log_bin",
+            "sync_binlog",
+            "innodb_doublewrite",
+        ];
+        let columns = names.map(|name| format!("CAST(@@{name} AS CHAR)")).join(", ");
+        let row: Option<Row> =
+            conn.query_first(format!("SELECT {columns}")).await.map_err(|error| self.refusal(&error))?;
+        let mut row = row.ok_or_else(|| ConnectError::Away("it tells no settings".to_owned()))?;
+        let mut column = 0..;
+        let [read_only, flush, packet, log_bin, sync_binlog, doublewrite] = names.map(|_| {
+            let value = column.next().and_then(|at| row.take_opt::<String, _>(at));
+            value.and_then(Result::ok).unwrap_or_default()
+        });
+        let is_on = |value: &str| !["0", "OFF", ""].contains(&value);
+        if is_on(&read_only) {
+            return Err(ConnectError::Away("it is read-only; name the primary".to_owned()));
+        }
+        if packet.parse().is_ok_and(|packet: usize| packet < PACKET_MIN) {
+            let reason = format!("set max_allowed_packet to {PACKET_MIN} or more");
+            let server = self.shown.clone();
+            return Err(ConnectError::Refused(OpenError::Denied { server, reason }));
+        }
+        if self.options.accept_loss {
+            return Ok(());
+        }
+        if flush != "1" {
+            return Err(self.refuse("set innodb_flush_log_at_trx_commit = 1"));
+        }
+        if is_on(&log_bin) && sync_binlog != "1" {
+            return Err(self.refuse("set sync_binlog = 1, or switch the binary log off"));
+        }
+        if !is_on(&doublewrite) {
+            return Err(self.refuse("set innodb_doublewrite = ON"));
+        }
+        Ok(())
+    }
+
+    /// Makes the table and the first rows unless they are there. Each is one step, so that several
+    /// processes may come at once.
+    async fn found(&self, conn: &mut Conn) -> Result<(), mysql_async::Error> {
+        let there = "SELECT COUNT(*) FROM information_schema.tables \
+            WHERE table_schema = DATABASE() AND table_name = 'mainstay_rows'";
+        // Asked first because creating needs rights that a user may lack afterwards.
+        if conn.query_first::<u64, _>(there).await? != Some(1) {
+            conn.query_drop(CREATE).await?;
+        }
+        let is_there = "SELECT 1 FROM mainstay_rows WHERE tab = 0 AND k = 'format'";
+        if conn.query_first::<u8, _>(is_there).await?.is_none() {
+            let mut insert = String::from("INSERT IGNORE INTO mainstay_rows (tab, k, r) VALUES ");
+            for ((table, key), row) in first_writes() {
+                push_row(&mut insert, table, &key, &row.unwrap_or_default());
+                insert.push(',');
+            }
+            insert.pop();
+            conn.query_drop(insert).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Server for Mysql {
+    type Link = MysqlLink;
+    const KIND: &'static str = "mysql";
+
+    fn shown(&self) -> String {
+        self.shown.clone()
+    }
+
+    async fn connect(&self) -> Result<MysqlLink, ConnectError> {
+        let refusal = |error: mysql_async::Error| self.refusal(&error);
+        let mut conn = Conn::new(self.opts.clone()).await.map_err(refusal)?;
+        self.check(&mut conn).await?;
+        let seconds = |wait: Duration| wait.as_secs().max(1);
+        let holder = seconds(self.options.holder_wait);
+        let is_mariadb: Option<String> =
+            conn.query_first("SELECT VERSION()").await.map_err(refusal)?;
+        let is_mariadb = is_mariadb.is_some_and(|version| version.contains("MariaDB"));
+        let mut session = format!(
+            "SET SESSION innodb_lock_wait_timeout = {}, net_read_timeout = {holder}, \
+             net_write_timeout = {holder}, autocommit = 1, \
+             sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+            seconds(self.options.lock_wait),
+        );
+        // A holder of the lock that says nothing more is cut off by the server. MySQL knows that
+        // only for sessions, so there it is set for the time of a transaction.
+        let (patience, calm) = if is_mariadb {
+            session.push_str(&format!(
+                ", idle_transaction_timeout = {holder}, in_predicate_conversion_threshold = 0"
+            ));
+            (String::new(), String::new())
+        } else {
+            let patience = format!("SET SESSION wait_timeout = {holder}; ");
+            (patience, "; SET SESSION wait_timeout = 28800".to_owned())
+        };
+        session.push_str("; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED");
+        conn.query_drop(session).await.map_err(refusal)?;
+        self.found(&mut conn).await.map_err(refusal)?;
+        Ok(MysqlLink { conn, patience, calm })
+    }
+}
+
+/// A session, which ends when this is dropped.
+pub(crate) struct MysqlLink {
+    conn: Conn,
+    /// Said before a transaction, and after it.
+    patience: String,
+    calm: String,
+}
+
+impl Link for MysqlLink {
+    async fn begin(&mut self, mode: Mode, first: &[Place]) -> Result<Vec<Found>, Failure> {
+        let begin = match mode {
+            Mode::Read => {
+                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
+                 START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+            }
+            Mode::Write => "START TRANSACTION",
+        };
+        let mut text = format!("{}{begin}", self.patience);
+        if mode == Mode::Write {
+            text.push_str("; ");
+            text.push_str(LOCK);
+        }
+        if !first.is_empty() {
+            text.push_str("; ");
+            push_select(&mut text, first);
+        }
+        self.read(text, first).await
+    }
+
+    async fn get_many(&mut self, places: &[Place]) -> Result<Vec<Found>, Failure> {
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut text = String::new();
+        push_select(&mut text, places);
+        self.read(text, places).await
+    }
+
+    async fn page(&mut self, table: Table, from: &[u8], max: usize) -> Result<Page, Failure> {
+        let text = format!(
+            "SELECT k, r FROM mainstay_rows WHERE tab = {} AND k >= x'{}' ORDER BY k LIMIT {max}",
+            table as u8,
+            hex(from),
+        );
+        let rows: Vec<Row> = self.conn.query(text).await.map_err(|error| failure(&error))?;
+        rows.into_iter().map(|mut row| Ok((bytes(&mut row, 0)?, bytes(&mut row, 1)?))).collect()
+    }
+
+    async fn commit(&mut self, writes: &Writes) -> Result<(), CommitFailure> {
+        let mut statements = statements(writes);
+        let (last, before) = statements.pop().unwrap_or_default();
+        // Most commits fit one message; of the others nothing counts before the last one.
+        for (statement, _) in statements {
+            self.conn.query_drop(statement).await.map_err(|error| match failure(&error) {
+                Failure::Retry(reason) => CommitFailure::Retry(reason),
+                Failure::Lost(reason) => CommitFailure::Lost(reason),
+            })?;
+        }
+        let text = if last.is_empty() { "COMMIT".to_owned() } else { format!("{last}; COMMIT") };
+        match self.run(format!("{text}{}", self.calm), |_| Ok(())).await {
+            Ok(()) => Ok(()),
+            Err((_, Failure::Retry(reason))) => Err(CommitFailure::Retry(reason)),
+            // The server refused a statement before the commit.
+            Err((Some(done), Failure::Lost(reason))) if done < before => {
+                Err(CommitFailure::Lost(reason))
+            }
+            Err((_, Failure::Lost(reason))) => Err(CommitFailure::Unknown(reason)),
+        }
+    }
+
+    async fn abort(&mut self) -> Result<(), Failure> {
+        let text = format!("ROLLBACK{}", self.calm);
+        self.run(text, |_| Ok(())).await.map_err(|(_, failure)| failure)
+    }
+}
+
+/// Why a message of several statements failed, and if it was the server's word, after how many.
+type Broken = (Option<usize>, Failure);
+
+impl MysqlLink {
+    /// Has the statements done, and shows all rows of all of them.
+    async fn run(
+        &mut self,
+        text: String,
+        mut see: impl FnMut(Row) -> Result<(), Failure>,
+    ) -> Result<(), Broken> {
+        let mut done = 0;
+        let broken = |error: mysql_async::Error, done| {
+            let is_said = matches!(error, mysql_async::Error::Server(_));
+            (is_said.then_some(done), failure(&error))
+        };
+        let mut result = self.conn.query_iter(text).await.map_err(|error| broken(error, 0))?;
+        let mut seen = Ok(());
+        while !result.is_empty() {
+            let rows = result.for_each(|row| {
+                if seen.is_ok() {
+                    seen = see(row);
+                }
+            });
+            rows.await.map_err(|error| broken(error, done + 1))?;
+            done += 1;
+        }
+        result.drop_result().await.map_err(|error| broken(error, done))?;
+        seen.map_err(|failure| (None, failure))
+    }
+
+    /// Rows at `places`, from a message that selects them.
+    async fn read(&mut self, text: String, places: &[Place]) -> Result<Vec<Found>, Failure> {
+        let at: BTreeMap<(u8, &[u8]), usize> = places
+            .iter()
+            .enumerate()
+            .map(|(at, (table, key))| ((*table as u8, key.as_slice()), at))
+            .collect();
+        let mut found = vec![None; places.len()];
+        let read = self.run(text, |mut row| {
+            // The lock's own answer has one column.
+            if row.len() != 3 {
+                return Ok(());
+            }
+            let table = row.get_opt::<u8, _>(0).and_then(Result::ok);
+            let (key, bytes) = (bytes(&mut row, 1)?, bytes(&mut row, 2)?);
+            let place = table.and_then(|table| at.get(&(table, key.as_slice())));
+            let place = place.ok_or_else(|| Failure::Lost("a row nobody asked for".to_owned()))?;
+            found[*place] = Some(bytes);
+            Ok(())
+        });
+        read.await.map_err(|(_, failure)| failure)?;
+        Ok(found)
+    }
+}
+
+fn bytes(row: &mut Row, column: usize) -> Result<Vec<u8>, Failure> {
+    let bytes = row.take_opt::<Vec<u8>, _>(column).and_then(Result::ok);
+    bytes.ok_or_else(|| Failure::Lost("a column is not what it should be".to_owned()))
+}
+
+/// One select over the tables that are asked of. No place is named twice by the caller.
+fn push_select(text: &mut String, places: &[Place]) {
+    let mut by_table: BTreeMap<Table, Vec<&[u8]>> = BTreeMap::new();
+    for (table, key) in places {
+        by_table.entry(*table).or_default().push(key);
+    }
+    for (number, (table, keys)) in by_table.into_iter().enumerate() {
+        let union = if number == 0 { "" } else { " UNION ALL " };
+        let start = "SELECT tab, k, r FROM mainstay_rows WHERE tab =";
+        let _ = write!(text, "{union}{start} {} AND k IN (", table as u8);
+        for key in keys {
+            let _ = write!(text, "x'{}',", hex(key));
+        }
+        text.pop();
+        text.push(')');
+    }
+}
+
+fn push_row(text: &mut String, table: Table, key: &[u8], row: &[u8]) {
+    let _ = write!(text, "({},x'{}',x'{}')", table as u8, hex(key), hex(row));
+}
+
+/// Messages that write all, none much longer than allowed, each with the number of its statements.
+fn statements(writes: &Writes) -> Vec<(String, usize)> {
+    let (start, end) =
+        ("INSERT INTO mainstay_rows (tab, k, r) VALUES ", " ON DUPLICATE KEY UPDATE r = VALUES(r)");
+    let (mut done, mut text) = (Vec::new(), String::new());
+    for ((table, key), row) in writes {
+        let Some(row) = row else { continue };
+        let bytes = 2 * (key.len() + row.len());
+        if !text.is_empty() && text.len() + bytes > STATEMENT_MAX {
+            done.push(std::mem::take(&mut text) + end);
+        }
+        text.push_str(if text.is_empty() { start } else { "," });
+        push_row(&mut text, *table, key, row);
+    }
+    if !text.is_empty() {
+        done.push(text + end);
+    }
+    let mut removes: BTreeMap<Table, String> = BTreeMap::new();
+    for ((table, key), _) in writes.iter().filter(|(_, row)| row.is_none()) {
+        let _ = write!(removes.entry(*table).or_default(), "x'{}',", hex(key));
+    }
+    for (table, keys) in removes {
+        let keys = keys.trim_end_matches(',');
+        let table = table as u8;
+        done.push(format!("DELETE FROM mainstay_rows WHERE tab = {table} AND k IN ({keys})"));
+    }
+    join(done)
+}
+
+/// Puts short statements into one message.
+fn join(statements: Vec<String>) -> Vec<(String, usize)> {
+    let mut messages: Vec<(String, usize)> = Vec::new();
+    for statement in statements {
+        match messages.last_mut() {
+            Some((last, count)) if last.len() + statement.len() < STATEMENT_MAX => {
+                last.push_str("; ");
+                last.push_str(&statement);
+                *count += 1;
+            }
+            _ => messages.push((statement, 1)),
+        }
+    }
+    messages
+}
+
+fn failure(error: &mysql_async::Error) -> Failure {
+    match error {
+        mysql_async::Error::Server(said) if IN_THE_WAY.contains(&said.code) => {
+            Failure::Retry(shown(error))
+        }
+        _ => Failure::Lost(shown(error)),
+    }
+}
+
+/// What the server said, or what went wrong. It names the user, never the password.
+fn shown(error: &mysql_async::Error) -> String {
+    match error {
+        mysql_async::Error::Server(said) => format!("{} ({})", said.message, said.code),
+        other => other.to_string(),
+    }
+}
