@@ -116,7 +116,7 @@ impl Store {
     ///
     /// Errors: [`Error::Corrupt`] for a row that cannot be read.
     pub fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<Vec<RawRow>> {
-        self.submit(SMALL, move |s| raw::page(s, after.as_ref(), bytes_max))
+        self.read(move |s| raw::page(s, after.as_ref(), bytes_max))
     }
 
     fn begin_import(&self, mark: u64, replace: bool) -> Answer<bool> {

@@ -27,7 +27,7 @@
 //! Nodes keep their entities in it: `node::data` has write-behind, documents and deals.
 //!
 //! # What it is not yet
-//! Missing are the backends on servers, slots and the shard map, indexes, sagas,
+//! Missing are Redis and MongoDB, slots and the shard map, indexes, sagas,
 //! and the intent to release to one node (for moves). A full disk ends an embedded store like any
 //! other failed write.
 #![forbid(unsafe_code)]

@@ -116,7 +116,7 @@ impl Store {
     }
 
     /// Submits a rule that never writes.
-    fn read<T: Send + 'static>(
+    pub(crate) fn read<T: Send + 'static>(
         &self,
         rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<T> {

@@ -23,7 +23,7 @@ pub(crate) enum Table {
     Record = 10,
     /// What each writer committed last; only on servers, and no rule reads it.
     #[cfg(feature = "remote")]
-    Writer = 11,
+    Writer = 255,
 }
 
 impl Table {

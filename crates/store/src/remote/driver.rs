@@ -155,8 +155,8 @@ struct Batch {
     jobs: Jobs,
     /// Commits of it whose outcome is not known yet: their numbers, and of how many jobs.
     pending: Vec<(u64, usize)>,
-    /// Since when others were in the way.
-    blocked: Option<Instant>,
+    /// When the first attempt at what is left of it began.
+    since: Instant,
     /// How often it failed although there was a connection.
     failed: u32,
 }
@@ -304,7 +304,7 @@ impl<S: Server> Driver<S> {
 
     /// Has a batch done, or answers why it was not.
     async fn serve(&mut self, jobs: Jobs) {
-        let mut batch = Batch { jobs, pending: Vec::new(), blocked: None, failed: 0 };
+        let mut batch = Batch { jobs, pending: Vec::new(), since: Instant::now(), failed: 0 };
         while !batch.jobs.is_empty() {
             if let Err(reason) = self.connected().await {
                 return self.give_up(batch, Error::Unavailable(reason));
@@ -313,11 +313,10 @@ impl<S: Server> Driver<S> {
                 Attempted::Done(done) => {
                     batch.jobs.drain(..done).for_each(Job::done);
                     batch.pending.clear();
-                    (batch.blocked, batch.failed) = (None, 0);
+                    (batch.since, batch.failed) = (Instant::now(), 0);
                 }
                 Attempted::Retry(reason) => {
-                    let since = *batch.blocked.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= self.options.lock_wait {
+                    if batch.since.elapsed() >= self.options.lock_wait {
                         tracing::debug!(reason, "store is busy with other processes");
                         return self.give_up(batch, Error::Busy);
                     }

@@ -111,6 +111,13 @@ pub(crate) fn first_writes() -> Writes {
     stage.into_writes()
 }
 
+/// Whether what is said to a host does not leave this machine.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) fn stays_here(host: &str) -> bool {
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || ip.is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
 /// Why no connection was made.
 #[derive(Debug)]
 pub(crate) enum ConnectError {

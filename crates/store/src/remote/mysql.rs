@@ -8,14 +8,15 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Opts, OptsBuilder, Row, SslOpts};
+use mysql_async::{Conn, DriverError, Opts, OptsBuilder, Row, SslOpts};
 
 use super::options::ServerOptions;
 use super::{
     CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, first_writes,
+    stays_here,
 };
 use crate::error::OpenError;
-use crate::row::hex;
+use crate::row::{hex, push_hex};
 use crate::tables::{Table, Writes};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS mainstay_rows (tab SMALLINT NOT NULL, \
@@ -48,7 +49,7 @@ impl Mysql {
         };
         let at = format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port());
         let shown = format!("MySQL database {database} at {at}");
-        let is_local = opts.addr_is_loopback() || opts.socket().is_some();
+        let is_local = stays_here(opts.ip_or_hostname()) || opts.socket().is_some();
         let is_plain = url.contains("require_ssl=false");
         let mut ssl = opts.ssl_opts().cloned();
         if ssl.is_none() && !is_local && !is_plain {
@@ -80,6 +81,10 @@ impl Mysql {
                 let (server, reason) = (self.shown.clone(), shown(error));
                 ConnectError::Refused(OpenError::Denied { server, reason })
             }
+            mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => {
+                let reason = "it does not encrypt; set it up, or say require_ssl=false".to_owned();
+                ConnectError::Refused(OpenError::Denied { server: self.shown.clone(), reason })
+            }
             _ => ConnectError::Away(shown(error)),
         }
     }
@@ -96,8 +101,10 @@ impl Mysql {
             "innodb_doublewrite",
         ];
         let columns = names.map(|name| format!("CAST(@@{name} AS CHAR)")).join(", ");
-        let row: Option<Row> =
-            conn.query_first(format!("SELECT {columns}")).await.map_err(|error| self.refusal(&error))?;
+        let row: Option<Row> = conn
+            .query_first(format!("SELECT {columns}"))
+            .await
+            .map_err(|error| self.refusal(&error))?;
         let mut row = row.ok_or_else(|| ConnectError::Away("it tells no settings".to_owned()))?;
         let mut column = 0..;
         let [read_only, flush, packet, log_bin, sync_binlog, doublewrite] = names.map(|_| {
@@ -339,7 +346,9 @@ fn push_select(text: &mut String, places: &[Place]) {
         let start = "SELECT tab, k, r FROM mainstay_rows WHERE tab =";
         let _ = write!(text, "{union}{start} {} AND k IN (", table as u8);
         for key in keys {
-            let _ = write!(text, "x'{}',", hex(key));
+            text.push_str("x'");
+            push_hex(text, key);
+            text.push_str("',");
         }
         text.pop();
         text.push(')');
@@ -347,7 +356,11 @@ fn push_select(text: &mut String, places: &[Place]) {
 }
 
 fn push_row(text: &mut String, table: Table, key: &[u8], row: &[u8]) {
-    let _ = write!(text, "({},x'{}',x'{}')", table as u8, hex(key), hex(row));
+    let _ = write!(text, "({},x'", table as u8);
+    push_hex(text, key);
+    text.push_str("',x'");
+    push_hex(text, row);
+    text.push_str("')");
 }
 
 /// Messages that write all, none much longer than allowed, each with the number of its statements.

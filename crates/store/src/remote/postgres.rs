@@ -3,7 +3,6 @@
 //! The shard's lock is the row that names the format. All statements of one step are sent before
 //! the first answer is awaited.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::options::ServerOptions;
 use super::{
     CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, first_writes,
+    stays_here,
 };
 use crate::error::OpenError;
 use crate::tables::{Table, Writes};
@@ -24,6 +24,8 @@ use crate::tables::{Table, Writes};
 /// A process that makes the tables holds this advisory lock: "MSYs".
 const FOUNDING: i64 = 0x4d53_5973;
 
+const CREATE: &str = "CREATE TABLE mainstay_rows (tab int2 NOT NULL, key bytea NOT NULL, \
+    row bytea NOT NULL, PRIMARY KEY (tab, key)) WITH (fillfactor = 80)";
 const GET: &str = "SELECT w.at, r.row \
     FROM unnest($1::int2[], $2::bytea[]) WITH ORDINALITY AS w(tab, key, at) \
     JOIN mainstay_rows r ON r.tab = w.tab AND r.key = w.key";
@@ -122,21 +124,18 @@ impl Postgres {
         if client.query_one(there, &[]).await?.get(0) {
             return Ok(());
         }
+        // Of several processes one makes them; the others then find them. The lock is had before
+        // the transaction begins, which else would not see what another process made meanwhile.
+        client.execute("SELECT pg_advisory_lock($1)", &[&FOUNDING]).await?;
         let txn = client.transaction().await?;
-        // Of several processes one makes them; the others then find them.
-        txn.execute("SELECT pg_advisory_xact_lock($1)", &[&FOUNDING]).await?;
-        if txn.query_one(there, &[]).await?.get(0) {
-            return txn.rollback().await;
+        if !txn.query_one(there, &[]).await?.get::<_, bool>(0) {
+            txn.batch_execute(CREATE).await?;
+            let writes = first_writes();
+            let (puts, _) = columns(&writes);
+            txn.execute(PUT, &[&puts.0, &puts.1, &puts.2]).await?;
         }
-        txn.batch_execute(
-            "CREATE TABLE mainstay_rows (tab int2 NOT NULL, key bytea NOT NULL, \
-             row bytea NOT NULL, PRIMARY KEY (tab, key)) WITH (fillfactor = 80)",
-        )
-        .await?;
-        let writes = first_writes();
-        let (puts, _) = columns(&writes);
-        txn.execute(PUT, &[&puts.0, &puts.1, &puts.2]).await?;
-        txn.commit().await
+        txn.commit().await?;
+        client.execute("SELECT pg_advisory_unlock($1)", &[&FOUNDING]).await.map(drop)
     }
 
     /// Whether a failed connection is worth another try.
@@ -289,17 +288,17 @@ fn columns(writes: &Writes) -> ((Vec<i16>, Vec<&[u8]>, Vec<&[u8]>), Columns<'_>)
 }
 
 /// What every session is set to: waits have an end, and rows are found by their index whatever the
-/// planner believes of the table's size.
+/// planner believes of the table's size. No statement is timed by the server: that would acknowledge
+/// a commit for which a synchronous standby is still awaited.
 fn session(options: &ServerOptions) -> String {
     let ms = |wait: Duration| wait.as_millis().max(1);
     let mut session = format!(
         "SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {}; \
-         SET statement_timeout = {}; SET tcp_user_timeout = {}; SET client_min_messages = error; \
+         SET statement_timeout = 0; SET tcp_user_timeout = {}; SET client_min_messages = error; \
          SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
          SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off;",
         ms(options.lock_wait),
         ms(options.holder_wait),
-        ms(options.reply_wait),
         ms(options.reply_wait),
     );
     if !options.accept_loss {
@@ -350,9 +349,7 @@ fn host(host: &Host) -> String {
 /// Whether what is said to a host stays on this machine.
 fn is_local(host: &Host) -> bool {
     match host {
-        Host::Tcp(name) => {
-            name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-        }
+        Host::Tcp(name) => stays_here(name),
         #[cfg(unix)]
         Host::Unix(_) => true,
     }

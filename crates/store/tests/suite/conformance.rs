@@ -1,9 +1,13 @@
 //! One list of cases, run on every backend.
 
 use std::collections::BTreeMap;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use std::sync::LazyLock;
 
 use store::*;
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+use crate::database::Database;
 use crate::folder::Folder;
 use crate::records;
 
@@ -76,6 +80,25 @@ const SQLITE: Backend = ("sqlite", true, || {
     Box::new(move || Store::sqlite(folder.file(), Options::default()).unwrap())
 });
 
+#[cfg(feature = "postgres")]
+const POSTGRES: Backend = ("postgres", true, || {
+    static SERVER: LazyLock<Database> = LazyLock::new(Database::postgres);
+    on_server(&SERVER)
+});
+
+#[cfg(feature = "mysql")]
+const MYSQL: Backend = ("mysql", true, || {
+    static SERVER: LazyLock<Database> = LazyLock::new(Database::mysql);
+    on_server(&SERVER)
+});
+
+/// One server for all cases of a process, a database for each.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn on_server(server: &'static Database) -> Open {
+    let name = server.make();
+    Box::new(move || server.open(server.instance().port(), &name))
+}
+
 fn run((_, lasting, open): Backend, (name, case): &Case) {
     let open = open();
     let mut bench = Bench { store: Some(open()), open, lasting };
@@ -117,13 +140,21 @@ fn table_of_backends_and_cases() {
         EMBEDDED,
         #[cfg(feature = "sqlite")]
         SQLITE,
+        #[cfg(feature = "postgres")]
+        POSTGRES,
+        #[cfg(feature = "mysql")]
+        MYSQL,
     ];
+    let needs_server = |name: &str| !["memory", "embedded", "sqlite"].contains(&name);
+    let skipped = servers::skipped();
+    let backends: Vec<Backend> =
+        backends.into_iter().filter(|(name, ..)| !skipped || !needs_server(name)).collect();
     let heads: String = backends.iter().map(|(name, ..)| format!(" {name:>9}")).collect();
     println!("{:<60}{heads}", "case");
     let mut failed = Vec::new();
     for case in CASES {
         let mut line = format!("{:<60}", case.0);
-        for backend in backends {
+        for &backend in &backends {
             let ran = std::panic::catch_unwind(|| run(backend, case));
             line += &format!(" {:>9}", if ran.is_ok() { "passes" } else { "FAILS" });
             if ran.is_err() {

@@ -3,10 +3,14 @@
 
 mod conformance;
 mod crash;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod database;
 mod dump;
 mod faults;
 mod folder;
 mod model;
 mod records;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod remote;
 #[cfg(feature = "sqlite")]
 mod shared;

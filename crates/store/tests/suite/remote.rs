@@ -1,0 +1,339 @@
+//! Stores on real servers: shared by processes, killed, cut and frozen.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use store::*;
+
+use crate::conformance::{A, B};
+use crate::database::{Database, Trick, Wire, patiently, quick};
+
+const GOLD: Currency = Currency(1);
+const BANK: Key = Key(1);
+
+fn mint(id: u128) -> Transaction {
+    let mint = LedgerOp::Mint { holder: BANK, currency: GOLD, amount: 1 };
+    Transaction::new(TxnId(id), 1).with(mint)
+}
+
+fn gold(store: &Store) -> u64 {
+    let holdings = patiently(|| store.holdings(BANK).wait()).unwrap();
+    holdings.balances.get(&GOLD).copied().unwrap_or(0)
+}
+
+/// Each test once per kind of server.
+macro_rules! on_each_server {
+    ($($test:ident)*) => {
+        $(
+            mod $test {
+                #[cfg(feature = "postgres")]
+                #[test]
+                fn postgres() {
+                    if !servers::skipped() {
+                        super::tests::$test(&crate::database::Database::postgres());
+                    }
+                }
+                #[cfg(feature = "mysql")]
+                #[test]
+                fn mysql() {
+                    if !servers::skipped() {
+                        super::tests::$test(&crate::database::Database::mysql());
+                    }
+                }
+            }
+        )*
+    };
+}
+
+on_each_server! {
+    several_handles_share_a_shard_and_lose_nothing
+    a_killed_server_loses_nothing_acknowledged_and_doubles_nothing
+    a_commit_cut_from_its_answer_is_found_out_and_done_once
+    a_frozen_holder_of_the_lock_does_not_stop_others
+    a_server_that_stays_away_is_told_and_comes_back
+    processes_that_come_at_once_make_one_shard
+    large_documents_and_batches_fit
+    a_wrong_password_or_database_is_refused_and_never_shown
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn postgres_that_could_lose_what_it_acknowledged_is_refused() {
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Postgres::start_with(&[("fsync", "off")]).unwrap();
+    let database = Database::Postgres(server);
+    refused_unless_loss_is_accepted(&database, "fsync = on");
+    // This one is each session's own business.
+    let database = Database::postgres();
+    database.sql("ALTER SYSTEM SET synchronous_commit = off");
+    database.sql("SELECT pg_reload_conf()");
+    let store = database.open(database.instance().port(), &database.make());
+    store.commit(mint(1)).wait().unwrap();
+}
+
+#[cfg(feature = "mysql")]
+#[test]
+fn mysql_that_could_lose_what_it_acknowledged_is_refused() {
+    if servers::skipped() {
+        return;
+    }
+    let database = Database::mysql();
+    let cases = [
+        ("SET GLOBAL innodb_flush_log_at_trx_commit = 2", "innodb_flush_log_at_trx_commit = 1"),
+        ("SET GLOBAL innodb_flush_log_at_trx_commit = 1", ""),
+    ];
+    for (set, says) in cases {
+        database.sql(set);
+        if says.is_empty() {
+            drop(database.open(database.instance().port(), &database.make()));
+        } else {
+            refused_unless_loss_is_accepted(&database, says);
+        }
+    }
+}
+
+fn refused_unless_loss_is_accepted(database: &Database, says: &str) {
+    let url = database.url(database.admin(), database.instance().port(), &database.make());
+    match database.open_at(&url, quick()) {
+        Err(OpenError::NotDurable { reason, .. }) => assert!(reason.contains(says), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let options = ServerOptions { accept_loss: true, ..quick() };
+    database.open_at(&url, options).unwrap().commit(mint(1)).wait().unwrap();
+}
+
+/// With a synchronous standby nothing that was acknowledged is lost.
+#[cfg(feature = "postgres")]
+#[test]
+fn a_promoted_standby_is_followed_and_has_all_that_was_acknowledged() {
+    if servers::skipped() {
+        return;
+    }
+    let primary = servers::Postgres::start().unwrap();
+    let standby = servers::Postgres::standby(&primary, &[]).unwrap();
+    let ports = (primary.port(), standby.port());
+    let database = Database::Postgres(primary);
+    let name = database.make();
+    database.sql("ALTER SYSTEM SET synchronous_standby_names = '*'");
+    database.sql("SELECT pg_reload_conf()");
+    let url = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{name}", ports.1, ports.0);
+    let store = database.open_at(&url, quick()).unwrap();
+    for id in 1..=20 {
+        store.commit(mint(id)).wait().unwrap();
+    }
+    let under_way: Vec<_> = (21..=40).map(|id| store.commit(mint(id))).collect();
+    database.instance().kill();
+    standby.promote().unwrap();
+    // Each waits for the new primary, which knows whether it was done.
+    for answer in under_way {
+        answer.wait().unwrap();
+    }
+    assert_eq!(gold(&store), 40);
+    assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
+}
+
+mod tests {
+    use super::*;
+
+    pub fn several_handles_share_a_shard_and_lose_nothing(database: &Database) {
+        let (port, name) = (database.instance().port(), database.make());
+        let stores: Vec<Store> = (0..3).map(|_| database.open(port, &name)).collect();
+        std::thread::scope(|scope| {
+            for (number, store) in stores.iter().enumerate() {
+                scope.spawn(move || {
+                    for step in 0..60 {
+                        let id = 1 + number as u128 * 1_000 + step;
+                        patiently(|| store.commit(mint(id)).wait()).unwrap();
+                    }
+                });
+            }
+        });
+        for store in &stores {
+            assert_eq!(gold(store), 180);
+        }
+        let (one, two) = (&stores[0], &stores[1]);
+        one.beat(A).wait().unwrap();
+        two.beat(B).wait().unwrap();
+        let ask = |incarnation| Activate { key: Key(7), generation: 1, incarnation, reclaim: None };
+        let taken = one.activate(ask(A)).wait().unwrap();
+        assert!(matches!(two.activate(ask(B)).wait(), Err(Error::Owned { .. })));
+        two.mark_dead(A, 1).wait().unwrap();
+        assert_eq!(two.activate(ask(B)).wait().unwrap().claim.epoch, 2);
+        let patch = Patch::from([("bag".to_owned(), Some(vec![1]))]);
+        let late = one.save(Save { claim: taken.claim, version: 0, patch }).wait();
+        assert!(matches!(late, Err(Error::Fenced { .. })), "{late:?}");
+        assert_eq!(one.verify().wait().unwrap().faults, Vec::<String>::new());
+    }
+
+    pub fn a_killed_server_loses_nothing_acknowledged_and_doubles_nothing(database: &Database) {
+        let (port, name) = (database.instance().port(), database.make());
+        let stores: Vec<Store> = (0..2).map(|_| database.open(port, &name)).collect();
+        let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
+        let done: Vec<Vec<u128>> = std::thread::scope(|scope| {
+            let workers = stores.iter().enumerate().map(|(number, store)| {
+                let (stop, acknowledged) = (&stop, &acknowledged);
+                scope.spawn(move || {
+                    let mut done = Vec::new();
+                    for step in 0.. {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let id = 1 + number as u128 * 1_000_000 + step;
+                        match patiently(|| store.commit(mint(id)).wait()) {
+                            Ok(_) => done.push(id),
+                            Err(Error::Unknown(_)) => {
+                                let known = patiently(|| store.lookup(TxnId(id)).wait()).unwrap();
+                                done.extend(known.map(|receipt| receipt.id.0));
+                            }
+                            Err(error) => panic!("{error:?}"),
+                        }
+                        acknowledged.fetch_add(1, Ordering::Relaxed);
+                    }
+                    done
+                })
+            });
+            let workers: Vec<_> = workers.collect();
+            for round in 1..=3 {
+                let before = acknowledged.load(Ordering::Relaxed);
+                while acknowledged.load(Ordering::Relaxed) < before + 20 {
+                    std::thread::yield_now();
+                }
+                database.instance().kill();
+                database.instance().start_again().unwrap();
+                println!("round {round}: {before} acknowledged before");
+            }
+            let before = acknowledged.load(Ordering::Relaxed);
+            while acknowledged.load(Ordering::Relaxed) < before + 20 {
+                std::thread::yield_now();
+            }
+            stop.store(true, Ordering::Relaxed);
+            workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+        });
+        let done: Vec<u128> = done.into_iter().flatten().collect();
+        let store = &stores[0];
+        assert_eq!(gold(store), done.len() as u64);
+        for id in done {
+            assert!(store.lookup(TxnId(id)).wait().unwrap().is_some(), "{id}");
+        }
+        assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
+    }
+
+    pub fn a_commit_cut_from_its_answer_is_found_out_and_done_once(database: &Database) {
+        let wire = Wire::to(database.instance().port());
+        let store = database.open(wire.port, &database.make());
+        let tricks = [Trick::CutBefore, Trick::CutAfter, Trick::CutBefore, Trick::CutAfter];
+        for (trick, n) in tricks.into_iter().zip(1..) {
+            wire.play(trick);
+            // Several in one batch, which is done or not as a whole.
+            let answers: Vec<_> = (0..5).map(|m| store.commit(mint(n * 10 + m))).collect();
+            for answer in answers {
+                answer.wait().unwrap();
+            }
+            assert!(wire.is_played());
+            assert_eq!(gold(&store), 5 * n as u64, "{trick:?}");
+        }
+        let audit = store.audit(0, usize::MAX).wait().unwrap();
+        assert_eq!(audit.len(), 20);
+    }
+
+    pub fn a_frozen_holder_of_the_lock_does_not_stop_others(database: &Database) {
+        let (port, name) = (database.instance().port(), database.make());
+        let wire = Wire::to(port);
+        let (frozen, free) = (database.open(wire.port, &name), database.open(port, &name));
+        wire.play(Trick::Freeze);
+        let stuck = frozen.commit(mint(1));
+        while !wire.is_played() {
+            std::thread::yield_now();
+        }
+        // The lock is held, and nobody there to give it back.
+        patiently(|| free.commit(mint(2)).wait()).unwrap();
+        // The frozen one gives its connection up, finds that nothing was done, and does it.
+        assert_eq!(stuck.wait().unwrap().id, TxnId(1));
+        wire.thaw();
+        assert_eq!(gold(&free), 2);
+        assert_eq!(free.audit(0, usize::MAX).wait().unwrap().len(), 2);
+    }
+
+    pub fn a_server_that_stays_away_is_told_and_comes_back(database: &Database) {
+        let name = database.make();
+        let options = ServerOptions {
+            away_wait: std::time::Duration::from_millis(300),
+            pause_max: std::time::Duration::from_millis(200),
+            ..quick()
+        };
+        let url = database.url(database.admin(), database.instance().port(), &name);
+        let store = database.open_at(&url, options).unwrap();
+        store.commit(mint(1)).wait().unwrap();
+        database.instance().stop().unwrap();
+        let away = store.commit(mint(2)).wait();
+        assert!(matches!(away, Err(Error::Unavailable(_))), "{away:?}");
+        // By now the answer is immediate.
+        let away = store.load(Key(1)).wait();
+        assert!(matches!(away, Err(Error::Unavailable(_))), "{away:?}");
+        database.instance().start_again().unwrap();
+        patiently(|| store.commit(mint(2)).wait()).unwrap();
+        assert_eq!(gold(&store), 2);
+    }
+
+    pub fn processes_that_come_at_once_make_one_shard(database: &Database) {
+        let (port, name) = (database.instance().port(), database.make());
+        std::thread::scope(|scope| {
+            let opening: Vec<_> =
+                (0..6).map(|_| scope.spawn(|| database.open(port, &name))).collect();
+            for (number, opened) in opening.into_iter().enumerate() {
+                let store = opened.join().unwrap();
+                patiently(|| store.commit(mint(1 + number as u128)).wait()).unwrap();
+                assert_eq!(gold(&store), 1 + number as u64);
+            }
+        });
+    }
+
+    pub fn a_wrong_password_or_database_is_refused_and_never_shown(database: &Database) {
+        let (port, name) = (database.instance().port(), database.make());
+        database.make_user("player", "right horse");
+        let open = |url: &str, password: &str| {
+            let password = Some(Password(password.to_owned()));
+            database.open_at(url, ServerOptions { password, ..quick() })
+        };
+        let url = database.url("player", port, &name);
+        drop(open(&url, "right horse").unwrap());
+        let wrong = open(&url, "battery staple");
+        let nowhere = open(&database.url("player", port, "nowhere"), "right horse");
+        for refused in [&wrong, &nowhere] {
+            assert!(matches!(refused, Err(OpenError::Denied { .. })), "{refused:?}");
+        }
+        let shown = format!("{wrong:?} {nowhere:?}");
+        assert!(!shown.contains("battery") && !shown.contains("horse"), "{shown}");
+        let malformed = database.open_at("nonsense", quick());
+        assert!(matches!(malformed, Err(OpenError::Malformed(_))), "{malformed:?}");
+    }
+
+    pub fn large_documents_and_batches_fit(database: &Database) {
+        let store = database.open(database.instance().port(), &database.make());
+        store.beat(A).wait().unwrap();
+        let large = Limits::default().entity_bytes_max - 1;
+        let entities = 24;
+        let asks = (0..entities).map(|key| Activate {
+            key: Key(key),
+            generation: 1,
+            incarnation: A,
+            reclaim: None,
+        });
+        let taken = store.activate_many(asks.collect()).wait().unwrap();
+        let claims: Vec<Claim> = taken.into_iter().map(|taken| taken.unwrap().claim).collect();
+        for version in 0..2 {
+            let saves = claims.iter().map(|claim| {
+                let patch = Patch::from([("a".to_owned(), Some(vec![version as u8; large]))]);
+                store.save(Save { claim: *claim, version, patch })
+            });
+            let saves: Vec<_> = saves.collect();
+            for save in saves {
+                assert_eq!(save.wait(), Ok(version + 1));
+            }
+        }
+        let entity = store.load(Key(3)).wait().unwrap().unwrap();
+        assert_eq!(entity.documents["a"], vec![1; large]);
+        assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
+    }
+}
