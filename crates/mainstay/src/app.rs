@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use node::data::Record;
 use node::route::{RouteApp, Routed};
 use node::session::{Binding, Login, Refusal};
 use node::{Class, ClientInterface, Entity, Host, KindInfo, NodeApp};
@@ -18,6 +19,7 @@ type Make = Arc<dyn Fn(NodeApp) -> NodeApp + Send + Sync>;
 pub struct App {
     name: String,
     kinds: Vec<Kind>,
+    records: Vec<Sort>,
     clients: Vec<fn(&mut SchemaBuilder)>,
     bindings: Vec<Choose>,
     /// Streams that every login gets, and the kinds that they lead to.
@@ -56,6 +58,13 @@ struct Kind {
     describe: fn(&mut SchemaBuilder),
 }
 
+/// A sort of record.
+#[derive(Clone)]
+struct Sort {
+    name: &'static str,
+    add: fn(NodeApp) -> NodeApp,
+}
+
 impl App {
     /// A game without anything. `name` is its cluster's name unless the cluster file says
     /// otherwise.
@@ -63,6 +72,7 @@ impl App {
         App {
             name: name.into(),
             kinds: Vec::new(),
+            records: Vec::new(),
             clients: Vec::new(),
             bindings: Vec::new(),
             bound: Vec::new(),
@@ -109,6 +119,19 @@ impl App {
         let clash = self.kinds.iter().any(|kind| kind.info.id == info.id);
         assert!(!clash, "two kinds or services of app {:?} are called {:?}", self.name, info.name);
         self.kinds.push(Kind { info, add, describe: E::describe });
+        self
+    }
+
+    /// Keeps records of that sort: the store is opened even if no kind has documents.
+    ///
+    /// # Panics
+    ///
+    /// If another sort has the same name.
+    #[must_use]
+    pub fn record<R: Record>(mut self) -> Self {
+        let clash = self.records.iter().any(|sort| sort.name == R::NAME);
+        assert!(!clash, "two sorts of record of app {:?} are called {:?}", self.name, R::NAME);
+        self.records.push(Sort { name: R::NAME, add: NodeApp::record::<R> });
         self
     }
 
@@ -271,8 +294,11 @@ impl App {
 
     /// The node part of it: the kinds for which `offered` holds, and the bindings.
     pub(crate) fn node_app(&self, offered: impl Fn(&str) -> bool) -> NodeApp {
-        let kinds = self.kinds.iter().filter(|kind| offered(kind.info.name));
-        let app = kinds.fold(NodeApp::new(), |app, kind| (kind.add)(app));
+        let kinds: Vec<_> = self.kinds.iter().filter(|kind| offered(kind.info.name)).collect();
+        // Where there are no entities nobody reads or writes records.
+        let records = self.records.iter().filter(|_| !kinds.is_empty());
+        let app = kinds.iter().fold(NodeApp::new(), |app, kind| (kind.add)(app));
+        let app = records.fold(app, |app, sort| (sort.add)(app));
         let choose = self.chooser();
         app.bindings(move |login| choose(login))
     }

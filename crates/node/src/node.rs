@@ -20,7 +20,7 @@ use store::Store;
 use transport::{Board, ListenOptions, Sockets};
 
 use crate::cx::Outside;
-use crate::data;
+use crate::data::{self, Record};
 use crate::driver::{
     Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pace, Pacemaker, Pool, Seat, Stuck, Task,
 };
@@ -128,8 +128,8 @@ type Choose = Arc<dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + S
 #[derive(Clone, Default)]
 pub struct NodeApp {
     kinds: Vec<KindId>,
-    /// The first kind that has a document.
-    document: Option<&'static str>,
+    /// The first kind that has a document, or sort of record.
+    kept: Option<&'static str>,
     register: Vec<Register>,
     bindings: Option<Choose>,
     interface: u64,
@@ -147,11 +147,18 @@ impl NodeApp {
     pub fn kind<E: Entity>(mut self) -> Self {
         self.kinds.push(E::KIND.id);
         if E::KIND.document {
-            self.document.get_or_insert(E::KIND.name);
+            self.kept.get_or_insert(E::KIND.name);
         }
         self.register.push(Arc::new(|host: &mut Host| {
             host.register::<E>();
         }));
+        self
+    }
+
+    /// Keeps records of that sort.
+    #[must_use]
+    pub fn record<R: Record>(mut self) -> Self {
+        self.kept.get_or_insert(R::NAME);
         self
     }
 
@@ -174,9 +181,9 @@ impl NodeApp {
         self
     }
 
-    /// Whether one of its kinds is kept in a store.
+    /// Whether something of it is kept in a store.
     pub fn needs_store(&self) -> bool {
-        self.document.is_some()
+        self.kept.is_some()
     }
 
     /// Registers its kinds on a host that somebody else drives, such as a simulation.
@@ -229,12 +236,12 @@ pub enum NodeError {
     #[error("the system refuses a thread or descriptor: {0}")]
     System(#[from] io::Error),
     /// Give it a store.
-    #[error("kind {kind:?} has a document, and node {node:?} has no store to keep it in")]
+    #[error("{kept:?} is to be kept, and node {node:?} has no store to keep it in")]
     NoStore {
         /// The node's name.
         node: String,
-        /// The kind.
-        kind: &'static str,
+        /// The kind or sort of record.
+        kept: &'static str,
     },
     /// The cluster does not list it.
     #[error(transparent)]
@@ -311,8 +318,8 @@ impl Node {
     ) -> Result<NodeHandle, NodeError> {
         let NodeEnv { clock, mut random, cluster, board, mesh_key, store, metrics } = env;
         let workers = check(&options, &mesh_key)?;
-        if let (Some(kind), None) = (app.document, &store) {
-            return Err(NodeError::NoStore { node: options.name, kind });
+        if let (Some(kept), None) = (app.kept, &store) {
+            return Err(NodeError::NoStore { node: options.name, kept });
         }
         let incarnation = Incarnation(random.u64() | 1);
         let mut mesh_addr = options.mesh_listen;

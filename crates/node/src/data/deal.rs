@@ -187,6 +187,26 @@ pub(crate) struct Wishes {
     pub records: Vec<(u64, RecordAsk)>,
 }
 
+impl Wishes {
+    pub fn is_empty(&self) -> bool {
+        self.commits.is_empty() && self.readings.is_empty() && self.records.is_empty()
+    }
+
+    /// What each gets where there is no store.
+    pub fn refuse(self) -> impl Iterator<Item = (u64, CommitOutcome)> {
+        let none = || Error::Stopped("this node has no store".to_owned());
+        let commits = self
+            .commits
+            .into_iter()
+            .map(|request| (request.tag, CommitOutcome::Done(Err(CommitError::Unavailable))));
+        let readings = self.readings.into_iter();
+        let readings = readings.map(move |(tag, _)| (tag, CommitOutcome::Held(Err(none()))));
+        let records = self.records.into_iter();
+        let records = records.map(move |(tag, _)| (tag, CommitOutcome::Record(Err(none()))));
+        commits.chain(readings).chain(records)
+    }
+}
+
 impl Desk {
     fn wait(&mut self) -> (u64, Rc<RefCell<Wait>>) {
         self.next += 1;

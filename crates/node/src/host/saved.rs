@@ -90,6 +90,16 @@ impl Host {
         self.hub.desk.borrow_mut().take()
     }
 
+    /// Answers all wishes so far: this node has no store. Gives whether there were any.
+    pub(crate) fn refuse_wishes(&mut self) -> bool {
+        let wishes = self.take_wishes();
+        let any = !wishes.is_empty();
+        for (tag, outcome) in wishes.refuse() {
+            self.deliver_outcome(tag, outcome);
+        }
+        any
+    }
+
     /// What became of a transaction or reading.
     pub(crate) fn deliver_outcome(&mut self, tag: u64, outcome: CommitOutcome) {
         self.hub.deliver(tag, outcome);

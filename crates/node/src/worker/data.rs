@@ -67,7 +67,7 @@ impl Worker {
 
     /// Carries wishes to the keeper and its acts to the host. Gives whether there were acts.
     pub(super) fn carry_data(&mut self, now: Instant) -> bool {
-        let Some(keeper) = self.keeper.as_mut() else { return false };
+        let Some(keeper) = self.keeper.as_mut() else { return self.host.refuse_wishes() };
         while let Some(id) = self.host.poll_touched() {
             keeper.handle_touched(now, id);
         }

@@ -70,7 +70,7 @@ fn rise(node: &NodeHandle, key: u64, n: u64) -> u64 {
 fn a_kind_with_documents_needs_a_store() {
     let app = NodeApp::new().kind::<Avatar>();
     let started = Node::start(&app, NodeOptions::new("local"), env(None));
-    assert!(matches!(started, Err(NodeError::NoStore { kind: "avatar", .. })));
+    assert!(matches!(started, Err(NodeError::NoStore { kept: "avatar", .. })));
 }
 
 #[test]

@@ -322,3 +322,16 @@ fn f2_a_record_that_cannot_be_read_or_written_is_an_error_and_never_empty() {
     rig.refuse = Some(|_| Some(Error::Unavailable("gone".to_owned())));
     assert_eq!(read(&mut rig, node, "bats"), "the store cannot be reached now");
 }
+
+/// Whoever asked a node without a store waited for ever.
+#[test]
+fn a_node_without_a_store_says_so_at_once() {
+    let mut rig = rig();
+    rig.kept = false;
+    let node = rig.start();
+    assert_eq!(read(&mut rig, node, "owls"), "the store cannot be reached now");
+    let found = rig.call(node, |out| async move {
+        out.entity::<Clerk>(1).found(2, "owls".to_owned(), "bats".to_owned()).await
+    });
+    assert_eq!(found.unwrap(), "not read");
+}

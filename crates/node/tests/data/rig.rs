@@ -56,6 +56,8 @@ pub struct Rig {
     pub hand: ManualClock,
     clock: Clock,
     options: Options,
+    /// Whether nodes that start now have a store.
+    pub kept: bool,
     register: fn(&mut Host),
     kinds: Vec<KindId>,
     seats: Vec<Option<Seat>>,
@@ -105,6 +107,7 @@ impl Rig {
             hand,
             clock,
             options,
+            kept: true,
             register,
             kinds,
             seats: Vec::new(),
@@ -134,7 +137,7 @@ impl Rig {
             mesh: Mesh::new(me, &name, options, key, Random::from_seed(self.seed)),
             clock: self.clock.clone(),
             random: Random::from_seed(self.seed),
-            data: Some(DataParts { options: self.options.clone() }),
+            data: self.kept.then(|| DataParts { options: self.options.clone() }),
         });
         (self.register)(worker.host());
         let mut info = NodeInfo::new(&name, me.node);
