@@ -57,7 +57,7 @@ pub use keys::{KeyRefs, Keys, Secret, Vault};
 pub use process::Process;
 pub use roles::{Kinds, Role, Roles};
 pub use show::{Change, Effective, difference};
-pub use store::StorePlace;
+pub use store::{StorePlace, StoreServer};
 
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ use transport::Board;
 use web::axum::Router;
 use web::{Guests, Server};
 
-use crate::config::{Keys, Process, StorePlace};
+use crate::config::{Keys, Process, StorePlace, StoreServer};
 use crate::{App, console};
 
 /// How long a gate has to say what it holds.
@@ -68,6 +68,12 @@ pub enum StartError {
         path: String,
         /// The feature of `mainstay`.
         feature: &'static str,
+    },
+    /// Put it where the file says it is.
+    #[error("the store's password: {reason}")]
+    StorePassword {
+        /// What is missing.
+        reason: String,
     },
     /// The system refuses a thread or a port.
     #[error("{what}: {source}")]
@@ -352,7 +358,41 @@ pub fn open_store(place: &StorePlace) -> Result<Store, StartError> {
             Ok(Store::embedded(file, store::Options::default())?)
         }
         StorePlace::Sqlite(file) => open_sqlite(file),
+        StorePlace::Postgres(server) => open_postgres(server),
+        StorePlace::Mysql(server) => open_mysql(server),
     }
+}
+
+#[cfg(feature = "postgres")]
+fn open_postgres(server: &StoreServer) -> Result<Store, StartError> {
+    Ok(Store::postgres(&server.url, server_options(server)?)?)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn open_postgres(server: &StoreServer) -> Result<Store, StartError> {
+    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "postgres" })
+}
+
+#[cfg(feature = "mysql")]
+fn open_mysql(server: &StoreServer) -> Result<Store, StartError> {
+    Ok(Store::mysql(&server.url, server_options(server)?)?)
+}
+
+#[cfg(not(feature = "mysql"))]
+fn open_mysql(server: &StoreServer) -> Result<Store, StartError> {
+    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "mysql" })
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn server_options(server: &StoreServer) -> Result<store::ServerOptions, StartError> {
+    let password = server.password(&crate::config::Vault::system());
+    let password = password.map_err(|reason| StartError::StorePassword { reason })?;
+    Ok(store::ServerOptions {
+        password: password.map(store::Password),
+        authorities: server.authorities.clone(),
+        accept_loss: server.accept_loss,
+        ..store::ServerOptions::default()
+    })
 }
 
 #[cfg(feature = "sqlite")]

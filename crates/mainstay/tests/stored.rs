@@ -184,6 +184,53 @@ fn choosing_sqlite_is_configuration_only() {
     assert!(folder.0.join("reef.sqlite").is_file());
 }
 
+#[cfg(feature = "postgres")]
+#[test]
+fn choosing_postgres_is_configuration_only() {
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Postgres::start().unwrap();
+    let folder = Folder::new("reef");
+    std::fs::write(folder.0.join("password"), "any, for who needs none\n").unwrap();
+    let store = format!(
+        "\"store\": {{\"postgres\": {{\"url\": {:?}, \"password\": {{\"file\": {:?}}}}}}},",
+        server.url(),
+        folder.0.join("password").display().to_string(),
+    );
+    kept_from_one_start_to_the_next(&file(&folder.0, &store));
+}
+
+#[cfg(feature = "mysql")]
+#[test]
+fn choosing_mariadb_is_configuration_only() {
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Mariadb::start().unwrap();
+    let folder = Folder::new("reef");
+    let store = format!("\"store\": {{\"mysql\": {:?}}},", server.url());
+    kept_from_one_start_to_the_next(&file(&folder.0, &store));
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn kept_from_one_start_to_the_next(text: &str) {
+    for to in [7, 1] {
+        let running = start(text).unwrap();
+        assert_eq!(dive(&running, 1, to), 7);
+        assert!(running.stop(Duration::ZERO).unfinished.is_empty());
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+#[test]
+fn a_server_that_is_not_built_in_names_its_feature() {
+    let folder = Folder::new("reef");
+    let text = file(&folder.0, "\"store\": {\"postgres\": \"postgres://game@db/game\"},");
+    let refused = start(&text).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, StartError::StoreNotBuilt { feature: "postgres", .. }), "{refused}");
+}
+
 #[mainstay::test(seed = 31)]
 async fn clients_find_what_was_kept(cluster: Cluster) {
     let game = cluster.start(&app());

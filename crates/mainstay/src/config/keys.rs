@@ -13,7 +13,7 @@ pub struct Secret {
     path: String,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 enum Source {
     Literal(String),
     Environment(String),
@@ -173,8 +173,17 @@ impl Keys {
     }
 }
 
+/// By where it is to be found, wherever the file says so.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Secret) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Secret {}
+
 impl Secret {
-    fn read(item: &Item<'_>, folder: &Path) -> Option<Secret> {
+    pub(super) fn read(item: &Item<'_>, folder: &Path) -> Option<Secret> {
         let (place, path) = (item.place().clone(), item.path().to_string());
         if let Some(text) = item.value().as_text() {
             return Some(Secret { source: Source::Literal(text.to_string()), place, path });
@@ -217,6 +226,12 @@ impl Secret {
     }
 
     fn fetch(&self, vault: &Vault, problems: &Problems) -> Option<String> {
+        let told = |message| problems.add_at(&self.place, &self.path, message);
+        self.reveal(vault).map_err(told).ok()
+    }
+
+    /// The secret, or what is missing where it should be.
+    pub(super) fn reveal(&self, vault: &Vault) -> Result<String, String> {
         let fetched = match &self.source {
             Source::Literal(text) => Ok(text.clone()),
             Source::Environment(name) => (vault.environment)(name).ok_or("is not set".to_string()),
@@ -228,12 +243,7 @@ impl Secret {
                 1..=SECRET_BYTES_MAX => Ok(text),
                 _ => Err(format!("is longer than {SECRET_BYTES_MAX} bytes")),
             });
-        fetched
-            .map_err(|error| {
-                let message = format!("{} {error}", self.whence());
-                problems.add_at(&self.place, &self.path, message);
-            })
-            .ok()
+        fetched.map_err(|error| format!("{} {error}", self.whence()))
     }
 
     /// Where the secret is, without telling it.

@@ -8,12 +8,19 @@ use super::roles::Roles;
 use super::{Config, Input, KeyRefs, Options, StorePlace, groups};
 
 /// The layers of a configuration as they were read, before their options are sorted out.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Layers {
     /// File, environment and command line, lowest first.
     stack: Vec<Value>,
     /// All of them over each other; its `options` are those of the whole cluster only.
     pub merged: Value,
+}
+
+/// Without the values: secrets may stand among them.
+impl std::fmt::Debug for Layers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Layers").field("stack", &self.stack.len()).finish_non_exhaustive()
+    }
 }
 
 /// Names beginning with `MAINSTAY_` that are no settings: what the command itself reads, and what

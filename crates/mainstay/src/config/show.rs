@@ -68,6 +68,51 @@ const FIELDS: &[[&str; 4]] = &[
         "SQLite file instead, which the processes of one machine may share. Needs the feature sqlite.",
     ],
     [
+        "store.postgres",
+        "url or object",
+        "none",
+        "PostgreSQL database instead, which any number of processes may share: its url, or an object with what follows. Needs the feature postgres.",
+    ],
+    [
+        "store.postgres.url",
+        "url",
+        "required",
+        "postgres://game@db.example:5432/game; several hosts by commas, of which the one that takes writes is used. No password in it.",
+    ],
+    ["store.postgres.password", "secret", "none", "The user's password."],
+    [
+        "store.postgres.authorities",
+        "path",
+        "the public ones",
+        "Certificates (PEM) of further authorities that the server is believed by.",
+    ],
+    [
+        "store.postgres.accept_loss",
+        "true or false",
+        "false",
+        "Use a server that may lose what it acknowledged; else it is refused.",
+    ],
+    [
+        "store.mysql",
+        "url or object",
+        "none",
+        "MariaDB or MySQL database instead, which any number of processes may share: its url, or an object with what follows. Needs the feature mysql.",
+    ],
+    ["store.mysql.url", "url", "required", "mysql://game@db.example:3306/game. No password in it."],
+    ["store.mysql.password", "secret", "none", "The user's password."],
+    [
+        "store.mysql.authorities",
+        "path",
+        "the public ones",
+        "Certificates (PEM) of further authorities that the server is believed by.",
+    ],
+    [
+        "store.mysql.accept_loss",
+        "true or false",
+        "false",
+        "Use a server that may lose what it acknowledged; else it is refused.",
+    ],
+    [
         "store.memory",
         "true or false",
         "false",
@@ -228,7 +273,9 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
 /// A secret in the file itself is not shown; where one is to be found is.
 fn masked(path: &str, value: &Value) -> String {
     let reference = path.ends_with(".env") || path.ends_with(".file") || path.ends_with(".id");
-    if path.starts_with("keys.") && !reference { "\"***\"".to_string() } else { value.to_string() }
+    let secret = path.starts_with("keys.")
+        || path.starts_with("store.") && path.split('.').nth(2) == Some("password");
+    if secret && !reference { "\"***\"".to_string() } else { value.to_string() }
 }
 
 impl fmt::Display for Effective {

@@ -277,6 +277,27 @@ fn options_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn a_store_on_a_server_is_named_without_its_password() {
+    errors(
+        r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {
+            "postgres": "postgres://game:hunter2@db/game", "mysql": {"password": {"env": "P"}}}}"#,
+        expect![[r#"
+            c.json:2:25: store.postgres: no password in the address: give it as `password`
+            c.json:2:69: store.mysql: the field "url" is missing"#]],
+    );
+    let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {
+        "postgres": {"url": "postgres://game@a,b/game", "password": "hunter2", "accept_loss": true}}}"#;
+    let config = Config::from_input(&Input::of_text("c.json", text), &roles()).expect("right");
+    let effective = config.effective(&config.processes[0]);
+    let shown = format!("{config:?}{effective:?}");
+    assert!(!shown.contains("hunter2"));
+    let StorePlace::Postgres(server) = &config.processes[0].store else { panic!("{config:?}") };
+    assert_eq!(server.url, "postgres://game@a,b/game");
+    assert!(server.accept_loss);
+    assert_eq!(server.password(&Vault::system()), Ok(Some("hunter2".to_owned())));
+}
+
+#[test]
 fn wrong_settings_are_refused() {
     let mut input = Input::of_text("c.json", CLUSTER);
     input.environment = vec![("MAINSTAY_OPTIONS__GATE__HEARTBEET".into(), "9s".into())];
