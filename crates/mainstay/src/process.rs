@@ -360,6 +360,8 @@ pub fn open_store(place: &StorePlace) -> Result<Store, StartError> {
         StorePlace::Sqlite(file) => open_sqlite(file),
         StorePlace::Postgres(server) => open_postgres(server),
         StorePlace::Mysql(server) => open_mysql(server),
+        StorePlace::Redis(server) => open_redis(server),
+        StorePlace::Mongodb(server) => open_mongodb(server),
     }
 }
 
@@ -383,7 +385,27 @@ fn open_mysql(server: &StoreServer) -> Result<Store, StartError> {
     Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "mysql" })
 }
 
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "redis")]
+fn open_redis(server: &StoreServer) -> Result<Store, StartError> {
+    Ok(Store::redis(&server.url, server_options(server)?)?)
+}
+
+#[cfg(not(feature = "redis"))]
+fn open_redis(server: &StoreServer) -> Result<Store, StartError> {
+    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "redis" })
+}
+
+#[cfg(feature = "mongodb")]
+fn open_mongodb(server: &StoreServer) -> Result<Store, StartError> {
+    Ok(Store::mongodb(&server.url, server_options(server)?)?)
+}
+
+#[cfg(not(feature = "mongodb"))]
+fn open_mongodb(server: &StoreServer) -> Result<Store, StartError> {
+    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "mongodb" })
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "mongodb"))]
 fn server_options(server: &StoreServer) -> Result<store::ServerOptions, StartError> {
     let password = server.password(&crate::config::Vault::system());
     let password = password.map_err(|reason| StartError::StorePassword { reason })?;

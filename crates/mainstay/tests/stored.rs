@@ -213,7 +213,34 @@ fn choosing_mariadb_is_configuration_only() {
     kept_from_one_start_to_the_next(&file(&folder.0, &store));
 }
 
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "redis")]
+#[test]
+fn choosing_redis_is_configuration_only() {
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Redis::start().unwrap();
+    let folder = Folder::new("reef");
+    let store = format!("\"store\": {{\"redis\": {:?}}},", server.url() + "?shard=reef");
+    kept_from_one_start_to_the_next(&file(&folder.0, &store));
+}
+
+#[cfg(feature = "mongodb")]
+#[test]
+fn choosing_mongodb_is_configuration_only() {
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Mongo::start().unwrap();
+    let folder = Folder::new("reef");
+    let store = format!(
+        "\"store\": {{\"mongodb\": {{\"url\": {:?}, \"accept_loss\": true}}}},",
+        server.url(),
+    );
+    kept_from_one_start_to_the_next(&file(&folder.0, &store));
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "mongodb"))]
 fn kept_from_one_start_to_the_next(text: &str) {
     for to in [7, 1] {
         let running = start(text).unwrap();

@@ -2,13 +2,16 @@
 
 import asyncio
 import sys
+import time
 
+import mongoeco.wire.executor as executor
 import mongoeco.wire.protocol as protocol
 from bson.int64 import Int64
 from mongoeco.engines.sqlite import SQLiteEngine
+from mongoeco.wire import AsyncMongoEcoProxyServer
+from mongoeco.wire.sessions import WireSessionStore
 
 encode, decode = protocol.encode_wire_value, protocol.decode_wire_value
-INTEGERS = ("limit", "skip", "batchSize", "getMore", "maxTimeMS")
 
 
 def encode_with_long_cursors(document):
@@ -20,30 +23,65 @@ def encode_with_long_cursors(document):
     return out
 
 
-def decode_with_plain_integers(document):
-    """The Rust driver sends limits as 64-bit integers."""
-    out = decode(document)
-    if isinstance(out, dict):
-        for part in (out, out.get("cursor")):
-            if isinstance(part, dict):
-                for name in INTEGERS:
-                    value = part.get(name)
-                    if hasattr(value, "value"):
-                        part[name] = int(value.value)
-    return out
+def plain(value):
+    """The Rust driver sends many numbers as 64-bit integers, which the server takes for a type of their own."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [plain(part) for part in value]
+    if type(value).__name__ == "BsonInt64":
+        return int(value.value)
+    return value
 
 
 protocol.encode_wire_value = encode_with_long_cursors
-protocol.decode_wire_value = decode_with_plain_integers
+protocol.decode_wire_value = lambda document: plain(decode(document))
 
-# Takes the two functions when it is imported.
-from mongoeco.wire import AsyncMongoEcoProxyServer  # noqa: E402
+describe = executor.build_error_document
+
+
+def describe_as_mongodb(error):
+    """Every error has a code. It has one transaction at a time; MongoDB would tell the second of the conflict."""
+    out = describe(error)
+    message = str(out.get("errmsg"))
+    if "active transaction bound to another session" in message:
+        out.update(code=112, codeName="WriteConflict", errorLabels=["TransientTransactionError"])
+    elif "already exists" in message:
+        out.setdefault("code", 48)
+    out.setdefault("code", 8)
+    return out
+
+
+executor.build_error_document = describe_as_mongodb
+
+LIFETIME = 2.0
+used = {}
+apply = WireSessionStore._apply_transaction_metadata
+
+
+def apply_and_note(session, body):
+    used[session.session_id] = (session, time.monotonic())
+    apply(session, body)
+
+
+WireSessionStore._apply_transaction_metadata = staticmethod(apply_and_note)
+
+
+async def end_old_transactions():
+    """As `transactionLifetimeLimitSeconds`: a client that is gone must not hold others up for ever."""
+    while True:
+        await asyncio.sleep(0.25)
+        for key, (session, at) in list(used.items()):
+            if time.monotonic() - at > LIFETIME:
+                del used[key]
+                if session.transaction_active:
+                    session.abort_transaction()
 
 
 async def main():
     engine = SQLiteEngine(sys.argv[2])
     await AsyncMongoEcoProxyServer(engine=engine, host="127.0.0.1", port=int(sys.argv[1])).start()
-    await asyncio.Event().wait()
+    await end_old_transactions()
 
 
 asyncio.run(main())

@@ -41,8 +41,10 @@ pub(crate) fn mariadb(port: u16) -> bool {
     ask(port, b"").is_some_and(|answer| answer.get(4) == Some(&10))
 }
 
+/// A starting server answers `-LOADING`; one that wants a password first is ready.
 pub(crate) fn redis(port: u16) -> bool {
-    starts(port, b"PING\r\n", b"+PONG")
+    let answer = ask(port, b"PING\r\n").unwrap_or_default();
+    answer.starts_with(b"+PONG") || answer.starts_with(b"-NOAUTH")
 }
 
 pub(crate) fn etcd(port: u16) -> bool {

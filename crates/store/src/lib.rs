@@ -27,12 +27,20 @@
 //! Nodes keep their entities in it: `node::data` has write-behind, documents and deals.
 //!
 //! # What it is not yet
-//! Missing are Redis and MongoDB, slots and the shard map, indexes, sagas,
-//! and the intent to release to one node (for moves). A full disk ends an embedded store like any
-//! other failed write.
+//! Missing are slots and the shard map, indexes, sagas, and the intent to release to one node (for
+//! moves). A full disk ends an embedded store like any other failed write.
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    all(feature = "remote", not(any(test, feature = "postgres", feature = "mysql"))),
+    all(
+        feature = "remote",
+        not(any(
+            test,
+            feature = "postgres",
+            feature = "mysql",
+            feature = "redis",
+            feature = "mongodb"
+        ))
+    ),
     allow(dead_code, reason = "without a backend's own feature nothing uses it")
 )]
 

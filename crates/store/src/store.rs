@@ -105,6 +105,35 @@ impl Store {
         Ok(Self::of_remote(crate::remote::Remote::open(server, options)?))
     }
 
+    /// A store in Redis at `url`: `redis://host:port/database?shard=name`, where names of shards tell
+    /// several in one database apart (default `0`), or
+    /// `redis-sentinel://host:port,host:port/primary/database?shard=name`.
+    ///
+    /// It is refused unless Redis syncs each write before it answers (`appendonly yes`,
+    /// `appendfsync always`), and with sentinels always, since a failover of Redis may lose what was
+    /// acknowledged: `accept_loss` takes that. A failover that is seen raises the generation.
+    /// Nothing is locked, so a process that stands still stops nobody. Without encryption. Else as
+    /// `Store::postgres`.
+    #[cfg(feature = "redis")]
+    pub fn redis(url: &str, options: crate::ServerOptions) -> Result<Self, OpenError> {
+        let server = crate::remote::Redis::new(url, &options)?;
+        Ok(Self::of_remote(crate::remote::Remote::open(server, options)?))
+    }
+
+    /// A store in the MongoDB database at `url` (`mongodb://user@host,host/database?replicaSet=name`;
+    /// default database: `mainstay`), in its collection `rows`.
+    ///
+    /// It needs transactions and snapshots, so a replica set or a sharded cluster, of version 5.0 or newer; a
+    /// single server is refused. Commits are acknowledged by a majority, journalled. A process that
+    /// dies in the middle of a commit stops others until the server ends its transaction
+    /// (`transactionLifetimeLimitSeconds`, 60 s). Else as `Store::postgres`; whether connections
+    /// are encrypted is said in the address (`tls=true`).
+    #[cfg(feature = "mongodb")]
+    pub fn mongodb(url: &str, options: crate::ServerOptions) -> Result<Self, OpenError> {
+        let server = crate::remote::Mongodb::new(url, &options)?;
+        Ok(Self::of_remote(crate::remote::Remote::open(server, options)?))
+    }
+
     #[cfg(feature = "remote")]
     pub(crate) fn of_remote(remote: crate::remote::Remote) -> Self {
         Store { backend: Arc::new(Backend::Remote(remote)) }

@@ -20,6 +20,10 @@ pub enum StorePlace {
     /// In a MariaDB or MySQL database, which any number of processes may share. Needs the feature
     /// `mysql`.
     Mysql(StoreServer),
+    /// In Redis, which any number of processes may share. Needs the feature `redis`.
+    Redis(StoreServer),
+    /// In a MongoDB database, which any number of processes may share. Needs the feature `mongodb`.
+    Mongodb(StoreServer),
     /// In memory: what is kept ends with the process. For tests.
     Memory,
 }
@@ -95,6 +99,8 @@ impl StorePlace {
             path("sqlite").map(StorePlace::Sqlite),
             server("postgres").map(StorePlace::Postgres),
             server("mysql").map(StorePlace::Mysql),
+            server("redis").map(StorePlace::Redis),
+            server("mongodb").map(StorePlace::Mongodb),
             memory.then_some(StorePlace::Memory),
         ];
         let mut named = named.into_iter().flatten();
@@ -102,7 +108,8 @@ impl StorePlace {
         if second.is_some() {
             item.fail("a process has one store: name only one");
         }
-        let is_named = ["postgres", "mysql"].iter().any(|name| section.item(name).is_some());
+        let servers = ["postgres", "mysql", "redis", "mongodb"];
+        let is_named = servers.iter().any(|name| section.item(name).is_some());
         if first.is_none() && !is_named {
             item.fail("name the store: {\"embedded\": \"path\"}");
         }

@@ -13,11 +13,15 @@
 
 mod attempt;
 mod driver;
+#[cfg(feature = "mongodb")]
+mod mongodb;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod options;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -30,11 +34,15 @@ use crate::rules;
 use crate::tables::{MemoryTables, Stage, Table, Writes};
 
 pub(crate) use driver::Remote;
+#[cfg(feature = "mongodb")]
+pub(crate) use mongodb::Mongodb;
 #[cfg(feature = "mysql")]
 pub(crate) use mysql::Mysql;
 pub use options::{Password, ServerOptions};
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::Postgres;
+#[cfg(feature = "redis")]
+pub(crate) use redis::Redis;
 
 /// A row's place: its table and key.
 pub(crate) type Place = (Table, Vec<u8>);

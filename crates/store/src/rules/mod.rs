@@ -29,6 +29,10 @@ pub(crate) const FORMAT_VERSION: u64 = 1;
 #[cfg(feature = "remote")]
 pub(crate) const FORMAT_KEY: &[u8] = rows::FORMAT;
 
+/// The key of the row that holds the generation.
+#[cfg(feature = "redis")]
+pub(crate) const GENERATION_KEY: &[u8] = rows::GENERATION;
+
 /// Makes the rows that a shard is born with.
 pub(crate) fn found(s: &mut Stage<'_>) {
     s.put(Table::Meta, rows::FORMAT, &FORMAT_VERSION);

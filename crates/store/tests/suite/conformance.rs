@@ -1,12 +1,12 @@
 //! One list of cases, run on every backend.
 
 use std::collections::BTreeMap;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "remote")]
 use std::sync::LazyLock;
 
 use store::*;
 
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "remote")]
 use crate::database::Database;
 use crate::folder::Folder;
 use crate::records;
@@ -92,8 +92,20 @@ const MYSQL: Backend = ("mysql", true, || {
     on_server(&SERVER)
 });
 
+#[cfg(feature = "redis")]
+const REDIS: Backend = ("redis", true, || {
+    static SERVER: LazyLock<Database> = LazyLock::new(Database::redis);
+    on_server(&SERVER)
+});
+
+#[cfg(feature = "mongodb")]
+const MONGODB: Backend = ("mongodb", true, || {
+    static SERVER: LazyLock<Database> = LazyLock::new(Database::mongodb);
+    on_server(&SERVER)
+});
+
 /// One server for all cases of a process, a database for each.
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "remote")]
 fn on_server(server: &'static Database) -> Open {
     let name = server.make();
     Box::new(move || server.open(server.instance().port(), &name))
@@ -144,6 +156,10 @@ fn table_of_backends_and_cases() {
         POSTGRES,
         #[cfg(feature = "mysql")]
         MYSQL,
+        #[cfg(feature = "redis")]
+        REDIS,
+        #[cfg(feature = "mongodb")]
+        MONGODB,
     ];
     let needs_server = |name: &str| !["memory", "embedded", "sqlite"].contains(&name);
     let skipped = servers::skipped();

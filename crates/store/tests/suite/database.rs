@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,10 @@ pub enum Database {
     Postgres(servers::Postgres),
     #[cfg(feature = "mysql")]
     Mysql(servers::Mariadb),
+    #[cfg(feature = "redis")]
+    Redis(servers::Redis),
+    #[cfg(feature = "mongodb")]
+    Mongodb(servers::Mongo),
 }
 
 /// Makes names of databases differ.
@@ -31,12 +36,27 @@ impl Database {
         Database::Mysql(servers::Mariadb::start().unwrap())
     }
 
+    #[cfg(feature = "redis")]
+    pub fn redis() -> Self {
+        Database::Redis(servers::Redis::start().unwrap())
+    }
+
+    /// A server that is compatible with it.
+    #[cfg(feature = "mongodb")]
+    pub fn mongodb() -> Self {
+        Database::Mongodb(servers::Mongo::start().unwrap())
+    }
+
     pub fn instance(&self) -> &servers::Instance {
         match self {
             #[cfg(feature = "postgres")]
             Database::Postgres(server) => server,
             #[cfg(feature = "mysql")]
             Database::Mysql(server) => server,
+            #[cfg(feature = "redis")]
+            Database::Redis(server) => server,
+            #[cfg(feature = "mongodb")]
+            Database::Mongodb(server) => server,
         }
     }
 
@@ -46,6 +66,30 @@ impl Database {
             Database::Postgres(_) => false,
             #[cfg(feature = "mysql")]
             Database::Mysql(_) => true,
+            #[cfg(any(feature = "redis", feature = "mongodb"))]
+            _ => false,
+        }
+    }
+
+    /// Whether much takes it longer than a test should.
+    pub fn is_slow(&self) -> bool {
+        match self {
+            #[cfg(feature = "mongodb")]
+            Database::Mongodb(_) => true,
+            #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
+            _ => false,
+        }
+    }
+
+    /// What is said to it with each commit, and only then as long as nothing is in doubt.
+    pub fn commit_word(&self) -> &'static [u8] {
+        match self {
+            #[cfg(feature = "redis")]
+            Database::Redis(_) => b"writer",
+            #[cfg(feature = "mongodb")]
+            Database::Mongodb(_) => b"commitTransaction",
+            #[cfg(any(feature = "postgres", feature = "mysql"))]
+            _ => b"COMMIT",
         }
     }
 
@@ -55,6 +99,7 @@ impl Database {
     }
 
     /// Runs a statement as the server's administrator.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub fn sql(&self, sql: &str) -> String {
         let port = self.instance().port().to_string();
         let mut command = match self {
@@ -71,6 +116,8 @@ impl Database {
                 command.args(["-N", "-e", sql]);
                 command
             }
+            #[cfg(any(feature = "redis", feature = "mongodb"))]
+            _ => panic!("it does not speak SQL"),
         };
         let output = command.output().unwrap();
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
@@ -78,6 +125,7 @@ impl Database {
     }
 
     /// A user who may do all in every database, and has to say a password.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
     pub fn make_user(&self, user: &str, password: &str) {
         match self {
             #[cfg(feature = "postgres")]
@@ -94,23 +142,40 @@ impl Database {
                 self.sql(&format!("CREATE USER {user} IDENTIFIED BY '{password}'"));
                 self.sql(&format!("GRANT ALL ON *.* TO {user}"));
             }
+            #[cfg(any(feature = "redis", feature = "mongodb"))]
+            _ => panic!("it does not speak SQL"),
         }
     }
 
     /// A new database; its name.
     pub fn make(&self) -> String {
         let name = format!("case_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        self.sql(&format!("CREATE DATABASE {name}"));
+        match self {
+            #[cfg(feature = "redis")]
+            Database::Redis(_) => {}
+            #[cfg(feature = "mongodb")]
+            Database::Mongodb(_) => {}
+            #[cfg(any(feature = "postgres", feature = "mysql"))]
+            _ => drop(self.sql(&format!("CREATE DATABASE {name}"))),
+        }
         name
     }
 
     /// The address of a database for a user, by `port`.
     pub fn url(&self, user: &str, port: u16, name: &str) -> String {
+        // Not all have users.
+        let _ = user;
         match self {
             #[cfg(feature = "postgres")]
             Database::Postgres(_) => format!("postgres://{user}@127.0.0.1:{port}/{name}"),
             #[cfg(feature = "mysql")]
             Database::Mysql(_) => format!("mysql://{user}@127.0.0.1:{port}/{name}"),
+            #[cfg(feature = "redis")]
+            Database::Redis(_) => format!("redis://127.0.0.1:{port}/?shard={name}"),
+            #[cfg(feature = "mongodb")]
+            Database::Mongodb(_) => {
+                format!("mongodb://127.0.0.1:{port}/{name}?directConnection=true")
+            }
         }
     }
 
@@ -120,6 +185,13 @@ impl Database {
             Database::Postgres(_) => Store::postgres(url, options),
             #[cfg(feature = "mysql")]
             Database::Mysql(_) => Store::mysql(url, options),
+            #[cfg(feature = "redis")]
+            Database::Redis(_) => Store::redis(url, options),
+            // The server of the tests is a single one that has transactions all the same.
+            #[cfg(feature = "mongodb")]
+            Database::Mongodb(_) => {
+                Store::mongodb(url, ServerOptions { accept_loss: true, ..options })
+            }
         }
     }
 
@@ -175,7 +247,8 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub fn to(server: u16) -> Self {
+    pub fn to(database: &Database) -> Self {
+        let (server, word) = (database.instance().port(), database.commit_word());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (trick, kept) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(Vec::new())));
@@ -187,7 +260,7 @@ impl Wire {
                     continue;
                 };
                 let (trick, kept) = (Arc::clone(&trick), Arc::clone(&kept));
-                std::thread::spawn(move || forward(client, server, &trick, &kept));
+                std::thread::spawn(move || forward((client, server), word, &trick, &kept));
             }
         });
         wire
@@ -211,8 +284,8 @@ impl Wire {
 }
 
 fn forward(
-    mut client: TcpStream,
-    mut server: TcpStream,
+    (mut client, mut server): (TcpStream, TcpStream),
+    word: &[u8],
     trick: &Mutex<Option<Trick>>,
     kept: &Mutex<Vec<TcpStream>>,
 ) {
@@ -236,7 +309,7 @@ fn forward(
     let mut bytes = vec![0; 1 << 20];
     while let Ok(n @ 1..) = client.read(&mut bytes) {
         let said = &bytes[..n];
-        let is_commit = said.windows(6).any(|word| word == b"COMMIT");
+        let is_commit = said.windows(word.len()).any(|window| window == word);
         let played = if is_commit { trick.lock().unwrap().take() } else { None };
         if played.is_some() {
             *silent.lock().unwrap() = true;

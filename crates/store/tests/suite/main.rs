@@ -3,14 +3,18 @@
 
 mod conformance;
 mod crash;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "remote")]
 mod database;
 mod dump;
 mod faults;
 mod folder;
 mod model;
+#[cfg(feature = "mongodb")]
+mod mongodb;
 mod records;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "remote")]
 mod remote;
 #[cfg(feature = "sqlite")]
 mod shared;
