@@ -5,24 +5,19 @@
 //! do. A thousand entities are addressed at random. Memory is the growth of the resident set of
 //! a fresh process that only makes the entities.
 
+mod across;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::hint::black_box;
 use std::pin::pin;
 use std::process::Command;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread::{self, Thread};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use env::{Clock, Random};
+use env::Clock;
 use node::rt::Cx;
-use node::{Batch, Host, HostOptions, HostSetup, Place, Ref, Router};
-use proto::link::WorkerId;
-use proto::{EntityId, Incarnation};
+use node::{Host, HostOptions, HostSetup, Ref};
 use rustix::time::{ClockId, clock_gettime};
 
 use macros::{entity, rpc};
@@ -88,7 +83,7 @@ pub fn run() -> anyhow::Result<bool> {
             let at = (round + turn) % SUBJECTS.len();
             rounds[at].push(SUBJECTS[at].measure()?);
         }
-        across.push((workers::measure()?, channels_across()?));
+        across.push((across::measure()?, across::channels()?));
     }
     let idle: Vec<(f64, f64)> =
         SUBJECTS.iter().map(|subject| subject.fill_in_child()).collect::<anyhow::Result<_>>()?;
@@ -152,6 +147,8 @@ pub fn run_core() -> anyhow::Result<bool> {
     }
     Ok(true)
 }
+
+pub use across::run_core as run_across;
 
 struct Goal {
     what: &'static str,
@@ -386,185 +383,6 @@ mod own {
         );
         Ok(filled)
     }
-}
-
-/// Calls from one worker to another, on two threads.
-mod workers {
-    use super::*;
-    use own::Counter;
-
-    /// Calls the counters of the other worker.
-    #[entity(root = node::rt)]
-    #[derive(Default)]
-    pub struct Caller;
-
-    #[rpc(root = node::rt)]
-    impl Caller {
-        #[invoke(deadline = "10m")]
-        async fn calls(&mut self, cx: &mut Cx<Self>, count: u64) -> u64 {
-            let mut order = Order(cx.key());
-            let mut answered = 0;
-            for at in 0..count {
-                answered += u64::from(cx.entity::<Counter>(order.next()).add(at).await.is_ok());
-            }
-            answered
-        }
-    }
-
-    /// Callers live on worker 0, counters on worker 1.
-    struct Split;
-
-    impl Router for Split {
-        fn place(&self, id: EntityId) -> Place {
-            let is_counter = id.kind == Ref::<Counter>::keyed(0).id().kind;
-            Place::Worker(u8::from(is_counter))
-        }
-    }
-
-    /// What waits for one worker.
-    #[derive(Default)]
-    struct Inbox {
-        batches: Mutex<Vec<Batch>>,
-        sleeps: AtomicBool,
-        stop: AtomicBool,
-        thread: Mutex<Option<Thread>>,
-    }
-
-    impl Inbox {
-        /// Wakes the worker if it sleeps: once for all that is put in meanwhile.
-        fn wake(&self) {
-            if self.sleeps.swap(false, Ordering::AcqRel)
-                && let Some(thread) = &*self.thread.lock().unwrap_or_else(PoisonError::into_inner)
-            {
-                thread.unpark();
-            }
-        }
-    }
-
-    /// One worker's loop, until it is stopped or `done`.
-    fn work(worker: u8, inboxes: &[Inbox; 2], mut done: impl FnMut(&mut Host, &Clock) -> bool) {
-        let clock = Clock::system();
-        let setup = HostSetup {
-            me: WorkerId { node: Incarnation(1), worker },
-            workers: 2,
-            clock: clock.clone(),
-            random: Random::from_seed(u64::from(worker)),
-            router: Rc::new(Split),
-        };
-        let mut host = Host::new(HostOptions::default(), setup);
-        host.register::<Counter>();
-        host.register::<Caller>();
-        let inbox = &inboxes[usize::from(worker)];
-        *inbox.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
-        let mut batches = Vec::new();
-        loop {
-            let now = clock.now();
-            std::mem::swap(
-                &mut batches,
-                &mut *inbox.batches.lock().unwrap_or_else(PoisonError::into_inner),
-            );
-            for batch in batches.drain(..) {
-                host.handle_batch(now, batch);
-            }
-            let next = host.turn(now, clock.wall());
-            let mut sent = false;
-            while let Some((to, batch)) = host.poll_batch() {
-                let other = &inboxes[usize::from(to)];
-                other.batches.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
-                sent = true;
-            }
-            if sent {
-                inboxes[usize::from(1 - worker)].wake();
-            }
-            if done(&mut host, &clock) || inbox.stop.load(Ordering::Acquire) {
-                return;
-            }
-            if next.is_some_and(|next| next <= now) {
-                continue;
-            }
-            inbox.sleeps.store(true, Ordering::Release);
-            let empty = inbox.batches.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-            if empty && !inbox.stop.load(Ordering::Acquire) {
-                thread::park_timeout(Duration::from_millis(10));
-            }
-            inbox.sleeps.store(false, Ordering::Release);
-        }
-    }
-
-    /// Nanoseconds of the process's CPU for one call, 64 of them under way.
-    pub fn measure() -> anyhow::Result<f64> {
-        let each = 4_000;
-        let inboxes: Arc<[Inbox; 2]> = Arc::default();
-        let theirs = Arc::clone(&inboxes);
-        let other = thread::spawn(move || work(1, &theirs, |_, _| false));
-        let mut calls = Vec::new();
-        let mut answered = 0;
-        let nanos = timed_by(ClockId::ProcessCPUTime, each * IN_FLIGHT, || {
-            let mut begun = false;
-            work(0, &inboxes, |host, _| {
-                if !begun {
-                    begun = true;
-                    let outside = host.outside();
-                    for key in 1..=IN_FLIGHT {
-                        calls.push(Box::pin(outside.entity::<Caller>(key).calls(each)));
-                    }
-                }
-                calls.retain_mut(|call| {
-                    match call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                        Poll::Ready(count) => {
-                            answered += count.unwrap_or(0);
-                            false
-                        }
-                        Poll::Pending => true,
-                    }
-                });
-                calls.is_empty()
-            });
-        });
-        inboxes[1].stop.store(true, Ordering::Release);
-        inboxes[1].wake();
-        ensure!(other.join().is_ok(), "the other worker panicked");
-        ensure!(answered == each * IN_FLIGHT, "{answered} answers");
-        Ok(nanos)
-    }
-}
-
-/// The same over Tokio's channels: a task per entity, an answer through a oneshot.
-fn channels_across() -> anyhow::Result<f64> {
-    use tokio::sync::{mpsc, oneshot};
-    let each = 1_000;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
-    let nanos = timed_by(ClockId::ProcessCPUTime, each * IN_FLIGHT, || {
-        runtime.block_on(async {
-            let mut senders = Vec::new();
-            for _ in 0..ENTITIES {
-                let (sender, mut receiver) = mpsc::channel::<(u64, oneshot::Sender<u64>)>(1_024);
-                senders.push(sender);
-                tokio::spawn(async move {
-                    let mut sum = 0u64;
-                    while let Some((n, answer)) = receiver.recv().await {
-                        sum = sum.wrapping_add(n);
-                        let _ = answer.send(sum);
-                    }
-                });
-            }
-            let callers = (1..=IN_FLIGHT).map(|key| {
-                let senders = senders.clone();
-                tokio::spawn(async move {
-                    let mut order = Order(key);
-                    for at in 0..each {
-                        let (sender, receiver) = oneshot::channel();
-                        let _ = senders[order.next() as usize].send((at, sender)).await;
-                        let _ = receiver.await;
-                    }
-                })
-            });
-            for caller in callers.collect::<Vec<_>>() {
-                let _ = caller.await;
-            }
-        });
-    });
-    Ok(nanos)
 }
 
 /// What the work itself costs: a mailbox of its own per entity in one loop for tells, a virtual

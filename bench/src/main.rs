@@ -32,6 +32,7 @@ fn main() -> anyhow::Result<ExitCode> {
         ["arena"] => arena::run()?,
         ["entity"] => entity::run()?,
         ["entity-core"] => entity::run_core()?,
+        ["entity-across"] => entity::run_across()?,
         ["gate"] => gate::run()?,
         ["gate-core"] => gate::run_core()?,
         ["node-core"] => node::run()?,

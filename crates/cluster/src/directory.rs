@@ -138,6 +138,9 @@ impl Directory {
             return (worker < info.workers).then_some(WorkerId { node: entity.home, worker });
         }
         let offers = self.offers.get(&entity.kind)?;
+        if let [only] = &offers[..] {
+            return Some(WorkerId { node: only.node, worker: entity.worker(only.workers) });
+        }
         let key = mix(entity.key ^ 0x6d61_696e_7374_6179);
         // A later incarnation of the same name wins the tie.
         let best = offers.iter().max_by_key(|offer| (offer.score(key), offer.node))?;

@@ -37,6 +37,8 @@ pub(crate) enum Mail {
 /// Senders wake the worker only if it sleeps, and once.
 pub(crate) struct Inbox {
     lanes: Mutex<Lanes>,
+    /// Whether there is mail; written with `lanes` locked.
+    waiting: AtomicBool,
     asleep: AtomicBool,
     waker: Waker,
     lane_bytes_max: usize,
@@ -56,7 +58,13 @@ impl Inbox {
     pub fn new(waker: Waker, workers: u8, lane_bytes_max: usize) -> Self {
         let bytes = vec![0; usize::from(workers)];
         let lanes = Lanes { mail: Vec::new(), bytes, refused: Vec::new(), closed: false };
-        Inbox { lanes: Mutex::new(lanes), asleep: AtomicBool::new(false), waker, lane_bytes_max }
+        Inbox {
+            lanes: Mutex::new(lanes),
+            waiting: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            waker,
+            lane_bytes_max,
+        }
     }
 
     /// Takes a batch of frames; gives it back if the lane is full. [`Mail::Room`] follows then.
@@ -75,6 +83,7 @@ impl Inbox {
         }
         lanes.bytes[usize::from(from)] += batch.len();
         lanes.mail.push(Mail::Frames(batch));
+        self.waiting.store(true, Ordering::SeqCst);
         drop(lanes);
         self.wake_sleeper();
         Ok(())
@@ -88,6 +97,7 @@ impl Inbox {
             return drop(mail);
         }
         lanes.mail.push(mail);
+        self.waiting.store(true, Ordering::SeqCst);
         drop(lanes);
         self.wake_sleeper();
     }
@@ -105,19 +115,28 @@ impl Inbox {
     /// Takes out all mail, and the workers that are to be told that there is room again. `mail`
     /// must be empty; its memory is used for what comes next.
     pub fn take(&self, mail: &mut Vec<Mail>) -> Vec<u8> {
-        let mut lanes = self.lock();
-        mem::swap(&mut lanes.mail, mail);
-        if mail.is_empty() {
+        if !self.has_mail() {
             return Vec::new();
         }
+        let mut lanes = self.lock();
+        self.waiting.store(false, Ordering::SeqCst);
+        mem::swap(&mut lanes.mail, mail);
         lanes.bytes.fill(0);
         mem::take(&mut lanes.refused)
     }
 
+    /// Whether there is mail.
+    #[inline]
+    pub fn has_mail(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
     /// The worker is about to sleep. `false` if there is mail: it must not.
     pub fn fall_asleep(&self) -> bool {
+        // A sender notes its mail, then looks whether the worker sleeps; here it is the other way
+        // round: in the one order of both, one of the two sees the other.
         self.asleep.store(true, Ordering::SeqCst);
-        let empty = self.lock().mail.is_empty();
+        let empty = !self.has_mail();
         if !empty {
             self.asleep.store(false, Ordering::SeqCst);
         }

@@ -5,13 +5,14 @@ mod beat;
 mod gauges;
 mod inbox;
 mod keeper;
+mod patience;
 mod pool;
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use std::{io, thread};
+use std::{io, mem, thread};
 
 use cluster::Cluster;
 use env::{Clock, Instant, WallTime};
@@ -26,6 +27,7 @@ pub(crate) use beat::{Pace, Pacemaker};
 pub(crate) use inbox::{Inbox, Mail, Task};
 pub use keeper::Stuck;
 pub(crate) use keeper::{Keeper, KeeperParts, Lease};
+use patience::{LOOK, Patience};
 pub(crate) use pool::Pool;
 
 use crate::data::Trouble;
@@ -134,6 +136,9 @@ struct Driver {
     save_wait: Duration,
     events: Vec<Event>,
     mail: Vec<Mail>,
+    /// Whether another worker of the node said something in this turn, or was told something.
+    talked: bool,
+    patience: Patience,
     scratch: Box<[u8]>,
     /// What was held when the order to stop came, and when to end at the latest.
     stopping: Option<(WorkerStats, Instant)>,
@@ -171,6 +176,8 @@ impl Driver {
             save_wait: seat.save_wait,
             events: Vec::new(),
             mail: Vec::new(),
+            talked: false,
+            patience: Patience::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             stopping: None,
         }
@@ -213,6 +220,13 @@ impl Driver {
     /// Waits for sockets, for mail, for Tokio's tasks or for `next`. `false` if there was mail
     /// already.
     async fn sleep(&mut self, poll: &AsyncFd<PollFd>, now: Instant, next: Option<Instant>) -> bool {
+        if mem::take(&mut self.talked) && self.patience.looks() {
+            let seen = self.look_for_mail();
+            self.patience.saw(seen);
+            if seen {
+                return false;
+            }
+        }
         let stop_by = self.stopping.as_ref().map(|(_, until)| *until);
         match [next, stop_by].into_iter().flatten().min() {
             Some(at) => self.sockets.arm_timer(at),
@@ -233,15 +247,35 @@ impl Driver {
         true
     }
 
+    /// Looks for mail of the other workers for a short while.
+    fn look_for_mail(&self) -> bool {
+        let inbox = &self.inboxes[usize::from(self.index)];
+        let until = self.clock.now() + LOOK;
+        loop {
+            for _ in 0..8 {
+                if inbox.has_mail() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if self.clock.now() >= until {
+                return false;
+            }
+        }
+    }
+
     fn take_mail(&mut self, now: Instant, wall: WallTime) {
-        let mut mail = std::mem::take(&mut self.mail);
+        let mut mail = mem::take(&mut self.mail);
         for sender in self.inboxes[usize::from(self.index)].take(&mut mail) {
             self.inboxes[usize::from(sender)].push(Mail::Room(self.index));
         }
         for mail in mail.drain(..) {
             match mail {
                 Mail::Frames(batch) => self.worker.handle_local(now, wall, batch),
-                Mail::Batch(batch) => self.worker.handle_batch(now, batch),
+                Mail::Batch(batch) => {
+                    self.talked = true;
+                    self.worker.handle_batch(now, batch);
+                }
                 Mail::Task(task) => task(&mut self.worker),
                 Mail::Room(worker) => self.worker.mesh().handle_local_room(worker),
                 Mail::WayDown(node) => self.worker.handle_way_down(now, wall, node),
@@ -264,7 +298,7 @@ impl Driver {
 
     /// Takes what the sockets have to tell. Gives whether they may have more at once.
     fn take_events(&mut self, now: Instant, wall: WallTime) -> bool {
-        let mut events = std::mem::take(&mut self.events);
+        let mut events = mem::take(&mut self.events);
         if let Err(error) = self.sockets.poll(Some(Duration::ZERO), &mut events) {
             panic!("the poll of worker {} cannot be used any more: {error}", self.index);
         }
@@ -335,6 +369,7 @@ impl Driver {
             }
         }
         while let Some((to, batch)) = self.worker.poll_batch() {
+            self.talked = true;
             self.inboxes[usize::from(to)].push(Mail::Batch(batch));
         }
         // After the frames that came over the link for them.

@@ -17,7 +17,8 @@ use super::calls::{SHARDS_MAX, Waiter, shard_of};
 use super::cycle::Graph;
 use super::event::{Event, Events};
 use super::frames::Frames;
-use super::mail::{NONE, Origin};
+use super::lane::Depth;
+use super::mail::{NONE, Origin, RemoteOrigin};
 use super::people::ClientLane;
 use super::requests::Requests;
 use super::router::Router;
@@ -31,6 +32,9 @@ use crate::entity::Entity;
 use crate::error::Fault;
 use crate::options::HostOptions;
 use crate::turn::{Placed, Slots};
+
+/// Most origins of answered messages whose memory is kept.
+const ORIGINS_KEPT: usize = 1_024;
 
 /// What is ready to run.
 #[derive(Clone, Copy, Debug)]
@@ -142,7 +146,10 @@ pub(crate) struct Hub {
     /// How many shards listen to each topic.
     pub topics: RefCell<BTreeMap<String, u32>>,
     pub dirty_lanes: RefCell<Vec<(u16, u8)>>,
-    pub depths: RefCell<Vec<Arc<std::sync::atomic::AtomicU32>>>,
+    /// How full the queues to the other workers of the node are.
+    pub depths: RefCell<Vec<Depth>>,
+    /// Memory for the origins of messages from other workers.
+    origins: RefCell<Vec<Box<RemoteOrigin>>>,
     pub pool: RefCell<Rc<dyn super::sleep::BlockingPool>>,
     pub wakes: Arc<Wakes>,
     pub watch: Watch,
@@ -212,6 +219,7 @@ impl Hub {
             topics: RefCell::default(),
             dirty_lanes: RefCell::default(),
             depths: RefCell::default(),
+            origins: RefCell::default(),
             pool: RefCell::new(Rc::new(super::sleep::Inline)),
             wakes: Wakes::new(),
             watch: Watch::new(clock, options.slow_handler),
@@ -297,6 +305,25 @@ impl Hub {
         }
         let shards = std::mem::take(&mut *self.shards.borrow_mut());
         drop(shards);
+    }
+
+    /// Puts the origin of a message from another worker into memory that is used again.
+    pub fn keep_origin(&self, origin: RemoteOrigin) -> Box<RemoteOrigin> {
+        match self.origins.borrow_mut().pop() {
+            Some(mut kept) => {
+                *kept = origin;
+                kept
+            }
+            None => Box::new(origin),
+        }
+    }
+
+    /// Takes back the memory of an origin that was answered.
+    pub fn drop_origin(&self, origin: Box<RemoteOrigin>) {
+        let mut origins = self.origins.borrow_mut();
+        if origins.len() < ORIGINS_KEPT {
+            origins.push(origin);
+        }
     }
 
     #[inline(always)]

@@ -18,7 +18,7 @@ use proto::{EntityId, Incarnation, KindId};
 use super::cycle::{Probe, Walk};
 use super::hub::bump;
 use super::mail::{Body, Mail, Origin, RemoteOrigin, Sender};
-use super::shard::{BUSY, Shard};
+use super::shard::{BUSY, CLOSING, Cells, QUARANTINED, Shard, hash};
 use crate::entity::Entity;
 use crate::error::Fault;
 
@@ -33,13 +33,48 @@ pub(crate) struct Parcel<M> {
     pub message: M,
 }
 
-/// What waits to go to one worker.
+/// What waits to go to one worker. Its memory travels with it, and comes back with what that
+/// worker sends.
 pub(crate) struct Lane<E: Entity> {
     parcels: Vec<Parcel<E::Message>>,
     replies: Vec<(Slot, Result<E::Reply, Fault>)>,
     cancels: Vec<Slot>,
     probes: Vec<Probe>,
     dirty: bool,
+}
+
+/// What a shard has for the other workers of its node.
+pub(crate) struct Lanes<E: Entity> {
+    /// By worker.
+    to: Vec<Box<Lane<E>>>,
+    /// Empty ones that came from other workers.
+    spare: Vec<Box<Lane<E>>>,
+}
+
+/// Most empty lanes that a shard keeps.
+const SPARE_MAX: usize = 4;
+
+/// Most messages, and answers, that an empty lane keeps room for.
+const LANE_KEEP: usize = 1_024;
+
+impl<E: Entity> Lanes<E> {
+    pub fn new() -> Self {
+        Lanes { to: Vec::new(), spare: Vec::new() }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Lanes::new();
+    }
+
+    /// Keeps the memory of an empty lane for what is sent next.
+    fn keep(&mut self, mut lane: Box<Lane<E>>) {
+        if self.spare.len() < SPARE_MAX {
+            lane.parcels.shrink_to(LANE_KEEP);
+            lane.replies.shrink_to(LANE_KEEP);
+            lane.dirty = false;
+            self.spare.push(lane);
+        }
+    }
 }
 
 impl<E: Entity> Lane<E> {
@@ -54,6 +89,22 @@ impl<E: Entity> Lane<E> {
     }
 }
 
+/// How full the queue to one worker is: each side counts for itself, so that a message costs no
+/// atomic write.
+#[derive(Default)]
+pub(crate) struct Depth {
+    /// Messages put into the queue.
+    sent: u32,
+    /// Messages that have arrived or were lost, as the other side counts.
+    arrived: Arc<AtomicU32>,
+}
+
+impl Depth {
+    fn waiting(&self) -> u32 {
+        self.sent.wrapping_sub(self.arrived.load(Ordering::Relaxed))
+    }
+}
+
 /// Messages and answers from one worker for one kind, on their way to another worker of the node.
 pub struct Batch {
     from: WorkerId,
@@ -65,13 +116,13 @@ pub struct Batch {
 
 /// Room in the queue between two workers, taken by messages under way.
 struct Credit {
-    depth: Arc<AtomicU32>,
+    arrived: Arc<AtomicU32>,
     taken: u32,
 }
 
 impl Drop for Credit {
     fn drop(&mut self) {
-        self.depth.fetch_sub(self.taken, Ordering::Relaxed);
+        self.arrived.fetch_add(self.taken, Ordering::Relaxed);
     }
 }
 
@@ -102,36 +153,33 @@ impl fmt::Debug for Batch {
 }
 
 impl<E: Entity> Shard<E> {
+    #[inline]
     fn with_lane<R>(&self, worker: u8, with: impl FnOnce(&mut Lane<E>) -> R) -> R {
         let mut lanes = self.lanes.borrow_mut();
         let at = usize::from(worker);
-        if lanes.len() <= at {
-            lanes.resize_with(at + 1, Lane::new);
+        if lanes.to.len() <= at {
+            lanes.to.resize_with(at + 1, || Box::new(Lane::new()));
         }
-        let lane = &mut lanes[at];
+        let lane = &mut lanes.to[at];
         if !mem::replace(&mut lane.dirty, true) {
             self.hub.dirty_lanes.borrow_mut().push((self.index, worker));
         }
         with(lane)
     }
 
-    fn depth(&self, worker: u8) -> Arc<AtomicU32> {
+    /// Takes room for one message to `worker`.
+    pub fn reserve_lane(&self, worker: u8) -> Result<(), Fault> {
         let mut depths = self.hub.depths.borrow_mut();
         let at = usize::from(worker);
         if depths.len() <= at {
-            depths.resize_with(at + 1, Arc::default);
+            depths.resize_with(at + 1, Depth::default);
         }
-        Arc::clone(&depths[at])
-    }
-
-    /// Takes room for one message to `worker`.
-    pub fn reserve_lane(&self, worker: u8) -> Result<(), Fault> {
-        let depth = self.depth(worker);
-        if depth.load(Ordering::Relaxed) >= self.hub.options.worker_queue_max {
+        let depth = &mut depths[at];
+        if depth.waiting() >= self.hub.options.worker_queue_max {
             bump(&self.hub.count.busy);
             return Err(Fault::BUSY);
         }
-        depth.fetch_add(1, Ordering::Relaxed);
+        depth.sent = depth.sent.wrapping_add(1);
         Ok(())
     }
 
@@ -154,34 +202,45 @@ impl<E: Entity> Shard<E> {
     /// Takes what waits for `worker`.
     pub fn batch_for(&self, worker: u8) -> Option<Batch> {
         let mut lanes = self.lanes.borrow_mut();
-        let lane = lanes.get_mut(usize::from(worker))?;
-        let full = mem::replace(lane, Lane::new());
-        drop(lanes);
-        let credit = Credit { depth: self.depth(worker), taken: full.parcels.len() as u32 };
-        Some(Batch { from: self.hub.me, kind: E::KIND.id, load: Box::new(full), credit })
+        let lanes = &mut *lanes;
+        let lane = lanes.to.get_mut(usize::from(worker))?;
+        let empty = lanes.spare.pop().unwrap_or_else(|| Box::new(Lane::new()));
+        let full = mem::replace(lane, empty);
+        let taken = full.parcels.len() as u32;
+        let arrived = match self.hub.depths.borrow().get(usize::from(worker)) {
+            Some(depth) => Arc::clone(&depth.arrived),
+            // Nothing was sent: there are only answers.
+            None => Arc::default(),
+        };
+        let credit = Credit { arrived, taken };
+        Some(Batch { from: self.hub.me, kind: E::KIND.id, load: full, credit })
     }
 
     /// Takes in what another worker sent.
-    pub fn accept_batch(self: &std::rc::Rc<Self>, batch: Batch) {
+    pub fn accept_batch(self: &Rc<Self>, batch: Batch) {
         let Batch { from, load, credit, .. } = batch;
-        let Ok(lane) = load.downcast::<Lane<E>>() else {
+        let Ok(mut lane) = load.downcast::<Lane<E>>() else {
             tracing::error!(kind = E::KIND.name, "a batch of another type with this kind's name");
             return;
         };
         // Answers first: whoever waits has the older claim.
-        for (call, result) in lane.replies {
-            self.complete(call, result);
+        for (call, result) in lane.replies.drain(..) {
+            match result {
+                Ok(reply) if !self.hub.options.encode_all => self.settle_reply(call, reply),
+                result => self.complete(call, result),
+            }
         }
-        for parcel in lane.parcels {
+        for parcel in lane.parcels.drain(..) {
             self.accept_parcel(from, parcel);
         }
-        for call in lane.cancels {
+        for call in lane.cancels.drain(..) {
             self.hub.cancel_remote(from, call);
         }
-        for probe in lane.probes {
+        for probe in lane.probes.drain(..) {
             self.hub.graph().handle_probe(probe);
         }
         drop(credit);
+        self.lanes.borrow_mut().keep(lane);
     }
 
     fn accept_parcel(self: &Rc<Self>, from: WorkerId, parcel: Parcel<E::Message>) {
@@ -189,11 +248,31 @@ impl<E: Entity> Shard<E> {
         let origin = match call {
             Some(_) => {
                 let sender = None;
-                Origin::Remote(Box::new(RemoteOrigin { from, call, deadline, sender, chain }))
+                let remote = RemoteOrigin { from, call, deadline, sender, chain };
+                Origin::Remote(self.hub.keep_origin(remote))
             }
             None => Origin::Tell,
         };
         let method = E::method(&message) as u16;
+        let mut cells = self.cells.borrow_mut();
+        let Cells { slots, room, ids, .. } = &mut *cells;
+        let found = ids.find(hash(home, key), |index| {
+            let slot = &slots[index as usize];
+            slot.key == key && slot.home == home
+        });
+        // The usual case, an idle entity that is here, at the price of one look.
+        if let Some(index) = found
+            && let slot = &mut slots[index as usize]
+            && slot.flags & (BUSY | CLOSING | QUARANTINED) == 0
+            && slot.mailbox.len < self.limits.mailbox_max
+            && room.len() < self.hub.options.mail_max
+        {
+            let node = room.push_empty(&mut slot.mailbox);
+            node.put_far(message, origin, sender, method);
+            self.make_ready(slot, index);
+            return;
+        }
+        drop(cells);
         let body = Body::Message(message);
         let target = EntityId { kind: E::KIND.id, home, key };
         self.accept_mail(target, Mail { origin, sender, body, method });

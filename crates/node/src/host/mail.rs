@@ -206,6 +206,16 @@ impl<E: Entity> Node<E> {
         self.method = method;
     }
 
+    /// Fills a node that is empty with what another worker sent.
+    #[inline(always)]
+    pub fn put_far(&mut self, message: E::Message, origin: Origin, sender: Sender, method: u16) {
+        debug_assert!(self.body.is_none() && !self.is_awaited());
+        self.body = Some(Body::Message(message));
+        self.other = origin;
+        self.sender = sender;
+        self.method = method;
+    }
+
     /// Whether its origin is more than a tell.
     #[inline]
     pub fn is_awaited(&self) -> bool {

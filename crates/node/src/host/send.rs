@@ -445,6 +445,12 @@ impl<E: Entity> Shard<E> {
             return self.answer(origin, Ok(reply));
         };
         drop(cells);
+        self.settle_reply(slot, reply);
+    }
+
+    /// Puts a reply into a pending call and tells who waits.
+    #[inline(always)]
+    pub fn settle_reply(&self, slot: Slot, reply: E::Reply) {
         let mut calls = self.calls.borrow_mut();
         match calls.get_mut(slot) {
             Some(call) if call.is_waiting() => {
@@ -472,11 +478,13 @@ impl<E: Entity> Shard<E> {
             Origin::Client(..) => {}
             Origin::Request(request) => self.answer_client(request, &result),
             Origin::Remote(remote) => {
-                let Some(call) = remote.call else { return };
-                if remote.from.node == self.hub.me.node {
-                    self.lane_reply(remote.from.worker, call, result);
+                let (from, call) = (remote.from, remote.call);
+                self.hub.drop_origin(remote);
+                let Some(call) = call else { return };
+                if from.node == self.hub.me.node {
+                    self.lane_reply(from.worker, call, result);
                 } else {
-                    self.frame_reply(remote.from, call, result);
+                    self.frame_reply(from, call, result);
                 }
             }
         }

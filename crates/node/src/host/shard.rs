@@ -18,7 +18,7 @@ use super::calls::{Calls, Sent};
 use super::event::Event;
 use super::hub::{Hub, Ready, What, bump, drop_quietly, panic_text};
 use super::index::Index;
-use super::lane::Lane;
+use super::lane::Lanes;
 use super::mail::{Body, HOOK, Mail, Mailbox, Mailroom, NONE, Origin, Sender, SenderForm};
 use super::timers::TimerTable;
 use super::topics::Ears;
@@ -97,7 +97,7 @@ pub(crate) struct Shard<E: Entity> {
     pub cells: RefCell<Cells<E>>,
     pub calls: RefCell<Calls<E>>,
     pub timers: RefCell<TimerTable<E>>,
-    pub lanes: RefCell<Vec<Lane<E>>>,
+    pub lanes: RefCell<Lanes<E>>,
     pub limits: Limits,
     methods: FastMap<u32, u16>,
     /// Clients that are bound to an entity.
@@ -255,7 +255,7 @@ impl<E: Entity> Shard<E> {
             cells: RefCell::new(Cells::new()),
             calls: RefCell::new(Calls::new(index)),
             timers: RefCell::new(TimerTable::new()),
-            lanes: RefCell::default(),
+            lanes: RefCell::new(Lanes::new()),
             limits,
             methods,
             peers: RefCell::default(),
