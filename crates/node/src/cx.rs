@@ -328,6 +328,13 @@ impl<E: Entity> Cx<E> {
         Cx { shard, entity, turn, me }
     }
 
+    /// Makes it the context of the next message's plain handler.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, entity: u32, me: Sender) {
+        self.entity = entity;
+        self.me = me;
+    }
+
     pub(crate) fn shard(&self) -> &Rc<Shard<E>> {
         &self.shard
     }

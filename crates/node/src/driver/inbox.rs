@@ -1,12 +1,12 @@
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::Incarnation;
 use transport::Waker;
 
 use crate::data::{Life, Told};
-use crate::host::Batch;
+use crate::host::{Batch, Neighbours};
 use crate::worker::Worker;
 
 /// Work for a worker's own thread, from any other.
@@ -42,6 +42,19 @@ pub(crate) struct Inbox {
     asleep: AtomicBool,
     waker: Waker,
     lane_bytes_max: usize,
+}
+
+/// The inboxes of a node's workers, as each worker's host knows them.
+pub(crate) struct Inboxes(pub Vec<Arc<Inbox>>);
+
+impl Neighbours for Inboxes {
+    fn is_awake(&self, worker: u8) -> bool {
+        self.0[usize::from(worker)].is_awake()
+    }
+
+    fn post(&self, worker: u8, batch: Batch) {
+        self.0[usize::from(worker)].push(Mail::Batch(batch));
+    }
 }
 
 struct Lanes {
@@ -129,6 +142,11 @@ impl Inbox {
     #[inline]
     pub fn has_mail(&self) -> bool {
         self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Whether the worker is awake, as far as one can know.
+    pub fn is_awake(&self) -> bool {
+        !self.asleep.load(Ordering::Relaxed)
     }
 
     /// The worker is about to sleep. `false` if there is mail: it must not.

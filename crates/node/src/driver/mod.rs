@@ -9,6 +9,7 @@ mod patience;
 mod pool;
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,10 +25,11 @@ use tokio::io::unix::AsyncFd;
 use transport::{Board, Doorbell, Event, Read, Sockets, Token};
 
 pub(crate) use beat::{Pace, Pacemaker};
+use inbox::Inboxes;
 pub(crate) use inbox::{Inbox, Mail, Task};
 pub use keeper::Stuck;
 pub(crate) use keeper::{Keeper, KeeperParts, Lease};
-use patience::{LOOK, Patience};
+use patience::{LOOK, MOMENT, Patience};
 pub(crate) use pool::Pool;
 
 use crate::data::Trouble;
@@ -139,6 +141,8 @@ struct Driver {
     /// Whether another worker of the node said something in this turn, or was told something.
     talked: bool,
     patience: Patience,
+    /// Since when it looks for their mail instead of sleeping.
+    looking: Option<Instant>,
     scratch: Box<[u8]>,
     /// What was held when the order to stop came, and when to end at the latest.
     stopping: Option<(WorkerStats, Instant)>,
@@ -158,6 +162,7 @@ impl Driver {
         let mut worker = (seat.build)();
         let inbox = seat.inboxes[usize::from(seat.index)].clone();
         worker.host().on_wake(Arc::new(move || inbox.wake()));
+        worker.host().set_neighbours(Rc::new(Inboxes(seat.inboxes.clone())));
         let _ = seat.beacon.pulse.set(worker.pulse());
         Driver {
             index: seat.index,
@@ -178,6 +183,7 @@ impl Driver {
             mail: Vec::new(),
             talked: false,
             patience: Patience::default(),
+            looking: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             stopping: None,
         }
@@ -220,12 +226,8 @@ impl Driver {
     /// Waits for sockets, for mail, for Tokio's tasks or for `next`. `false` if there was mail
     /// already.
     async fn sleep(&mut self, poll: &AsyncFd<PollFd>, now: Instant, next: Option<Instant>) -> bool {
-        if mem::take(&mut self.talked) && self.patience.looks() {
-            let seen = self.look_for_mail();
-            self.patience.saw(seen);
-            if seen {
-                return false;
-            }
+        if self.looks_for_mail(now) {
+            return false;
         }
         let stop_by = self.stopping.as_ref().map(|(_, until)| *until);
         match [next, stop_by].into_iter().flatten().min() {
@@ -247,21 +249,27 @@ impl Driver {
         true
     }
 
-    /// Looks for mail of the other workers for a short while.
-    fn look_for_mail(&self) -> bool {
+    /// Looks for mail of the other workers for a moment. `false` when that went on for long enough.
+    fn looks_for_mail(&mut self, now: Instant) -> bool {
+        let began = match self.looking {
+            Some(began) => began,
+            None if mem::take(&mut self.talked) && self.patience.looks() => now,
+            None => return false,
+        };
         let inbox = &self.inboxes[usize::from(self.index)];
-        let until = self.clock.now() + LOOK;
-        loop {
-            for _ in 0..8 {
-                if inbox.has_mail() {
-                    return true;
-                }
+        let (mut seen, until) = (inbox.has_mail(), now + MOMENT);
+        while !seen && self.clock.now() < until {
+            seen = (0..16).any(|_| {
                 std::hint::spin_loop();
-            }
-            if self.clock.now() >= until {
-                return false;
-            }
+                inbox.has_mail()
+            });
         }
+        let goes_on = seen || until < began + LOOK;
+        self.looking = goes_on.then_some(began);
+        if !goes_on {
+            self.patience.saw(false);
+        }
+        goes_on
     }
 
     fn take_mail(&mut self, now: Instant, wall: WallTime) {
@@ -274,6 +282,10 @@ impl Driver {
                 Mail::Frames(batch) => self.worker.handle_local(now, wall, batch),
                 Mail::Batch(batch) => {
                     self.talked = true;
+                    if let Some(began) = self.looking.take() {
+                        // What took longer was not awake, or had this worker's own core.
+                        self.patience.saw(now < began + LOOK / 2);
+                    }
                     self.worker.handle_batch(now, batch);
                 }
                 Mail::Task(task) => task(&mut self.worker),

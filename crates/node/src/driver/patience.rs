@@ -1,8 +1,11 @@
 use std::time::Duration;
 
-/// How long a worker looks for mail before it sleeps. Sleeping and being woken takes both threads
-/// longer than what the other worker usually needs for its answer.
-pub(super) const LOOK: Duration = Duration::from_micros(10);
+/// How long a worker looks for mail before it sleeps: as long as sleeping and being woken may take
+/// two threads on two cores, of which the second must first wake up.
+pub(super) const LOOK: Duration = Duration::from_micros(50);
+
+/// How long it looks before it looks at its sockets, too.
+pub(super) const MOMENT: Duration = Duration::from_micros(5);
 
 /// Most chances that are let pass after looking was in vain.
 const SKIP_MAX: u32 = 256;

@@ -1,10 +1,10 @@
 //! What all shards of a worker share: time, ready queue, turns, alarms, outputs.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -17,7 +17,7 @@ use super::calls::{SHARDS_MAX, Waiter, shard_of};
 use super::cycle::Graph;
 use super::event::{Event, Events};
 use super::frames::Frames;
-use super::lane::Depth;
+use super::lane::{Depth, Neighbours};
 use super::mail::{NONE, Origin, RemoteOrigin};
 use super::people::ClientLane;
 use super::requests::Requests;
@@ -32,6 +32,9 @@ use crate::entity::Entity;
 use crate::error::Fault;
 use crate::options::HostOptions;
 use crate::turn::{Placed, Slots};
+
+/// Places for shards that are found without a look into the table of all.
+const NEAR: usize = 64;
 
 /// Most origins of answered messages whose memory is kept.
 const ORIGINS_KEPT: usize = 1_024;
@@ -116,6 +119,8 @@ pub(crate) struct Hub {
     pub random: RefCell<Random>,
     pub router: Rc<dyn Router>,
     shards: RefCell<Shards>,
+    /// Most of the shards, each at a place of its own: by the lowest bits of its kind.
+    near: [OnceCell<Weak<dyn Any>>; NEAR],
     /// What became ready since the host took the last round.
     pub ready: RefCell<Vec<Ready>>,
     pub turns: RefCell<Turns>,
@@ -148,6 +153,8 @@ pub(crate) struct Hub {
     pub dirty_lanes: RefCell<Vec<(u16, u8)>>,
     /// How full the queues to the other workers of the node are.
     pub depths: RefCell<Vec<Depth>>,
+    /// Who takes batches to them within a turn.
+    pub neighbours: RefCell<Option<Rc<dyn Neighbours>>>,
     /// Memory for the origins of messages from other workers.
     origins: RefCell<Vec<Box<RemoteOrigin>>>,
     pub pool: RefCell<Rc<dyn super::sleep::BlockingPool>>,
@@ -196,6 +203,7 @@ impl Hub {
             random: RefCell::new(random),
             router,
             shards: RefCell::default(),
+            near: [const { OnceCell::new() }; NEAR],
             ready: RefCell::default(),
             turns: RefCell::new(Turns::new()),
             slots: Slots::new(),
@@ -219,6 +227,7 @@ impl Hub {
             topics: RefCell::default(),
             dirty_lanes: RefCell::default(),
             depths: RefCell::default(),
+            neighbours: RefCell::new(None),
             origins: RefCell::default(),
             pool: RefCell::new(Rc::new(super::sleep::Inline)),
             wakes: Wakes::new(),
@@ -242,15 +251,27 @@ impl Hub {
     /// # Panics
     ///
     /// If another type has the same kind name.
-    #[inline]
+    #[inline(always)]
     pub fn shard<T: Entity>(self: &Rc<Self>) -> Rc<Shard<T>> {
-        if let Some(shard) = self.find_shard::<T>() {
+        // The place is known when this is compiled: no table's address is looked up.
+        if let Some(near) = self.near[T::KIND.id.0 as usize % NEAR].get()
+            && let Some(shard) = near.upgrade()
+            && let Ok(shard) = shard.downcast::<Shard<T>>()
+        {
             return shard;
         }
-        self.add_shard::<T>()
+        self.any_shard_of::<T>()
     }
 
-    #[inline]
+    #[inline(never)]
+    fn any_shard_of<T: Entity>(self: &Rc<Self>) -> Rc<Shard<T>> {
+        let shard = self.find_shard::<T>().unwrap_or_else(|| self.add_shard::<T>());
+        let near: Weak<Shard<T>> = Rc::downgrade(&shard);
+        // The first of the kinds with one place has it.
+        let _ = self.near[T::KIND.id.0 as usize % NEAR].set(near);
+        shard
+    }
+
     fn find_shard<T: Entity>(&self) -> Option<Rc<Shard<T>>> {
         let shards = self.shards.borrow();
         let index = shards.position(T::KIND.id)?;

@@ -51,8 +51,20 @@ pub(crate) struct Lanes<E: Entity> {
     spare: Vec<Box<Lane<E>>>,
 }
 
+/// Takes batches to the other workers of the node while the turn that fills them goes on.
+pub(crate) trait Neighbours {
+    /// Whether `worker` is awake, so that it can begin with a part of what it will be told.
+    fn is_awake(&self, worker: u8) -> bool;
+    /// Takes a batch to it.
+    fn post(&self, worker: u8, batch: Batch);
+}
+
+/// Messages and answers after which a neighbour that is awake is given what there is. One that
+/// sleeps is woken once, at the end of the turn.
+const POST_AFTER: usize = 16;
+
 /// Most empty lanes that a shard keeps.
-const SPARE_MAX: usize = 4;
+const SPARE_MAX: usize = 8;
 
 /// Most messages, and answers, that an empty lane keeps room for.
 const LANE_KEEP: usize = 1_024;
@@ -167,6 +179,18 @@ impl<E: Entity> Shard<E> {
         with(lane)
     }
 
+    /// Posts what waits for `worker`, if that is enough and it is awake.
+    #[inline(never)]
+    fn post_early(&self, worker: u8) {
+        let neighbours = self.hub.neighbours.borrow().clone();
+        if let Some(neighbours) = neighbours
+            && neighbours.is_awake(worker)
+            && let Some(batch) = self.batch_for(worker)
+        {
+            neighbours.post(worker, batch);
+        }
+    }
+
     /// Takes room for one message to `worker`.
     pub fn reserve_lane(&self, worker: u8) -> Result<(), Fault> {
         let mut depths = self.hub.depths.borrow_mut();
@@ -184,11 +208,23 @@ impl<E: Entity> Shard<E> {
     }
 
     pub fn lane_call(&self, worker: u8, parcel: Parcel<E::Message>) {
-        self.with_lane(worker, |lane| lane.parcels.push(parcel));
+        let is_enough = self.with_lane(worker, |lane| {
+            lane.parcels.push(parcel);
+            lane.parcels.len().is_multiple_of(POST_AFTER)
+        });
+        if is_enough {
+            self.post_early(worker);
+        }
     }
 
     pub fn lane_reply(&self, worker: u8, call: Slot, result: Result<E::Reply, Fault>) {
-        self.with_lane(worker, |lane| lane.replies.push((call, result)));
+        let is_enough = self.with_lane(worker, |lane| {
+            lane.replies.push((call, result));
+            lane.replies.len().is_multiple_of(POST_AFTER)
+        });
+        if is_enough {
+            self.post_early(worker);
+        }
     }
 
     pub fn lane_cancel(&self, worker: u8, call: Slot) {
@@ -204,6 +240,9 @@ impl<E: Entity> Shard<E> {
         let mut lanes = self.lanes.borrow_mut();
         let lanes = &mut *lanes;
         let lane = lanes.to.get_mut(usize::from(worker))?;
+        if !lane.dirty {
+            return None;
+        }
         let empty = lanes.spare.pop().unwrap_or_else(|| Box::new(Lane::new()));
         let full = mem::replace(lane, empty);
         let taken = full.parcels.len() as u32;

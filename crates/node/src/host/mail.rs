@@ -190,17 +190,31 @@ impl<E: Entity> Node<E> {
         sender: Sender,
         method: u16,
     ) {
-        debug_assert!(self.body.is_none() && !self.is_awaited());
-        self.body = message.take().map(Body::Message);
+        self.fill(message.take().map(Body::Message));
         self.call = call;
         self.sender = sender;
         self.method = method;
     }
 
+    /// Fills a node that is empty with a message that nobody waits for.
+    #[inline(always)]
+    pub fn put_tell(&mut self, message: E::Message, sender: Sender, method: u16) {
+        self.fill(Some(Body::Message(message)));
+        self.sender = sender;
+        self.method = method;
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, body: Option<Body<E>>) {
+        debug_assert!(self.body.is_none() && !self.is_awaited());
+        // It has none: nothing is to be dropped.
+        std::mem::forget(std::mem::replace(&mut self.body, body));
+    }
+
     /// Fills a node that is empty with what a client sent.
     #[inline(always)]
     pub fn put_client(&mut self, body: Body<E>, origin: Origin, method: u16) {
-        self.body = Some(body);
+        self.fill(Some(body));
         self.other = origin;
         self.sender = Sender::CLIENT;
         self.method = method;
@@ -209,8 +223,7 @@ impl<E: Entity> Node<E> {
     /// Fills a node that is empty with what another worker sent.
     #[inline(always)]
     pub fn put_far(&mut self, message: E::Message, origin: Origin, sender: Sender, method: u16) {
-        debug_assert!(self.body.is_none() && !self.is_awaited());
-        self.body = Some(Body::Message(message));
+        self.fill(Some(Body::Message(message)));
         self.other = origin;
         self.sender = sender;
         self.method = method;

@@ -31,6 +31,7 @@ mod watch;
 pub use event::Event;
 pub use frames::FrameClass;
 pub use lane::Batch;
+pub(crate) use lane::Neighbours;
 pub use people::{ClientMessage, ClientOut, ClientRequest, GroupSlot};
 pub use router::{Alone, Place, Router};
 pub use shard::{ShardStats, Target};
@@ -243,12 +244,15 @@ impl Host {
             if self.at == self.round.len() && !self.next_round() {
                 return;
             }
-            let ready = self.round[self.at];
-            self.at += 1;
-            *budget -= 1;
-            match ready {
-                Ready::Entity { shard, index } => self.shard(shard).run(index),
-                Ready::Turn(turn) => self.hub.run_turn(turn),
+            match self.round[self.at] {
+                Ready::Entity { shard, .. } => {
+                    self.shard(shard).run(&self.round, &mut self.at, budget);
+                }
+                Ready::Turn(turn) => {
+                    self.at += 1;
+                    *budget -= 1;
+                    self.hub.run_turn(turn);
+                }
             }
         }
     }
@@ -329,6 +333,12 @@ impl Host {
     /// made a turn ready (on any thread), or [`Outside`] sent something between turns.
     pub fn on_wake(&self, notify: Arc<dyn Fn() + Send + Sync>) {
         self.hub.wakes.set_notify(notify);
+    }
+
+    /// Has batches for other workers of the node taken to them while they are filled. Without it
+    /// they wait for [`poll_batch`](Self::poll_batch).
+    pub(crate) fn set_neighbours(&self, neighbours: Rc<dyn Neighbours>) {
+        *self.hub.neighbours.borrow_mut() = Some(neighbours);
     }
 
     /// Has blocking work run on `pool`. Without one it runs in place.

@@ -13,7 +13,7 @@ use super::calls::{NewCall, Sent};
 use super::cycle::{Graph, Walk};
 use super::hub::{Hub, Ready, bump};
 use super::lane::Parcel;
-use super::mail::{Body, Mail, NO_CALL, NONE, Origin, Sender};
+use super::mail::{Body, Mail, NONE, Origin, Sender};
 use super::router::Place;
 use super::shard::{BUSY, CLOSING, Cells, LOADING, QUARANTINED, READY, Shard, hash};
 use super::turns::TurnId;
@@ -34,7 +34,7 @@ pub(crate) struct Asking<E: Entity> {
     pub wait_nanos: u64,
     /// Until it is sent.
     pub message: Option<E::Message>,
-    /// Where its answer comes; [`NO_CALL`] before it is sent and after its end.
+    /// Where its answer comes; `NO_CALL` before it is sent and after its end.
     pub slot: Slot,
 }
 
@@ -259,7 +259,7 @@ impl<E: Entity> Shard<E> {
             return self.send_tell_far(home, key, sender, message);
         }
         let node = room.push_empty(&mut slot.mailbox);
-        node.put(&mut Some(message), NO_CALL, sender, method as u16);
+        node.put_tell(message, sender, method as u16);
         if slot.flags & (READY | BUSY | LOADING) == 0 {
             slot.flags |= READY;
             drop(cells);

@@ -2,6 +2,7 @@
 
 mod any;
 mod recover;
+mod run;
 mod saved;
 
 use std::cell::{Cell, RefCell};
@@ -115,14 +116,6 @@ pub(crate) struct Shard<E: Entity> {
     pub factory: RefCell<Option<Rc<dyn Fn(u64) -> Option<E>>>>,
 }
 
-/// What an entity does next that does not simply take its next message.
-enum Pause {
-    Rest,
-    Later,
-    Close,
-    GoOn,
-}
-
 /// Most calls to a service that one worker has in flight, unless its kind says otherwise.
 const SERVICE_CALLS_MAX: u32 = 888;
 
@@ -131,8 +124,7 @@ const PANICS_MAX: usize = 3;
 
 #[inline(always)]
 pub(crate) fn hash(home: Incarnation, key: u64) -> u64 {
-    let mixed = (key ^ home.0.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed ^ (mixed >> 32)
+    (key ^ home.0.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl<E: Entity> Cells<E> {
@@ -430,105 +422,6 @@ impl<E: Entity> Shard<E> {
     pub fn missing_room(&self, id: EntityId) -> Fault {
         let was_made = id.key >> 8 < self.hub.next_room.get();
         if id.home == self.hub.me.node && was_made { Fault::GONE } else { Fault::NOT_FOUND }
-    }
-
-    /// Handles up to a batch of the entity's messages.
-    fn run_batch(self: &Rc<Self>, index: u32) {
-        let hub = &*self.hub;
-        let running = &hub.running;
-        if E::KIND.document && self.is_held(index) {
-            return;
-        }
-        running.what.set(What::Entity { shard: self.index, index });
-        let mut left = hub.options.batch;
-        let mut done = NONE;
-        loop {
-            let mut cells = self.cells.borrow_mut();
-            let Cells { slots, room, .. } = &mut *cells;
-            if done != NONE {
-                running.node.set(NONE);
-                let origin = room.end(done);
-                if !matches!(origin, Origin::Tell) {
-                    // The handler dropped its turn instead of ending it.
-                    drop(cells);
-                    self.answer(origin, Err(Fault::FAILED));
-                    done = NONE;
-                    continue;
-                }
-            }
-            let Some(slot) = slots.get_mut(index as usize) else { return };
-            if slot.mailbox.len == 0 && slot.flags & CLOSING == 0 {
-                slot.flags &= !READY;
-                return;
-            }
-            if slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED) != 0
-                || left == 0
-                || slot.open >= self.limits.turns_max
-            {
-                let goes_on = self.pause(slot, room, left);
-                drop(cells);
-                match goes_on {
-                    Pause::Rest => return,
-                    Pause::Close => return self.end(index, CloseCode::Goodbye),
-                    Pause::Later => {
-                        return hub.push_ready(Ready::Entity { shard: self.index, index });
-                    }
-                    Pause::GoOn => left -= 1,
-                }
-                cells = self.cells.borrow_mut();
-            } else {
-                left -= 1;
-            }
-            let Cells { slots, room, .. } = &mut *cells;
-            let Some(slot) = slots.get_mut(index as usize) else { return };
-            let Some((at, body, node)) = room.begin(&mut slot.mailbox) else { return };
-            done = at;
-            let Some(state) = slot.state.clone() else { return };
-            let me = sender_of::<E>(slot);
-            let method = node.method;
-            let is_awaited = node.is_awaited();
-            if is_awaited && !node.with_origin(|origin| self.is_wanted(origin)) {
-                let origin = node.take_origin();
-                drop(cells);
-                self.skip_unwanted(origin);
-                continue;
-            }
-            drop(cells);
-            running.is_awaited.set(is_awaited);
-            running.node.set(at);
-            running.method.set(method);
-            running.turn.set(TurnId::NONE);
-            let count = &self.counts[usize::from(method.wrapping_add(1))];
-            count.set(count.get() + 1);
-            hub.watch.begin(self.index, method, index, me.key);
-            let mut cx = Cx::new(Rc::clone(self), index, TurnId::NONE, me);
-            let turn = Turn::new(&mut cx, state);
-            let _: Step = match body {
-                Body::Message(message) => E::dispatch(turn, message),
-                Body::Hook(hook) => self.run_hook(turn, index, *hook),
-            };
-            hub.watch.end();
-        }
-    }
-
-    /// What becomes of an entity that does not simply take its next message.
-    #[inline(never)]
-    fn pause(&self, slot: &mut EntitySlot<E>, room: &Mailroom<E>, left: u32) -> Pause {
-        if slot.flags & (CLOSING | BUSY) == CLOSING && slot.used {
-            slot.flags &= !READY;
-            return Pause::Close;
-        }
-        let full = slot.open >= self.limits.turns_max
-            && room.next_method(&slot.mailbox).is_some_and(interleaves::<E>);
-        if slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED) != 0
-            || slot.mailbox.len == 0
-            // The turn that ends makes it ready again.
-            || full
-        {
-            slot.flags &= !READY;
-            return Pause::Rest;
-        }
-        if left == 0 { Pause::Later } else { Pause::GoOn }
     }
 
     /// Takes who waits for the message that is being handled.
@@ -857,7 +750,9 @@ pub(crate) trait AnyShard {
     fn clear(&self);
 
     // Entities.
-    fn run(self: Rc<Self>, index: u32);
+    /// Handles the mail of the entities of `round` from `at` on, while they are of this shard and
+    /// there is `budget`; moves both on.
+    fn run(self: Rc<Self>, round: &[Ready], at: &mut usize, budget: &mut u32);
     /// A plain handler, or the first poll of an async one, panicked.
     fn handler_panicked(self: Rc<Self>, index: u32, text: String);
     fn target(&self, id: EntityId) -> Option<Target>;

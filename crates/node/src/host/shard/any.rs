@@ -45,8 +45,8 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.sheets.borrow_mut().clear();
     }
 
-    fn run(self: Rc<Self>, index: u32) {
-        self.run_batch(index);
+    fn run(self: Rc<Self>, round: &[Ready], at: &mut usize, budget: &mut u32) {
+        self.run_entities(round, at, budget);
         self.hub.running.what.set(What::Nothing);
     }
 
