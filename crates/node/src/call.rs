@@ -91,8 +91,8 @@ impl<T: Entity, O> Call<T, O> {
             ask: Asking {
                 home: link.home,
                 key: link.key,
-                sender: link.sender,
-                turn: link.turn,
+                sender: link.from.sender,
+                turn: link.from.turn,
                 wait_nanos: OWN_WAIT,
                 message,
                 slot: NO_CALL,

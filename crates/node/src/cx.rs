@@ -240,21 +240,32 @@ impl fmt::Debug for Peer {
     }
 }
 
+/// Who sends.
+#[derive(Clone, Copy)]
+pub(crate) struct Source {
+    pub sender: Sender,
+    /// The turn that makes calls.
+    pub turn: TurnId,
+}
+
 /// The way to one entity: what stubs wrap.
+///
+/// Its order of fields matters, and that it refers to who sends: a call copies them right after
+/// they were written, and a load of two words at once that were stored one by one has to wait
+/// until both are in the cache.
+#[repr(C)]
 pub struct Link<'c, T: Entity> {
     pub(crate) shard: Rc<Shard<T>>,
     pub(crate) home: Incarnation,
+    pub(crate) from: &'c Source,
     pub(crate) key: u64,
-    pub(crate) sender: Sender,
-    pub(crate) turn: TurnId,
-    context: PhantomData<&'c ()>,
 }
 
-impl<T: Entity> Link<'_, T> {
+impl<'c, T: Entity> Link<'c, T> {
     #[inline(always)]
-    fn new(hub: &Rc<Hub>, id: EntityId, sender: Sender, turn: TurnId) -> Self {
+    fn new(hub: &Rc<Hub>, id: EntityId, from: &'c Source) -> Self {
         let EntityId { home, key, .. } = id;
-        Link { shard: hub.shard::<T>(), home, key, sender, turn, context: PhantomData }
+        Link { shard: hub.shard::<T>(), home, from, key }
     }
 
     /// The entity that it leads to.
@@ -286,7 +297,7 @@ impl<T: Entity> Link<'_, T> {
     #[inline(always)]
     pub fn tell(&self, message: T::Message) -> Result<(), CallError> {
         self.shard.hub.poke();
-        match self.shard.send_tell(self.home, self.key, self.sender, message) {
+        match self.shard.send_tell(self.home, self.key, self.from.sender, message) {
             Ok(()) => Ok(()),
             Err(fault) => Err(fault.into_error(self.id(), Duration::ZERO)),
         }
@@ -304,7 +315,7 @@ impl<T: Entity> Link<'_, T> {
 
 impl<T: Entity> Clone for Link<'_, T> {
     fn clone(&self) -> Self {
-        Link { shard: Rc::clone(&self.shard), context: PhantomData, ..*self }
+        Link { shard: Rc::clone(&self.shard), ..*self }
     }
 }
 
@@ -318,21 +329,21 @@ impl<T: Entity> fmt::Debug for Link<'_, T> {
 pub struct Cx<E: Entity> {
     shard: Rc<Shard<E>>,
     entity: u32,
-    turn: TurnId,
-    me: Sender,
+    /// The entity itself, and its turn.
+    from: Source,
 }
 
 impl<E: Entity> Cx<E> {
     #[inline]
     pub(crate) fn new(shard: Rc<Shard<E>>, entity: u32, turn: TurnId, me: Sender) -> Self {
-        Cx { shard, entity, turn, me }
+        Cx { shard, entity, from: Source { sender: me, turn } }
     }
 
     /// Makes it the context of the next message's plain handler.
     #[inline(always)]
     pub(crate) fn begin(&mut self, entity: u32, me: Sender) {
         self.entity = entity;
-        self.me = me;
+        self.from.sender = me;
     }
 
     pub(crate) fn shard(&self) -> &Rc<Shard<E>> {
@@ -346,12 +357,12 @@ impl<E: Entity> Cx<E> {
 
     /// The context of an open turn of the same entity.
     pub(crate) fn of_turn(&self, turn: TurnId) -> Self {
-        Cx::new(Rc::clone(&self.shard), self.entity, turn, self.me)
+        Cx::new(Rc::clone(&self.shard), self.entity, turn, self.from.sender)
     }
 
     /// A second context of the same turn.
     pub(crate) fn twin(&self) -> Self {
-        Cx::new(Rc::clone(&self.shard), self.entity, self.turn, self.me)
+        Cx::new(Rc::clone(&self.shard), self.entity, self.from.turn, self.from.sender)
     }
 
     pub(crate) fn hub(&self) -> &Rc<Hub> {
@@ -377,12 +388,12 @@ impl<E: Entity> Cx<E> {
 
     /// The entity's own id.
     pub fn id(&self) -> EntityId {
-        self.me.id(self.hub().me.node).unwrap_or_default()
+        self.from.sender.id(self.hub().me.node).unwrap_or_default()
     }
 
     /// The entity's own key.
     pub fn key(&self) -> u64 {
-        self.me.key
+        self.from.sender.key
     }
 
     /// A reference to the entity itself.
@@ -411,16 +422,16 @@ impl<E: Entity> Cx<E> {
             (SenderForm::Own, _) => Caller::Own,
             _ => sender.id_with(origin, me).map_or(Caller::Outside, Caller::Entity),
         };
-        if self.turn.is_none() {
+        if self.from.turn.is_none() {
             return self.shard.with_origin(of);
         }
         let turns = self.hub().turns.borrow();
-        turns.get(self.turn).map_or(Caller::Outside, |turn| of(&turn.origin, turn.sender))
+        turns.get(self.from.turn).map_or(Caller::Outside, |turn| of(&turn.origin, turn.sender))
     }
 
     /// Whether anybody still waits for this turn's answer. When not, calls fail with `Cancelled`.
     pub fn is_cancelled(&self) -> bool {
-        self.hub().turns.borrow().get(self.turn).is_some_and(|turn| turn.cancelled)
+        self.hub().turns.borrow().get(self.from.turn).is_some_and(|turn| turn.cancelled)
     }
 
     /// Lends the entity's whole state, for a component's handler that needs its siblings.
@@ -442,13 +453,13 @@ impl<E: Entity> Cx<E> {
     // -- others --
 
     /// The entity that `target` names.
-    #[inline]
+    #[inline(always)]
     pub fn at<T: Entity>(&self, target: Ref<T>) -> T::Stub<'_> {
-        T::stub(Link::new(self.hub(), target.id, self.me, self.turn))
+        T::stub(Link::new(self.hub(), target.id, &self.from))
     }
 
     /// The keyed entity of kind `T` with `key`.
-    #[inline]
+    #[inline(always)]
     pub fn entity<T: Entity>(&self, key: u64) -> T::Stub<'_> {
         self.at(Ref::<T>::keyed(key))
     }
@@ -480,7 +491,7 @@ impl<E: Entity> Cx<E> {
     /// Waits. Nobody else has the entity meanwhile, unless the handler is `interleave`. Ends early
     /// once nobody waits for this turn any more.
     pub fn sleep(&self, time: Duration) -> Sleep {
-        Sleep::new(self.hub(), self.turn, self.now() + time)
+        Sleep::new(self.hub(), self.from.turn, self.now() + time)
     }
 
     /// Waits until the worker's next turn.
@@ -634,13 +645,13 @@ impl<E: Entity> Cx<E> {
 
     /// Reports an error of a timer's callback.
     pub(crate) fn report_failure(&self, error: &dyn fmt::Display) {
-        let origin = if self.turn.is_none() {
+        let origin = if self.from.turn.is_none() {
             self.shard.with_origin(|origin, _| match origin {
                 Origin::Timer(slot) => Some(*slot),
                 _ => None,
             })
         } else {
-            match self.hub().turns.borrow().get(self.turn).map(|turn| &turn.origin) {
+            match self.hub().turns.borrow().get(self.from.turn).map(|turn| &turn.origin) {
                 Some(Origin::Timer(slot)) => Some(*slot),
                 _ => None,
             }
@@ -716,18 +727,21 @@ impl<S> fmt::Debug for This<S> {
 #[derive(Clone)]
 pub struct Outside {
     hub: Rc<Hub>,
-    sender: Sender,
+    from: Source,
 }
 
 impl Outside {
     pub(crate) fn new(hub: &Rc<Hub>) -> Self {
-        Outside { hub: Rc::clone(hub), sender: Sender::OUTSIDE }
+        Outside { hub: Rc::clone(hub), from: Source { sender: Sender::OUTSIDE, turn: TurnId::NONE } }
     }
 
     /// The same, calling as an operator: only methods that name operators as callers.
     #[must_use]
     pub fn operator(&self) -> Self {
-        Outside { hub: Rc::clone(&self.hub), sender: Sender::OPERATOR }
+        Outside {
+            hub: Rc::clone(&self.hub),
+            from: Source { sender: Sender::OPERATOR, turn: TurnId::NONE },
+        }
     }
 
     /// Monotonic time: of the worker's turn, or just now between turns.
@@ -738,7 +752,7 @@ impl Outside {
     /// The entity that `target` names.
     #[inline]
     pub fn at<T: Entity>(&self, target: Ref<T>) -> T::Stub<'_> {
-        T::stub(Link::new(&self.hub, target.id, self.sender, TurnId::NONE))
+        T::stub(Link::new(&self.hub, target.id, &self.from))
     }
 
     /// The keyed entity of kind `T` with `key`.
@@ -857,7 +871,7 @@ impl<E: Entity> Cx<E> {
     }
 
     fn lane_turn(&self) -> TurnId {
-        self.turn
+        self.from.turn
     }
 }
 

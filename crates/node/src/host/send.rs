@@ -87,6 +87,7 @@ impl<E: Entity> Shard<E> {
             return self.send_call_far(ask, waker);
         };
         let slot = &mut slots[index as usize];
+        slot.bring_near();
         let mut calls = self.calls.borrow_mut();
         let mut turns = hub.turns.borrow_mut();
         let caller = turns.get_mut(ask.turn);
