@@ -33,6 +33,7 @@ pub fn dispatch(interface: &Interface, shape: Shape) -> TokenStream {
         },
     };
     quote! {
+        #[inline]
         fn dispatch<__W>(
             __turn: #root::Turn<<Self as #root::Module>::Owner, Self>,
             __message: Self::Message,

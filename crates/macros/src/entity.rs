@@ -185,6 +185,8 @@ pub fn alone(kind: &Kind, name: &str, ident: &Ident, create: &TokenStream) -> To
 
             #create
 
+            #[inline]
+
             fn dispatch(__turn: #root::Turn<Self>, __message: Self::Message) -> #root::Step {
                 <Self as #root::Methods>::dispatch(__turn, __message, |__reply| __reply)
             }
@@ -200,6 +202,8 @@ pub fn alone(kind: &Kind, name: &str, ident: &Ident, create: &TokenStream) -> To
                     })
                 }
             }
+
+            #[inline]
 
             fn method(__message: &Self::Message) -> usize {
                 <Self as #root::Methods>::position(__message)
@@ -230,6 +234,8 @@ pub fn alone(kind: &Kind, name: &str, ident: &Ident, create: &TokenStream) -> To
             ) -> ::core::result::Result<Self::Reply, #root::DecodeError> {
                 <Self as #root::Methods>::decode_reply(__method, __status, __body)
             }
+
+            #[inline]
 
             fn stub(__link: #root::Link<'_, Self>) -> Self::Stub<'_> {
                 <Self as #root::Methods>::stub::<#root::Own<Self>>(__link)
@@ -319,6 +325,8 @@ fn composed(kind: &Kind, ident: &Ident, parts: &[Part], create: &TokenStream) ->
 
             #create
 
+            #[inline]
+
             fn dispatch(__turn: #root::Turn<Self>, __message: __Whole) -> #root::Step {
                 match __message {
                     __Whole::__Own(__message) => {
@@ -337,6 +345,8 @@ fn composed(kind: &Kind, ident: &Ident, parts: &[Part], create: &TokenStream) ->
 
             #hook
             #coding
+
+            #[inline]
 
             fn stub(__link: #root::Link<'_, Self>) -> Self::Stub<'_> {
                 <Self as #root::Methods>::stub::<#root::Own<Self>>(__link)
@@ -451,6 +461,7 @@ fn coding(root: &Path, ident: &Ident, parts: &[Part]) -> TokenStream {
         })
         .collect();
     quote! {
+        #[inline]
         fn method(__message: &__Whole) -> usize {
             match __message {
                 __Whole::__Own(__message) => <Self as #root::Methods>::position(__message),

@@ -158,11 +158,15 @@ impl Interface {
 
                     #dispatch
 
+                    #[inline]
+
                     fn position(__message: &Self::Message) -> usize {
                         match *__message { #(#position)* }
                     }
 
                     #wire
+
+                    #[inline]
 
                     fn stub<__P: #root::Part<Module = Self>>(
                         __link: #root::Link<'_, __P::Owner>,

@@ -167,6 +167,28 @@ fn workers_of_a_node_call_each_other() {
     assert!(stats.stuck.is_empty());
 }
 
+/// A worker that is awake is given parts of what it will be told while the turn that tells it
+/// goes on.
+#[test]
+fn what_a_worker_is_told_in_one_turn_arrives_in_order_in_however_many_parts() {
+    let mut process = Process::new();
+    let node = process.start(options("one", 2));
+    let lives_there = |key: &u64| EntityId::keyed(KindId::of("reader"), *key).worker(2) == 1;
+    let key = (0..).find(lives_there).expect("keys are spread");
+    for round in 0..50 {
+        let told = node.spawn(0, move |outside| async move {
+            let reader = outside.entity::<Reader>(key);
+            (0..500).all(|n| reader.hear(round * 500 + n).is_ok())
+        });
+        assert_eq!(told.blocking_recv(), Ok(true));
+        let heard = node.spawn(0, move |outside| async move {
+            outside.entity::<Reader>(key).heard().await.expect("it answers")
+        });
+        let heard = heard.blocking_recv().expect("the worker runs");
+        assert!(heard.into_iter().eq(0..(round + 1) * 500), "round {round}");
+    }
+}
+
 #[test]
 fn nodes_of_one_process_call_each_other_over_pipes() {
     let mut process = Process::new();

@@ -49,11 +49,27 @@ pub(crate) struct SlowHandler {
     pub shared: u32,
 }
 
+/// Which message of which entity: `entity << 32 | shard << 16 | method`, so that it is one word.
 #[derive(Clone, Copy, Default)]
-struct Entry {
-    shard: u16,
-    method: u16,
-    entity: u32,
+struct Entry(u64);
+
+impl Entry {
+    #[inline]
+    fn new(shard: u16, method: u16, entity: u32) -> Self {
+        Entry(u64::from(entity) << 32 | u64::from(shard) << 16 | u64::from(method))
+    }
+
+    fn shard(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    fn method(self) -> u16 {
+        self.0 as u16
+    }
+
+    fn entity(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 pub(crate) struct Watch {
@@ -77,7 +93,7 @@ pub(crate) struct Watch {
 pub struct Pulse {
     /// Rises with each slice of messages handled.
     count: AtomicU64,
-    /// Shard, method and entity, packed; 0 when idle.
+    /// One more than the [`Entry`] that runs; 0 when idle.
     current: AtomicU64,
     key: AtomicU64,
     kinds: Mutex<Vec<&'static KindInfo>>,
@@ -100,7 +116,8 @@ impl Pulse {
         if current == 0 {
             return Beat { count, running: None };
         }
-        let (shard, method) = ((current >> 16) as u16 as usize, current as u16);
+        let entry = Entry(current - 1);
+        let (shard, method) = (usize::from(entry.shard()), entry.method());
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         let running = kinds
             .get(shard)
@@ -128,7 +145,7 @@ impl Watch {
             clock,
             slow,
             pulse: Arc::default(),
-            ring: [const { Cell::new(Entry { shard: 0, method: 0, entity: 0 }) }; SLICE],
+            ring: [const { Cell::new(Entry(0)) }; SLICE],
             filled: Cell::new(0),
             slice: Cell::new(1),
             since: Cell::new(Instant::NEVER),
@@ -158,12 +175,12 @@ impl Watch {
     #[inline]
     pub fn begin(&self, shard: u16, method: u16, entity: u32, key: u64) {
         let filled = self.filled.get();
-        self.ring[filled % SLICE].set(Entry { shard, method, entity });
+        let entry = Entry::new(shard, method, entity);
+        self.ring[filled % SLICE].set(entry);
         self.filled.set(filled + 1);
         let pulse = &*self.pulse;
         pulse.key.store(key, Ordering::Relaxed);
-        let current = 1 << 32 | u64::from(shard) << 16 | u64::from(method);
-        pulse.current.store(current, Ordering::Release);
+        pulse.current.store(entry.0 + 1, Ordering::Release);
     }
 
     /// The message was handled.
@@ -211,9 +228,9 @@ impl Watch {
             if let Some(worst) = worst {
                 at(&mut stats, worst).slow += 1;
                 self.found.borrow_mut().push(SlowHandler {
-                    shard: worst.shard,
-                    method: worst.method,
-                    entity: worst.entity,
+                    shard: worst.shard(),
+                    method: worst.method(),
+                    entity: worst.entity(),
                     took,
                     shared: filled as u32,
                 });
@@ -247,7 +264,7 @@ fn slot_of(method: u16) -> usize {
 }
 
 fn at(stats: &mut Vec<Vec<MethodStats>>, entry: Entry) -> &mut MethodStats {
-    let (shard, method) = (usize::from(entry.shard), slot_of(entry.method));
+    let (shard, method) = (usize::from(entry.shard()), slot_of(entry.method()));
     if stats.len() <= shard {
         stats.resize_with(shard + 1, Vec::new);
     }

@@ -18,7 +18,8 @@ pub struct Homes {
     me: WorkerId,
     options: Options,
     bindings: Bindings,
-    pub(super) sessions: BTreeMap<AccountId, Session>,
+    /// Boxed, because a tree's nodes are half empty.
+    pub(super) sessions: BTreeMap<AccountId, Box<Session>>,
     /// Used tickets and when they expire, in wall-clock milliseconds.
     used: BTreeMap<SessionId, u64>,
     used_by_expiry: BTreeSet<(u64, SessionId)>,
@@ -248,7 +249,7 @@ impl Homes {
         }
         let first = self.sessions.get(&admission.account);
         if self.options.second_login == SecondLogin::Refuse
-            && first.is_some_and(Session::is_attached)
+            && first.is_some_and(|session| session.is_attached())
         {
             return refuse(self, io, CloseCode::AlreadyPlaying, "the account is playing elsewhere");
         }
@@ -309,7 +310,7 @@ impl Homes {
         }
         let handles: Vec<u32> = session.streams.iter().map(|stream| stream.handle).collect();
         session.welcome(io.out, &self.options, false);
-        self.sessions.insert(admission.account, session);
+        self.sessions.insert(admission.account, Box::new(session));
         for handle in handles {
             self.ask(io, admission.account, handle);
         }
@@ -704,7 +705,7 @@ impl Homes {
     }
 
     fn current(&self, account: AccountId, session: SessionId) -> Option<&Session> {
-        self.sessions.get(&account).filter(|found| found.id == session)
+        self.sessions.get(&account).map(|found| &**found).filter(|found| found.id == session)
     }
 
     fn stream_mut(&mut self, account: AccountId, handle: u32) -> Option<&mut Stream> {

@@ -34,7 +34,7 @@ impl Homes {
                     reached += 1;
                 }
                 Act::Push { method, mode, body } => {
-                    let stream = self.sessions.get(&account).and_then(Session::first_stream);
+                    let stream = self.sessions.get(&account).and_then(|session| session.first_stream());
                     let Some((owner, slot)) = stream else { continue };
                     let frame = LinkFrame::Forward(Forward { slot, method, mode, body });
                     let sent = io.out.send(owner, |bytes| frame.encode(owner.worker, bytes));
@@ -49,7 +49,7 @@ impl Homes {
     /// The accounts whose sessions fit, each once, and those that have none here.
     fn choose(&self, select: &Select<'_>) -> (BTreeSet<AccountId>, Vec<AccountId>) {
         let except: BTreeSet<AccountId> = select.except.iter().copied().collect();
-        let fits = |session: &&Session| {
+        let fits = |session: &&Box<Session>| {
             let has = |tag: &&str| session.tags.binary_search_by(|own| (**own).cmp(tag)).is_ok();
             !except.contains(&session.account) && select.tags.iter().all(has)
         };

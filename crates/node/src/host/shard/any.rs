@@ -206,6 +206,10 @@ impl<E: Entity> AnyShard for Shard<E> {
         let peers = all.entry(index).or_default();
         peers.retain(|other| other.slot() != peer.slot());
         if bound {
+            if peers.is_empty() {
+                // Most entities have one; the first push would take room for four.
+                peers.reserve_exact(1);
+            }
             peers.push(peer.clone());
         } else if peers.is_empty() {
             all.remove(&index);
