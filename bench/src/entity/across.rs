@@ -1,6 +1,7 @@
 //! Calls from one worker to another, through a node as games run it: two threads, each with its
 //! sockets, its inbox and Tokio.
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
@@ -30,18 +31,17 @@ impl Caller {
     async fn calls(&mut self, cx: &mut Cx<Self>, count: u64) -> u64 {
         let mut order = Order(cx.key());
         let mut answered = 0;
+        let keys = AWAY.get_or_init(|| (0..ENTITIES).map(|n| key_on(1, n)).collect());
         for at in 0..count {
-            let key = away(order.next());
+            let key = keys[order.next() as usize];
             answered += u64::from(cx.entity::<Counter>(key).add(at).await.is_ok());
         }
         answered
     }
 }
 
-/// The `n`th of a thousand keys that live on worker 1.
-fn away(n: u64) -> u64 {
-    key_on(1, n)
-}
+/// Keys of a thousand counters that live on worker 1.
+static AWAY: OnceLock<Vec<u64>> = OnceLock::new();
 
 /// A key that lives on `worker`, another one for each `n`.
 fn key_on(worker: u8, n: u64) -> u64 {

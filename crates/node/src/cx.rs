@@ -732,7 +732,10 @@ pub struct Outside {
 
 impl Outside {
     pub(crate) fn new(hub: &Rc<Hub>) -> Self {
-        Outside { hub: Rc::clone(hub), from: Source { sender: Sender::OUTSIDE, turn: TurnId::NONE } }
+        Outside {
+            hub: Rc::clone(hub),
+            from: Source { sender: Sender::OUTSIDE, turn: TurnId::NONE },
+        }
     }
 
     /// The same, calling as an operator: only methods that name operators as callers.

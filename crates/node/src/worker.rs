@@ -16,7 +16,7 @@ use cluster::Directory;
 use env::{Clock, FastMap, Instant, Random, WallTime};
 use mesh::{LinkId, Mesh, PeerInfo as MeshPeer};
 use proto::frame::{CloseCode, Status};
-use proto::link::{self, GroupId, LinkFrame, Slot, WorkerId};
+use proto::link::{self, GroupId, LinkFrame, WorkerId};
 use proto::{AccountId, Incarnation, SessionId};
 
 use crate::cx::{GroupSlot, Outside};
@@ -37,9 +37,6 @@ use topics::Topics;
 
 /// Most pairs of another worker and a topic that it listens to which a worker keeps in mind.
 const TOPICS_HEARD_MAX: usize = 1 << 18;
-
-/// Frames of a link that are looked at together before the first of them is handled.
-const AHEAD: usize = 32;
 
 /// Rounds of entities' work and its delivery within one turn, before the driver looks at its
 /// sockets again.
@@ -277,53 +274,15 @@ impl Worker {
     /// Takes bytes that came over a link.
     pub fn handle_bytes(&mut self, now: Instant, wall: WallTime, link: LinkId, bytes: &[u8]) {
         let mut input = bytes;
-        let mut frames = Vec::with_capacity(AHEAD);
-        loop {
-            while frames.len() < AHEAD
-                && let Some(frame) = self.mesh.next_frame(now, link, &mut input)
-            {
-                frames.push(frame);
-            }
-            if frames.is_empty() {
-                return;
-            }
-            self.bring_near(frames.iter().map(|frame| &*frame.payload));
-            for frame in frames.drain(..) {
-                self.handle_frame(now, wall, frame.from, &frame.payload);
-            }
+        while let Some(frame) = self.mesh.next_frame(now, link, &mut input) {
+            self.handle_frame(now, wall, frame.from, &frame.payload);
         }
-    }
-
-    /// Has what clients' frames will need in the cache before the first of them is handled.
-    fn bring_near<'a>(&self, payloads: impl Iterator<Item = &'a [u8]>) {
-        let mut last = Slot::default();
-        let mut seen = 0;
-        for payload in payloads {
-            if let Some((slot, _)) = link::read_up(payload)
-                && slot != last
-            {
-                last = slot;
-                seen ^= self.streams.bring_near(&self.host, slot);
-            }
-        }
-        // So that it is really looked at.
-        std::hint::black_box(seen);
     }
 
     /// Takes a batch of frames from a worker of this node, as its mesh wrote it.
     pub fn handle_local(&mut self, now: Instant, wall: WallTime, batch: Vec<u8>) {
-        let mut frames = mesh::local_frames(&batch);
-        loop {
-            let ahead = frames.clone().take(AHEAD);
-            self.bring_near(ahead.map(|(_, payload)| payload));
-            let mut count = 0;
-            for (from, payload) in frames.by_ref().take(AHEAD) {
-                self.handle_frame(now, wall, from, payload);
-                count += 1;
-            }
-            if count < AHEAD {
-                break;
-            }
+        for (from, payload) in mesh::local_frames(&batch) {
+            self.handle_frame(now, wall, from, payload);
         }
         self.mesh.recycle(batch);
     }

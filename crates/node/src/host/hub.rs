@@ -329,6 +329,7 @@ impl Hub {
     }
 
     /// Puts the origin of a message from another worker into memory that is used again.
+    #[inline(always)]
     pub fn keep_origin(&self, origin: RemoteOrigin) -> Box<RemoteOrigin> {
         match self.origins.borrow_mut().pop() {
             Some(mut kept) => {

@@ -165,7 +165,7 @@ impl fmt::Debug for Batch {
 }
 
 impl<E: Entity> Shard<E> {
-    #[inline]
+    #[inline(always)]
     fn with_lane<R>(&self, worker: u8, with: impl FnOnce(&mut Lane<E>) -> R) -> R {
         let mut lanes = self.lanes.borrow_mut();
         let at = usize::from(worker);
@@ -207,6 +207,7 @@ impl<E: Entity> Shard<E> {
         Ok(())
     }
 
+    #[inline(always)]
     pub fn lane_call(&self, worker: u8, parcel: Parcel<E::Message>) {
         let is_enough = self.with_lane(worker, |lane| {
             lane.parcels.push(parcel);
@@ -217,6 +218,7 @@ impl<E: Entity> Shard<E> {
         }
     }
 
+    #[inline(always)]
     pub fn lane_reply(&self, worker: u8, call: Slot, result: Result<E::Reply, Fault>) {
         let is_enough = self.with_lane(worker, |lane| {
             lane.replies.push((call, result));

@@ -433,12 +433,6 @@ impl Host {
         shard.deliver_client(target, peer, &message)
     }
 
-    /// Looks at an entity, so that it is in the cache when its message is handled.
-    #[inline]
-    pub(crate) fn bring_near(&self, target: Target) -> u64 {
-        self.shards.get(usize::from(target.shard)).map_or(0, |shard| shard.bring_near(target.index))
-    }
-
     /// A client was bound to the entity, or is connected again.
     pub fn online(&mut self, target: Target, peer: &Peer) {
         if let Some(shard) = self.current(target) {

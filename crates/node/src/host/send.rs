@@ -13,7 +13,7 @@ use super::calls::{NewCall, Sent};
 use super::cycle::{Graph, Walk};
 use super::hub::{Hub, Ready, bump};
 use super::lane::Parcel;
-use super::mail::{Body, Mail, NONE, Origin, Sender};
+use super::mail::{Body, Mail, NONE, Origin, RemoteOrigin, Sender};
 use super::router::Place;
 use super::shard::{BUSY, CLOSING, Cells, LOADING, QUARANTINED, READY, Shard, hash};
 use super::turns::TurnId;
@@ -87,7 +87,6 @@ impl<E: Entity> Shard<E> {
             return self.send_call_far(ask, waker);
         };
         let slot = &mut slots[index as usize];
-        slot.bring_near();
         let mut calls = self.calls.borrow_mut();
         let mut turns = hub.turns.borrow_mut();
         let caller = turns.get_mut(ask.turn);
@@ -443,7 +442,10 @@ impl<E: Entity> Shard<E> {
         let Some(slot) = node.take_call() else {
             let origin = node.take_origin();
             drop(cells);
-            return self.answer(origin, Ok(reply));
+            return match origin {
+                Origin::Remote(remote) => self.reply_far(remote, reply),
+                origin => self.answer(origin, Ok(reply)),
+            };
         };
         drop(cells);
         self.settle_reply(slot, reply);
@@ -468,6 +470,19 @@ impl<E: Entity> Shard<E> {
                 drop(calls);
                 bump(&self.hub.count.late_replies);
             }
+        }
+    }
+
+    /// Gives a reply to another worker. Not the way of all answers, on which it would be moved.
+    fn reply_far(&self, remote: Box<RemoteOrigin>, reply: E::Reply) {
+        let (from, call) = (remote.from, remote.call);
+        self.hub.drop_origin(remote);
+        match call {
+            Some(call) if from.node == self.hub.me.node => {
+                self.lane_reply(from.worker, call, Ok(reply));
+            }
+            Some(call) => self.frame_reply(from, call, Ok(reply)),
+            None => {}
         }
     }
 

@@ -127,14 +127,6 @@ pub(crate) fn hash(home: Incarnation, key: u64) -> u64 {
     (key ^ home.0.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-impl<E> EntitySlot<E> {
-    /// Looks at the state, so that it is on its way to the cache while its mail is put down.
-    #[inline(always)]
-    pub fn bring_near(&self) {
-        std::hint::black_box(self.state.as_ref().map_or(0, Rc::strong_count));
-    }
-}
-
 impl<E: Entity> Cells<E> {
     fn new() -> Self {
         Cells { slots: Vec::new(), free: Vec::new(), ids: Index::new(), room: Mailroom::new() }
@@ -808,8 +800,7 @@ pub(crate) trait AnyShard {
     fn drop_unwanted(&self, entity: u32);
     fn answer_encoded(&self, slot: Slot, status: Status, body: &[u8]);
     fn deliver_encoded(self: Rc<Self>, call: super::remote::EncodedCall<'_>);
-    /// Looks at an entity, so that it is in the cache when its message is handled.
-    fn bring_near(&self, index: u32) -> u64;
+
     /// `Gone` if the target is no longer there.
     fn deliver_client(
         &self,

@@ -1,6 +1,6 @@
 //! How long handlers take, at the price of one clock reading for many of them.
 //!
-//! Messages are measured in slices of up to 32. A slice shorter than 10 µs tells exactly what the
+//! Messages are measured in slices of up to 64. A slice shorter than 10 µs tells exactly what the
 //! histogram wants to know of each message in it, so nothing is noted down. A slice that took a
 //! millisecond switches to one reading per message for a while, so that a handler that is slow
 //! again is told from its neighbours. The driver's watchdog thread sees a handler that is stuck right now through
@@ -16,7 +16,7 @@ use env::{Clock, Instant};
 use super::mail::HOOK;
 use crate::entity::KindInfo;
 
-const SLICE: usize = 32;
+const SLICE: usize = 64;
 /// Messages measured one by one after a slice that took [`LONG`], and at the start.
 const EXACT: u32 = 1_024;
 const LONG: Duration = Duration::from_millis(1);

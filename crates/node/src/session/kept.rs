@@ -55,15 +55,6 @@ impl Kept {
         self.acked
     }
 
-    /// Reads a part of what the next frames and acknowledgements touch.
-    #[inline]
-    pub fn bring_near(&self) -> u64 {
-        let at = |bytes: &[u8], at: usize| u64::from(bytes.get(at).copied().unwrap_or_default());
-        // The end of a buffer is where it is written next.
-        let end = |bytes: &[u8]| u64::from(bytes.last().copied().unwrap_or_default());
-        self.last ^ at(&self.out, self.start as usize) ^ end(&self.answers.fresh)
-    }
-
     /// How many frames are not acknowledged.
     #[inline]
     pub fn len(&self) -> usize {

@@ -78,13 +78,6 @@ pub trait Entities {
         message: FromClient<'_>,
     ) -> Result<(), Status>;
 
-    /// Looks at what [`deliver`](Self::deliver) and the handler will need, so that it is in the
-    /// cache then. Gives anything that depends on all of it.
-    fn bring_near(&self, seat: Self::Seat, peer: &Self::Peer) -> u64 {
-        let _ = (seat, peer);
-        0
-    }
-
     /// The client's answer to the call `tag`, or why there is none.
     fn answered(&mut self, tag: u64, status: Status, body: &[u8]);
 }

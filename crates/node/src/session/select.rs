@@ -34,7 +34,8 @@ impl Homes {
                     reached += 1;
                 }
                 Act::Push { method, mode, body } => {
-                    let stream = self.sessions.get(&account).and_then(|session| session.first_stream());
+                    let stream =
+                        self.sessions.get(&account).and_then(|session| session.first_stream());
                     let Some((owner, slot)) = stream else { continue };
                     let frame = LinkFrame::Forward(Forward { slot, method, mode, body });
                     let sent = io.out.send(owner, |bytes| frame.encode(owner.worker, bytes));

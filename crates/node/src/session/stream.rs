@@ -126,15 +126,6 @@ impl<T, P> Stream<T, P> {
         }
     }
 
-    /// Reads a part of every line of the cache that a request takes.
-    #[inline]
-    pub fn bring_near(&self) -> u64 {
-        let open = self.open.front().copied().unwrap_or_default();
-        let flags = u64::from(self.ack_armed) ^ u64::from(self.route) ^ u64::from(self.handle);
-        let link = u64::from(self.is_attached()) ^ u64::from(self.info.slot.index);
-        open ^ flags ^ link ^ self.inbound.applied() ^ self.kept.bring_near()
-    }
-
     #[inline]
     pub fn is_attached(&self) -> bool {
         matches!(self.link, Link::Attached { .. })

@@ -319,20 +319,6 @@ impl<E: Entities> Streams<E> {
 
     // -- from gates --
 
-    /// Looks at all that [`handle_up`](Self::handle_up) will need for a frame of that route, so that
-    /// it is in the cache then. With many clients almost all of it lies in far memory: looked at
-    /// for several frames at once, before the first of them is handled, it comes in the time that
-    /// one would take. Gives anything that depends on all of it.
-    #[inline]
-    pub fn bring_near(&self, entities: &E, route: Slot) -> u64 {
-        match self.table.get(route.index as usize) {
-            Some(Entry { stream: Some(stream), .. }) => {
-                stream.bring_near() ^ entities.bring_near(stream.seat, &stream.peer)
-            }
-            _ => 0,
-        }
-    }
-
     /// Handles what a client sent on a stream: head byte and fields, as `Up` carries them. `route`
     /// is the slot that its gate was given for the connection.
     pub fn handle_up<O: Outlet>(

@@ -56,11 +56,6 @@ impl Entities for Host {
         self.deliver_client(now, seat, peer, message)
     }
 
-    #[inline]
-    fn bring_near(&self, seat: Target, peer: &Peer) -> u64 {
-        Host::bring_near(self, seat) ^ u64::from(peer.level())
-    }
-
     fn answered(&mut self, tag: u64, status: Status, body: &[u8]) {
         self.client_answered(tag, status, body);
     }

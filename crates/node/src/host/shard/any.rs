@@ -326,14 +326,6 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.accept_encoded(call);
     }
 
-    fn bring_near(&self, index: u32) -> u64 {
-        let cells = self.cells.borrow();
-        let Some(slot) = cells.slots.get(index as usize) else { return 0 };
-        // Whether it is borrowed lies before the state.
-        let state = slot.state.as_ref().is_some_and(|state| state.try_borrow().is_ok());
-        u64::from(slot.mailbox.tail) ^ u64::from(state)
-    }
-
     fn deliver_client(
         &self,
         target: Target,
