@@ -156,6 +156,7 @@ pub(crate) struct Hub {
     /// Who takes batches to them within a turn.
     pub neighbours: RefCell<Option<Rc<dyn Neighbours>>>,
     /// Memory for the origins of messages from other workers.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept: each goes into a mailbox")]
     origins: RefCell<Vec<Box<RemoteOrigin>>>,
     pub pool: RefCell<Rc<dyn super::sleep::BlockingPool>>,
     pub wakes: Arc<Wakes>,

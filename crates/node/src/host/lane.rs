@@ -44,6 +44,7 @@ pub(crate) struct Lane<E: Entity> {
 }
 
 /// What a shard has for the other workers of its node.
+#[expect(clippy::vec_box, reason = "the boxes travel")]
 pub(crate) struct Lanes<E: Entity> {
     /// By worker.
     to: Vec<Box<Lane<E>>>,

@@ -50,11 +50,11 @@ impl Homes {
     /// The accounts whose sessions fit, each once, and those that have none here.
     fn choose(&self, select: &Select<'_>) -> (BTreeSet<AccountId>, Vec<AccountId>) {
         let except: BTreeSet<AccountId> = select.except.iter().copied().collect();
-        let fits = |session: &&Box<Session>| {
+        let fits = |session: &&Session| {
             let has = |tag: &&str| session.tags.binary_search_by(|own| (**own).cmp(tag)).is_ok();
             !except.contains(&session.account) && select.tags.iter().all(has)
         };
-        let all = self.sessions.values().filter(fits);
+        let all = self.sessions.values().map(|session| &**session).filter(fits);
         match &select.whom {
             Whom::All => (all.map(|s| s.account).collect(), Vec::new()),
             Whom::LoggedIn => {
@@ -67,7 +67,10 @@ impl Homes {
                 let (known, unknown): (Vec<AccountId>, Vec<AccountId>) =
                     accounts.iter().partition(|account| self.sessions.contains_key(account));
                 let sessions = known.iter().filter_map(|account| self.sessions.get(account));
-                (sessions.filter(fits).map(|s| s.account).collect(), unknown)
+                (
+                    sessions.map(|session| &**session).filter(fits).map(|s| s.account).collect(),
+                    unknown,
+                )
             }
         }
     }
