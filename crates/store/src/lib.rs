@@ -45,6 +45,8 @@
 )]
 
 mod answer;
+#[cfg(feature = "redis")]
+mod cache;
 pub mod dump;
 mod embedded;
 mod error;
@@ -64,6 +66,8 @@ mod tables;
 mod types;
 
 pub use answer::Answer;
+#[cfg(feature = "redis")]
+pub use cache::{Cache, CacheCounts, CacheOptions};
 pub use dump::{DumpError, DumpSummary};
 pub use error::{Error, OpenError, Refusal};
 pub use ledger::{

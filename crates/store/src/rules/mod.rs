@@ -21,6 +21,8 @@ pub(crate) use verify::verify;
 
 use crate::error::Error;
 use crate::tables::{Stage, Table};
+#[cfg(feature = "redis")]
+use crate::types::{Entity, Key};
 
 /// The stored format written here; see `docs/store-format.md`.
 pub(crate) const FORMAT_VERSION: u64 = 1;
@@ -55,6 +57,22 @@ pub(crate) fn raise_generation(s: &mut Stage<'_>, current: u64) -> Result<u64, E
     check_generation(s, current)?;
     s.put(Table::Meta, rows::GENERATION, &(current + 1));
     Ok(current + 1)
+}
+
+/// The stored bytes of an entity, for a copy that is kept elsewhere.
+#[cfg(feature = "redis")]
+pub(crate) fn row_of_entity(key: Key, entity: &Entity) -> Vec<u8> {
+    let Entity { owner, version, documents } = entity.clone();
+    let row = rows::EntityRow { owner, version, documents };
+    crate::row::encode(Table::Entity, &key.0.to_be_bytes(), &row)
+}
+
+/// An entity from a copy of its stored bytes, `None` if they are damaged.
+#[cfg(feature = "redis")]
+pub(crate) fn entity_of_row(key: Key, bytes: &[u8]) -> Option<Entity> {
+    let row: rows::EntityRow =
+        crate::row::decode(Table::Entity, &key.0.to_be_bytes(), bytes).ok()?;
+    Some(Entity { owner: row.owner, version: row.version, documents: row.documents })
 }
 
 fn check_generation(s: &Stage<'_>, named: u64) -> Result<(), Error> {

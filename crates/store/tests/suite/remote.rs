@@ -110,6 +110,7 @@ fn mysql_that_could_lose_what_it_acknowledged_is_refused() {
     }
 }
 
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 fn refused_unless_loss_is_accepted(database: &Database, says: &str) {
     let url = database.url(database.admin(), database.instance().port(), &database.make());
     match database.open_at(&url, quick()) {

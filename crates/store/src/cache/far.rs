@@ -1,0 +1,147 @@
+//! Copies in Redis, which many processes share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::CacheOptions;
+use crate::error::OpenError;
+use crate::rules;
+use crate::types::{Entity, Key};
+
+const GET: &str = include_str!("get.lua");
+const PUT: &str = include_str!("put.lua");
+
+/// What was found.
+pub(super) enum Far {
+    /// A copy that may be used until then.
+    Hit(Option<Entity>, Instant),
+    /// None; the server's time before it was looked for, for [`Redis::put`].
+    Miss(Since),
+    /// Nobody to ask.
+    Away,
+}
+
+/// A time by Redis' clock, in microseconds.
+pub(super) struct Since(Vec<u8>);
+
+/// A Redis server, connected when it is needed. A cheap clone.
+#[derive(Clone)]
+pub(super) struct Redis {
+    client: Client,
+    options: CacheOptions,
+    line: Arc<Mutex<Line>>,
+}
+
+/// The connection that all share.
+#[derive(Default)]
+struct Line {
+    link: Option<MultiplexedConnection>,
+    /// When to try again after it failed.
+    next_try: Option<Instant>,
+}
+
+impl Redis {
+    pub fn new(url: &str, options: &CacheOptions) -> Result<Self, OpenError> {
+        let client = Client::open(url).map_err(|error| OpenError::Malformed(error.to_string()))?;
+        Ok(Self { client, options: options.clone(), line: Arc::default() })
+    }
+
+    fn name(&self, key: Key) -> String {
+        format!("{}:{:032x}", self.options.prefix, key.0)
+    }
+
+    /// Has a command done, if there is a connection or one can be had.
+    async fn ask(&self, command: &Cmd) -> Option<Value> {
+        let mut link = {
+            // Held while one connects: the others need the same.
+            let mut line = self.line.lock().await;
+            if line.next_try.is_some_and(|next_try| Instant::now() < next_try) {
+                return None;
+            }
+            if line.link.is_none() {
+                let configuration = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(self.options.reply_wait))
+                    .set_response_timeout(Some(self.options.reply_wait));
+                let making =
+                    self.client.get_multiplexed_async_connection_with_config(&configuration);
+                match making.await {
+                    Ok(link) => line.link = Some(link),
+                    Err(error) => self.lose(&mut line, &error),
+                }
+            }
+            line.link.clone()?
+        };
+        let answer = command.query_async(&mut link).await;
+        match answer {
+            Ok(value) => {
+                self.line.lock().await.next_try = None;
+                Some(value)
+            }
+            Err(error) => {
+                self.lose(&mut *self.line.lock().await, &error);
+                None
+            }
+        }
+    }
+
+    fn lose(&self, line: &mut Line, error: &RedisError) {
+        if line.next_try.is_none() {
+            tracing::warn!(%error, "the shared cache is away: all is read from the store");
+        }
+        line.link = None;
+        line.next_try = Some(Instant::now() + self.options.pause);
+    }
+
+    async fn script(&self, script: &str, key: Key, arguments: &[Vec<u8>]) -> Option<Vec<Value>> {
+        let mut command = ::redis::cmd("EVAL");
+        command.arg(script).arg(1).arg(self.name(key)).arg(arguments);
+        Some(match self.ask(&command).await? {
+            Value::Array(items) => items,
+            other => vec![other],
+        })
+    }
+
+    /// Looks for a copy.
+    pub async fn get(&self, key: Key) -> Far {
+        // A copy is as old as it was when it was asked for, not when the answer came.
+        let asked = Instant::now();
+        let Some(answer) = self.script(GET, key, &[]).await else { return Far::Away };
+        let mut parts = answer.into_iter().map(|part| match part {
+            Value::BulkString(bytes) => bytes,
+            _ => Vec::new(),
+        });
+        let since = Since(parts.next().unwrap_or_default());
+        let (Some(left), Some(row)) = (parts.next(), parts.next()) else { return Far::Miss(since) };
+        let left = String::from_utf8(left).ok().and_then(|left| left.parse().ok()).unwrap_or(0);
+        let until = asked + Duration::from_millis(left).min(self.options.age_max);
+        if row.is_empty() {
+            return Far::Hit(None, until);
+        }
+        match rules::entity_of_row(key, &row) {
+            // What is damaged here is whole in the store.
+            None => Far::Miss(since),
+            entity => Far::Hit(entity, until),
+        }
+    }
+
+    /// Keeps a copy of what was read after `since`.
+    pub async fn put(&self, key: Key, entity: Option<&Entity>, since: Since) {
+        let row = entity.map_or_else(Vec::new, |entity| rules::row_of_entity(key, entity));
+        let version = entity.map_or(0, |entity| entity.version);
+        let age_max = self.options.age_max.as_millis().to_string();
+        let arguments = [since.0, age_max.into_bytes(), version.to_string().into_bytes(), row];
+        self.script(PUT, key, &arguments).await;
+    }
+
+    /// Removes a copy.
+    pub async fn remove(&self, key: Key) {
+        let mut command = ::redis::cmd("DEL");
+        command.arg(self.name(key));
+        self.ask(&command).await;
+    }
+}
