@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    RedisError, Value,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -35,7 +38,11 @@ pub(super) struct Redis {
     client: Client,
     options: CacheOptions,
     line: Arc<Mutex<Line>>,
+    heard: Heard,
 }
+
+/// Called with the key of a copy that another process changed or removed, or without one if any may have been.
+pub(super) type Heard = Arc<dyn Fn(Option<Key>) + Send + Sync>;
 
 /// The connection that all share.
 #[derive(Default)]
@@ -46,13 +53,38 @@ struct Line {
 }
 
 impl Redis {
-    pub fn new(url: &str, options: &CacheOptions) -> Result<Self, OpenError> {
-        let client = Client::open(url).map_err(|error| OpenError::Malformed(error.to_string()))?;
-        Ok(Self { client, options: options.clone(), line: Arc::default() })
+    pub fn new(url: &str, options: &CacheOptions, heard: Heard) -> Result<Self, OpenError> {
+        let malformed = |error: RedisError| OpenError::Malformed(error.to_string());
+        let info = url.into_connection_info().map_err(malformed)?;
+        // This version tells of changes on the connection that asks.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(settings)).map_err(malformed)?;
+        Ok(Self { client, options: options.clone(), line: Arc::default(), heard })
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let (heard, prefix) = (Arc::clone(&self.heard), self.name_of_all());
+        let configuration = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.options.reply_wait))
+            .set_response_timeout(Some(self.options.reply_wait))
+            .set_push_sender(move |push: PushInfo| {
+                hear(&push, &prefix, &*heard);
+                Ok::<_, ::redis::aio::SendError>(())
+            });
+        let mut link =
+            self.client.get_multiplexed_async_connection_with_config(&configuration).await?;
+        let mut track = ::redis::cmd("CLIENT");
+        track.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(self.name_of_all());
+        track.arg("NOLOOP").query_async::<Value>(&mut link).await?;
+        Ok(link)
+    }
+
+    fn name_of_all(&self) -> String {
+        format!("{}:", self.options.prefix)
     }
 
     fn name(&self, key: Key) -> String {
-        format!("{}:{:032x}", self.options.prefix, key.0)
+        format!("{}{:032x}", self.name_of_all(), key.0)
     }
 
     /// Has a command done, if there is a connection or one can be had.
@@ -64,12 +96,7 @@ impl Redis {
                 return None;
             }
             if line.link.is_none() {
-                let configuration = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(self.options.reply_wait))
-                    .set_response_timeout(Some(self.options.reply_wait));
-                let making =
-                    self.client.get_multiplexed_async_connection_with_config(&configuration);
-                match making.await {
+                match self.connect().await {
                     Ok(link) => line.link = Some(link),
                     Err(error) => self.lose(&mut line, &error),
                 }
@@ -143,5 +170,23 @@ impl Redis {
         let mut command = ::redis::cmd("DEL");
         command.arg(self.name(key));
         self.ask(&command).await;
+    }
+}
+
+/// What Redis says of changes: a list of names, or nothing if all is gone.
+fn hear(push: &PushInfo, prefix: &str, heard: &dyn Fn(Option<Key>)) {
+    match (&push.kind, push.data.first()) {
+        // Changes may be missed from here on.
+        (PushKind::Disconnection, _) => heard(None),
+        (PushKind::Invalidate, Some(Value::Array(names))) => {
+            for name in names {
+                let Value::BulkString(name) = name else { continue };
+                let name = str::from_utf8(name).ok().and_then(|name| name.strip_prefix(prefix));
+                let key = name.and_then(|digits| u128::from_str_radix(digits, 16).ok());
+                key.into_iter().for_each(|key| heard(Some(Key(key))));
+            }
+        }
+        (PushKind::Invalidate, _) => heard(None),
+        _ => {}
     }
 }

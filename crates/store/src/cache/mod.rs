@@ -92,7 +92,10 @@ type Loaded = Option<Arc<Entity>>;
 
 enum Entry {
     /// Somebody asked for it; all who come meanwhile wait for the same answer.
-    Loading(Vec<Sender<Loaded>>),
+    Loading {
+        waiting: Vec<Sender<Loaded>>,
+        changed: bool,
+    },
     Ready {
         entity: Loaded,
         until: Instant,
@@ -104,18 +107,22 @@ impl Cache {
     ///
     /// Redis need not be there, nor keep anything: `maxmemory-policy allkeys-lru` without persistence is right for it.
     pub fn redis(store: Store, url: &str, options: CacheOptions) -> Result<Self, OpenError> {
-        let redis = Redis::new(url, &options)?;
-        Self::start(store, Some(redis), options)
+        let shared = Shared::new(options);
+        let heard = {
+            let shared = Arc::clone(&shared);
+            Arc::new(move |key| shared.forget(key))
+        };
+        let redis = Redis::new(url, &shared.options, heard)?;
+        Self::start(store, Some(redis), shared)
     }
 
     /// Copies in this process alone.
     pub fn near(store: Store, options: CacheOptions) -> Result<Self, OpenError> {
-        Self::start(store, None, options)
+        Self::start(store, None, Shared::new(options))
     }
 
-    fn start(store: Store, redis: Option<Redis>, options: CacheOptions) -> Result<Self, OpenError> {
-        let (asked, asks) = mpsc::channel(options.waiting_max.max(1));
-        let shared = Arc::new(Shared { options, state: Mutex::default() });
+    fn start(store: Store, redis: Option<Redis>, shared: Arc<Shared>) -> Result<Self, OpenError> {
+        let (asked, asks) = mpsc::channel(shared.options.waiting_max.max(1));
         let io = |source| OpenError::Io { path: "thread of the cache".to_owned(), source };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
@@ -146,7 +153,7 @@ impl Cache {
                 sender.send(Err(Error::Busy));
                 return answer;
             }
-            Some(Entry::Loading(waiting)) => {
+            Some(Entry::Loading { waiting, .. }) => {
                 waiting.push(sender);
                 state.waiting += 1;
                 state.counts.near += 1;
@@ -154,7 +161,7 @@ impl Cache {
             }
             _ => {}
         }
-        state.entries.insert(key, Entry::Loading(vec![sender]));
+        state.entries.insert(key, Entry::Loading { waiting: vec![sender], changed: false });
         state.waiting += 1;
         drop(state);
         if self.asked.try_send(Ask::Load(key)).is_err() {
@@ -163,14 +170,10 @@ impl Cache {
         answer
     }
 
-    /// Forgets the copies of an entity that has changed, here and in Redis, so that the next reading sees it sooner.
-    /// Other processes' near copies end by their age.
+    /// Forgets the copies of an entity that has changed, here and in Redis, which tells the other processes. So the next
+    /// reading sees it sooner; where word of it is lost, copies end by their age.
     pub fn forget(&self, key: Key) {
-        let mut state = self.shared.lock();
-        if let Some(Entry::Ready { .. }) = state.entries.get(&key) {
-            state.entries.remove(&key);
-        }
-        drop(state);
+        self.shared.forget(Some(key));
         // Too much to do: the copy in Redis ends by its age.
         let _ = self.asked.try_send(Ask::Remove(key));
     }
@@ -188,19 +191,40 @@ impl std::fmt::Debug for Cache {
 }
 
 impl Shared {
+    fn new(options: CacheOptions) -> Arc<Self> {
+        Arc::new(Shared { options, state: Mutex::default() })
+    }
+
+    /// Keeps no copy of an entity, or of any, that was read before now.
+    fn forget(&self, key: Option<Key>) {
+        let mut state = self.lock();
+        match key {
+            Some(key) => {
+                if let Some(entry) = state.entries.get_mut(&key)
+                    && !entry.is_loading_anew()
+                {
+                    state.entries.remove(&key);
+                }
+            }
+            None => state.entries.retain(|_, entry| entry.is_loading_anew()),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers all who wait, and keeps what was found until then.
-    fn finish(&self, key: Key, result: Result<Loaded, Error>, until: Instant) {
+    /// Answers all who wait, and keeps what was found until then, unless it has changed meanwhile; whether it has not.
+    fn finish(&self, key: Key, result: Result<Loaded, Error>, until: Instant) -> bool {
         let mut state = self.lock();
-        let waiting = match state.entries.remove(&key) {
-            Some(Entry::Loading(waiting)) => waiting,
-            _ => Vec::new(),
+        let (waiting, changed) = match state.entries.remove(&key) {
+            Some(Entry::Loading { waiting, changed }) => (waiting, changed),
+            _ => (Vec::new(), true),
         };
         state.waiting -= waiting.len();
-        if let Ok(entity) = &result {
+        if let Ok(entity) = &result
+            && !changed
+        {
             state.entries.insert(key, Entry::Ready { entity: entity.clone(), until });
             state.order.push_back((key, until));
         }
@@ -215,6 +239,20 @@ impl Shared {
         drop(state);
         for sender in waiting {
             sender.send(result.clone());
+        }
+        !changed
+    }
+}
+
+impl Entry {
+    /// Whether somebody waits for it, who is told then that it has changed.
+    fn is_loading_anew(&mut self) -> bool {
+        match self {
+            Entry::Loading { changed, .. } => {
+                *changed = true;
+                true
+            }
+            Entry::Ready { .. } => false,
         }
     }
 }
@@ -243,7 +281,8 @@ async fn load(shared: &Shared, store: &Store, redis: Option<Redis>, key: Key) {
         match redis.get(key).await {
             Far::Hit(entity, until) => {
                 shared.lock().counts.far += 1;
-                return shared.finish(key, Ok(entity.map(Arc::new)), until);
+                shared.finish(key, Ok(entity.map(Arc::new)), until);
+                return;
             }
             Far::Miss(found) => since = Some(found),
             Far::Away => shared.lock().counts.away += 1,
@@ -252,7 +291,10 @@ async fn load(shared: &Shared, store: &Store, redis: Option<Redis>, key: Key) {
     shared.lock().counts.store += 1;
     let until = Instant::now() + shared.options.age_max;
     let result = store.load(key).await.map(|entity| entity.map(Arc::new));
-    shared.finish(key, result.clone(), until);
+    let unchanged = shared.finish(key, result.clone(), until);
+    if !unchanged {
+        return;
+    }
     if let (Ok(entity), Some(redis), Some(since)) = (result, redis, since) {
         redis.put(key, entity.as_deref(), since).await;
     }

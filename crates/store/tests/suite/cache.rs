@@ -116,6 +116,32 @@ fn what_is_answered_was_true_at_most_so_long_ago() {
 }
 
 #[test]
+fn a_change_is_told_to_the_near_copies_of_other_processes() {
+    if servers::skipped() {
+        return;
+    }
+    let server = Redis::start_with(&["--appendonly", "no"]).unwrap();
+    let (store, claim) = store();
+    let options = CacheOptions { age_max: Duration::from_secs(600), ..options() };
+    let open = || Cache::redis(store.clone(), &server.url(), options.clone()).unwrap();
+    let (one, two) = (open(), open());
+    let until = Instant::now() + Duration::from_secs(60);
+    for next in 1..=5 {
+        let seen = |cache| {
+            while version(cache) != next || !redis_has_a_copy(&server) {
+                assert!(Instant::now() < until);
+                std::thread::yield_now();
+            }
+        };
+        seen(&one);
+        seen(&two);
+        save(&store, claim, next);
+        one.forget(Key(7));
+    }
+    assert!(two.counts().far > 0, "{two:?}");
+}
+
+#[test]
 fn many_who_ask_at_once_cause_one_reading() {
     let (store, _) = store();
     let cache = Cache::near(store, CacheOptions { age_max: Duration::from_secs(600), ..options() });
