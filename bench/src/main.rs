@@ -19,6 +19,8 @@ bench NAME
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   raw      the limit: a bare epoll echo server under the common load generator
   store    the embedded store: saves, transactions, a storm of logins, next to bare redb
+  store-server
+           a store on PostgreSQL, next to direct loops over it; needs --features servers
   tick     how late ticks come at 20 and 60 Hz while a core is loaded to 70 %
   timers   one million timers on the wheel, next to Tokio's
 
@@ -42,6 +44,8 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         ["raw"] => raw::run()?,
         ["store"] => store::run()?,
+        #[cfg(feature = "servers")]
+        ["store-server"] => store::run_server()?,
         ["tick"] => tick::run()?,
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.

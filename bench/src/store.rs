@@ -10,6 +10,11 @@
 mod bare;
 mod deals;
 mod player;
+#[cfg(feature = "servers")]
+mod server;
+
+#[cfg(feature = "servers")]
+pub use server::run as run_server;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

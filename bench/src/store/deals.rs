@@ -1,4 +1,4 @@
-//! Transactions put straight to an embedded store.
+//! Transactions put straight to a store.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -44,6 +44,8 @@ type Done = (usize, Result<Receipt, Error>);
 pub struct Deals {
     store: Store,
     shape: Shape,
+    /// How many transactions are in flight at once.
+    pub in_flight: usize,
     generation: u64,
     /// Two for each pair; none where only balances move.
     claims: Vec<(Claim, u64)>,
@@ -56,7 +58,10 @@ pub struct Deals {
 
 impl Deals {
     pub fn open(path: &Path, shape: Shape) -> anyhow::Result<Self> {
-        let store = Store::embedded(path, Options::default())?;
+        Self::over(Store::embedded(path, Options::default())?, shape)
+    }
+
+    pub fn over(store: Store, shape: Shape) -> anyhow::Result<Self> {
         bury_all(&store)?;
         let mut random = Random::from_os();
         let me = Incarnation(random.u64());
@@ -67,6 +72,7 @@ impl Deals {
         let mut deals = Deals {
             store,
             shape,
+            in_flight: IN_FLIGHT,
             generation,
             claims: Vec::new(),
             ready: ready.into(),
@@ -117,7 +123,7 @@ impl Deals {
     pub fn run(&mut self, span: Duration) -> anyhow::Result<Rate> {
         let meter = Meter::begin();
         let (mut open, mut answered) = (0, 0u64);
-        while open < IN_FLIGHT {
+        while open < self.in_flight {
             self.begin();
             open += 1;
         }

@@ -113,7 +113,10 @@ pub struct Seat {
 
 impl Seat {
     pub fn open(path: &Path, options: Options) -> anyhow::Result<Self> {
-        let store = Store::embedded(path, store::Options::default())?;
+        Self::over(Store::embedded(path, store::Options::default())?, options)
+    }
+
+    pub fn over(store: Store, options: Options) -> anyhow::Result<Self> {
         bury_all(&store)?;
         let clock = Clock::system();
         let mut random = Random::from_os();

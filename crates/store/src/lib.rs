@@ -52,6 +52,7 @@ mod embedded;
 mod error;
 mod ledger;
 mod options;
+mod pending;
 mod queue;
 mod record;
 #[cfg(feature = "remote")]

@@ -87,7 +87,7 @@ impl Shard {
 
     /// See [`Store::commit`](crate::Store::commit).
     pub fn commit(&mut self, txn: &Transaction) -> Result<Receipt, Error> {
-        self.run(|s| rules::commit(s, txn))
+        self.run(|s| rules::commit(s, txn, txn.content_hash()))
     }
 
     /// See [`Store::lookup`](crate::Store::lookup).

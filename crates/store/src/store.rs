@@ -266,7 +266,9 @@ impl Store {
     /// [`Error::Malformed`]; nothing was done. A refusal is not remembered: the same id may be
     /// tried again.
     pub fn commit(&self, txn: Transaction) -> Answer<Receipt> {
-        self.submit(txn.bytes(), move |s| rules::commit(s, &txn))
+        // Here rather than on the store's thread, which is the busiest.
+        let content = txn.content_hash();
+        self.submit(txn.bytes(), move |s| rules::commit(s, &txn, content))
     }
 
     /// The receipt of a transaction if it was done; how an unknown outcome becomes known.

@@ -18,8 +18,12 @@ use crate::row;
 use crate::tables::{Stage, Table};
 use crate::types::Key;
 
-pub(crate) fn commit(s: &mut Stage<'_>, txn: &Transaction) -> Result<Receipt, Error> {
-    let content = txn.content_hash();
+/// `content` is the transaction's content hash.
+pub(crate) fn commit(
+    s: &mut Stage<'_>,
+    txn: &Transaction,
+    content: [u8; 32],
+) -> Result<Receipt, Error> {
     s.expect(rows_of(txn));
     if let Some(done) = s.row::<TxnRow>(Table::Txn, &txn.id.0.to_be_bytes())? {
         let same = done.content == content;

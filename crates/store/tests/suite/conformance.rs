@@ -55,6 +55,7 @@ const CASES: &[Case] = &[
     ("malformed transactions are refused", malformed_transactions_are_refused),
     ("the outbox holds what was committed until told", the_outbox_holds_what_was_committed),
     ("forgotten transactions stay in the audit", forgotten_transactions_stay_in_the_audit),
+    ("requests see what was asked before them", requests_see_what_was_asked_before_them),
     ("records are written at their version or not at all", records::at_their_version),
     ("a removed record keeps its version", records::removed_ones_keep_their_version),
     ("records change together with the ledger", records::together_with_the_ledger),
@@ -647,6 +648,34 @@ fn malformed_transactions_are_refused(bench: &mut Bench) {
     let writes = taken.into_iter().map(|taken| save(taken.unwrap().claim, 0, "x")).collect();
     let receipt = store.commit(Transaction { writes, ..txn(1) }).wait().unwrap();
     assert_eq!(receipt.versions.len(), 16);
+}
+
+/// Without waiting for any answer, so that many are in one batch.
+fn requests_see_what_was_asked_before_them(bench: &mut Bench) {
+    let store = bench.store();
+    let mut answers = Vec::new();
+    for n in 1..=50 {
+        let item =
+            LedgerOp::Make { item: ItemId(n), kind: SWORD, holder: Key(1), data: Vec::new() };
+        let mint = LedgerOp::Mint { holder: Key(1), currency: GOLD, amount: 1 };
+        let mut txn = Transaction::new(TxnId(n), 1).with(item).with(mint);
+        txn.messages.push(Message { topic: "made".to_owned(), body: vec![n as u8] });
+        let done = store.commit(txn);
+        let (holdings, told) = (store.holdings(Key(1)), store.outbox(0, 1_000));
+        let (gone, left) = (store.outbox_ack(n as u64 - 1), store.outbox(0, 1_000));
+        let audit = store.audit(0, 1_000);
+        answers.push((n as usize, done, holdings, told, gone, left, audit));
+    }
+    for (n, done, holdings, told, gone, left, audit) in answers {
+        assert_eq!(done.wait().unwrap().sequence, n as u64);
+        let holdings = holdings.wait().unwrap();
+        assert_eq!((holdings.items.len(), holdings.balances[&GOLD]), (n, n as u64));
+        // Each round acknowledges what was told before the last message.
+        assert_eq!(told.wait().unwrap().len(), n.min(2));
+        assert_eq!(gone.wait().unwrap(), usize::from(n > 1));
+        assert_eq!(left.wait().unwrap().len(), 1);
+        assert_eq!(audit.wait().unwrap().len(), n);
+    }
 }
 
 fn the_outbox_holds_what_was_committed(bench: &mut Bench) {
