@@ -1,10 +1,8 @@
 //! A shard in a redb file, behind a thread that commits what waits in one durable transaction.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Weak};
 
 use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition, TableError};
 
@@ -13,9 +11,10 @@ use crate::error::{Error, OpenError};
 use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
 use crate::pending::{Below, Pending};
-use crate::queue::{Asked, Failed, Job, Queue, Work, serve};
+use crate::queue::{Failed, Job, Queue, serve};
 use crate::rules;
 use crate::tables::{Read, Stage, Table, Visit};
+use crate::thread::{Thread, check_format, create_once};
 
 #[cfg(test)]
 mod tests;
@@ -28,24 +27,20 @@ fn definition(table: Table) -> Definition {
 
 /// The store's file and its thread.
 pub(crate) struct Embedded {
-    queue: Arc<Queue>,
+    thread: Thread,
     /// Held for a snapshot only; the thread owns the database and closes it as it ends.
     database: Weak<Database>,
-    verifying: Mutex<Option<JoinHandle<()>>>,
     limits: Limits,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Embedded {
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let shown = path.display().to_string();
-        let io = |source| OpenError::Io { path: shown.clone(), source };
-        match std::fs::metadata(path) {
-            Ok(found) if found.len() == 0 => return Err(OpenError::Empty(shown)),
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(path, &shown)?,
-            Err(error) => return Err(io(error)),
-        }
+        create_once(path, |making| {
+            let database = Database::create(making).map_err(|error| opening(&shown, error))?;
+            let founded = Embedded::found(&database);
+            founded.map_err(|reason| OpenError::Damaged { path: shown.clone(), reason })
+        })?;
         let mut builder = Database::builder();
         builder.set_cache_size(options.cache_bytes);
         let database = builder.open(path).map_err(|error| opening(&shown, error))?;
@@ -56,38 +51,19 @@ impl Embedded {
     pub fn start(database: Database, shown: &str, options: Options) -> Result<Self, OpenError> {
         let damaged = |reason: String| OpenError::Damaged { path: shown.to_owned(), reason };
         let snapshot = Snapshot::take(&database).map_err(damaged)?;
-        let found = rules::format(&Stage::new(&snapshot, &options.limits));
+        check_format(shown, rules::format(&Stage::new(&snapshot, &options.limits)))?;
         drop(snapshot);
-        match found.map_err(|error| damaged(error.to_string()))? {
-            None => return Err(damaged("its format is not named".to_owned())),
-            Some(found) if found > rules::FORMAT_VERSION => {
-                return Err(OpenError::Newer {
-                    path: shown.to_owned(),
-                    found: u32::try_from(found).unwrap_or(u32::MAX),
-                    known: rules::FORMAT_VERSION as u32,
-                });
-            }
-            Some(_) => {}
-        }
         let (database, limits) = (Arc::new(database), options.limits.clone());
         let weak = Arc::downgrade(&database);
         let queue = Arc::new(Queue::new(options));
         let of_thread = Arc::clone(&queue);
-        let thread = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || {
-                serve(&of_thread, |limits, batch| {
-                    commit(&database, limits, batch).map_err(Failed::Broken)
-                });
-            })
-            .map_err(|source| OpenError::Io { path: shown.to_owned(), source })?;
-        Ok(Embedded {
-            queue,
-            database: weak,
-            verifying: Mutex::new(None),
-            limits,
-            thread: Some(thread),
-        })
+        let thread = Thread::start(queue, move || {
+            serve(&of_thread, |limits, batch| {
+                commit(&database, limits, batch).map_err(Failed::Broken)
+            });
+        });
+        let thread = thread.map_err(|source| OpenError::Io { path: shown.to_owned(), source })?;
+        Ok(Embedded { thread, database: weak, limits })
     }
 
     /// Makes the tables of a new store; the database is durable afterwards.
@@ -106,84 +82,22 @@ impl Embedded {
         txn.commit().map_err(shown)
     }
 
-    pub fn submit<T: Send + 'static>(
-        &self,
-        asked: Asked,
-        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
-        sender: Sender<T>,
-    ) {
-        let work = Work::new(rule, asked, sender);
-        if let Err((job, error)) = self.queue.push(Box::new(work), asked.bytes) {
-            job.refuse(error);
-        }
+    pub fn thread(&self) -> &Thread {
+        &self.thread
     }
 
-    /// Reads the whole of one snapshot on a thread of its own, one at a time.
+    /// Reads the whole of one snapshot, one at a time.
     pub fn verify(&self, sender: Sender<Verdict>) {
-        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
-        if verifying.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return sender.send(Err(Error::Busy));
-        }
-        // The thread may still be on its way out of a failed database.
-        let database = self.database.upgrade().filter(|_| !self.queue.is_stopped());
-        let Some(database) = database else {
-            return sender.send(Err(self.queue.why_stopped()));
-        };
-        let limits = self.limits.clone();
-        let verify = move || {
-            let verdict = Snapshot::take(&database)
-                .map_err(Error::Stopped)
-                .and_then(|snapshot| rules::verify(&mut Stage::new(&snapshot, &limits)));
-            // Whoever hears the answer may open the file anew.
-            drop(database);
-            sender.send(verdict);
-        };
-        let thread = std::thread::Builder::new().name("store verify".to_owned()).spawn(verify);
-        // Without a thread the sender is dropped, which answers.
-        *verifying = thread.ok();
+        self.thread.verify(sender, || {
+            let (database, limits) = (self.database.upgrade()?, self.limits.clone());
+            // The database is closed before the answer: whoever hears it may open the file anew.
+            Some(move || {
+                Snapshot::take(&database)
+                    .map_err(Error::Stopped)
+                    .and_then(|snapshot| rules::verify(&mut Stage::new(&snapshot, &limits)))
+            })
+        });
     }
-}
-
-impl Drop for Embedded {
-    fn drop(&mut self) {
-        self.queue.close();
-        let verifying = self.verifying.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        for thread in [verifying, self.thread.take()].into_iter().flatten() {
-            // The last handle may be dropped by a callback, which runs on the thread itself.
-            if thread.thread().id() != std::thread::current().id() {
-                // A panic of it was told to all that waited.
-                drop(thread.join());
-            }
-        }
-    }
-}
-
-/// Makes the file under another name first, so that one of the right name is always whole.
-fn create(path: &Path, shown: &str) -> Result<(), OpenError> {
-    let io = |source| OpenError::Io { path: shown.to_owned(), source };
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".new.{}", std::process::id()));
-    let making = path.with_file_name(name);
-    match std::fs::remove_file(&making) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
-    }
-    let database = Database::create(&making).map_err(|error| opening(shown, error))?;
-    let founded = Embedded::found(&database);
-    drop(database);
-    founded.map_err(|reason| OpenError::Damaged { path: shown.to_owned(), reason })?;
-    // Unlike a rename, a link never replaces what another process made meanwhile.
-    let linked = std::fs::hard_link(&making, path);
-    std::fs::remove_file(&making).map_err(io)?;
-    match linked {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
-        _ => {}
-    }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
 fn opening(shown: &str, error: DatabaseError) -> OpenError {

@@ -64,6 +64,7 @@ mod shard;
 mod sqlite;
 mod store;
 mod tables;
+mod thread;
 mod types;
 
 pub use answer::Answer;

@@ -4,10 +4,8 @@
 //! SQLite's write lock, so what a rule reads is what it writes over.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
@@ -16,9 +14,10 @@ use crate::answer::Sender;
 use crate::error::{Error, OpenError};
 use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
-use crate::queue::{Asked, Failed, Job, Queue, Work, serve};
+use crate::queue::{Failed, Job, Queue, serve};
 use crate::rules;
 use crate::tables::{Read, Stage, Table, Visit, Writes};
+use crate::thread::{Thread, check_format, create_once};
 
 /// How long a transaction waits for another process's before it is `Busy`.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -27,111 +26,45 @@ const APPLICATION_ID: i32 = 0x4d53_5973;
 
 /// The store's file and its thread.
 pub(crate) struct Sqlite {
-    queue: Arc<Queue>,
+    thread: Thread,
     path: PathBuf,
     limits: Limits,
-    verifying: Mutex<Option<JoinHandle<()>>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Sqlite {
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let shown = path.display().to_string();
-        let io = |source| OpenError::Io { path: shown.clone(), source };
-        match std::fs::metadata(path) {
-            Ok(found) if found.len() == 0 => return Err(OpenError::Empty(shown)),
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(path, &shown)?,
-            Err(error) => return Err(io(error)),
-        }
+        create_once(path, |making| found(making).map_err(|error| damaged(&shown, &error)))?;
         let mut connection = connect(path).map_err(|error| damaged(&shown, &error))?;
         check(&mut connection, &shown, &options.limits)?;
         let limits = options.limits.clone();
         let queue = Arc::new(Queue::new(options));
         let of_thread = Arc::clone(&queue);
-        let thread = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || {
-                serve(&of_thread, |limits, batch| commit(&mut connection, limits, batch));
-            })
-            .map_err(io)?;
-        let verifying = Mutex::new(None);
-        Ok(Sqlite { queue, path: path.to_owned(), limits, verifying, thread: Some(thread) })
+        let thread = Thread::start(queue, move || {
+            serve(&of_thread, |limits, batch| commit(&mut connection, limits, batch));
+        });
+        let thread = thread.map_err(|source| OpenError::Io { path: shown, source })?;
+        Ok(Sqlite { thread, path: path.to_owned(), limits })
     }
 
-    pub fn submit<T: Send + 'static>(
-        &self,
-        asked: Asked,
-        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
-        sender: Sender<T>,
-    ) {
-        let work = Work::new(rule, asked, sender);
-        if let Err((job, error)) = self.queue.push(Box::new(work), asked.bytes) {
-            job.refuse(error);
-        }
+    pub fn thread(&self) -> &Thread {
+        &self.thread
     }
 
-    /// Reads the whole of one moment on a thread and connection of its own, one at a time.
+    /// Reads the whole of one moment on a connection of its own, one at a time.
     pub fn verify(&self, sender: Sender<Verdict>) {
-        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
-        if verifying.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return sender.send(Err(Error::Busy));
-        }
-        if self.queue.is_stopped() {
-            return sender.send(Err(self.queue.why_stopped()));
-        }
-        let (path, limits) = (self.path.clone(), self.limits.clone());
-        let verify = move || {
-            let verdict = connect(&path).and_then(|mut connection| {
-                let txn = connection.transaction()?;
-                let rows = Rows { connection: &txn, fault: Fault::default() };
-                Ok(rules::verify(&mut Stage::new(&rows, &limits)))
-            });
-            sender.send(verdict.unwrap_or_else(|error| Err(Error::Stopped(error.to_string()))));
-        };
-        let thread = std::thread::Builder::new().name("store verify".to_owned()).spawn(verify);
-        // Without a thread the sender is dropped, which answers.
-        *verifying = thread.ok();
+        self.thread.verify(sender, || {
+            let (path, limits) = (self.path.clone(), self.limits.clone());
+            Some(move || {
+                let verdict = connect(&path).and_then(|mut connection| {
+                    let txn = connection.transaction()?;
+                    let rows = Rows { connection: &txn, fault: Fault::default() };
+                    Ok(rules::verify(&mut Stage::new(&rows, &limits)))
+                });
+                verdict.unwrap_or_else(|error| Err(Error::Stopped(error.to_string())))
+            })
+        });
     }
-}
-
-impl Drop for Sqlite {
-    fn drop(&mut self) {
-        self.queue.close();
-        let verifying = self.verifying.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        for thread in [verifying, self.thread.take()].into_iter().flatten() {
-            // The last handle may be dropped by a callback, which runs on the thread itself.
-            if thread.thread().id() != std::thread::current().id() {
-                drop(thread.join());
-            }
-        }
-    }
-}
-
-/// Makes the file under another name first, so that one of the right name is always whole.
-fn create(path: &Path, shown: &str) -> Result<(), OpenError> {
-    let io = |source| OpenError::Io { path: shown.to_owned(), source };
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".new.{}", std::process::id()));
-    let making = path.with_file_name(name);
-    match std::fs::remove_file(&making) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
-    }
-    found(&making).map_err(|error| damaged(shown, &error))?;
-    File::open(&making).and_then(|file| file.sync_all()).map_err(io)?;
-    // Unlike a rename, a link never replaces what another process made meanwhile.
-    let linked = std::fs::hard_link(&making, path);
-    std::fs::remove_file(&making).map_err(io)?;
-    match linked {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
-        _ => {}
-    }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
 /// Makes the tables; all is in the one file afterwards.
@@ -169,24 +102,14 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn check(connection: &mut Connection, shown: &str, limits: &Limits) -> Result<(), OpenError> {
-    let wrong =
-        |reason: &str| OpenError::Damaged { path: shown.to_owned(), reason: reason.to_owned() };
     let mark = connection.pragma_query_value(None, "application_id", |row| row.get::<_, i32>(0));
     if mark.map_err(|error| damaged(shown, &error))? != APPLICATION_ID {
-        return Err(wrong("it is another program's"));
+        let (path, reason) = (shown.to_owned(), "it is another program's".to_owned());
+        return Err(OpenError::Damaged { path, reason });
     }
     let txn = connection.transaction().map_err(|error| damaged(shown, &error))?;
     let rows = Rows { connection: &txn, fault: Fault::default() };
-    match rules::format(&Stage::new(&rows, limits)) {
-        Err(error) => Err(wrong(&error.to_string())),
-        Ok(None) => Err(wrong("its format is not named")),
-        Ok(Some(found)) if found > rules::FORMAT_VERSION => Err(OpenError::Newer {
-            path: shown.to_owned(),
-            found: u32::try_from(found).unwrap_or(u32::MAX),
-            known: rules::FORMAT_VERSION as u32,
-        }),
-        Ok(Some(_)) => Ok(()),
-    }
+    check_format(shown, rules::format(&Stage::new(&rows, limits)))
 }
 
 fn damaged(shown: &str, error: &rusqlite::Error) -> OpenError {

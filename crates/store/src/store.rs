@@ -173,11 +173,11 @@ impl Store {
                 drop(shard);
                 sender.send(result);
             }
-            Backend::Embedded(embedded) => embedded.submit(asked, rule, sender),
+            Backend::Embedded(embedded) => embedded.thread().submit(asked, rule, sender),
             #[cfg(feature = "sqlite")]
-            Backend::Sqlite(sqlite) => sqlite.submit(asked, rule, sender),
+            Backend::Sqlite(sqlite) => sqlite.thread().submit(asked, rule, sender),
             #[cfg(feature = "remote")]
-            Backend::Remote(remote) => remote.submit(asked, rule, sender),
+            Backend::Remote(remote) => remote.thread().submit(asked, rule, sender),
         }
         answer
     }

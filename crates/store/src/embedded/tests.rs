@@ -1,4 +1,5 @@
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::StorageBackend;

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use env::Random;
@@ -17,10 +16,11 @@ use super::{CommitFailure, ConnectError, Failure, Found, Link, Mode, Place, Serv
 use crate::answer::Sender;
 use crate::error::{Error, OpenError};
 use crate::ledger::Verdict;
-use crate::queue::{Asked, Job, Queue, StopOnEnd, Work};
+use crate::queue::{Job, Queue, StopOnEnd};
 use crate::row;
 use crate::rules;
-use crate::tables::{Stage, Table};
+use crate::tables::Table;
+use crate::thread::{Thread, check_format};
 
 /// Rows of one page of a scan, at first and at most.
 const PAGE_FIRST: usize = 128;
@@ -34,45 +34,36 @@ const FAILED_MAX: u32 = 2;
 /// A store on a server, and its thread.
 pub(crate) struct Remote {
     kind: &'static str,
-    queue: Arc<Queue>,
-    verify: Box<dyn Fn(Sender<Verdict>) -> JoinHandle<()> + Send + Sync>,
-    verifying: Mutex<Option<JoinHandle<()>>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Thread,
+    verify: Box<dyn Fn() -> Verify + Send + Sync>,
 }
+
+/// Verifies on the thread that calls it.
+type Verify = Box<dyn FnOnce() -> Result<Verdict, Error> + Send>;
 
 impl Remote {
     /// Connects and starts the thread.
     pub fn open<S: Server>(server: S, options: ServerOptions) -> Result<Self, OpenError> {
         let server = Arc::new(server);
+        let system = |source| OpenError::Io { path: server.shown(), source };
+        let own = runtime().map_err(system)?;
         let queue = Arc::new(Queue::new(options.store.clone()));
         let (told, opened) = std::sync::mpsc::channel();
         let driver = Driver::new(Arc::clone(&server), Arc::clone(&queue), options.clone());
-        let thread = spawn("store", move |runtime| runtime.block_on(driver.run(&told)))
-            .map_err(|source| OpenError::Io { path: server.shown(), source })?;
-        match opened.recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                drop(thread.join());
-                return Err(error);
-            }
-            Err(_) => {
-                let reason = "its thread ended".to_owned();
-                return Err(OpenError::Away { server: server.shown(), reason });
-            }
-        }
-        let verify = Box::new(move |sender: Sender<Verdict>| {
+        let thread = Thread::start(queue, move || own.block_on(driver.run(&told)));
+        let thread = thread.map_err(system)?;
+        opened.recv().unwrap_or_else(|_| {
+            let reason = "its thread ended".to_owned();
+            Err(OpenError::Away { server: server.shown(), reason })
+        })?;
+        let verify = Box::new(move || -> Verify {
             let (server, options) = (Arc::clone(&server), options.clone());
-            let verify = move |runtime: Runtime| sender.send(verify(&runtime, &*server, &options));
-            // Without a thread the sender is dropped, which answers.
-            spawn("store verify", verify).unwrap_or_else(|_| std::thread::spawn(|| ()))
+            Box::new(move || {
+                let own = runtime().map_err(|error| Error::Unavailable(error.to_string()))?;
+                verify(&own, &*server, &options)
+            })
         });
-        Ok(Remote {
-            kind: S::KIND,
-            queue,
-            verify,
-            verifying: Mutex::new(None),
-            thread: Some(thread),
-        })
+        Ok(Remote { kind: S::KIND, thread, verify })
     }
 
     /// The name of what it is stored in.
@@ -80,48 +71,19 @@ impl Remote {
         self.kind
     }
 
-    pub fn submit<T: Send + 'static>(
-        &self,
-        asked: Asked,
-        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
-        sender: Sender<T>,
-    ) {
-        let work = Work::new(rule, asked, sender);
-        if let Err((job, error)) = self.queue.push(Box::new(work), asked.bytes) {
-            job.refuse(error);
-        }
+    pub fn thread(&self) -> &Thread {
+        &self.thread
     }
 
-    /// Reads the whole of one moment on a thread and connection of its own, one at a time.
+    /// Reads the whole of one moment on a connection of its own, one at a time.
     pub fn verify(&self, sender: Sender<Verdict>) {
-        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
-        if verifying.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return sender.send(Err(Error::Busy));
-        }
-        *verifying = Some((self.verify)(sender));
+        self.thread.verify(sender, || Some((self.verify)()));
     }
 }
 
-impl Drop for Remote {
-    fn drop(&mut self) {
-        self.queue.close();
-        let verifying = self.verifying.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        for thread in [verifying, self.thread.take()].into_iter().flatten() {
-            // The last handle may be dropped by a callback, which runs on the thread itself.
-            if thread.thread().id() != std::thread::current().id() {
-                drop(thread.join());
-            }
-        }
-    }
-}
-
-/// A thread with a runtime of its own for the sockets of a client.
-fn spawn(
-    name: &str,
-    run: impl FnOnce(Runtime) + Send + 'static,
-) -> std::io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || run(runtime))
+/// For the sockets and timers of a client, on one thread.
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 type Jobs = VecDeque<Box<dyn Job>>;
@@ -506,18 +468,8 @@ pub(super) async fn connect<S: Server>(
     let begun = within(options.reply_wait, link.begin(Mode::Read, std::slice::from_ref(&format)));
     let found = begun.await.map_err(away)?.pop().flatten();
     within(options.reply_wait, link.abort()).await.map_err(away)?;
-    let damaged =
-        |reason: String| ConnectError::Refused(OpenError::Damaged { path: server.shown(), reason });
-    let row = found.ok_or_else(|| damaged("its format is not named".to_owned()))?;
-    let found: u64 =
-        row::decode(format.0, &format.1, &row).map_err(|error| damaged(error.to_string()))?;
-    if found > rules::FORMAT_VERSION {
-        return Err(ConnectError::Refused(OpenError::Newer {
-            path: server.shown(),
-            found: u32::try_from(found).unwrap_or(u32::MAX),
-            known: rules::FORMAT_VERSION as u32,
-        }));
-    }
+    let found = found.map(|row| row::decode::<u64>(format.0, &format.1, &row)).transpose();
+    check_format(&server.shown(), found).map_err(ConnectError::Refused)?;
     Ok(link)
 }
 

@@ -1,0 +1,129 @@
+//! The thread behind a store, and what all stores that have one do alike.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::answer::Sender;
+use crate::error::{Error, OpenError};
+use crate::ledger::Verdict;
+use crate::queue::{Asked, Queue, Work};
+use crate::rules;
+use crate::tables::Stage;
+
+/// A store's queue, the thread that serves it, and the one that verifies.
+pub(crate) struct Thread {
+    queue: Arc<Queue>,
+    verifying: Mutex<Option<JoinHandle<()>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    /// Starts the thread, which is to serve `queue` until it is closed.
+    pub fn start(
+        queue: Arc<Queue>,
+        serve: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(serve)?;
+        Ok(Thread { queue, verifying: Mutex::new(None), thread: Some(thread) })
+    }
+
+    pub fn submit<T: Send + 'static>(
+        &self,
+        asked: Asked,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+        sender: Sender<T>,
+    ) {
+        let work = Work::new(rule, asked, sender);
+        if let Err((job, error)) = self.queue.push(Box::new(work), asked.bytes) {
+            job.refuse(error);
+        }
+    }
+
+    /// Reads the whole of one moment on a thread of its own, one at a time: `prepare` is called
+    /// here, what it gives is run there.
+    pub fn verify<V>(&self, sender: Sender<Verdict>, prepare: impl FnOnce() -> Option<V>)
+    where
+        V: FnOnce() -> Result<Verdict, Error> + Send + 'static,
+    {
+        let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
+        if verifying.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return sender.send(Err(Error::Busy));
+        }
+        // The thread may still be on its way out of a failed storage.
+        let prepared = if self.queue.is_stopped() { None } else { prepare() };
+        let Some(verify) = prepared else {
+            return sender.send(Err(self.queue.why_stopped()));
+        };
+        let verify = move || sender.send(verify());
+        let thread = std::thread::Builder::new().name("store verify".to_owned()).spawn(verify);
+        // Without a thread the sender is dropped, which answers.
+        *verifying = thread.ok();
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.queue.close();
+        let verifying = self.verifying.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        for thread in [verifying, self.thread.take()].into_iter().flatten() {
+            // The last handle may be dropped by a callback, which runs on the thread itself.
+            if thread.thread().id() != std::thread::current().id() {
+                // A panic of it was told to all that waited.
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+/// Makes the file at `path` with `make` unless it is there. It is made under another name first, so
+/// that one of the right name is always whole.
+pub(crate) fn create_once(
+    path: &Path,
+    make: impl FnOnce(&Path) -> Result<(), OpenError>,
+) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { path: path.display().to_string(), source };
+    match std::fs::metadata(path) {
+        Ok(found) if found.len() == 0 => return Err(OpenError::Empty(path.display().to_string())),
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(error)),
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".new.{}", std::process::id()));
+    let making = path.with_file_name(name);
+    match std::fs::remove_file(&making) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    make(&making)?;
+    File::open(&making).and_then(|file| file.sync_all()).map_err(io)?;
+    // Unlike a rename, a link never replaces what another process made meanwhile.
+    let linked = std::fs::hard_link(&making, path);
+    std::fs::remove_file(&making).map_err(io)?;
+    match linked {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
+        _ => {}
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+}
+
+/// Whether a store of the format that was found can be used here.
+pub(crate) fn check_format(path: &str, found: Result<Option<u64>, Error>) -> Result<(), OpenError> {
+    let (path, known) = (path.to_owned(), rules::FORMAT_VERSION);
+    match found {
+        Err(error) => Err(OpenError::Damaged { path, reason: error.to_string() }),
+        Ok(None) => Err(OpenError::Damaged { path, reason: "its format is not named".to_owned() }),
+        Ok(Some(found)) if found > known => Err(OpenError::Newer {
+            path,
+            found: u32::try_from(found).unwrap_or(u32::MAX),
+            known: known as u32,
+        }),
+        Ok(Some(_)) => Ok(()),
+    }
+}
