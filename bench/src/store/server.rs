@@ -179,19 +179,18 @@ async fn run_lane(
         // Lanes have their own pairs, as pairs here deal one at a time.
         let pair = (random.below(PAIRS / DIRECT as u64) * DIRECT as u64 + lane) as i64;
         let keys = vec![2 * pair, 2 * pair + 1];
-        let (begin, locked) =
-            tokio::join!(biased; client.batch_execute("BEGIN"), client.query(&lock, &[&keys]));
+        let begin = client.batch_execute("BEGIN");
+        let lock = async { client.query(&lock, &[&keys]).await };
+        let (begin, locked) = tokio::join!(biased; begin, lock);
         begin?;
         anyhow::ensure!(locked?.len() == 2, "both rows are there");
         let id = random.bytes::<16>();
         let (id, place) = (id.as_slice(), first + count as i64);
-        let (one, two, three, commit) = tokio::join!(
-            biased;
-            client.execute(&put, &[&keys, &row]),
-            client.execute(&txn, &[&id, &receipt]),
-            client.execute(&audit, &[&place, &entry]),
-            client.batch_execute("COMMIT"),
-        );
+        let put = async { client.execute(&put, &[&keys, &row]).await };
+        let receive = async { client.execute(&txn, &[&id, &receipt]).await };
+        let record = async { client.execute(&audit, &[&place, &entry]).await };
+        let commit = client.batch_execute("COMMIT");
+        let (one, two, three, commit) = tokio::join!(biased; put, receive, record, commit);
         let _ = (one?, two?, three?, commit?);
         count += 1;
     }
