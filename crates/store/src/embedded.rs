@@ -10,10 +10,9 @@ use crate::answer::Sender;
 use crate::error::{Error, OpenError};
 use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
-use crate::pending::{Below, Pending};
 use crate::queue::{Failed, Job, Queue, serve};
 use crate::rules;
-use crate::tables::{Read, Stage, Table, Visit};
+use crate::tables::{Read, Stage, Table, Visit, Writes};
 use crate::thread::{Thread, check_format, create_once};
 
 #[cfg(test)]
@@ -75,9 +74,7 @@ impl Embedded {
             let mut stage = Stage::new(&tables, &limits);
             rules::found(&mut stage);
             let writes = stage.into_writes();
-            for ((table, key), row) in writes {
-                tables.write(table, &key, row.as_deref())?;
-            }
+            tables.apply(writes)?;
         }
         txn.commit().map_err(shown)
     }
@@ -127,25 +124,17 @@ fn commit(database: &Database, limits: &Limits, batch: &mut [Box<dyn Job>]) -> R
     txn.set_quick_repair(true);
     let mut wrote = false;
     {
-        let mut tables = Pending::new(Open::new(&txn)?);
+        let mut tables = Open::new(&txn)?;
         for job in batch {
-            loop {
-                let mut stage = Stage::new(&tables, limits);
-                let apply = job.run(&mut stage);
-                let writes = stage.into_writes();
-                tables.below().check()?;
-                if tables.is_scanned() {
-                    tables.flush()?;
-                    continue;
-                }
-                if apply && !writes.is_empty() {
-                    tables.apply(writes);
-                    wrote = true;
-                }
-                break;
+            let mut stage = Stage::new(&tables, limits);
+            let apply = job.run(&mut stage);
+            let writes = stage.into_writes();
+            tables.check()?;
+            if apply && !writes.is_empty() {
+                tables.apply(writes)?;
+                wrote = true;
             }
         }
-        tables.flush()?;
     }
     if wrote { txn.commit().map_err(shown) } else { txn.abort().map_err(shown) }
 }
@@ -163,20 +152,21 @@ impl<'t> Open<'t> {
         Ok(Open { tables, fault: Fault::default() })
     }
 
+    fn apply(&mut self, writes: Writes) -> Result<(), String> {
+        for ((table, key), bytes) in writes {
+            let table = &mut self.tables[table as usize];
+            match bytes {
+                Some(bytes) => table.insert(key.as_slice(), bytes.as_slice()).map(drop),
+                None => table.remove(key.as_slice()).map(drop),
+            }
+            .map_err(shown)?;
+        }
+        Ok(())
+    }
+
     /// Whether all reads succeeded: a rule's answer after a failed one means nothing.
     fn check(&self) -> Result<(), String> {
         self.fault.first.borrow().clone().map_or(Ok(()), Err)
-    }
-}
-
-impl Below for Open<'_> {
-    fn write(&mut self, table: Table, key: &[u8], row: Option<&[u8]>) -> Result<(), String> {
-        let table = &mut self.tables[table as usize];
-        match row {
-            Some(row) => table.insert(key, row).map(drop),
-            None => table.remove(key).map(drop),
-        }
-        .map_err(shown)
     }
 }
 

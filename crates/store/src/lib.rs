@@ -52,7 +52,6 @@ mod embedded;
 mod error;
 mod ledger;
 mod options;
-mod pending;
 mod queue;
 mod record;
 #[cfg(feature = "remote")]

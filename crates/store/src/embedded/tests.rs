@@ -250,9 +250,7 @@ fn a_newer_format_is_refused() {
         let mut stage = Stage::new(&tables, &limits);
         stage.put(Table::Meta, b"format", &2u64);
         let writes = stage.into_writes();
-        for ((table, key), row) in writes {
-            tables.write(table, &key, row.as_deref()).unwrap();
-        }
+        tables.apply(writes).unwrap();
     }
     txn.commit().unwrap();
     let refused = Embedded::start(base, "test", Options::default()).map(drop);
