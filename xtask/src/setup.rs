@@ -20,6 +20,10 @@ pub fn install() -> anyhow::Result<()> {
     if !Path::new(CHROMIUM).exists() {
         packages.extend(["chromium", "fonts-dejavu-core"]);
     }
+    // Building the client of etcd reads these.
+    if !Path::new("/usr/include/google/protobuf/any.proto").exists() || !has("protoc") {
+        packages.extend(["protobuf-compiler", "libprotobuf-dev"]);
+    }
     let mut mongo = false;
     if servers::skipped() {
         println!("neither database nor message servers are installed");

@@ -88,6 +88,13 @@ pub enum KeyError {
     /// Delete keys or raise the limit.
     #[error("{0} keys are held already: raise keys_max")]
     Full(usize),
+    /// Nothing was done: wait for the coordinator, then retry.
+    #[error("the coordinator is not there: nothing was written")]
+    Unavailable,
+    /// It may have been done, or be done yet: read, then write on with `Expect::Changed`, which
+    /// keeps a late first attempt from undoing what came after it.
+    #[error("the coordinator went away before it answered: the outcome is unknown")]
+    Unknown,
 }
 
 /// Keys with revisions, owners and a history: what locks, elections, names and settings are made
@@ -98,11 +105,94 @@ pub(crate) struct Keys {
     revision: u64,
     keys: BTreeMap<Arc<str>, Key>,
     history: VecDeque<Change>,
+    /// All changes after this revision are in the history.
+    kept_after: u64,
+}
+
+/// Keys under which nodes are listed where the coordinator is not in this process.
+pub(crate) const NODE_PREFIX: &str = "node/";
+
+/// The longest listing of a node, in bytes: it says what all its kinds declare.
+const NODE_BYTES_MAX: usize = 1 << 20;
+
+/// Whether changes under an owner are the coordinator's own business.
+pub(crate) fn reserved(key: &str) -> Option<&'static str> {
+    let contest = key.starts_with(crate::contest::PREFIX).then_some(crate::contest::RESERVED);
+    contest.or_else(|| {
+        key.starts_with(NODE_PREFIX).then_some("keys under node/ are written by registering only")
+    })
 }
 
 impl Keys {
     pub(crate) fn new(options: KeyOptions) -> Self {
-        Keys { options, revision: 0, keys: BTreeMap::new(), history: VecDeque::new() }
+        Self::load(options, 0, [])
+    }
+
+    /// Keys as they were at `revision`.
+    pub(crate) fn load(
+        options: KeyOptions,
+        revision: u64,
+        keys: impl IntoIterator<Item = (Arc<str>, Key)>,
+    ) -> Self {
+        let keys = keys.into_iter().collect();
+        Keys { options, revision, keys, history: VecDeque::new(), kept_after: revision }
+    }
+
+    /// Forgets the history up to now.
+    pub(crate) fn forget(&mut self) {
+        self.history.clear();
+        self.kept_after = self.revision;
+    }
+
+    /// Begins to count above `revision`.
+    pub(crate) fn raise(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// Becomes what somebody else has at `revision`: what differs is noted as changes, several of
+    /// one key as one.
+    pub(crate) fn replace(&mut self, revision: u64, now: Vec<(Arc<str>, Key)>) {
+        let now: BTreeMap<Arc<str>, Key> = now.into_iter().collect();
+        let mut changes = Vec::new();
+        for (key, was) in &self.keys {
+            if now.get(key).is_none_or(|now| now.created != was.created) {
+                changes.push(Change { revision: 0, key: key.clone(), now: None });
+            }
+        }
+        let news = now.iter().filter(|(key, now)| self.keys.get(*key) != Some(*now));
+        changes.extend(news.map(|(key, now)| Change {
+            revision: 0,
+            key: key.clone(),
+            now: Some(now.clone()),
+        }));
+        self.keys = now;
+        self.revision = self.revision.max(revision);
+        for change in changes {
+            self.remember(Change { revision: self.revision, ..change });
+        }
+    }
+
+    /// Whether keys as somebody else has them cannot follow from what is known here: history was
+    /// lost or changed there.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn contradict(&self, revision: u64, now: &[(Arc<str>, Key)]) -> bool {
+        let known = |(key, now): &(Arc<str>, Key)| {
+            now.changed > self.revision || self.keys.get(key) == Some(now)
+        };
+        revision < self.revision || (self.revision > 0 && !now.iter().all(known))
+    }
+
+    /// Takes over changes that somebody else made; those already known are passed over.
+    pub(crate) fn apply(&mut self, changes: Vec<Change>) {
+        let known = self.revision;
+        for change in changes.into_iter().filter(|change| change.revision > known) {
+            match &change.now {
+                Some(now) => drop(self.keys.insert(change.key.clone(), now.clone())),
+                None => drop(self.keys.remove(&change.key)),
+            }
+            self.revision = self.revision.max(change.revision);
+            self.remember(change);
+        }
     }
 
     /// Revision of the last change; 0 before the first.
@@ -129,20 +219,10 @@ impl Keys {
         owner: Option<Incarnation>,
         expect: Expect,
     ) -> Result<u64, KeyError> {
-        let invalid = |problem: &str| {
-            Err(KeyError::Invalid { key: key.to_owned(), problem: problem.to_owned() })
-        };
-        if key.is_empty() || key.len() > KEY_BYTES_MAX || key.chars().any(char::is_control) {
-            return invalid("a key is 1 to 256 bytes without control characters");
-        }
-        if value.len() > self.options.value_bytes_max {
-            return invalid(&format!("the value is over {} bytes", self.options.value_bytes_max));
-        }
+        self.check_form(key, &value)?;
         self.check(key, expect)?;
+        self.check_room(key)?;
         let before = self.keys.get(key);
-        if before.is_none() && self.keys.len() >= self.options.keys_max {
-            return Err(KeyError::Full(self.keys.len()));
-        }
         self.revision += 1;
         let created = before.map_or(self.revision, |before| before.created);
         let now = Key { value, created, changed: self.revision, owner };
@@ -150,6 +230,30 @@ impl Keys {
         self.keys.insert(key.clone(), now.clone());
         self.note(key, Some(now));
         Ok(self.revision)
+    }
+
+    /// Whether key and value are what may be written at all.
+    pub(crate) fn check_form(&self, key: &str, value: &[u8]) -> Result<(), KeyError> {
+        let invalid = |problem: &str| {
+            Err(KeyError::Invalid { key: key.to_owned(), problem: problem.to_owned() })
+        };
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || key.chars().any(char::is_control) {
+            return invalid("a key is 1 to 256 bytes without control characters");
+        }
+        let is_node = key.starts_with(NODE_PREFIX);
+        let bytes_max = if is_node { NODE_BYTES_MAX } else { self.options.value_bytes_max };
+        if value.len() > bytes_max {
+            return invalid(&format!("the value is over {bytes_max} bytes"));
+        }
+        Ok(())
+    }
+
+    /// Whether one more key would be too much.
+    pub(crate) fn check_room(&self, key: &str) -> Result<(), KeyError> {
+        if !self.keys.contains_key(key) && self.keys.len() >= self.options.keys_max {
+            return Err(KeyError::Full(self.keys.len()));
+        }
+        Ok(())
     }
 
     /// Whether there was such a key.
@@ -176,9 +280,8 @@ impl Keys {
         revision: u64,
         prefix: &str,
     ) -> Result<Vec<Change>, KeyError> {
-        let oldest = self.history.front().map_or(self.revision + 1, |change| change.revision);
-        if revision + 1 < oldest {
-            return Err(KeyError::Compacted(oldest));
+        if revision < self.kept_after {
+            return Err(KeyError::Compacted(self.kept_after + 1));
         }
         let newer = self.history.iter().filter(|change| change.revision > revision);
         Ok(newer.filter(|change| change.key.starts_with(prefix)).cloned().collect())
@@ -195,10 +298,16 @@ impl Keys {
     }
 
     fn note(&mut self, key: Arc<str>, now: Option<Key>) {
-        if self.history.len() >= self.options.history_max {
-            self.history.pop_front();
+        self.remember(Change { revision: self.revision, key, now });
+    }
+
+    fn remember(&mut self, change: Change) {
+        if self.history.len() >= self.options.history_max
+            && let Some(forgotten) = self.history.pop_front()
+        {
+            self.kept_after = forgotten.revision;
         }
-        self.history.push_back(Change { revision: self.revision, key, now });
+        self.history.push_back(change);
     }
 }
 

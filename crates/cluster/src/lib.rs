@@ -5,108 +5,189 @@
 //! store's owner row.
 #![forbid(unsafe_code)]
 
+mod answer;
+mod attached;
 mod contest;
 mod directory;
+#[cfg(feature = "etcd")]
+mod etcd;
+mod host;
 mod keys;
+mod local;
 mod registry;
+mod shared;
+mod view;
+mod watch;
+mod wire;
 
 pub use contest::{Contest, Lost};
 pub use directory::{Directory, NodeInfo, SESSION_KIND};
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdOptions;
 pub use keys::{Change, Expect, KEY_BYTES_MAX, Key, KeyError, KeyOptions};
 pub use registry::{Error, Options, Registry};
+pub use watch::Watch;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
 
-use contest::Waiters;
-use env::Instant;
-use keys::Keys;
+use env::{Clock, Instant};
 use proto::Incarnation;
+
+use local::{Place, Wake};
+use shared::{Driver, Shared};
+use wire::{Reply, Request};
 
 /// The cluster as one process sees it: a cheap clone.
 ///
-/// Nodes register here and follow the [`Directory`] by its revision.
+/// Nodes register here and follow the [`Directory`] by its revision. The coordinator behind it is
+/// in this process, hosted by one of the processes of this machine, or an etcd cluster. What is
+/// read is always answered from what this process knows, also while the coordinator is away; see
+/// [`old_since`](Self::old_since). What is registered stays wanted: it is listed as soon as the
+/// coordinator is there, and again after every loss, for ever.
 #[derive(Clone)]
 pub struct Cluster {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    /// The directory's revision, so that a look for news costs no lock.
-    revision: AtomicU64,
-    /// The last revision of keys.
-    keys_revision: AtomicU64,
-    listeners: Mutex<Vec<Listener>>,
-    checks: Mutex<Vec<(String, Check)>>,
-}
-
-struct State {
-    registry: Registry,
-    keys: Keys,
-    contests: Waiters,
-}
-
-/// Judges a value before it is written.
-type Check = Arc<dyn Fn(&str, &[u8]) -> Result<(), String> + Send + Sync>;
-
-/// Tells one follower that there is news; gives `false` once it no longer wants to hear.
-type Listener = Box<dyn FnMut() -> bool + Send>;
-
 impl Cluster {
     /// A registry within this process.
     pub fn embedded(options: Options) -> Self {
-        let keys = Keys::new(options.keys.clone());
-        let registry = Registry::new(options);
-        let revision = AtomicU64::new(registry.directory().revision());
-        let shared = Shared {
-            state: Mutex::new(State { registry, keys, contests: Waiters::default() }),
-            revision,
-            keys_revision: AtomicU64::new(0),
-            listeners: Mutex::default(),
-            checks: Mutex::default(),
+        Cluster { shared: Arc::new(Shared::new(options, None)) }
+    }
+
+    /// The registry of those processes of this machine that name the same `folder`. One of them
+    /// hosts it and keeps its state there; when that one ends, in whatever way, another goes on.
+    ///
+    /// # Errors
+    ///
+    /// What the system says if the folder cannot be made, or no thread started.
+    pub fn attach(folder: &Path, options: Options, clock: &Clock) -> io::Result<Self> {
+        let place = Place::open(folder)?;
+        let (sender, received) = channel();
+        let (waker, stopper) = (sender.clone(), sender.clone());
+        let driver = Driver {
+            clock: clock.clone(),
+            answer_wait: options.answer_wait,
+            listing_wait: options.answer_wait.min(options.lease / 2),
+            wake: Box::new(move || drop(waker.send(Wake::Work))),
+            stop: Box::new(move || drop(stopper.send(Wake::Stop))),
         };
-        Cluster { shared: Arc::new(shared) }
+        let shared = Arc::new(Shared::new(options.clone(), Some(driver)));
+        let (weak, clock) = (Arc::downgrade(&shared), clock.clone());
+        std::thread::Builder::new()
+            .name("coordinator-attach".to_owned())
+            .spawn(move || local::run(weak, place, (options, clock), (sender, received)))?;
+        Ok(Cluster { shared })
+    }
+
+    /// The registry in an etcd v3 cluster, which need not be there yet.
+    ///
+    /// # Errors
+    ///
+    /// What the system says if no thread can be started.
+    #[cfg(feature = "etcd")]
+    pub fn etcd(etcd: EtcdOptions, options: Options, clock: &Clock) -> io::Result<Self> {
+        let signal = Arc::new(etcd::Signal::default());
+        let (waker, stopper) = (signal.clone(), signal.clone());
+        let driver = Driver {
+            clock: clock.clone(),
+            answer_wait: options.answer_wait,
+            listing_wait: options.answer_wait.min(options.lease / 2),
+            wake: Box::new(move || waker.wake()),
+            stop: Box::new(move || stopper.stop()),
+        };
+        let shared = Arc::new(Shared::new(options.clone(), Some(driver)));
+        let (weak, clock) = (Arc::downgrade(&shared), clock.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new()
+            .name("coordinator-etcd".to_owned())
+            .spawn(move || runtime.block_on(etcd::run(weak, etcd, options, clock, &signal)))?;
+        Ok(Cluster { shared })
     }
 
     /// Lists a node, or changes what is listed of it, and starts its lease anew.
+    ///
+    /// Where the coordinator is not in this process, the first call for a node waits until it is
+    /// listed, `answer_wait` or half a lease at most: after that it is listed as soon as it can be.
     ///
     /// # Errors
     ///
     /// `Invalid` says which field to correct; `Incompatible` names the node that it does not fit;
     /// `Full` means that `nodes_max` is reached.
     pub fn register(&self, now: Instant, info: NodeInfo) -> Result<(), Error> {
-        self.change(|state| state.registry.register(now, info))
+        let Some(driver) = &self.shared.driver else {
+            return self.change(|state| state.registry.register(now, info));
+        };
+        registry::check(&info)?;
+        let node = info.incarnation;
+        let told = self.attached(|attached| attached.register(now, info));
+        driver.wake();
+        match told.and_then(|told| told.wait(driver.listing_wait)) {
+            Some(Err(error)) => {
+                self.attached(|attached| attached.deregister(now, node));
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Nodes that were not admitted, by name, and why; each until it is.
     pub fn refused(&self) -> Vec<(String, String)> {
         let state = self.lock();
-        state.registry.refused().iter().map(|(name, why)| (name.clone(), why.clone())).collect()
+        let refused = match &state.attached {
+            Some(attached) => attached.refused(),
+            None => state.registry.refused(),
+        };
+        refused.iter().map(|(name, why)| (name.clone(), why.clone())).collect()
     }
 
-    /// Prolongs the lease of a node. Due every third of the lease.
+    /// Prolongs the lease of a node. Due every third of the lease. Where the coordinator is not
+    /// in this process, the lease is renewed there for as long as this is called.
     ///
     /// # Errors
     ///
     /// `NotListed` if the lease ran out: register again.
     pub fn renew(&self, now: Instant, node: Incarnation) -> Result<(), Error> {
+        if self.shared.driver.is_some() {
+            return self.attached(|attached| attached.renew(now, node));
+        }
         self.change(|state| state.registry.renew(now, node))
     }
 
-    /// Takes a node off the list; none such is fine.
+    /// Takes a node off the list; none such is fine. Where the coordinator is not in this
+    /// process, waits for it a second at most: a lease that is not ended runs out.
     pub fn deregister(&self, node: Incarnation) {
-        self.change(|state| state.registry.deregister(node));
+        let Some(driver) = &self.shared.driver else {
+            return self.change(|state| state.registry.deregister(node));
+        };
+        let now = driver.clock.now();
+        let told = self.attached(|attached| attached.deregister(now, node));
+        driver.wake();
+        if let Some(told) = told.filter(|_| self.old_since().is_none()) {
+            let _ = told.wait(driver.answer_wait.min(shared::LEAVE_WAIT));
+        }
     }
 
-    /// Drops nodes whose lease ran out by `now`.
+    /// Drops nodes whose lease ran out by `now`, where that is this process's business.
     pub fn handle_timeout(&self, now: Instant) {
-        self.change(|state| state.registry.handle_timeout(now));
+        if self.shared.driver.is_none() {
+            self.change(|state| state.registry.handle_timeout(now));
+        }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has work.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.lock().registry.poll_timeout()
+    }
+
+    /// `None` while the coordinator is there. Otherwise since when what is read here may be old;
+    /// within it `None` if the coordinator was never there.
+    pub fn old_since(&self) -> Option<Option<Instant>> {
+        self.lock().attached.as_ref().and_then(attached::Attached::old_since)
     }
 
     /// The nodes listed now.
@@ -135,6 +216,10 @@ impl Cluster {
     /// Writes a key and gives the revision of the change. With an `owner` the key goes when that
     /// node's lease ends, as a name under which it can be found should.
     ///
+    /// Where the coordinator is not in this process, blocks for its answer, `answer_wait` at most;
+    /// a key with an owner is written again, if it is free, when the owner's lease had to be begun
+    /// anew.
+    ///
     /// # Errors
     ///
     /// `Conflict` if `expect` does not hold; `Invalid` if a check refuses the value; see
@@ -148,15 +233,23 @@ impl Cluster {
     ) -> Result<u64, KeyError> {
         let value = value.into();
         let invalid = |problem| Err(KeyError::Invalid { key: key.to_owned(), problem });
-        if key.starts_with(contest::PREFIX) {
-            return invalid(contest::RESERVED.to_owned());
+        if let Some(problem) = keys::reserved(key) {
+            return invalid(problem.to_owned());
         }
-        // Outside the lock: a check may look at other keys.
-        let checks = self.shared.checks.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        for (_, check) in checks.iter().filter(|(prefix, _)| key.starts_with(prefix)) {
-            if let Err(problem) = check(key, &value) {
-                return invalid(problem);
+        if let Err(problem) = self.shared.judge(key, &value) {
+            return invalid(problem);
+        }
+        if self.shared.driver.is_some() {
+            if let Some(node) = owner.filter(|node| !self.attached(|attached| attached.has(*node)))
+            {
+                return Err(KeyError::NotListed(node));
             }
+            let state = self.lock();
+            state.keys.check_form(key, &value)?;
+            state.keys.check_room(key)?;
+            drop(state);
+            let request = Request::Put { key: key.to_owned(), value, owner, expect };
+            return self.ask(request).map(|(revision, _)| revision);
         }
         self.change(|state| {
             if let Some(node) = owner.filter(|node| !state.registry.lists(*node)) {
@@ -172,9 +265,12 @@ impl Cluster {
     ///
     /// `Conflict` if `expect` does not hold.
     pub fn delete(&self, key: &str, expect: Expect) -> Result<bool, KeyError> {
-        if key.starts_with(contest::PREFIX) {
-            let problem = contest::RESERVED.to_owned();
+        if let Some(problem) = keys::reserved(key).map(str::to_owned) {
             return Err(KeyError::Invalid { key: key.to_owned(), problem });
+        }
+        if self.shared.driver.is_some() {
+            let request = Request::Delete { key: key.to_owned(), expect };
+            return self.ask(request).map(|(_, existed)| existed);
         }
         self.change(|state| state.keys.delete(key, expect))
     }
@@ -217,30 +313,30 @@ impl Cluster {
 
     // ---- inside ----
 
-    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.lock();
-        let before = state.keys.revision();
-        let result = change(&mut state);
-        for node in state.registry.take_gone() {
-            state.keys.end_owner(node);
+    /// Asks the coordinator, and waits.
+    fn ask(&self, request: Request) -> Result<(u64, bool), KeyError> {
+        let driver = self.shared.driver.as_ref().expect("asked for with a driver only");
+        let until = driver.clock.now() + driver.answer_wait;
+        let told = self.attached(|attached| attached.ask(until, request));
+        driver.wake();
+        // The answer comes by itself when its time is over; this waits for a driver that ends.
+        match told.ok_or(KeyError::Unavailable)?.wait(driver.answer_wait * 2) {
+            Some(Reply::Done { revision, existed }) => Ok((revision, existed)),
+            Some(Reply::Failed(error)) => Err(error),
+            Some(Reply::Leased { .. }) | None => Err(KeyError::Unknown),
         }
-        let revision = state.registry.directory().revision();
-        let keys_revision = state.keys.revision();
-        let State { keys, contests, .. } = &mut *state;
-        let wakers = contests.after_change(keys, before);
-        drop(state);
-        let is_news = self.shared.revision.fetch_max(revision, Ordering::AcqRel) < revision;
-        let keys_before = self.shared.keys_revision.fetch_max(keys_revision, Ordering::AcqRel);
-        if is_news || keys_before < keys_revision {
-            let mut listeners = self.shared.listeners.lock().unwrap_or_else(|e| e.into_inner());
-            listeners.retain_mut(|listener| listener());
-        }
-        wakers.into_iter().for_each(std::task::Waker::wake);
-        result
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(|e| e.into_inner())
+    fn attached<R>(&self, act: impl FnOnce(&mut attached::Attached) -> R) -> R {
+        act(self.lock().attached.as_mut().expect("there is a driver"))
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut shared::State) -> R) -> R {
+        self.shared.change(change)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, shared::State> {
+        self.shared.lock()
     }
 }
 
@@ -253,7 +349,7 @@ impl std::fmt::Debug for Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
     #[test]

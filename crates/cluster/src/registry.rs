@@ -15,14 +15,21 @@ pub struct Options {
     pub lease: Duration,
     /// Most nodes listed at once.
     pub nodes_max: usize,
+    /// How long a coordinator outside this process is waited for.
+    pub answer_wait: Duration,
     /// Limits of keys.
     pub keys: KeyOptions,
 }
 
 impl Default for Options {
-    /// Lease 15 s, 1,024 nodes, 65,536 keys.
+    /// Lease 15 s, 1,024 nodes, answers within 4 s, 65,536 keys.
     fn default() -> Self {
-        Options { lease: Duration::from_secs(15), nodes_max: 1024, keys: KeyOptions::default() }
+        Options {
+            lease: Duration::from_secs(15),
+            nodes_max: 1024,
+            answer_wait: Duration::from_secs(4),
+            keys: KeyOptions::default(),
+        }
     }
 }
 
@@ -127,24 +134,7 @@ impl Registry {
     /// Whether a node and those that are listed understand each other: of two releases one must
     /// be such that the other may follow it.
     fn fits(&self, info: &NodeInfo) -> Result<(), Error> {
-        let Some(schema) = &info.schema else { return Ok(()) };
-        // A node that is started again may come before its former self has left.
-        let others = self.leases.values().map(|lease| &lease.info);
-        for other in others.filter(|other| other.name != info.name) {
-            let Some(theirs) = &other.schema else { continue };
-            if Arc::ptr_eq(schema, theirs) || schema == theirs {
-                continue;
-            }
-            let breaks = |old, new| compare(old, new).into_iter().find(|change| change.breaking);
-            if let (Some(problem), Some(_)) = (breaks(theirs, schema), breaks(schema, theirs)) {
-                return Err(Error::Incompatible {
-                    node: info.name.clone(),
-                    with: other.name.clone(),
-                    problem: problem.to_string(),
-                });
-            }
-        }
-        Ok(())
+        self.leases.values().try_for_each(|lease| fit(info, &lease.info))
     }
 
     /// Nodes that were not admitted, by name, and why.
@@ -187,6 +177,12 @@ impl Registry {
         self.directory.clone()
     }
 
+    /// Shows what another registry lists, in place of an own list.
+    pub(crate) fn show(&mut self, nodes: impl IntoIterator<Item = Arc<NodeInfo>>) {
+        let revision = self.directory.revision() + 1;
+        self.directory = Arc::new(Directory::new(revision, nodes));
+    }
+
     /// Whether a node's lease stands.
     pub(crate) fn lists(&self, node: Incarnation) -> bool {
         self.leases.contains_key(&node)
@@ -204,7 +200,26 @@ impl Registry {
     }
 }
 
-fn check(info: &NodeInfo) -> Result<(), Error> {
+/// Whether two nodes understand each other.
+pub(crate) fn fit(info: &NodeInfo, other: &NodeInfo) -> Result<(), Error> {
+    // A node that is started again may come before its former self has left.
+    let (Some(schema), Some(theirs)) = (&info.schema, &other.schema) else { return Ok(()) };
+    if other.name == info.name || Arc::ptr_eq(schema, theirs) || schema == theirs {
+        return Ok(());
+    }
+    let breaks = |old, new| compare(old, new).into_iter().find(|change| change.breaking);
+    if let (Some(problem), Some(_)) = (breaks(theirs, schema), breaks(schema, theirs)) {
+        return Err(Error::Incompatible {
+            node: info.name.clone(),
+            with: other.name.clone(),
+            problem: problem.to_string(),
+        });
+    }
+    Ok(())
+}
+
+/// Whether a node may be listed at all.
+pub(crate) fn check(info: &NodeInfo) -> Result<(), Error> {
     let invalid = |field, problem| Err(Error::Invalid { node: info.name.clone(), field, problem });
     let is_word = |text: &str| {
         let known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

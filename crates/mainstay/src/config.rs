@@ -21,6 +21,7 @@
 //!         "mesh": {"file": "mesh.key"},
 //!     },
 //!     "store": {"embedded": "arena.store"},
+//!     "coordinator": {"etcd": {"endpoints": ["http://10.0.0.3:2379"]}},
 //!     "options": {"gate": {"heartbeat": "6s"}},
 //!     "zones": {"east": {"options": {"session": {"resume_window": "2min"}}}},
 //!     "roles": {"battle": {"entities": ["room"]}},
@@ -41,6 +42,7 @@ use std::path::{Path, PathBuf};
 
 use tables::Problem;
 
+mod coordinator;
 mod groups;
 mod input;
 mod keys;
@@ -51,6 +53,7 @@ mod roles;
 mod show;
 mod store;
 
+pub use coordinator::CoordinatorPlace;
 pub use groups::{DrainOptions, LogOptions, NodeLimits, Options, StoreOptions};
 pub use input::Input;
 pub use keys::{KeyRefs, Keys, Secret, Vault};

@@ -20,7 +20,7 @@ use transport::Board;
 use web::axum::Router;
 use web::{Guests, Server};
 
-use crate::config::{Keys, Process, StorePlace, StoreServer};
+use crate::config::{CoordinatorPlace, Keys, Process, StorePlace, StoreServer};
 use crate::{App, console};
 
 /// How long a gate has to say what it holds.
@@ -75,6 +75,9 @@ pub enum StartError {
         /// What is missing.
         reason: String,
     },
+    /// Build with that feature, or name another coordinator.
+    #[error("the coordinator needs a build with the feature {0:?}")]
+    CoordinatorNotBuilt(&'static str),
     /// The system refuses a thread or a port.
     #[error("{what}: {source}")]
     System {
@@ -135,7 +138,7 @@ impl Running {
         app.check()?;
         let clock = Clock::system();
         let registry = Registry::new();
-        let nodes = Cluster::embedded(process.options.registry.clone());
+        let nodes = open_coordinator(process, &clock)?;
         let board = Board::new();
         let mesh_key = keys.mesh.as_ref().map_or_else(Key::none, Key::shared);
         let tickets = TicketKeys::new(keys.tickets.clone());
@@ -321,6 +324,37 @@ pub(crate) fn claims(clock: &Clock, account: AccountId, name: &str, life: Durati
     let issued = clock.wall();
     let expires = WallTime(issued.0 + life.as_millis() as u64);
     Claims { account, level: 0, name: name.to_owned(), issued, expires }
+}
+
+/// Opens what the process finds the others through. It need not be there yet.
+fn open_coordinator(process: &Process, clock: &Clock) -> Result<Cluster, StartError> {
+    let options = process.options.registry.clone();
+    match &process.coordinator {
+        CoordinatorPlace::Process => Ok(Cluster::embedded(options)),
+        CoordinatorPlace::Embedded(folder) => {
+            let what = || format!("cannot use the coordinator in {}", folder.display());
+            Cluster::attach(folder, options, clock).map_err(system(what()))
+        }
+        CoordinatorPlace::Etcd { endpoints, prefix } => {
+            open_etcd(endpoints, prefix, options, clock)
+        }
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn open_etcd(
+    endpoints: &[String],
+    prefix: &str,
+    options: cluster::Options,
+    clock: &Clock,
+) -> Result<Cluster, StartError> {
+    let etcd = cluster::EtcdOptions::new(endpoints.iter().cloned(), prefix);
+    Cluster::etcd(etcd, options, clock).map_err(system("cannot use etcd"))
+}
+
+#[cfg(not(feature = "etcd"))]
+fn open_etcd(_: &[String], _: &str, _: cluster::Options, _: &Clock) -> Result<Cluster, StartError> {
+    Err(StartError::CoordinatorNotBuilt("etcd"))
 }
 
 /// Opens the store, if the game keeps anything.

@@ -5,7 +5,7 @@ use tables::{Data, Item, Limits, Map, Place, Problem, Problems, Value, parse, se
 
 use super::process::{self, Cluster};
 use super::roles::Roles;
-use super::{Config, Input, KeyRefs, Options, StorePlace, groups};
+use super::{Config, CoordinatorPlace, Input, KeyRefs, Options, StorePlace, groups};
 
 /// The layers of a configuration as they were read, before their options are sorted out.
 #[derive(Clone)]
@@ -171,6 +171,14 @@ impl Layers {
                 all.extend(template.copies(&item));
             }
         }
+        let coordinator = root.item("coordinator");
+        let coordinator =
+            coordinator.and_then(|item| CoordinatorPlace::read(&item, folder, &cluster));
+        let coordinator = coordinator.unwrap_or_else(|| match all.len() {
+            1 => CoordinatorPlace::Process,
+            _ => CoordinatorPlace::Embedded(data.join("coordinator")),
+        });
+        all.iter_mut().for_each(|process| process.coordinator = coordinator.clone());
         process::check(&all, &facts, problems);
         let holders = all.iter().filter(|process| process.holds_entities()).count();
         all.iter_mut().for_each(|process| process.shares_entities = holders > 1);

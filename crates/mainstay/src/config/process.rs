@@ -6,7 +6,7 @@ use tables::{Entry, Item, Place, Problems, Value, nearest};
 
 use super::layers::check_name;
 use super::roles::{Role, Roles};
-use super::{KeyRefs, Kinds, Options, StorePlace};
+use super::{CoordinatorPlace, KeyRefs, Kinds, Options, StorePlace};
 
 /// One process of the cluster, with all layers applied.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct Process {
     pub data: PathBuf,
     /// Where entities with documents are kept.
     pub store: StorePlace,
+    /// Through what it finds the other processes of the cluster.
+    pub coordinator: CoordinatorPlace,
     /// Whether other processes of the cluster hold entities or sessions too.
     pub shares_entities: bool,
     /// Limits and waits.
@@ -104,6 +106,7 @@ pub(super) fn read(
             Some(store) => store.clone(),
             None => StorePlace::Embedded(cluster.data.join(format!("{}.store", entry.name))),
         },
+        coordinator: CoordinatorPlace::Process,
         shares_entities: false,
         options,
         effective,
@@ -290,6 +293,13 @@ pub(super) fn check(processes: &[Process], cluster: &Cluster<'_>, problems: &Pro
         }
         check_mesh(process, processes.len() > 1, cluster.keys.mesh.is_some(), &fail);
     }
+    let lonely = |process: &&Process| matches!(process.coordinator, CoordinatorPlace::Embedded(_));
+    if hosts.len() > 1
+        && let Some(process) = processes.iter().find(lonely)
+    {
+        let message = "processes on several hosts cannot share an embedded one: name members of etcd, {\"etcd\": {\"endpoints\": [..]}}";
+        problems.add_at(&process.place, "coordinator", message);
+    }
     if hosts.len() > 1 && processes.iter().any(|process| process.runs.gate) {
         let place = &processes[0].place;
         if cluster.keys.tickets.is_empty() {
@@ -318,7 +328,8 @@ fn check_mesh(process: &Process, several: bool, has_key: bool, fail: &dyn Fn(Str
     if !mesh.ip().is_loopback() && !has_key {
         fail(format!("{mesh} can be reached from other machines: keys.mesh is missing"));
     }
-    if several && process.advertise.is_empty() && (mesh.ip().is_unspecified() || mesh.port() == 0) {
+    // A port that the system chooses is told through the coordinator.
+    if several && process.advertise.is_empty() && mesh.ip().is_unspecified() {
         fail(format!("nobody can dial {mesh}: listen.advertise is missing"));
     }
 }

@@ -20,7 +20,7 @@ const CLUSTER: &str = r#"{
     // Three gates and two kinds of nodes.
     "$MACRO$": {"NET": "10.0.0", "KEY": "0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789abcdef"},
     "cluster": "arena",
-    "data": "state",
+    "data": "state", "coordinator": {"etcd": {"endpoints": ["http://10.0.0.9:2379"], "prefix": "a/"}},
     "keys": {
         "tickets": [{"id": 2, "key": {"env": "TICKETS"}}, {"id": 1, "key": "$KEY$"}],
         "mesh": {"file": "mesh.key"},
@@ -107,6 +107,8 @@ fn layers_lie_over_each_other_and_tell_their_origin() {
     expect![[r#"
         cluster = "arena"  (c.json:4:16)
         data = "state"  (c.json:5:13)
+        coordinator.etcd.endpoints.0 = "http://10.0.0.9:2379"  (c.json:5:61)
+        coordinator.etcd.prefix = "a/"  (c.json:5:96)
         keys.tickets.0.id = 2  (c.json:7:28)
         keys.tickets.0.key.env = "TICKETS"  (c.json:7:46)
         keys.tickets.1.id = 1  (c.json:7:66)
@@ -232,6 +234,7 @@ fn unknown_roles_missing_fields_and_port_clashes_are_refused() {
             "a-1": {"roles": ["battle"], "listen": {"mesh": 3}},
             "x": {"roles": ["battle"], "host": "other", "count": 1, "listen": {"mesh": "0.0.0.0:2"}}}}"#,
         expect![[r#"
+            c.json:2:13: coordinator: processes on several hosts cannot share an embedded one: name members of etcd, {"etcd": {"endpoints": [..]}}
             c.json:2:13: keys: keys.tickets is missing: processes on several hosts cannot share made ones
             c.json:2:13: processes.a: takes in clients, but no process of the cluster is home to sessions
             c.json:3:13: processes.a-1: a process called "a-1" is there already

@@ -425,6 +425,12 @@ static REGISTRY: Table<cluster::Options> = Table {
             "How long a node stays listed without renewing; it renews every third of this."
         ),
         count!(nodes_max, 1, 65_535, "Most nodes listed at once."),
+        span!(
+            answer_wait,
+            100,
+            60_000,
+            "How long a coordinator outside the process is waited for."
+        ),
     ],
 };
 

@@ -1,6 +1,8 @@
 //! A game as a process of its own: signals, exit codes and what it says. The process is this test
 //! binary, called again.
 
+mod cluster;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -74,6 +76,10 @@ impl Game {
             arguments.extend(["--listen", "127.0.0.1:0"]);
         }
         arguments.extend(more);
+        Game::spawn(data, &arguments)
+    }
+
+    fn spawn(data: PathBuf, arguments: &[&str]) -> Game {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["child", "--exact", "--nocapture"])
             .env(ARGUMENTS, arguments.join("\n"))
@@ -123,19 +129,24 @@ impl Drop for Game {
 }
 
 fn player(address: Address) -> Polled {
+    let mut player = stubborn_player(address, Some(1));
+    while !player.core().is_bound("bell") {
+        player.poll();
+        rest();
+    }
+    player
+}
+
+/// A player that tries so often to come in.
+fn stubborn_player(address: Address, tries_max: Option<u32>) -> Polled {
     let wall = Clock::system().wall();
     let expires = WallTime(wall.0 + 60_000);
     let name = "Ann".to_owned();
     let claims = Claims { account: AccountId(7), level: 0, name, issued: wall, expires };
     let grant: Grant = TicketKeys::new(vec![(1, KEY)]).issue(&mut Random::from_os(), claims);
     let mut options = mainstay::client::Options::new(address);
-    options.limits.tries_max = Some(1);
-    let mut player = Polled::new(options, grant);
-    while !player.core().is_bound("bell") {
-        player.poll();
-        rest();
-    }
-    player
+    options.limits.tries_max = tries_max;
+    Polled::new(options, grant)
 }
 
 /// Leaves the core to others for a moment.

@@ -1,0 +1,7 @@
+//! The coordinator as its users see it, on every backend.
+
+mod bench;
+mod conformance;
+#[cfg(feature = "etcd")]
+mod etcd;
+mod local;
