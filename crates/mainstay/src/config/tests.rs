@@ -225,7 +225,6 @@ fn unknown_roles_missing_fields_and_port_clashes_are_refused() {
             c.json:11:17: processes.g: listen.mesh is missing: the other processes could not reach it
             c.json:11:41: processes.g.roles.1: the role "node" is given twice
             c.json:11:49: processes.g.roles.2: unknown role "zebra"; the game has battle, both, console, gate, node, speak, web
-            c.json:12:17: processes.h: nobody can dial 127.0.0.1:0: listen.advertise is missing
             c.json:12:22: processes.h: 2 copies go beyond port 65535"#]],
     );
     errors(
