@@ -50,6 +50,7 @@ mod cache;
 pub mod dump;
 mod embedded;
 mod error;
+pub mod journal;
 mod ledger;
 mod options;
 mod queue;
@@ -75,6 +76,8 @@ pub use ledger::{
     AuditEntry, Currency, Holdings, Item, ItemId, ItemKind, LedgerOp, Message, Outgoing, Receipt,
     Supply, Transaction, TxnId, Verdict,
 };
+#[doc(hidden)]
+pub use options::Mutant;
 pub use options::{Limits, Options};
 pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 #[cfg(feature = "remote")]

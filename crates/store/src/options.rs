@@ -64,6 +64,24 @@ pub struct Limits {
     pub record_bytes_max: usize,
     /// Rows that one call reads or forgets.
     pub scan_max: usize,
+    /// A rule switched off, to prove that a simulation notices. Only [`Shard`](crate::Shard) and the
+    /// stores that run its rules look at it.
+    #[doc(hidden)]
+    pub mutant: Option<Mutant>,
+}
+
+/// One rule of a shard switched off.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// A write is done whatever epoch and incarnation it names.
+    AnyEpoch,
+    /// A write is done whatever version it builds on.
+    AnyVersion,
+    /// A transaction is done each time that it is asked for.
+    IdsForgotten,
+    /// An entity is given to whoever asks, released or not.
+    OwnedGiven,
 }
 
 impl Default for Limits {
@@ -85,6 +103,7 @@ impl Default for Limits {
             record_key_bytes_max: 128,
             record_bytes_max: 1 << 20,
             scan_max: 4_096,
+            mutant: None,
         }
     }
 }

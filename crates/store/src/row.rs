@@ -23,6 +23,10 @@ impl Writer {
         &self.bytes
     }
 
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     pub fn u8(&mut self, n: u8) {
         self.bytes.push(n);
     }
@@ -126,6 +130,14 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Reader { rest: bytes }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], Damaged> {
         let (taken, rest) = self.rest.split_at_checked(n).ok_or(Damaged)?;
         self.rest = rest;
@@ -254,7 +266,7 @@ pub(crate) fn decode<R: Row>(table: Table, key: &[u8], stored: &[u8]) -> Result<
         if u32::from_le_bytes(*sum) != checksum(table, key, body) {
             return Err(Damaged);
         }
-        let mut r = Reader { rest: body };
+        let mut r = Reader::new(body);
         if r.u8()? != ROW_VERSION {
             return Err(Damaged);
         }
@@ -265,10 +277,13 @@ pub(crate) fn decode<R: Row>(table: Table, key: &[u8], stored: &[u8]) -> Result<
 }
 
 fn checksum(table: Table, key: &[u8], body: &[u8]) -> u32 {
+    crc(&[&[table as u8, key.len() as u8], key, body])
+}
+
+/// CRC-32 (IEEE) over pieces that follow each other.
+pub(crate) fn crc(pieces: &[&[u8]]) -> u32 {
     let mut sum = crc32fast::Hasher::new();
-    sum.update(&[table as u8, key.len() as u8]);
-    sum.update(key);
-    sum.update(body);
+    pieces.iter().for_each(|piece| sum.update(piece));
     sum.finalize()
 }
 

@@ -4,7 +4,7 @@ use crate::ledger::{
 };
 use crate::options::Limits;
 use crate::rules::{self, Activations, Of};
-use crate::tables::{MemoryTables, Stage};
+use crate::tables::{self, MemoryTables, Stage};
 use crate::types::{Activate, Activated, Claim, Entity, Incarnation, Key, NodeBeat, Pulse, Save};
 
 /// One shard in memory: tables and the rules over them. Pure: the same calls give the same answers.
@@ -14,17 +14,15 @@ use crate::types::{Activate, Activated, Claim, Entity, Incarnation, Key, NodeBea
 pub struct Shard {
     tables: MemoryTables,
     limits: Limits,
+    /// Bytes of what was written, if they are wanted.
+    record: Option<Vec<u8>>,
 }
 
 impl Shard {
     /// An empty shard of generation 1.
     pub fn new(limits: Limits) -> Self {
-        let mut shard = Shard { tables: MemoryTables::default(), limits };
-        let founded = shard.run(|s| {
-            rules::found(s);
-            Ok(())
-        });
-        founded.expect("founding only writes");
+        let mut shard = Shard { tables: MemoryTables::default(), limits, record: None };
+        shard.found();
         shard
     }
 
@@ -36,8 +34,48 @@ impl Shard {
         let mut stage = Stage::new(&self.tables, &self.limits);
         let answer = rule(&mut stage)?;
         let writes = stage.into_writes();
+        if let Some(record) = &mut self.record {
+            record.extend_from_slice(&tables::to_bytes(&writes));
+        }
         self.tables.apply(writes);
         Ok(answer)
+    }
+
+    /// A shard without any row, to be filled by [`apply_record`](Self::apply_record); it keeps what
+    /// it writes from then on for [`take_record`](Self::take_record).
+    pub fn recorded(limits: Limits) -> Self {
+        Shard { tables: MemoryTables::default(), limits, record: Some(Vec::new()) }
+    }
+
+    /// Makes the first rows of a shard that has none.
+    pub fn found(&mut self) {
+        let founded = self.run(|s| {
+            rules::found(s);
+            Ok(())
+        });
+        founded.expect("founding only writes");
+    }
+
+    /// Whether it has no row at all.
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// What was written since the last time, as bytes that
+    /// [`apply_record`](Self::apply_record) reads; empty if nothing was.
+    pub fn take_record(&mut self) -> Vec<u8> {
+        self.record.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Writes again what a record says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] if it is none; then it is written up to there.
+    pub fn apply_record(&mut self, record: &[u8]) -> Result<(), Error> {
+        let writes = tables::from_bytes(record).ok_or(Error::Malformed("no record of a shard"))?;
+        writes.into_iter().for_each(|writes| self.tables.apply(writes));
+        Ok(())
     }
 
     /// See [`Store::beat`](crate::Store::beat).

@@ -57,6 +57,11 @@ impl Store {
         Store { backend: Arc::new(Backend::Memory(Mutex::new(Shard::new(limits)))) }
     }
 
+    /// As [`Store::memory`], with what `shard` holds.
+    pub fn of_shard(shard: Shard) -> Self {
+        Store { backend: Arc::new(Backend::Memory(Mutex::new(shard))) }
+    }
+
     /// A store in the file at `path`, made if it is not there; its folder must be.
     ///
     /// One process, one handle and its clones: a second is [`OpenError::InUse`]. A thread commits

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use crate::error::Error;
 use crate::options::Limits;
-use crate::row::{self, Row};
+use crate::row::{self, Reader, Row, Writer};
 
 /// The tables of a shard. The numbers and names are part of the stored format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +79,36 @@ pub(crate) trait Read {
 /// Rows that one operation writes; `None` removes.
 pub(crate) type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 
+/// Writes as bytes, each group with its count first.
+pub(crate) fn to_bytes(writes: &Writes) -> Vec<u8> {
+    let mut w = Writer::new();
+    if !writes.is_empty() {
+        w.count(writes.len());
+    }
+    for ((table, key), bytes) in writes {
+        w.u8(*table as u8);
+        w.blob(key);
+        w.u8(u8::from(bytes.is_some()));
+        w.blob(bytes.as_deref().unwrap_or_default());
+    }
+    w.into_bytes()
+}
+
+/// Groups of writes, one after the other. `None` if the bytes are none.
+pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Vec<Writes>> {
+    let (mut groups, mut r) = (Vec::new(), Reader::new(bytes));
+    while !r.is_empty() {
+        let mut writes = Writes::new();
+        for _ in 0..r.count().ok()? {
+            let table = *Table::ALL.get(usize::from(r.u8().ok()?))?;
+            let (key, there, row) = (r.blob().ok()?, r.flag().ok()?, r.blob().ok()?);
+            writes.insert((table, key), there.then_some(row));
+        }
+        groups.push(writes);
+    }
+    Some(groups)
+}
+
 /// One operation at work: it reads its own writes, which nobody else sees until it has succeeded.
 ///
 /// So an operation that fails half-way has changed nothing, whatever its rules did before.
@@ -148,6 +178,10 @@ pub(crate) struct MemoryTables {
 }
 
 impl MemoryTables {
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     pub fn apply(&mut self, writes: Writes) {
         for (place, bytes) in writes {
             match bytes {
