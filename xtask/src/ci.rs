@@ -4,6 +4,9 @@ use crate::{setup, tidy};
 /// Simulation seeds of one CI run; each mutant must be noticed within as many.
 const SEEDS: &str = "500";
 
+/// What is simulated.
+const SUITES: [&str; 2] = ["sessions", "data"];
+
 /// Everything, from a fresh machine.
 pub fn all() -> anyhow::Result<()> {
     let mut steps = Steps::default();
@@ -21,12 +24,17 @@ pub fn all() -> anyhow::Result<()> {
 }
 
 fn simulation() -> anyhow::Result<()> {
-    run(".", "cargo", &["run", "-q", "--release", "-p", "sim", "--", "--seeds", SEEDS])
+    SUITES.iter().try_for_each(|suite| simulate(&["--suite", suite, "--seeds", SEEDS]))
+}
+
+fn simulate(args: &[&str]) -> anyhow::Result<()> {
+    let all = ["run", "-q", "--release", "-p", "sim", "--"].iter().chain(args);
+    run(".", "cargo", &all.copied().collect::<Vec<_>>())
 }
 
 /// A safety that is switched off must be noticed.
 fn mutants() -> anyhow::Result<()> {
-    run(".", "cargo", &["run", "-q", "--release", "-p", "sim", "--", "--mutants", SEEDS])
+    SUITES.iter().try_for_each(|suite| simulate(&["--suite", suite, "--mutants", SEEDS]))
 }
 
 /// What to run while working.

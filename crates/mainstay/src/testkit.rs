@@ -133,9 +133,35 @@ impl Game {
         self.with(|cluster| cluster.kill_gate(number, pause));
     }
 
-    /// What the game's entities are kept in.
+    /// Kills a node without a word; it is back, as another life, after `pause`. Until somebody else
+    /// has seen it stand still for 6 s, what it kept is nobody's.
+    pub fn kill_node(&self, number: usize, pause: Duration) {
+        self.with(|cluster| cluster.kill_node(number, pause, false));
+    }
+
+    /// The present life of a node, as the store knows it.
+    pub fn incarnation(&self, number: usize) -> store::Incarnation {
+        self.with(|cluster| cluster.incarnation(number))
+    }
+
+    /// Stops a node's process for `span`, as a debugger or a paused machine does.
+    pub fn pause_node(&self, number: usize, span: Duration) {
+        self.with(|cluster| cluster.pause_node(number, span));
+    }
+
+    /// Cuts a node off from the store, or joins it again.
+    pub fn cut_store(&self, number: usize, cut: bool) {
+        self.with(|cluster| cluster.cut_store(number, cut.then_some(::testkit::Cut::Both)));
+    }
+
+    /// The store does nothing for `span`.
+    pub fn stall_store(&self, span: Duration) {
+        self.with(|cluster| cluster.stall_store(span));
+    }
+
+    /// What the game's entities are kept in, as it is now: a copy.
     pub fn store(&self) -> store::Store {
-        self.with(|cluster| cluster.store().clone())
+        self.with(|cluster| cluster.store())
     }
 
     /// Ends all faults.

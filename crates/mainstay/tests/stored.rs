@@ -283,3 +283,129 @@ async fn bad_links_change_nothing_about_what_is_kept(cluster: Cluster) {
     mainstay::node::data::read_document(&mut diver, &kept.documents["self"]).unwrap();
     assert_eq!(diver.depth, 30);
 }
+
+/// The deepest dive of `diver` that is stored.
+fn stored_depth(game: &mainstay::testkit::Game, diver: u64) -> u32 {
+    let kept = game.store().load(holder(Ref::<Diver>::keyed(diver))).wait().unwrap();
+    let mut diver = Diver::default();
+    if let Some(bytes) = kept.as_ref().and_then(|kept| kept.documents.get("self")) {
+        mainstay::node::data::read_document(&mut diver, bytes).unwrap();
+    }
+    diver.depth
+}
+
+#[mainstay::test(seed = 33)]
+async fn divers_of_a_killed_node_go_on_at_another_with_what_was_saved(cluster: Cluster) {
+    let game = cluster.start(&app());
+    let mut divers = Vec::new();
+    for account in 1..=6u32 {
+        let diver = game.client(account.into()).await;
+        assert_eq!(diver.request::<_, u32>("me", "dive", &(account,)).await.unwrap(), account);
+        divers.push(diver);
+    }
+    game.sleep(Duration::from_secs(3)).await;
+    game.kill_node(0, Duration::from_secs(3_600));
+    // Whoever was there is let in again elsewhere, once the node is known to be dead.
+    game.sleep(Duration::from_secs(10)).await;
+    for (account, diver) in (1..=6u32).zip(&mut divers) {
+        let mut deepest = None;
+        for _ in 0..20 {
+            // A session whose home was there has ended: a player logs in anew.
+            let asked = depth_of(diver).await;
+            if let Some(depth) = asked {
+                deepest = Some(depth);
+                break;
+            }
+            *diver = game.client(account.into()).await;
+            game.sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(deepest, Some(account), "what was saved is there");
+    }
+}
+
+async fn depth_of(diver: &mainstay::testkit::Player) -> Option<u32> {
+    diver.request::<_, u32>("me", "dive", &(0u32,)).await.ok()
+}
+
+#[mainstay::test(seed = 34)]
+async fn divers_move_back_to_a_node_that_is_back(cluster: Cluster) {
+    let game = cluster.start(&app());
+    for account in 1..=6u32 {
+        let diver = game.client(account.into()).await;
+        assert_eq!(diver.request::<_, u32>("me", "dive", &(account,)).await.unwrap(), account);
+        diver.leave();
+    }
+    game.sleep(Duration::from_secs(3)).await;
+    for node in 0..2 {
+        // Long enough that the other takes over what is asked for.
+        game.kill_node(node, Duration::from_secs(20));
+        game.sleep(Duration::from_secs(12)).await;
+        for account in 1..=6u32 {
+            let diver = game.client(account.into()).await;
+            let depth = diver.request::<_, u32>("me", "dive", &(0u32,)).await;
+            assert_eq!(depth.unwrap(), account, "at the one that is left");
+            diver.leave();
+        }
+        game.sleep(Duration::from_secs(20)).await;
+        // Half of them belong to the node that is back, and stand as the other's.
+        for account in 1..=6u32 {
+            let diver = game.client(account.into()).await;
+            let mut depth = diver.request::<_, u32>("me", "dive", &(0u32,)).await;
+            for _ in 0..10 {
+                if depth.is_ok() {
+                    break;
+                }
+                game.sleep(Duration::from_secs(1)).await;
+                depth = diver.request::<_, u32>("me", "dive", &(0u32,)).await;
+            }
+            assert_eq!(depth.unwrap(), account, "account {account} after node {node} was back");
+            diver.leave();
+        }
+    }
+}
+
+#[mainstay::test(seed = 35)]
+async fn play_goes_on_while_the_whole_store_is_away(cluster: Cluster) {
+    let game = cluster.start(&app());
+    let ann = game.client(1).await;
+    assert_eq!(ann.request::<_, u32>("me", "dive", &(1u32,)).await.unwrap(), 1);
+    game.sleep(Duration::from_secs(3)).await;
+    let away = Duration::from_secs(30);
+    game.stall_store(away);
+    let back = game.now() + away;
+    let mut depth = 1;
+    while game.now() < back {
+        depth += 1;
+        let before = game.now();
+        let dived = ann.request::<_, u32>("me", "dive", &(depth,)).await;
+        assert_eq!(dived.unwrap(), depth, "in memory");
+        assert!(game.now() - before < Duration::from_secs(1), "nothing stands still");
+        if game.now() + Duration::from_secs(2) < back {
+            assert_eq!(stored_depth(&game, 1), 1, "nothing can be saved");
+        }
+        game.sleep(Duration::from_secs(1)).await;
+    }
+    game.sleep(Duration::from_secs(12)).await;
+    assert_eq!(stored_depth(&game, 1), depth, "all is saved afterwards");
+}
+
+#[mainstay::test(seed = 36)]
+async fn a_node_that_alone_does_not_reach_the_store_stands_still(cluster: Cluster) {
+    let game = cluster.start(&app());
+    let ann = game.client(1).await;
+    assert_eq!(ann.request::<_, u32>("me", "dive", &(1u32,)).await.unwrap(), 1);
+    game.sleep(Duration::from_secs(3)).await;
+    let owner = |game: &mainstay::testkit::Game| {
+        let kept = game.store().load(holder(Ref::<Diver>::keyed(1))).wait().unwrap().unwrap();
+        kept.owner.incarnation
+    };
+    let first = owner(&game);
+    let at = usize::from(game.incarnation(0) != first);
+    game.cut_store(at, true);
+    game.sleep(Duration::from_millis(5_500)).await;
+    let before = game.now();
+    let dived = ann.request::<_, u32>("me", "dive", &(9u32,)).await;
+    assert!(dived.is_err() && game.now() - before > Duration::from_secs(2), "{dived:?}: it waits");
+    game.sleep(Duration::from_secs(4)).await;
+    assert!(game.store().nodes().wait().unwrap().iter().all(|node| node.incarnation != first));
+}

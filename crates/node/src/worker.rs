@@ -321,6 +321,8 @@ impl Worker {
                 self.host.handle_probe(from, *origin, *call, *target, *seen);
             }
             LinkFrame::Ring { call } => self.host.handle_ring(*call),
+            LinkFrame::GiveBack { entity } => self.handle_give_back(now, *entity),
+            LinkFrame::StoreAway => self.handle_store_away(now, from.node),
             LinkFrame::Bind { .. }
             | LinkFrame::Attach { .. }
             | LinkFrame::Detach { .. }

@@ -303,6 +303,15 @@ pub enum LinkFrame<'a> {
         call: Slot,
     },
 
+    // -- stored state --
+    /// The sender was asked for an entity that stands as the receiver's in the store: unless it
+    /// belongs there, it is to be saved and given back.
+    GiveBack {
+        entity: EntityId,
+    },
+    /// The sender's last beats were not acknowledged by the store.
+    StoreAway,
+
     // -- bus --
     Publish {
         subject: &'a str,
@@ -369,6 +378,8 @@ mod kind {
     pub const CANCEL: u8 = 0x42;
     pub const PROBE: u8 = 0x43;
     pub const RING: u8 = 0x44;
+    pub const GIVE_BACK: u8 = 0x48;
+    pub const STORE_AWAY: u8 = 0x49;
     pub const PUBLISH: u8 = 0x50;
     pub const LISTEN: u8 = 0x51;
 }
@@ -550,6 +561,8 @@ impl<'a> LinkFrame<'a> {
                 seen: r.varint()?,
             },
             kind::RING => LinkFrame::Ring { call: read_slot(&mut r)? },
+            kind::GIVE_BACK => LinkFrame::GiveBack { entity: read_entity(&mut r)? },
+            kind::STORE_AWAY => LinkFrame::StoreAway,
             kind::PUBLISH => {
                 LinkFrame::Publish { subject: r.text(TEXT_BYTES_MAX)?, body: r.take_rest() }
             }
@@ -763,6 +776,10 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Ring { call } => {
                 put_slot(out, *call);
             }
+            LinkFrame::GiveBack { entity } => {
+                put_entity(out, *entity);
+            }
+            LinkFrame::StoreAway => {}
             LinkFrame::Publish { subject, body } => {
                 put_text(out, subject);
                 out.extend_from_slice(body);
@@ -813,6 +830,8 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Cancel { .. } => kind::CANCEL,
             LinkFrame::Probe { .. } => kind::PROBE,
             LinkFrame::Ring { .. } => kind::RING,
+            LinkFrame::GiveBack { .. } => kind::GIVE_BACK,
+            LinkFrame::StoreAway => kind::STORE_AWAY,
             LinkFrame::Publish { .. } => kind::PUBLISH,
             LinkFrame::Listen { .. } => kind::LISTEN,
         }

@@ -7,11 +7,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
-use testkit::Counts;
-
 use crate::mutants::{self, Mutant};
-use crate::script::{Outcome, Sights, run};
+use crate::outcome::{Outcome, Tally};
+use crate::suite::Suite;
+use anyhow::{bail, ensure};
 
 /// From this many seeds on, a fault or state that was never seen makes the whole run void.
 const SEEDS_TO_SEE_ALL: u64 = 200;
@@ -31,6 +30,7 @@ pub fn remember_panic(info: &PanicHookInfo<'_>) {
 
 /// Seeds to run.
 pub struct Batch {
+    pub suite: Suite,
     pub from: u64,
     pub seeds: u64,
     pub mutant: Option<Mutant>,
@@ -45,8 +45,9 @@ pub struct Report {
     twice: u64,
     took: Duration,
     simulated: Duration,
-    counts: Counts,
-    sights: Sights,
+    suite: Suite,
+    faults: Tally,
+    sights: Tally,
     mutant: Option<Mutant>,
     /// The failed seed that comes first, and what was violated.
     pub failure: Option<(u64, Vec<String>)>,
@@ -63,8 +64,9 @@ impl Batch {
             twice: 0,
             took: Duration::ZERO,
             simulated: Duration::ZERO,
-            counts: Counts::default(),
-            sights: Sights::default(),
+            suite: self.suite,
+            faults: Tally::default(),
+            sights: Tally::default(),
             mutant: self.mutant,
             failure: None,
         };
@@ -77,10 +79,10 @@ impl Batch {
                         if seed >= self.from + self.seeds {
                             return;
                         }
-                        let mut outcome = run(seed, self.mutant, 0);
+                        let mut outcome = self.suite.run(seed, self.mutant, 0);
                         with_place(&mut outcome);
                         let twice = seed.is_multiple_of(TWICE) && outcome.violations.is_empty();
-                        if twice && run(seed, self.mutant, 0).hash != outcome.hash {
+                        if twice && self.suite.run(seed, self.mutant, 0).hash != outcome.hash {
                             let text = "repetition: a second run of this seed went another way";
                             outcome.violations.push(text.to_owned());
                         }
@@ -117,7 +119,7 @@ impl Report {
         self.seeds += 1;
         self.twice += u64::from(twice);
         self.simulated += outcome.simulated;
-        self.counts.add(&outcome.counts);
+        self.faults.add(&outcome.faults);
         self.sights.add(&outcome.sights);
         let is_first = self.failure.as_ref().is_none_or(|(first, _)| seed < *first);
         if !outcome.violations.is_empty() && is_first {
@@ -126,11 +128,9 @@ impl Report {
     }
 
     fn unseen(&self) -> Vec<&'static str> {
-        let faults = self.counts.list();
-        let rare = ["sessions lost"];
-        let faults = faults.iter().filter(|(name, _)| !rare.contains(name)).copied();
-        let all = faults.chain(self.sights.list());
-        all.filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+        let all = self.faults.0.iter().chain(&self.sights.0);
+        let all = all.filter(|(name, _)| !self.suite.rare().contains(name));
+        all.filter(|(_, count)| *count == 0).map(|(name, _)| *name).collect()
     }
 
     /// Whether so little went wrong in so many runs that they prove nothing.
@@ -140,14 +140,14 @@ impl Report {
 
     pub fn show(&self, lines: usize) {
         if let Some((seed, violations)) = &self.failure {
-            explain(*seed, self.mutant, violations, lines);
+            explain((self.suite, *seed, self.mutant), violations, lines);
         }
         println!("faults");
-        for (name, count) in self.counts.list() {
+        for (name, count) in &self.faults.0 {
             println!("  {name:<34} {count:>12}");
         }
         println!("seen");
-        for (name, count) in self.sights.list() {
+        for (name, count) in &self.sights.0 {
             println!("  {name:<34} {count:>12}");
         }
         let seconds = self.took.as_secs_f64();
@@ -168,36 +168,39 @@ impl Report {
 }
 
 /// Shows what a seed has violated and what came before, by running it once more with notes.
-fn explain(seed: u64, mutant: Option<Mutant>, violations: &[String], lines: usize) {
+fn explain((suite, seed, mutant): Run, violations: &[String], lines: usize) {
     println!("seed {seed} has failed:");
     for text in violations {
         println!("  {text}");
     }
-    let outcome = run(seed, mutant, lines);
+    let outcome = suite.run(seed, mutant, lines);
     for line in &outcome.notes {
         println!("  | {line}");
     }
-    println!("run it again: cargo run --release -p sim -- --seed {seed}{}", flag(mutant));
+    let (of, without) = (suite.flag(), flag(suite, mutant));
+    println!("run it again: cargo run --release -p sim --{of} --seed {seed}{without}");
 }
 
-fn flag(mutant: Option<Mutant>) -> String {
-    let name = mutants::ALL.iter().find(|(_, known)| Some(*known) == mutant);
+type Run = (Suite, u64, Option<Mutant>);
+
+fn flag(suite: Suite, mutant: Option<Mutant>) -> String {
+    let name = mutants::of(suite).iter().find(|(_, known)| Some(*known) == mutant);
     name.map(|(name, _)| format!(" --mutant {name}")).unwrap_or_default()
 }
 
 /// Runs one seed twice.
-pub fn repeat(seed: u64, mutant: Option<Mutant>, lines: usize) -> anyhow::Result<()> {
-    let mut first = run(seed, mutant, 0);
+pub fn repeat((suite, seed, mutant): Run, lines: usize) -> anyhow::Result<()> {
+    let mut first = suite.run(seed, mutant, 0);
     with_place(&mut first);
-    let second = run(seed, mutant, 0);
+    let second = suite.run(seed, mutant, 0);
     println!("seed {seed}: trace {:016x}, again {:016x}", first.hash, second.hash);
     println!("{:.1} simulated seconds", first.simulated.as_secs_f64());
-    for (name, count) in first.counts.list().into_iter().chain(first.sights.list()) {
+    for (name, count) in first.faults.0.iter().chain(&first.sights.0) {
         println!("  {name:<34} {count:>12}");
     }
     ensure!(first.hash == second.hash, "the two runs went different ways");
     if !first.violations.is_empty() {
-        explain(seed, mutant, &first.violations, lines);
+        explain((suite, seed, mutant), &first.violations, lines);
         bail!("seed {seed} has failed");
     }
     println!("no violation");
@@ -205,11 +208,11 @@ pub fn repeat(seed: u64, mutant: Option<Mutant>, lines: usize) -> anyhow::Result
 }
 
 /// Switches off each safety in turn. Only seeds that pass with all safeties on count.
-pub fn try_mutants(from: u64, most: u64, threads: usize) -> anyhow::Result<()> {
+pub fn try_mutants(suite: Suite, from: u64, most: u64, threads: usize) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut missed = 0;
-    for (name, mutant) in mutants::ALL {
-        match first_noticed(mutant, from..from + most, threads) {
+    for &(name, mutant) in mutants::of(suite) {
+        match first_noticed(suite, mutant, from..from + most, threads) {
             Some((seed, violation)) => {
                 let what: String = violation.chars().take(90).collect();
                 println!("{name:<20} seed {seed:<5} {what}");
@@ -220,19 +223,25 @@ pub fn try_mutants(from: u64, most: u64, threads: usize) -> anyhow::Result<()> {
             }
         }
     }
-    println!("{} mutants in {:.1} s", mutants::ALL.len(), began.elapsed().as_secs_f64());
+    println!("{} mutants in {:.1} s", mutants::of(suite).len(), began.elapsed().as_secs_f64());
     ensure!(missed == 0, "{missed} mutants were not noticed");
     Ok(())
 }
 
 /// The first seed that fails with `mutant` and passes without it, and what it has violated.
-fn first_noticed(mutant: Mutant, seeds: Range<u64>, threads: usize) -> Option<(u64, String)> {
+fn first_noticed(
+    suite: Suite,
+    mutant: Mutant,
+    seeds: Range<u64>,
+    threads: usize,
+) -> Option<(u64, String)> {
     let mut from = seeds.start;
     while from < seeds.end {
         let count = seeds.end - from;
-        let batch = Batch { from, seeds: count, mutant: Some(mutant), threads, keep_going: false };
+        let mutant = Some(mutant);
+        let batch = Batch { suite, from, seeds: count, mutant, threads, keep_going: false };
         let (seed, violations) = batch.run().failure?;
-        let without = run(seed, None, 0).violations;
+        let without = suite.run(seed, None, 0).violations;
         match without.first() {
             None => return violations.into_iter().next().map(|first| (seed, first)),
             Some(text) => println!("seed {seed} fails with all safeties on: {text}"),

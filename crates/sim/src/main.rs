@@ -4,10 +4,13 @@
 
 mod batch;
 mod book;
+mod data;
 mod game;
 mod mutants;
+mod outcome;
 mod player;
 mod script;
+mod suite;
 
 use std::process::ExitCode;
 
@@ -16,11 +19,15 @@ use clap::Parser;
 
 use batch::Batch;
 use mutants::Mutant;
+use suite::Suite;
 
 /// Simulates clusters with a game, clients and faults, each from a seed.
 #[derive(Debug, Parser)]
 #[command(name = "sim")]
 struct Args {
+    /// What is simulated.
+    #[arg(long, value_enum, default_value_t = Suite::Sessions)]
+    suite: Suite,
     /// How many seeds to run.
     #[arg(long, default_value_t = 100)]
     seeds: u64,
@@ -62,7 +69,7 @@ fn main() -> ExitCode {
 
 fn simulate(args: &Args) -> anyhow::Result<()> {
     if args.list {
-        for (name, _) in mutants::ALL {
+        for (name, _) in mutants::of(args.suite) {
             println!("{name}");
         }
         return Ok(());
@@ -70,17 +77,18 @@ fn simulate(args: &Args) -> anyhow::Result<()> {
     // Panics of a run are violations, reported with their seed.
     std::panic::set_hook(Box::new(batch::remember_panic));
     let find = |name: &String| {
-        Mutant::find(name).with_context(|| format!("no safety is called {name}: see --list"))
+        Mutant::find(args.suite, name)
+            .with_context(|| format!("no safety is called {name}: see --list"))
     };
     let mutant = args.mutant.as_ref().map(find).transpose()?;
     if let Some(most) = args.mutants {
-        return batch::try_mutants(args.from, most, args.threads);
+        return batch::try_mutants(args.suite, args.from, most, args.threads);
     }
     if let Some(seed) = args.seed {
-        return batch::repeat(seed, mutant, args.lines);
+        return batch::repeat((args.suite, seed, mutant), args.lines);
     }
-    let Args { from, seeds, threads, keep_going, .. } = *args;
-    let batch = Batch { from, seeds, mutant, threads, keep_going };
+    let Args { suite, from, seeds, threads, keep_going, .. } = *args;
+    let batch = Batch { suite, from, seeds, mutant, threads, keep_going };
     let report = batch.run();
     report.show(args.lines);
     match (&report.failure, report.is_void()) {

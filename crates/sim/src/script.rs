@@ -5,25 +5,16 @@ use std::time::Duration;
 use mainstay::env::{Instant, Random};
 use mainstay::node::session::SecondLogin;
 use mainstay::testkit::sim_options;
-use testkit::{Cluster, Counts, Faults};
+use testkit::{Cluster, Faults};
 
 use crate::book::Shared;
 use crate::game::{self, HALLS};
 use crate::mutants::Mutant;
+use crate::outcome::{Outcome, Tally, caught};
 use crate::player::{Heard, Laws, Player, Standing};
 
 /// A run takes some thousand steps; one that takes so many more goes on for ever.
 const EVENTS_MAX: u64 = 300_000;
-
-/// What a run has shown.
-pub struct Outcome {
-    pub violations: Vec<String>,
-    pub counts: Counts,
-    pub sights: Sights,
-    pub hash: u64,
-    pub simulated: Duration,
-    pub notes: Vec<String>,
-}
 
 /// How often the rare states were seen that a good run must come through.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,36 +70,13 @@ impl Sights {
             ("goodbyes", self.goodbyes),
         ]
     }
-
-    pub fn add(&mut self, other: &Sights) {
-        self.heard.add(&other.heard);
-        self.duplicates += other.duplicates;
-        self.replayed += other.replayed;
-        self.repeated += other.repeated;
-        self.stale += other.stale;
-        self.overflows += other.overflows;
-        self.resumes_refused += other.resumes_refused;
-        self.second_logins += other.second_logins;
-        self.expired += other.expired;
-        self.logins_refused += other.logins_refused;
-        self.cycles += other.cycles;
-        self.timeouts += other.timeouts;
-        self.chains += other.chains;
-        self.confirmed += other.confirmed;
-        self.timers += other.timers;
-        self.goodbyes += other.goodbyes;
-    }
 }
 
 /// Runs one seed.
 pub fn run(seed: u64, mutant: Option<Mutant>, notes_max: usize) -> Outcome {
     let mut script = Script::new(seed, mutant, notes_max);
-    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| script.play()));
-    if let Err(panic) = played {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        let text = text.unwrap_or_else(|| "with no message".to_owned());
-        script.book.open().violation(format!("panic: {text}"));
+    if let Some(text) = caught(|| script.play()) {
+        script.book.open().violation(text);
     }
     script.outcome()
 }
@@ -486,8 +454,8 @@ impl Script {
         sights.timers = book.timers_fired;
         Outcome {
             violations: book.violations().to_vec(),
-            counts: self.cluster.counts(),
-            sights,
+            faults: Tally(self.cluster.counts().list().to_vec()),
+            sights: Tally(sights.list()),
             hash: self.cluster.trace().hash(),
             simulated: self.cluster.now() - self.started,
             notes: self.cluster.notes().map(str::to_owned).collect(),

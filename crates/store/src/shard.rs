@@ -93,6 +93,11 @@ impl Shard {
         self.run(|s| rules::mark_dead(s, incarnation, beat))
     }
 
+    /// See [`Store::generation`](crate::Store::generation).
+    pub fn generation(&mut self) -> Result<u64, Error> {
+        self.run(|s| rules::generation(s))
+    }
+
     /// See [`Store::raise_generation`](crate::Store::raise_generation).
     pub fn raise_generation(&mut self, current: u64) -> Result<u64, Error> {
         self.run(|s| rules::raise_generation(s, current))

@@ -62,6 +62,16 @@ impl Store {
         Store { backend: Arc::new(Backend::Memory(Mutex::new(shard))) }
     }
 
+    /// Has `act` done with the shard of a store in memory; `None` if it is another.
+    pub fn with_shard<R>(&self, act: impl FnOnce(&mut Shard) -> R) -> Option<R> {
+        match &*self.backend {
+            Backend::Memory(shard) => {
+                Some(act(&mut shard.lock().unwrap_or_else(PoisonError::into_inner)))
+            }
+            _ => None,
+        }
+    }
+
     /// A store in the file at `path`, made if it is not there; its folder must be.
     ///
     /// One process, one handle and its clones: a second is [`OpenError::InUse`]. A thread commits

@@ -12,12 +12,14 @@ use proto::ticket::{Claims, TicketKeys};
 use proto::{AccountId, Incarnation, KindId, Message, MethodId};
 
 use crate::clients::{ClientId, ClientSeat, RequestResult};
-use crate::data::{Post, Shelf};
 use crate::faults::{Counts, Faults};
 use crate::net::{Callee, End, Happening, Net, PipeId, Place, Way};
+use crate::nodes::CoordinatorFaults;
 use crate::notes::Notes;
-use crate::places::{GateSeat, Ground, NodeSeat};
+use crate::places::{GateSeat, Ground, NodeSeat, WorkerSeat};
 use crate::trace::Trace;
+use crate::vault::{StoreCounts, StoreFaults, StoreMutant, Vault};
+use crate::wire::{Want, Wire};
 
 /// Registers the kinds of a game at each worker.
 pub type Register = Arc<dyn Fn(&mut Host) + Send + Sync>;
@@ -49,6 +51,17 @@ pub struct Options {
     pub host: HostOptions,
     /// Whether there is a store, for kinds that have documents.
     pub stored: bool,
+    /// How nodes keep documents.
+    pub data: node::data::Options,
+    /// Limits of the store.
+    pub store: store::Limits,
+    /// What goes wrong at the store and on the way to it until [`Cluster::heal`].
+    pub store_faults: StoreFaults,
+    /// What goes wrong at the coordinator until [`Cluster::heal`].
+    pub coordinator_faults: CoordinatorFaults,
+    /// A safety of the simulated store switched off.
+    #[doc(hidden)]
+    pub store_mutant: Option<StoreMutant>,
     /// How many lines of [`Cluster::notes`] are kept. 0: none are made.
     pub notes_max: usize,
     /// After so many steps nothing happens any more; see [`Cluster::is_exhausted`].
@@ -71,6 +84,11 @@ impl Options {
             sessions: node::session::Options::default(),
             host: HostOptions::default(),
             stored: false,
+            data: node::data::Options::default(),
+            store: store::Limits::default(),
+            store_faults: StoreFaults::none(),
+            coordinator_faults: CoordinatorFaults::default(),
+            store_mutant: None,
             notes_max: 0,
             events_max: u64::MAX,
         }
@@ -94,18 +112,21 @@ pub struct Left {
 
 /// A cluster in one thread. Time passes only in [`run_for`](Cluster::run_for) and what waits.
 pub struct Cluster {
-    options: Options,
+    pub(crate) options: Options,
     clock: ManualClock,
-    ground: Ground,
-    net: Net,
-    nodes: Vec<NodeSeat>,
-    gates: Vec<GateSeat>,
+    pub(crate) ground: Ground,
+    pub(crate) net: Net,
+    pub(crate) nodes: Vec<NodeSeat>,
+    pub(crate) gates: Vec<GateSeat>,
     clients: Vec<ClientSeat>,
-    revision: u64,
-    trace: Trace,
-    notes: Notes,
-    healed: bool,
-    shelf: Shelf,
+    pub(crate) revision: u64,
+    pub(crate) trace: Trace,
+    pub(crate) notes: Notes,
+    pub(crate) healed: bool,
+    pub(crate) vault: Vault,
+    pub(crate) wire: Wire,
+    /// Until when the coordinator tells nobody anything.
+    pub(crate) coordinator_until: Instant,
 }
 
 impl Cluster {
@@ -118,6 +139,9 @@ impl Cluster {
         let net = Net::new(random.fork(), Faults::none());
         let mut ground = Ground { clock, keys, random };
         let now = hands.now();
+        // Not of the others' randomness, so that a store changes nothing for clusters without one.
+        let own = Random::from_seed(options.seed ^ 0x570e);
+        let vault = Vault::new(own, options.store.clone(), options.store_mutant);
         let nodes = (0..options.nodes).map(|n| NodeSeat::new(&mut ground, &options, n)).collect();
         let gates =
             (0..options.gates).map(|n| GateSeat::new(&mut ground, &options, now, n)).collect();
@@ -133,14 +157,15 @@ impl Cluster {
             trace: Trace::new(),
             notes,
             healed: false,
-            shelf: Shelf::new(),
+            vault,
+            wire: Wire::default(),
+            coordinator_until: Instant::ZERO,
         };
-        if cluster.options.stored {
-            (0..cluster.options.nodes).for_each(|n| cluster.net.at(now, Happening::Beat(n)));
-        }
+        (0..cluster.options.nodes).for_each(|n| cluster.start_heart(now, n));
         cluster.net.at(now, Happening::Directory);
         cluster.run_for(Duration::from_millis(500));
         cluster.net.faults = cluster.options.faults.clone();
+        cluster.vault.faults = cluster.options.store_faults.clone();
         cluster.net.at(now + Duration::from_secs(1), Happening::Strike);
         cluster
     }
@@ -178,15 +203,28 @@ impl Cluster {
         &mut self.ground.random
     }
 
-    /// The cluster's store, to look at what is kept.
-    pub fn store(&self) -> &store::Store {
-        self.shelf.store()
+    /// How often the faults of the store and of nodes have struck.
+    pub fn store_counts(&self) -> StoreCounts {
+        self.vault.counts
     }
 
-    /// From now on nothing goes wrong: what must converge has time to.
+    /// What the store holds now, to look at: a copy, which nobody else has.
+    pub fn store(&self) -> store::Store {
+        self.vault.look()
+    }
+
+    /// From now on nothing goes wrong: what must converge has time to. Whoever is cut off or stands
+    /// still goes on.
     pub fn heal(&mut self) {
+        let now = self.now();
         self.net.faults = Faults::none();
+        self.vault.faults = StoreFaults::none();
         self.healed = true;
+        self.net.join_all();
+        for node in 0..self.nodes.len() {
+            self.cut_store(node, None);
+        }
+        self.net.at(now, Happening::Relist);
     }
 
     // -- clients --
@@ -500,38 +538,31 @@ impl Cluster {
             Happening::Directory => self.spread_directory(now),
             Happening::Local(node, worker, batch) => {
                 let wall = self.clock.wall();
-                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                let Some(seat) = self.worker(node, worker) else { return };
                 seat.worker.handle_local(now, wall, batch);
                 self.settle(Place::Worker(node, worker));
             }
             Happening::Batch(node, worker, batch) => {
-                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                let Some(seat) = self.worker(node, worker) else { return };
                 seat.worker.handle_batch(now, *batch);
                 self.settle(Place::Worker(node, worker));
             }
             Happening::WayDown(node, worker, peer) => {
                 let wall = self.clock.wall();
-                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                let Some(seat) = self.worker(node, worker) else { return };
                 seat.worker.handle_way_down(now, wall, peer);
                 self.settle(Place::Worker(node, worker));
             }
-            Happening::Data(node, worker, post) => match *post {
-                Post::Ask(ask) => self.shelf.ask(now, ask, (node, worker), &mut self.net),
-                Post::Told(told) => {
-                    let seat = &mut self.nodes[node].workers[usize::from(worker)];
-                    seat.worker.handle_told(now, told);
-                    self.settle(Place::Worker(node, worker));
-                }
-            },
-            Happening::Beat(node) => {
-                let incarnation = self.nodes[node].info.incarnation;
-                let life = self.shelf.beat(now, incarnation, node, &mut self.net);
-                for worker in 0..self.options.workers {
-                    let seat = &mut self.nodes[node].workers[usize::from(worker)];
-                    seat.worker.handle_life(now, life);
-                    self.settle(Place::Worker(node, worker));
-                }
-            }
+            Happening::Request(id, want) => self.handle_request(now, id, *want),
+            Happening::Reply(id, reply) => self.handle_reply(now, id, *reply),
+            Happening::Expire => self.handle_expire(now),
+            Happening::Synced(life) => self.handle_synced(now, life),
+            Happening::StoreStart => self.handle_store_start(now),
+            Happening::StoreWork => self.work_at_store(now),
+            Happening::Beat(node) => self.work_heart(now, node),
+            Happening::NodeStart(node) => self.handle_node_start(now, node),
+            Happening::View(place, directory) => self.see_directory(now, place, &directory),
+            Happening::Relist => self.relist(now),
             Happening::Strike => self.strike(now),
             Happening::Remind => {}
         }
@@ -543,18 +574,17 @@ impl Cluster {
             Happening::Wake(place) => *place,
             Happening::Local(node, worker, _)
             | Happening::Batch(node, worker, _)
-            | Happening::Data(node, worker, _)
             | Happening::WayDown(node, worker, _) => Place::Worker(*node, *worker),
             Happening::Bytes(pipe, way, _) => self.net.target(*pipe, *way)?.place()?,
             Happening::Closed(_, end) | Happening::ConnectFailed(_, end) => end.place()?,
+            Happening::View(place, _) => *place,
+            Happening::Beat(node) => return self.node_stalled_until(*node, None),
             _ => return None,
         };
-        Some(match place {
-            Place::Gate(number) => self.gates[number].stalled_until,
-            Place::Worker(node, worker) => {
-                self.nodes[node].workers[usize::from(worker)].stalled_until
-            }
-        })
+        match place {
+            Place::Gate(number) => Some(self.gates[number].stalled_until),
+            Place::Worker(node, worker) => self.node_stalled_until(node, Some(worker)),
+        }
     }
 
     fn arrive(&mut self, now: Instant, pipe: PipeId) {
@@ -589,9 +619,15 @@ impl Cluster {
             return Some(End::Link(Place::Gate(at), link));
         }
         let at = self.nodes.iter().position(|node| node.info.incarnation == to)?;
+        let from = self.net.opener(pipe).and_then(End::place);
+        if let Some(Place::Worker(from, _)) = from
+            && self.net.is_split(from, at)
+        {
+            return None;
+        }
         // Links are dealt out among the workers, as at accept.
         let worker = (pipe.0 % u64::from(self.options.workers)) as u8;
-        let seat = &mut self.nodes[at].workers[usize::from(worker)];
+        let seat = self.worker(at, worker)?;
         let link = seat.worker.mesh().handle_accepted(now).ok()?;
         Some(End::Link(Place::Worker(at, worker), link))
     }
@@ -678,7 +714,7 @@ impl Cluster {
                 self.settle(Place::Gate(number));
             }
             End::Link(Place::Worker(node, worker), link) => {
-                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                let Some(seat) = self.worker(node, worker) else { return };
                 seat.worker.handle_bytes(now, wall, link, &bytes);
                 self.settle(Place::Worker(node, worker));
             }
@@ -688,14 +724,17 @@ impl Cluster {
     fn mesh(&mut self, place: Place) -> Option<&mut mesh::Mesh> {
         match place {
             Place::Gate(number) => self.gates[number].gate.as_mut().map(gate::Gate::mesh),
-            Place::Worker(node, worker) => {
-                Some(self.nodes[node].workers[usize::from(worker)].worker.mesh())
-            }
+            Place::Worker(node, worker) => self.worker(node, worker).map(|seat| seat.worker.mesh()),
         }
     }
 
+    /// A worker, unless its node is down.
+    fn worker(&mut self, node: usize, worker: u8) -> Option<&mut WorkerSeat> {
+        self.nodes[node].workers.get_mut(usize::from(worker))
+    }
+
     /// Lets a place work on what came in, unless it is stalled: then it will when that is over.
-    fn settle(&mut self, place: Place) {
+    pub(crate) fn settle(&mut self, place: Place) {
         let (now, wall) = (self.now(), self.clock.wall());
         match place {
             Place::Gate(number) => {
@@ -708,14 +747,18 @@ impl Cluster {
                 seat.settle(now, wall, number, &mut self.net);
             }
             Place::Worker(node, worker) => {
-                let seat = &mut self.nodes[node].workers[usize::from(worker)];
+                let workers = &mut self.nodes[node].workers;
+                let Some(seat) = workers.get_mut(usize::from(worker)) else { return };
                 if seat.stalled_until > now {
                     let at = seat.stalled_until;
                     self.net.at(at, Happening::Wake(place));
                     return;
                 }
                 let workers = self.options.workers;
-                seat.settle(now, wall, (node, worker, workers), &mut self.net);
+                let asks = seat.settle(now, wall, (node, worker, workers), &mut self.net);
+                for ask in asks {
+                    self.send_to_store(now, node, Some(worker), Want::Ask(ask));
+                }
             }
         }
     }
@@ -725,24 +768,6 @@ impl Cluster {
         self.clients[number].settle(now, self.options.gates, &mut self.net);
     }
 
-    fn spread_directory(&mut self, now: Instant) {
-        self.revision += 1;
-        let nodes = self.nodes.iter().map(|node| node.info.clone());
-        let gates = self.gates.iter().filter(|seat| seat.gate.is_some()).map(GateSeat::info);
-        let directory = Arc::new(Directory::new(self.revision, nodes.chain(gates)));
-        for number in 0..self.gates.len() {
-            self.gates[number].set_directory(now, &directory);
-            self.settle(Place::Gate(number));
-        }
-        for node in 0..self.nodes.len() {
-            for worker in 0..self.options.workers {
-                let seat = &mut self.nodes[node].workers[usize::from(worker)];
-                seat.worker.set_directory(directory.clone(), |_| false);
-                self.settle(Place::Worker(node, worker));
-            }
-        }
-    }
-
     /// Once a simulated second: gates die and places stall, by chance.
     fn strike(&mut self, now: Instant) {
         self.net.sweep(now);
@@ -750,6 +775,13 @@ impl Cluster {
             return;
         }
         self.net.at(now + Duration::from_secs(1), Happening::Strike);
+        if self.options.stored {
+            self.strike_store(now);
+        }
+        self.strike_coordinator(now);
+        if self.gates.is_empty() {
+            return;
+        }
         let faults = self.net.faults.clone();
         let gate = self.net.random.below(self.gates.len() as u64) as usize;
         if faults.kill_gate > 0 && self.net.random.chance(faults.kill_gate, 1000) {
@@ -766,7 +798,8 @@ impl Cluster {
                 let node = self.net.random.below(self.nodes.len() as u64) as usize;
                 let worker = self.net.random.below(u64::from(self.options.workers)) as usize;
                 self.notes.add(now, || format!("worker {node}.{worker} stalls until {until:?}"));
-                &mut self.nodes[node].workers[worker].stalled_until
+                let Some(seat) = self.nodes[node].workers.get_mut(worker) else { return };
+                &mut seat.stalled_until
             };
             // One that stalls already does not stall longer, so that `stall_max` holds.
             if *stalled < now {

@@ -4,12 +4,15 @@
 
 mod clients;
 mod cluster;
-mod data;
+mod disk;
 mod faults;
 mod net;
+mod nodes;
 mod notes;
 mod places;
 mod trace;
+mod vault;
+mod wire;
 
 pub use client::{CallError, CallId, End, Event, RequestId, TellId};
 pub use clients::{ClientId, RequestResult};
@@ -17,7 +20,12 @@ pub use cluster::{Cluster, Left, Options, Register};
 pub use faults::{Counts, Faults};
 #[doc(hidden)]
 pub use gate::Mutant as GateMutant;
+pub use nodes::CoordinatorFaults;
 pub use trace::Trace;
+#[doc(hidden)]
+pub use vault::StoreMutant;
+pub use vault::{Fact, StoreCounts, StoreFaults};
+pub use wire::Cut;
 
 /// Runs `test` against a new cluster: what `#[mainstay::test]` expands to.
 ///

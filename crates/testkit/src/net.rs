@@ -86,10 +86,26 @@ pub(crate) enum Happening {
     Batch(usize, u8, Box<node::Batch>),
     /// A link of another worker of the node has ended.
     WayDown(usize, u8, proto::Incarnation),
-    /// A request of a worker to the store, or the answer.
-    Data(usize, u8, Box<crate::data::Post>),
-    /// A node tells the store that it lives.
+    /// A request reaches the store.
+    Request(u64, Box<crate::wire::Want>),
+    /// An answer of the store reaches its node.
+    Reply(u64, Box<crate::wire::Reply>),
+    /// Requests may have waited for too long.
+    Expire,
+    /// A sync of that life of the store has ended.
+    Synced(u64),
+    /// The store is back.
+    StoreStart,
+    /// The store goes on.
+    StoreWork,
+    /// The thread of a node that beats has something to do.
     Beat(usize),
+    /// A node that was killed is back.
+    NodeStart(usize),
+    /// A place hears late of who is there.
+    View(Place, std::sync::Arc<cluster::Directory>),
+    /// The coordinator has all nodes on its list again.
+    Relist,
     /// Once a simulated second: may strike a fault.
     Strike,
     /// A test waits for this time.
@@ -124,6 +140,8 @@ pub(crate) struct Net {
     pipes: BTreeMap<PipeId, Pipe>,
     by_end: BTreeMap<End, PipeId>,
     next_pipe: u64,
+    /// Pairs of nodes that do not reach each other, the smaller number first.
+    splits: std::collections::BTreeSet<(usize, usize)>,
     pub(crate) random: Random,
     pub(crate) faults: Faults,
     pub(crate) counts: Counts,
@@ -137,6 +155,7 @@ impl Net {
             pipes: BTreeMap::new(),
             by_end: BTreeMap::new(),
             next_pipe: 0,
+            splits: std::collections::BTreeSet::new(),
             random,
             faults,
             counts: Counts::default(),
@@ -373,6 +392,57 @@ impl Net {
                 self.cut(now, id);
             }
         }
+    }
+
+    /// What was to happen at a node does not: its process is gone.
+    pub(crate) fn forget_node(&mut self, node: usize) {
+        self.queue.retain(|_, what| match what {
+            Happening::Local(of, ..)
+            | Happening::Batch(of, ..)
+            | Happening::WayDown(of, ..)
+            | Happening::Beat(of)
+            | Happening::Wake(Place::Worker(of, _))
+            | Happening::View(Place::Worker(of, _), _) => *of != node,
+            _ => true,
+        });
+    }
+
+    /// Two nodes do not reach each other from now on.
+    pub(crate) fn split(&mut self, now: Instant, pair: (usize, usize)) {
+        self.splits.insert(pair);
+        let node = |end: End| match end.place() {
+            Some(Place::Worker(node, _)) => Some(node),
+            _ => None,
+        };
+        let between = |pipe: &&Pipe| {
+            let ends = (node(pipe.from), pipe.to.and_then(node));
+            ends == (Some(pair.0), Some(pair.1)) || ends == (Some(pair.1), Some(pair.0))
+        };
+        let cut: Vec<PipeId> = self
+            .pipes
+            .iter()
+            .filter(|(_, pipe)| pipe.open && between(pipe))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in cut {
+            // What is on its way is lost.
+            if let Some(pipe) = self.pipes.get_mut(&id) {
+                pipe.open = false;
+            }
+            self.cut(now, id);
+        }
+    }
+
+    pub(crate) fn join(&mut self, pair: (usize, usize)) {
+        self.splits.remove(&pair);
+    }
+
+    pub(crate) fn join_all(&mut self) {
+        self.splits.clear();
+    }
+
+    pub(crate) fn is_split(&self, one: usize, other: usize) -> bool {
+        self.splits.contains(&(one.min(other), one.max(other)))
     }
 
     pub(crate) fn hold(&mut self, id: PipeId, bytes: Vec<u8>) {

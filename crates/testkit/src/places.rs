@@ -6,6 +6,7 @@ use cluster::{Directory, NodeInfo};
 use env::{Clock, Instant, Random, WallTime};
 use gate::Gate;
 use mesh::{Key, LinkId, Mesh, Output, PeerInfo};
+use node::data::{Ask, Beat};
 use node::{DataParts, Worker, WorkerParts};
 use proto::Incarnation;
 use proto::link::WorkerId;
@@ -13,6 +14,7 @@ use proto::ticket::TicketKeys;
 
 use crate::cluster::Options;
 use crate::net::{Callee, End, Happening, Net, Place};
+use crate::wire::Cut;
 
 /// A gate process, or the hole it left.
 pub(crate) struct GateSeat {
@@ -27,7 +29,23 @@ pub(crate) struct GateSeat {
 /// A node process with its workers.
 pub(crate) struct NodeSeat {
     pub(crate) info: Arc<NodeInfo>,
+    /// None while it is down.
     pub(crate) workers: Vec<WorkerSeat>,
+    /// Rises with each start.
+    pub(crate) life: u32,
+    /// Its thread that beats.
+    pub(crate) beat: Beat,
+    /// When that is to be woken, as it was said last.
+    pub(crate) beat_at: Instant,
+    pub(crate) stalled_until: Instant,
+    /// How it is cut off from the store.
+    pub(crate) cut: Option<Cut>,
+    /// The coordinator has forgotten it for a while.
+    pub(crate) unlisted: bool,
+    /// It knows that it was declared dead.
+    pub(crate) is_dead: bool,
+    /// How often it has declared others dead.
+    pub(crate) buried: u64,
 }
 
 pub(crate) struct WorkerSeat {
@@ -77,13 +95,32 @@ impl NodeSeat {
                     mesh: ground.mesh(me, &name, options.workers),
                     clock: ground.clock.clone(),
                     random: ground.random.fork(),
-                    data: options.stored.then(DataParts::default),
+                    data: options.stored.then(|| DataParts { options: options.data.clone() }),
                 });
                 (options.register)(worker.host());
                 WorkerSeat { worker, stalled_until: Instant::ZERO, wake_at: None }
             })
             .collect();
-        NodeSeat { info: Arc::new(info), workers }
+        let now = ground.clock.now();
+        NodeSeat {
+            info: Arc::new(info),
+            workers,
+            life: 0,
+            beat: Beat::new(options.data.clone(), incarnation, now),
+            beat_at: now,
+            stalled_until: Instant::ZERO,
+            cut: None,
+            unlisted: false,
+            is_dead: false,
+            buried: 0,
+        }
+    }
+
+    /// Its process is gone.
+    pub(crate) fn end(&mut self) {
+        self.workers.clear();
+        self.stalled_until = Instant::ZERO;
+        self.is_dead = false;
     }
 }
 
@@ -186,8 +223,9 @@ impl WorkerSeat {
         wall: WallTime,
         (node, number, workers): (usize, u8, u8),
         net: &mut Net,
-    ) {
+    ) -> Vec<Ask> {
         let place = Place::Worker(node, number);
+        let mut asks = Vec::new();
         let mut next = self.worker.turn(now, wall);
         loop {
             let lost = move_links(self.worker.mesh(), now, place, net);
@@ -202,9 +240,7 @@ impl WorkerSeat {
             while let Some((to, batch)) = self.worker.poll_batch() {
                 net.at(soon, Happening::Batch(node, to, Box::new(batch)));
             }
-            while let Some(ask) = self.worker.poll_ask() {
-                crate::data::send(now, ask, (node, number), net);
-            }
+            asks.extend(std::iter::from_fn(|| self.worker.poll_ask()));
             for other in (0..workers).filter(|other| *other != number) {
                 for &peer in &lost {
                     net.at(soon, Happening::WayDown(node, other, peer));
@@ -217,6 +253,7 @@ impl WorkerSeat {
             next = self.worker.turn(now, wall);
         }
         wake(&mut self.wake_at, next, now, place, net);
+        asks
     }
 }
 

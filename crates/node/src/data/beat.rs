@@ -30,6 +30,10 @@ pub enum Life {
     Dead,
     /// Another node was declared dead: what it had is free.
     Buried(Incarnation),
+    /// The store was asked twice in a row and did not answer.
+    Away,
+    /// So many nodes are alive in the store, this one included.
+    Known(usize),
     /// That many nodes stand still at once: more likely the fault is here, so nobody is declared
     /// dead without an operator.
     MassDeath(usize),
@@ -45,6 +49,9 @@ pub struct Beat {
     beating: Option<Instant>,
     reading: Option<Instant>,
     seen: BTreeMap<Incarnation, Seen>,
+    known: usize,
+    /// Beats in a row that were not acknowledged.
+    failed: u32,
     /// When nodes were declared dead, for the brake.
     buried: VecDeque<Instant>,
     braked: bool,
@@ -59,6 +66,9 @@ struct Seen {
     marking: bool,
 }
 
+/// An answer that did not come says something about the store if it is told within this time.
+const FRESH: Duration = Duration::from_millis(2_500);
+
 /// More deaths than a third of the nodes within this time are not believed.
 const BRAKE_WINDOW: Duration = Duration::from_secs(30);
 
@@ -72,6 +82,8 @@ impl Beat {
             beating: None,
             reading: None,
             seen: BTreeMap::new(),
+            known: 0,
+            failed: 0,
             buried: VecDeque::new(),
             braked: false,
             asks: VecDeque::new(),
@@ -111,12 +123,22 @@ impl Beat {
     }
 
     /// What became of the beat.
-    pub fn handle_beat(&mut self, result: Result<Pulse, Error>) {
+    pub fn handle_beat(&mut self, now: Instant, result: Result<Pulse, Error>) {
         let Some(sent) = self.beating.take() else { return };
         match result {
-            Ok(pulse) => self.lives.push_back(Life::Alive(sent, pulse.generation)),
+            Ok(pulse) => {
+                self.failed = 0;
+                self.lives.push_back(Life::Alive(sent, pulse.generation));
+            }
             Err(Error::Dead(_)) => self.lives.push_back(Life::Dead),
-            Err(_) => {}
+            // What stood still itself learns late that nobody answered in time, and knows nothing.
+            Err(_) if now.since(sent) > FRESH => self.failed = 0,
+            Err(_) => {
+                self.failed += 1;
+                if self.failed > 1 {
+                    self.lives.push_back(Life::Away);
+                }
+            }
         }
     }
 
@@ -140,7 +162,11 @@ impl Beat {
                 *seen = Seen { beat, since: now, marking: false };
             }
         }
-        self.judge(now, sent, others.len() + 1);
+        let known = others.len() + 1;
+        if std::mem::replace(&mut self.known, known) != known {
+            self.lives.push_back(Life::Known(known));
+        }
+        self.judge(now, sent, known);
     }
 
     /// Whoever stood still from one reading to another, sent so much later, is dead.

@@ -9,6 +9,7 @@ use store::{Error, Holdings, Key, Patch, Receipt, Refusal, Save, Transaction, Tx
 use super::ask::{Ask, key_of};
 use super::deal::Deal;
 use super::keeper::{Act, Flight, Keeper};
+use super::options::Mutant;
 use super::records::{RecordAsk, RecordError, RecordTold};
 
 /// Why a transaction was not done. Each variant says what the caller can do.
@@ -67,10 +68,22 @@ pub(crate) struct CommitRequest {
 pub(crate) struct CommitFlight {
     txn: Box<Transaction>,
     who: Option<EntityId>,
-    /// The epoch and documents, if it writes the entity.
-    writes: Option<(u64, Patch)>,
+    writes: Option<Written>,
+    since: Instant,
     was_unknown: bool,
+    /// Why it is not to be done, while the store is told so.
+    given_up: Option<CommitError>,
     attempts: u32,
+}
+
+/// What a transaction writes of the entity that asks.
+#[derive(Debug)]
+struct Written {
+    epoch: u64,
+    /// What waited to be saved anyway.
+    pending: Patch,
+    /// All that is written.
+    patch: Patch,
 }
 
 /// What became of it.
@@ -85,21 +98,36 @@ impl Keeper {
     /// An entity wants a transaction done. One [`Act::Deliver`] with its tag follows.
     pub fn handle_commit(&mut self, now: Instant, request: CommitRequest) {
         if self.commits.len() >= self.options.commits_max {
-            if let (Some(id), Some(patch)) = (request.who, request.patch) {
-                self.write_later(id, patch, now);
+            if let (Some(id), Some(_)) = (request.who, request.patch) {
+                self.acts.push_back(Act::Written(id, false));
+                self.handle_touched(now, id);
             }
             return self.deliver(request.tag, Err(CommitError::Unavailable));
         }
-        let Some(id) = request.who else { return self.send_commit(request, None) };
+        let Some(id) = request.who else { return self.send_commit(now, request, None) };
         let Some(owned) = self.owned(id).filter(|owned| !owned.is_leaving()) else {
             return self.deliver(request.tag, Err(CommitError::Lost));
         };
         if request.patch.is_some() {
+            let tag = request.tag;
             owned.commits.push_back(request);
             self.write(now, id);
+            if self.owned(id).is_some_and(|owned| !owned.commits.is_empty()) {
+                self.queued.push_back((now + self.options.commit_wait, id, tag));
+            }
         } else {
-            self.send_commit(request, None);
+            self.send_commit(now, request, None);
         }
+    }
+
+    /// A transaction that was never sent fails, if it waits still: the save before it gets no answer.
+    pub(super) fn queued_too_long(&mut self, now: Instant, id: EntityId, tag: u64) {
+        let Some(owned) = self.owned(id) else { return };
+        let Some(at) = owned.commits.iter().position(|request| request.tag == tag) else { return };
+        owned.commits.remove(at);
+        self.acts.push_back(Act::Written(id, false));
+        self.handle_touched(now, id);
+        self.deliver(tag, Err(CommitError::Unavailable));
     }
 
     /// Somebody wants to know what a holder has.
@@ -113,17 +141,18 @@ impl Keeper {
     }
 
     /// The entity's turn to be written by a transaction has come.
-    pub(super) fn commit_writes(&mut self, _now: Instant, id: EntityId, request: CommitRequest) {
+    pub(super) fn commit_writes(&mut self, now: Instant, id: EntityId, request: CommitRequest) {
         let Some(owned) = self.owned(id) else { return };
         // What still waits to be saved goes along, under what the transaction writes.
-        let mut patch = std::mem::take(&mut owned.pending);
+        let pending = std::mem::take(&mut owned.pending);
+        let mut patch = pending.clone();
         patch.extend(request.patch.clone().unwrap_or_default());
         owned.flight = Flight::Commit;
         let save = Save { claim: owned.claim, version: owned.version, patch };
-        self.send_commit(request, Some(save));
+        self.send_commit(now, request, Some((save, pending)));
     }
 
-    fn send_commit(&mut self, request: CommitRequest, write: Option<Save>) {
+    fn send_commit(&mut self, now: Instant, request: CommitRequest, write: Option<(Save, Patch)>) {
         let CommitRequest { tag, who, deal, at_ms, .. } = request;
         let own = who.and_then(|id| self.claim(id)).filter(|_| write.is_none());
         let generation = match self.generation() {
@@ -131,25 +160,17 @@ impl Keeper {
             Some(_) => Err(CommitError::Record(RecordError::FailedOver)),
             None => Err(CommitError::Unavailable),
         };
-        let generation = match generation {
-            Ok(generation) => generation,
-            Err(error) => {
-                let patch = write.map(|save| (save.claim.epoch, save.patch));
-                let flight = CommitFlight::new(Transaction::new(deal.id, 0), who, patch);
-                self.commits.insert(tag, flight);
-                return self.settle(tag, Err(error));
-            }
-        };
-        let mut txn = Transaction::new(deal.id, generation);
-        let writes = write.as_ref().map(|save| (save.claim.epoch, save.patch.clone()));
+        let mut txn = Transaction::new(deal.id, *generation.as_ref().unwrap_or(&0));
         let mut claims = BTreeMap::new();
         for claim in own.into_iter().chain(deal.claims) {
             claims.insert(claim.key, claim);
         }
-        if let Some(save) = write {
+        let writes = write.map(|(save, pending)| {
             claims.remove(&save.claim.key);
+            let written = Written { epoch: save.claim.epoch, pending, patch: save.patch.clone() };
             txn.writes.push(save);
-        }
+            written
+        });
         txn.claims = claims.into_values().collect();
         txn.ledgers = deal.ledgers;
         txn.records = deal.records;
@@ -157,30 +178,91 @@ impl Keeper {
         txn.messages = deal.messages;
         txn.note = deal.note;
         txn.at_ms = at_ms;
-        self.asks.push_back(Ask::Commit(tag, Box::new(txn.clone())));
-        self.commits.insert(tag, CommitFlight::new(txn, who, writes));
+        let (was_unknown, given_up, attempts) = (false, None, 0);
+        let txn = Box::new(txn);
+        let ask = Ask::Commit(tag, txn.clone());
+        let flight = CommitFlight { txn, who, writes, since: now, was_unknown, given_up, attempts };
+        self.commits.insert(tag, flight);
+        match generation {
+            Ok(_) => self.asks.push_back(ask),
+            Err(error) => self.settle(now, tag, Err(error)),
+        }
     }
 
     pub(super) fn committed(&mut self, now: Instant, tag: u64, result: Result<Receipt, Error>) {
+        let believes = self.options.mutant != Some(Mutant::UnknownIsFailure);
+        let wait = self.options.commit_wait;
         let Some(flight) = self.commits.get_mut(&tag) else { return };
-        let (was_unknown, id) = (flight.was_unknown, flight.txn.id);
+        if flight.given_up.is_some() {
+            return self.gave_up(now, tag, result);
+        }
+        let (was_unknown, id, since) = (flight.was_unknown, flight.txn.id, flight.since);
         let outcome = match result {
             Ok(receipt) => Ok(receipt),
-            Err(Error::Unknown(_)) => {
+            Err(Error::Unknown(_)) if believes => {
                 flight.was_unknown = true;
-                return self.look_up_later(now, tag);
+                return self.try_later(now, tag);
             }
             Err(Error::Busy | Error::Unavailable(_)) if was_unknown => {
-                return self.look_up_later(now, tag);
+                return self.try_later(now, tag);
             }
-            Err(error @ (Error::Busy | Error::Unavailable(_) | Error::Stopped(_))) => {
+            Err(Error::Unavailable(_)) if now < since + wait => return self.try_later(now, tag),
+            Err(
+                error @ (Error::Busy
+                | Error::Stopped(_)
+                | Error::Unavailable(_)
+                | Error::Unknown(_)),
+            ) => {
                 self.note_stop(&error);
                 // Once it was sent without an answer, nothing but the store itself can tell.
                 Err(if was_unknown { CommitError::Unknown(id) } else { CommitError::Unavailable })
             }
             Err(error) => Err(self.why_not(now, tag, error)),
         };
-        self.settle_at(now, tag, outcome);
+        let is_sure = self.options.mutant == Some(Mutant::RefusedTooEarly);
+        match outcome {
+            // The first try may still come, when what stood in its way is gone.
+            Err(error @ CommitError::Refused(_)) if was_unknown && !is_sure => {
+                if let Some(flight) = self.commits.get_mut(&tag) {
+                    flight.given_up = Some(error);
+                    self.give_up(now, tag);
+                }
+            }
+            outcome => self.settle(now, tag, outcome),
+        }
+    }
+
+    /// Uses up the id of a transaction that is not to be done, so that no late try of it is.
+    fn give_up(&mut self, now: Instant, tag: u64) {
+        let Some(flight) = self.commits.get(&tag) else { return };
+        let id = flight.txn.id;
+        let Some(generation) = self.generation() else {
+            return self.settle(now, tag, Err(CommitError::Unknown(id)));
+        };
+        let mut nothing = Transaction::new(id, generation);
+        nothing.note = "given up".to_owned();
+        nothing.at_ms = flight.txn.at_ms;
+        self.asks.push_back(Ask::Commit(tag, Box::new(nothing)));
+    }
+
+    /// What became of giving up.
+    fn gave_up(&mut self, now: Instant, tag: u64, result: Result<Receipt, Error>) {
+        let Some(flight) = self.commits.get_mut(&tag) else { return };
+        let (id, error) = (flight.txn.id, flight.given_up.clone());
+        match result {
+            Ok(_) => self.settle(now, tag, Err(error.unwrap_or(CommitError::Unavailable))),
+            // It was done after all, or its shard takes no late tries any more.
+            Err(Error::TxnReused(_)) => {
+                flight.given_up = None;
+                self.asks.push_back(Ask::LookUp(tag, id));
+            }
+            Err(Error::Generation { .. }) => {
+                self.failed_over(now);
+                self.asks.push_back(Ask::LookUp(tag, id));
+            }
+            Err(Error::Stopped(_)) => self.settle(now, tag, Err(CommitError::Unknown(id))),
+            Err(_) => self.try_later(now, tag),
+        }
     }
 
     fn why_not(&mut self, now: Instant, tag: u64, error: Error) -> CommitError {
@@ -213,24 +295,28 @@ impl Keeper {
         tag: u64,
         result: Result<Option<Receipt>, Error>,
     ) {
-        let Some(flight) = self.commits.get(&tag) else { return };
-        match result {
-            Ok(Some(receipt)) => self.settle_at(now, tag, Ok(receipt)),
+        let Some(flight) = self.commits.get_mut(&tag) else { return };
+        match (result, flight.given_up.take()) {
+            (Ok(Some(receipt)), _) => self.settle(now, tag, Ok(receipt)),
+            (Ok(None), Some(error)) => self.settle(now, tag, Err(error)),
             // It carries its id, so that it cannot be done twice.
-            Ok(None) => {
+            (Ok(None), None) => {
                 let again = Ask::Commit(tag, flight.txn.clone());
                 self.asks.push_back(again);
             }
-            Err(error @ Error::Stopped(_)) => {
+            (Err(error @ Error::Stopped(_)), _) => {
                 let id = flight.txn.id;
                 self.note_stop(&error);
-                self.settle_at(now, tag, Err(CommitError::Unknown(id)));
+                self.settle(now, tag, Err(CommitError::Unknown(id)));
             }
-            Err(_) => self.look_up_later(now, tag),
+            (Err(_), given_up) => {
+                flight.given_up = given_up;
+                self.try_later(now, tag);
+            }
         }
     }
 
-    fn look_up_later(&mut self, now: Instant, tag: u64) {
+    fn try_later(&mut self, now: Instant, tag: u64) {
         let Some(flight) = self.commits.get_mut(&tag) else { return };
         flight.attempts += 1;
         let attempts = flight.attempts - 1;
@@ -238,36 +324,51 @@ impl Keeper {
         self.commit_timers.insert((at, tag));
     }
 
-    pub(super) fn retry_commit(&mut self, tag: u64) {
+    pub(super) fn retry_commit(&mut self, now: Instant, tag: u64) {
         let Some(flight) = self.commits.get(&tag) else { return };
-        self.stats.looked_up += 1;
-        let ask = Ask::LookUp(tag, flight.txn.id);
-        self.asks.push_back(ask);
-    }
-
-    fn settle(&mut self, tag: u64, outcome: Result<Receipt, CommitError>) {
-        self.settle_at(Instant::ZERO, tag, outcome);
+        if flight.given_up.is_some() {
+            self.give_up(now, tag);
+        } else if flight.was_unknown {
+            self.stats.looked_up += 1;
+            let ask = Ask::LookUp(tag, flight.txn.id);
+            self.asks.push_back(ask);
+        } else {
+            let again = Ask::Commit(tag, flight.txn.clone());
+            self.asks.push_back(again);
+        }
     }
 
     /// The end of a transaction: the entity that it writes goes on.
-    fn settle_at(&mut self, now: Instant, tag: u64, outcome: Result<Receipt, CommitError>) {
+    fn settle(&mut self, now: Instant, tag: u64, outcome: Result<Receipt, CommitError>) {
         let Some(flight) = self.commits.remove(&tag) else { return };
-        let unknown = matches!(outcome, Err(CommitError::Unknown(_) | CommitError::Conflict));
-        if let (Some(id), Some((epoch, patch))) = (flight.who, flight.writes)
-            && let Some(owned) = self.owned_under(id, epoch)
+        if let (Some(id), Some(written)) = (flight.who, flight.writes)
+            && let Some(owned) = self.owned_under(id, written.epoch)
         {
             owned.flight = Flight::None;
-            match &outcome {
+            let is_stored = match &outcome {
                 Ok(receipt) => {
                     owned.version = receipt.versions.get(&key_of(id)).copied().unwrap_or(0);
                     self.write(now, id);
+                    true
                 }
-                Err(_) if unknown => self.resolve(now, id, patch),
-                // What the handler changed stays changed in memory, so it is saved all the same.
+                Err(CommitError::Unknown(_)) => {
+                    self.resolve(now, id, written.patch);
+                    true
+                }
+                Err(CommitError::Conflict) => {
+                    self.resolve(now, id, written.pending);
+                    false
+                }
                 Err(_) => {
-                    self.write_later(id, patch, now);
+                    self.write_later(id, written.pending, now);
                     self.write(now, id);
+                    false
                 }
+            };
+            self.acts.push_back(Act::Written(id, is_stored));
+            if !is_stored {
+                // What the handler leaves of its change is saved like any other, once it is done.
+                self.handle_touched(now, id);
             }
         }
         self.deliver(tag, outcome);
@@ -279,11 +380,5 @@ impl Keeper {
             Err(_) => self.stats.commit_errors += 1,
         }
         self.acts.push_back(Act::Deliver(tag, CommitOutcome::Done(outcome)));
-    }
-}
-
-impl CommitFlight {
-    fn new(txn: Transaction, who: Option<EntityId>, writes: Option<(u64, Patch)>) -> Self {
-        CommitFlight { txn: Box::new(txn), who, writes, was_unknown: false, attempts: 0 }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -249,9 +250,28 @@ impl Desk {
 
 /// A transaction under way. Dropping it takes nothing back.
 #[must_use = "without looking at the outcome nobody knows whether it was done"]
-#[derive(Debug)]
 pub struct Commit {
     wait: Rc<RefCell<Wait>>,
+    hub: Rc<Hub>,
+    place: (u16, u32),
+}
+
+impl fmt::Debug for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commit").field("wait", &self.wait).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Commit {
+    fn drop(&mut self) {
+        let mut deals = self.hub.deals.borrow_mut();
+        if let Some(open) = deals.get_mut(&self.place) {
+            *open -= 1;
+            if *open == 0 {
+                deals.remove(&self.place);
+            }
+        }
+    }
 }
 
 impl Future for Commit {
@@ -340,10 +360,11 @@ impl<E: Entity> Cx<E> {
     /// transaction. `state` is the handler's `self`.
     pub fn commit_with(&self, state: &E, deal: Deal) -> Commit {
         let shard = self.shard();
-        let patch = shard.sheets.borrow_mut().get_mut(&self.slot()).map(|sheets| {
-            state.save(sheets);
-            sheets.take_changes().patch
-        });
+        let patch = shard
+            .sheets
+            .borrow_mut()
+            .get_mut(&self.slot())
+            .map(|sheets| sheets.take_for_deal(|sheets| state.save(sheets)));
         self.begin_commit(deal, patch)
     }
 
@@ -354,7 +375,9 @@ impl<E: Entity> Cx<E> {
         let who = E::KIND.document.then(|| self.id());
         let at_ms = hub.wall.get().0;
         desk.wishes.commits.push(CommitRequest { tag, who, deal, patch, at_ms });
-        Commit { wait }
+        let place = (self.shard().index, self.slot());
+        *hub.deals.borrow_mut().entry(place).or_insert(0) += 1;
+        Commit { wait, hub: Rc::clone(hub), place }
     }
 
     /// What a holder has, as the store has it.

@@ -10,7 +10,8 @@ use store::{Activate, Activated, Claim, Documents, Entity, Error, Incarnation, P
 
 use super::ask::{Ask, Told, key_of};
 use super::commits::{CommitFlight, CommitOutcome, CommitRequest};
-use super::options::Options;
+use super::options::{Mutant, Options};
+use super::report::{Stats, Trouble};
 use super::sheets::{BadDocument, Changes};
 
 /// What the keeper wants done with an entity.
@@ -26,87 +27,12 @@ pub(crate) enum Act {
     Evict(EntityId),
     /// What became of a transaction or a reading.
     Deliver(u64, CommitOutcome),
-}
-
-/// What went wrong with stored state. It stays so until somebody acts, or mends itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Trouble {
-    /// An entity's documents cannot be read by this release, or are damaged: it does not start.
-    Unreadable {
-        /// Which.
-        id: EntityId,
-        /// Why.
-        problem: String,
-    },
-    /// A sub-document is outside its limits: it is not written, the entity's others are.
-    Invalid {
-        /// Whose.
-        id: EntityId,
-        /// Which, and why.
-        problem: String,
-    },
-    /// The store refuses an entity's documents: they are set aside and tried again slowly.
-    Poisoned {
-        /// Which.
-        id: EntityId,
-        /// What the store says.
-        problem: String,
-    },
-    /// Another node has the entity: what was not saved of it is gone.
-    Lost(EntityId),
-    /// This node was declared dead: all its entities are dropped, and it takes no more.
-    Dead,
-    /// The store failed over: all entities are dropped and taken again.
-    FailedOver,
-    /// The store has stopped for good; only a new start tells what is in it.
-    StoreStopped(String),
-    /// Entities with documents stand still, or go on again.
-    Parked(bool),
-}
-
-/// What a keeper holds and has seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Entities that are owned.
-    pub owned: usize,
-    /// Entities that are asked for.
-    pub loading: usize,
-    /// Entities that changed and are not saved.
-    pub dirty: usize,
-    /// Bytes of their documents.
-    pub dirty_bytes: usize,
-    /// For how long the oldest change waits to be saved.
-    pub lag: Duration,
-    /// Documents that the store refuses.
-    pub poisoned: usize,
-    /// Transactions under way.
-    pub commits_open: usize,
-    /// Whether entities with documents stand still.
-    pub parked: bool,
-    /// Entities taken.
-    pub activated: u64,
-    /// Entities that could not be taken.
-    pub refused: u64,
-    /// Times that an entity changed.
-    pub touched: u64,
-    /// Writes done.
-    pub saved: u64,
-    /// Bytes written.
-    pub saved_bytes: u64,
-    /// Writes that failed and were tried again.
-    pub save_errors: u64,
-    /// Entities given back.
-    pub released: u64,
-    /// Entities lost to another owner.
-    pub lost: u64,
-    /// Transactions done.
-    pub committed: u64,
-    /// Transactions that were not done.
-    pub commit_errors: u64,
-    /// Transactions whose outcome had to be looked up.
-    pub looked_up: u64,
+    /// It is said to be that node's: ask there for it.
+    AskBack(EntityId, proto::Incarnation),
+    /// Tell the other nodes that the store does not answer here.
+    TellAway,
+    /// Whether what a transaction was to write of it is stored. If not, it has yet to be saved.
+    Written(EntityId, bool),
 }
 
 /// Takes, saves and gives back the entities of one worker. Pure: time is an argument.
@@ -120,6 +46,15 @@ pub(crate) struct Keeper {
     random: Random,
     /// When the last acknowledged beat was sent, and the shard's generation then.
     pulse: Option<(Instant, u64)>,
+    /// How many nodes are alive in the store, as it was read last.
+    known: usize,
+    /// Other nodes that do not reach the store, and when they said so.
+    away: BTreeMap<proto::Incarnation, Instant>,
+    /// Until when the others are told that this node does not, and when next.
+    away_until: Instant,
+    tell_away_at: Instant,
+    /// When to look next whether it may go on without.
+    look_at: Instant,
     dead: bool,
     /// The node stops: nothing is taken any more.
     closed: bool,
@@ -134,6 +69,8 @@ pub(crate) struct Keeper {
     dirty_bytes: usize,
     pub(super) commits: BTreeMap<u64, CommitFlight>,
     pub(super) commit_timers: BTreeSet<(Instant, u64)>,
+    /// Until when transactions wait for their entity's turn to be written; in order.
+    pub(super) queued: VecDeque<(Instant, EntityId, u64)>,
     pub(super) asks: VecDeque<Ask>,
     pub(super) acts: VecDeque<Act>,
     troubles: VecDeque<Trouble>,
@@ -150,20 +87,24 @@ struct Entry {
 #[derive(Debug)]
 enum State {
     /// Waits to be asked for.
-    Wanted {
-        reclaim: Option<u64>,
-    },
-    /// Asked for. Abandoned: nobody wants it any more.
-    Asked {
-        reclaim: Option<u64>,
-        abandoned: bool,
-    },
+    Wanted(Want),
+    Asked(Want),
     Owned(Box<Owned>),
-    /// Could not be had; not asked for again before that time.
+    /// Could not be had; not asked for again before that time. Unsure: nobody knows whether this
+    /// node has it by now.
     Refused {
         until: Instant,
         status: Status,
+        unsure: bool,
     },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Want {
+    /// The epoch under which it stands as this node's.
+    reclaim: Option<u64>,
+    /// Nobody wants it any more: it is given back if it comes.
+    abandoned: bool,
 }
 
 #[derive(Debug)]
@@ -207,6 +148,10 @@ pub(super) enum Flight {
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 /// Entities collected in one turn of the worker.
 const COLLECT_MAX: usize = 256;
+/// Most nodes kept in mind that do not reach the store.
+const AWAY_MAX: usize = 4_096;
+/// How soon it is looked again whether entities may go on without the store.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Most troubles kept for a driver that does not ask.
 const TROUBLES_MAX: usize = 1_024;
 
@@ -217,6 +162,11 @@ impl Keeper {
             me: Incarnation(me.0),
             random,
             pulse: None,
+            known: 0,
+            away: BTreeMap::new(),
+            away_until: Instant::ZERO,
+            tell_away_at: Instant::ZERO,
+            look_at: Instant::ZERO,
             dead: false,
             closed: false,
             parked: false,
@@ -228,6 +178,7 @@ impl Keeper {
             dirty_bytes: 0,
             commits: BTreeMap::new(),
             commit_timers: BTreeSet::new(),
+            queued: VecDeque::new(),
             asks: VecDeque::new(),
             acts: VecDeque::new(),
             troubles: VecDeque::new(),
@@ -246,6 +197,7 @@ impl Keeper {
         }
         let newest = self.pulse.map_or(sent, |(at, _)| at.max(sent));
         self.pulse = Some((newest, generation));
+        self.away_until = Instant::ZERO;
     }
 
     /// The store says that this node is dead.
@@ -254,6 +206,44 @@ impl Keeper {
             self.trouble(Trouble::Dead);
             self.lose_all(now);
         }
+    }
+
+    /// So many nodes are alive in the store.
+    pub fn handle_known(&mut self, nodes: usize) {
+        self.known = nodes;
+    }
+
+    /// The store does not answer this node.
+    pub fn handle_store_away(&mut self, now: Instant) {
+        if self.pulse.is_some() && !self.dead {
+            self.away_until = now + self.options.away_after;
+        }
+    }
+
+    /// Another node says that it does not reach the store.
+    pub fn handle_away(&mut self, now: Instant, node: proto::Incarnation) {
+        let since = self.options.away_after;
+        self.away.retain(|_, at| now.since(*at) <= since);
+        if self.away.len() < AWAY_MAX {
+            self.away.insert(node, now);
+        }
+    }
+
+    /// Somebody was asked for an entity that stands as this node's. If it is not known here, an
+    /// answer was lost: it is taken once more and given back. Gives whether it is here.
+    pub fn handle_give_back(&mut self, id: EntityId) -> bool {
+        match self.entries.get_mut(&id).map(|entry| &mut entry.state) {
+            Some(State::Owned(owned)) => return !owned.leaving,
+            Some(State::Refused { unsure, .. }) => *unsure = true,
+            Some(State::Wanted(_) | State::Asked(_)) => {}
+            None if self.dead || self.closed => {}
+            None => {
+                let state = State::Wanted(Want { reclaim: None, abandoned: true });
+                self.entries.insert(id, Entry { state, timer: None, attempts: 0 });
+                self.wanted.push_back(id);
+            }
+        }
+        false
     }
 
     /// The node stops: from now on no entity is taken.
@@ -266,12 +256,16 @@ impl Keeper {
         let wait = now + self.options.activate_wait;
         let dead = self.dead || self.closed;
         let entry = self.entries.entry(id).or_insert_with(|| Entry {
-            state: State::Refused { until: Instant::ZERO, status: Status::Unavailable },
+            state: State::Refused {
+                until: Instant::ZERO,
+                status: Status::Unavailable,
+                unsure: false,
+            },
             timer: None,
             attempts: 0,
         });
         match &mut entry.state {
-            State::Refused { until, status } if *until > now || dead => {
+            State::Refused { until, status, .. } if *until > now || dead => {
                 let act = Act::Refuse(id, *status);
                 self.acts.push_back(act);
                 if dead {
@@ -279,13 +273,12 @@ impl Keeper {
                 }
             }
             State::Refused { .. } => {
-                entry.state = State::Wanted { reclaim: None };
+                entry.state = State::Wanted(Want::default());
                 self.wanted.push_back(id);
                 self.set_timer(id, Some(wait));
             }
             State::Owned(owned) if owned.leaving => owned.wanted_again = true,
-            State::Asked { abandoned, .. } => *abandoned = false,
-            State::Wanted { .. } => {}
+            State::Asked(want) | State::Wanted(want) => want.abandoned = false,
             State::Owned(_) => {
                 tracing::error!(entity = %id, "an entity that is here was asked for");
                 self.acts.push_back(Act::Refuse(id, Status::Failed));
@@ -328,8 +321,8 @@ impl Keeper {
     pub fn handle_gone(&mut self, now: Instant, id: EntityId, last: Option<Changes>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         match &mut entry.state {
-            State::Wanted { .. } => self.forget(id),
-            State::Asked { abandoned, .. } => *abandoned = true,
+            State::Wanted(want) if want.reclaim.is_none() && !want.abandoned => self.forget(id),
+            State::Asked(want) | State::Wanted(want) => want.abandoned = true,
             State::Refused { .. } => {}
             State::Owned(owned) => {
                 owned.leaving = true;
@@ -377,13 +370,23 @@ impl Keeper {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.park(now);
+        if self.away_until <= now {
+            self.away_until = Instant::ZERO;
+        } else if self.tell_away_at <= now {
+            self.tell_away_at = now + self.options.away_after / 2;
+            self.acts.push_back(Act::TellAway);
+        }
         while let Some(&(at, id)) = self.timers.first().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, id));
             self.fire(now, id);
         }
         while let Some(&(at, tag)) = self.commit_timers.first().filter(|(at, _)| *at <= now) {
             self.commit_timers.remove(&(at, tag));
-            self.retry_commit(tag);
+            self.retry_commit(now, tag);
+        }
+        while let Some(&(_, id, tag)) = self.queued.front().filter(|(at, ..)| *at <= now) {
+            self.queued.pop_front();
+            self.queued_too_long(now, id, tag);
         }
         let mut collected = 0;
         while let Some(&(at, id)) = self.again.front().filter(|(at, _)| *at <= now) {
@@ -405,14 +408,17 @@ impl Keeper {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let standstill = match self.pulse {
             Some((at, _)) if !self.parked && !self.entries.is_empty() => {
-                Some(at + self.options.park_after)
+                Some((at + self.options.park_after).max(self.look_at))
             }
             _ => None,
         };
+        let tells_away = self.away_until > Instant::ZERO;
         [
             standstill,
+            tells_away.then(|| self.tell_away_at.min(self.away_until)),
             self.timers.first().map(|(at, _)| *at),
             self.commit_timers.first().map(|(at, _)| *at),
+            self.queued.front().map(|(at, ..)| *at),
             self.due.front().map(|(at, _)| *at),
             self.again.front().map(|(at, _)| *at),
         ]
@@ -446,7 +452,7 @@ impl Keeper {
             && !self
                 .entries
                 .values()
-                .any(|entry| matches!(entry.state, State::Owned(_) | State::Asked { .. }))
+                .any(|entry| matches!(entry.state, State::Owned(_) | State::Asked(_)))
     }
 
     /// How many entities are not given back.
@@ -460,7 +466,7 @@ impl Keeper {
         let mut oldest = None::<Instant>;
         for entry in self.entries.values() {
             match &entry.state {
-                State::Wanted { .. } | State::Asked { .. } => stats.loading += 1,
+                State::Wanted(_) | State::Asked(_) => stats.loading += 1,
                 State::Refused { .. } => {}
                 State::Owned(owned) => {
                     stats.owned += 1;
@@ -494,9 +500,10 @@ impl Keeper {
         let mut batch = Vec::new();
         while let Some(id) = self.wanted.pop_front() {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
-            let State::Wanted { reclaim } = entry.state else { continue };
-            entry.state = State::Asked { reclaim, abandoned: false };
-            let ask = Activate { key: key_of(id), generation, incarnation: self.me, reclaim };
+            let State::Wanted(want) = entry.state else { continue };
+            entry.state = State::Asked(want);
+            let (key, incarnation, reclaim) = (key_of(id), self.me, want.reclaim);
+            let ask = Activate { key, generation, incarnation, reclaim };
             batch.push((id, ask));
             self.set_timer(id, None);
             if batch.len() >= self.options.activate_batch_max {
@@ -510,7 +517,7 @@ impl Keeper {
 
     fn activated(&mut self, now: Instant, id: EntityId, result: Result<Activated, Error>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let State::Asked { reclaim, abandoned } = entry.state else { return };
+        let State::Asked(Want { reclaim, abandoned }) = entry.state else { return };
         match result {
             Ok(activated) => {
                 entry.attempts = 0;
@@ -529,8 +536,15 @@ impl Keeper {
             Err(Error::Owned { owner, .. })
                 if owner.incarnation == self.me && reclaim != Some(owner.epoch) =>
             {
-                entry.state = State::Wanted { reclaim: Some(owner.epoch) };
+                entry.state = State::Wanted(Want { reclaim: Some(owner.epoch), abandoned });
                 self.wanted.push_back(id);
+            }
+            Err(Error::Owned { owner, .. }) if owner.incarnation != self.me => {
+                if !abandoned {
+                    let node = proto::Incarnation(owner.incarnation.0);
+                    self.acts.push_back(Act::AskBack(id, node));
+                }
+                self.refuse(now, id, Status::Unavailable, abandoned);
             }
             Err(Error::Dead(node)) if node == self.me => {
                 self.refuse(now, id, Status::Unavailable, abandoned);
@@ -547,7 +561,19 @@ impl Keeper {
                     self.note_stop(&error);
                 }
                 self.refuse(now, id, status, abandoned);
+                if let Error::Unknown(_) = error {
+                    self.is_unsure(id);
+                }
             }
+        }
+    }
+
+    /// It may be this node's without its knowing: it is asked for once more, to be given back.
+    fn is_unsure(&mut self, id: EntityId) {
+        if let Some(State::Refused { unsure, .. }) =
+            self.entries.get_mut(&id).map(|entry| &mut entry.state)
+        {
+            *unsure = true;
         }
     }
 
@@ -556,7 +582,7 @@ impl Keeper {
         self.stats.refused += 1;
         let pause = self.pause(id);
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.state = State::Refused { until: now + pause, status };
+        entry.state = State::Refused { until: now + pause, status, unsure: false };
         let forget_at = now + pause + self.options.retry_max;
         self.set_timer(id, Some(forget_at));
         if !silent {
@@ -590,14 +616,16 @@ impl Keeper {
 
     /// Does the next thing that there is to do about an entity, one request at a time.
     pub(super) fn write(&mut self, now: Instant, id: EntityId) {
+        let releases_first = self.options.mutant == Some(Mutant::ReleasedUnsaved);
         let Some(owned) = self.owned(id) else { return };
+        let skips = releases_first && owned.leaving;
         if !matches!(owned.flight, Flight::None) || owned.retry_at.is_some_and(|at| at > now) {
             return;
         }
         if let Some(request) = owned.commits.pop_front() {
             return self.commit_writes(now, id, request);
         }
-        if !owned.pending.is_empty() {
+        if !owned.pending.is_empty() && !skips {
             let patch = std::mem::take(&mut owned.pending);
             let save = Save { claim: owned.claim, version: owned.version, patch: patch.clone() };
             owned.flight = Flight::Save(patch);
@@ -655,7 +683,7 @@ impl Keeper {
                 let pause = self.pause(id);
                 self.set_timer(id, Some(now + pause));
             }
-            Error::Busy | Error::Unavailable(_) | Error::Stopped(_) => {
+            Error::Busy | Error::Stopped(_) | Error::Unavailable(_) => {
                 self.note_stop(error);
                 let pause = self.pause(id);
                 self.write_later(id, patch, now + pause);
@@ -752,7 +780,7 @@ impl Keeper {
         if unreadable {
             // Another release may have it meanwhile; here it would only be read in vain again.
             let until = now + self.options.poison_retry;
-            let state = State::Refused { until, status: Status::Failed };
+            let state = State::Refused { until, status: Status::Failed, unsure: false };
             self.entries.insert(id, Entry { state, timer: None, attempts: 0 });
             self.set_timer(id, Some(until));
         }
@@ -793,7 +821,7 @@ impl Keeper {
         for id in ids {
             match self.entries.get(&id).map(|entry| &entry.state) {
                 Some(State::Owned(_)) => self.lose(id),
-                Some(State::Wanted { .. }) if self.dead => {
+                Some(State::Wanted(_)) if self.dead => {
                     self.refuse(now, id, Status::Unavailable, false);
                 }
                 _ => {}
@@ -807,9 +835,16 @@ impl Keeper {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.timer = None;
         match &mut entry.state {
-            State::Wanted { .. } => self.refuse(now, id, Status::Unavailable, false),
+            State::Wanted(want) => {
+                let silent = want.abandoned;
+                self.refuse(now, id, Status::Unavailable, silent);
+            }
+            State::Refused { unsure: true, .. } if !self.dead => {
+                entry.state = State::Wanted(Want { reclaim: None, abandoned: true });
+                self.wanted.push_back(id);
+            }
             State::Refused { .. } => self.forget(id),
-            State::Asked { .. } => {}
+            State::Asked(_) => {}
             State::Owned(owned) => {
                 owned.retry_at = None;
                 if let Flight::Resolve(_) = owned.flight {
@@ -826,9 +861,18 @@ impl Keeper {
         self.pulse.is_none_or(|(at, _)| now.since(at) >= self.options.park_after)
     }
 
+    /// Whether most of the nodes in the store say that they do not reach it: then nobody else can
+    /// take what this node has. One that is alone cannot know.
+    fn is_away_for_most(&self, now: Instant) -> bool {
+        let since = self.options.away_after;
+        let heard = self.away.values().filter(|at| now.since(**at) <= since).count();
+        heard > 0 && 2 * (heard + 1) > self.known
+    }
+
     /// Looks whether entities have to stand still.
     fn park(&mut self, now: Instant) {
-        let cut_off = self.pulse.is_some() && self.is_cut_off(now);
+        let cut_off = self.pulse.is_some() && self.is_cut_off(now) && !self.is_away_for_most(now);
+        self.look_at = now + LOOK_EVERY;
         let max = self.options.dirty_bytes_max;
         // Once full, it has to become a good deal emptier.
         let limit = if self.parked { max / 4 * 3 } else { max };

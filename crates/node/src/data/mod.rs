@@ -8,6 +8,7 @@ mod document;
 pub(crate) mod keeper;
 mod options;
 mod records;
+mod report;
 mod sheets;
 
 pub use ask::{Ask, Told, key_of};
@@ -18,7 +19,9 @@ pub use deal::{Commit, Deal, Pledge, Reading, holder};
 pub(crate) use deal::{Desk, Wishes};
 pub use document::{Document, DocumentError, FieldReader, read_document, write_document};
 pub(crate) use keeper::{Act, Keeper};
-pub use keeper::{Stats, Trouble};
+#[doc(hidden)]
+pub use options::Mutant;
 pub use options::Options;
 pub use records::{Batch, Draft, Record, RecordAsk, RecordError, RecordTold, Snapshot};
+pub use report::{Stats, Trouble};
 pub use sheets::{BadDocument, Changes, OWN, Sheets};

@@ -9,6 +9,10 @@ pub struct Options {
     pub beat_every: Duration,
     /// Without an acknowledged beat for so long, entities with documents stand still.
     pub park_after: Duration,
+    /// Without an acknowledged beat for so long, a node tells the others; and what it hears from them
+    /// counts for so long. If most of the nodes of the store cannot reach it, entities go on in
+    /// memory: nobody can be declared dead then.
+    pub away_after: Duration,
     /// A node whose beat stood still for so long, under reads without a gap, is declared dead. Longer
     /// than `park_after` of every node.
     pub judge_after: Duration,
@@ -27,10 +31,27 @@ pub struct Options {
     pub poison_retry: Duration,
     /// Most transactions under way, per worker.
     pub commits_max: usize,
+    /// How long a transaction waits for a store that is away before it fails.
+    pub commit_wait: Duration,
     /// How long a stopping node waits for its last saves.
     pub stop_wait: Duration,
     /// How often the sums of the ledger are checked; zero is never.
     pub audit_every: Duration,
+    /// A safety switched off, to prove that a simulation notices.
+    #[doc(hidden)]
+    pub mutant: Option<Mutant>,
+}
+
+/// One safety of keeping switched off.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// An entity is given back before it is saved.
+    ReleasedUnsaved,
+    /// A transaction of unknown outcome is told not to be done.
+    UnknownIsFailure,
+    /// A refusal counts although the first try may still be under way.
+    RefusedTooEarly,
 }
 
 impl Default for Options {
@@ -39,6 +60,7 @@ impl Default for Options {
             save_after: Duration::from_secs(1),
             beat_every: Duration::from_secs(1),
             park_after: Duration::from_secs(5),
+            away_after: Duration::from_secs(2),
             judge_after: Duration::from_secs(6),
             activate_wait: Duration::from_secs(3),
             activate_batch_max: 256,
@@ -47,8 +69,10 @@ impl Default for Options {
             retry_max: Duration::from_secs(5),
             poison_retry: Duration::from_secs(30),
             commits_max: 4_096,
+            commit_wait: Duration::from_secs(2),
             stop_wait: Duration::from_secs(10),
             audit_every: Duration::from_secs(600),
+            mutant: None,
         }
     }
 }

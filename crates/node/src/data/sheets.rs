@@ -31,12 +31,16 @@ pub struct Sheets {
     claim: Option<Claim>,
     /// Whether the hook before the next save has run.
     pub(crate) hooked: bool,
+    /// What is shown goes into a transaction, which may fail.
+    in_deal: bool,
 }
 
 #[derive(Debug, Default)]
 struct Sheet {
     bytes: Vec<u8>,
     tail: Tail,
+    /// As it was before the first transaction under way that writes it.
+    before: Option<Vec<u8>>,
 }
 
 /// What is to be written of an entity.
@@ -63,8 +67,12 @@ impl Sheets {
 
     /// The same as it was last given to the store, for an entity that starts again.
     pub(crate) fn again(&self) -> Self {
-        let stored =
-            self.known.iter().map(|(name, sheet)| ((*name).to_owned(), sheet.bytes.clone()));
+        let stored = self.known.iter().map(|(name, sheet)| {
+            let bytes = sheet.before.as_ref().unwrap_or(&sheet.bytes);
+            ((*name).to_owned(), bytes.clone())
+        });
+        // What was never stored is not there.
+        let stored = stored.filter(|(_, bytes)| !bytes.is_empty());
         Sheets::stored(stored.collect(), self.claim)
     }
 
@@ -80,7 +88,7 @@ impl Sheets {
     ) -> Result<(), BadDocument> {
         let Some(bytes) = self.stored.remove(name) else { return Ok(()) };
         let tail = read(document, &bytes).map_err(|error| BadDocument { name, error })?;
-        self.known.insert(name, Sheet { bytes, tail });
+        self.known.insert(name, Sheet { bytes, tail, before: None });
         Ok(())
     }
 
@@ -92,7 +100,30 @@ impl Sheets {
             self.bad.push(BadDocument { name, error: error.into() });
         } else if bytes != known.bytes {
             self.patch.insert(name.to_owned(), Some(bytes.clone()));
-            known.bytes = bytes;
+            let before = std::mem::replace(&mut known.bytes, bytes);
+            if self.in_deal {
+                known.before.get_or_insert(before);
+            }
+        }
+    }
+
+    /// What changed, for a transaction: until [`written`](Self::written) nobody knows whether it is
+    /// stored.
+    pub(crate) fn take_for_deal(&mut self, show: impl FnOnce(&mut Sheets)) -> Patch {
+        self.in_deal = true;
+        show(self);
+        self.in_deal = false;
+        self.take_changes().patch
+    }
+
+    /// The transaction has ended. What it did not store counts as changed again.
+    pub(crate) fn written(&mut self, is_stored: bool) {
+        for sheet in self.known.values_mut() {
+            if let Some(before) = sheet.before.take()
+                && !is_stored
+            {
+                sheet.bytes = before;
+            }
         }
     }
 

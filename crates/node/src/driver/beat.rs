@@ -148,7 +148,7 @@ impl Heart {
                     if let Err(store::Error::Stopped(reason)) = &result {
                         let _ = self.failed.set(reason.clone());
                     }
-                    self.beat.handle_beat(result);
+                    self.beat.handle_beat(self.clock.now(), result);
                 }
                 Err(answer) => self.beating = Some(answer),
             }
@@ -166,7 +166,7 @@ impl Heart {
                     *known = generation;
                     tracing::debug!(generation, "the store knows this node");
                 }
-                Life::Alive(..) => {}
+                Life::Alive(..) | Life::Known(_) | Life::Away => {}
                 Life::Dead => {
                     let _ = self.failed.set("this node was declared dead".to_owned());
                     tracing::error!(

@@ -175,6 +175,8 @@ pub(crate) struct Hub {
     /// Whether such entities stand still, and their turns that would go on.
     pub held: Cell<bool>,
     pub held_turns: RefCell<Vec<TurnId>>,
+    /// Transactions of each entity whose handlers have not been told of their ends.
+    pub deals: RefCell<BTreeMap<(u16, u32), u32>>,
     /// What entities want of the store.
     pub desk: RefCell<Desk>,
 }
@@ -242,6 +244,7 @@ impl Hub {
             parting: RefCell::default(),
             held: Cell::new(false),
             held_turns: RefCell::default(),
+            deals: RefCell::default(),
             desk: RefCell::default(),
             options,
         })

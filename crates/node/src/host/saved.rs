@@ -52,6 +52,14 @@ impl Host {
         shard.collect(target.index)
     }
 
+    /// A transaction that was to write an entity has ended.
+    pub(crate) fn written(&mut self, id: EntityId, is_stored: bool) {
+        let Some(shard) = self.hub.shard_of_kind(id.kind) else { return };
+        if let Some(target) = shard.target(id) {
+            shard.written(target.index, is_stored);
+        }
+    }
+
     /// Drops an entity that is another node's, without a last turn and without saving.
     pub(crate) fn evict(&mut self, id: EntityId) {
         let Some(shard) = self.hub.shard_of_kind(id.kind) else { return };

@@ -766,6 +766,7 @@ pub(crate) trait AnyShard {
         claim: Claim,
     ) -> Result<(), String>;
     fn collect(self: Rc<Self>, index: u32) -> Option<(Changes, bool)>;
+    fn written(&self, index: u32, is_stored: bool);
     fn evict(self: Rc<Self>, index: u32);
     fn let_go_all(self: Rc<Self>, code: CloseCode);
     fn nudge_all(&self);

@@ -1,9 +1,14 @@
 //! Carries what the entities want of the store, and what the store says.
 
 use env::Instant;
+use proto::frame::CloseCode;
+use proto::link::{LinkFrame, WorkerId};
+use proto::{EntityId, Incarnation};
 
+use super::links::Links;
 use super::{Report, Worker};
 use crate::data::{Act, Ask, Keeper, Life, Options, Stats, Told};
+use crate::session::{Outlet, Places};
 
 /// What a worker keeps entities with.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +41,8 @@ impl Worker {
         match life {
             Life::Alive(sent, generation) => keeper.handle_pulse(now, sent, generation),
             Life::Dead => keeper.handle_dead(now),
+            Life::Away => keeper.handle_store_away(now),
+            Life::Known(nodes) => keeper.handle_known(nodes),
             Life::Buried(_) | Life::MassDeath(_) => {}
         }
     }
@@ -65,6 +72,47 @@ impl Worker {
         self.host.hold(held);
     }
 
+    /// Tells all other nodes that the store does not answer here.
+    fn tell_away(&mut self, now: Instant) {
+        let directory = self.directory();
+        let others = directory.nodes().filter(|info| info.incarnation != self.me.node);
+        for info in others.filter(|info| !info.kinds.is_empty()) {
+            for worker in 0..info.workers {
+                let to = WorkerId { node: info.incarnation, worker };
+                let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+                out.control(to, &LinkFrame::StoreAway);
+            }
+        }
+    }
+
+    /// Another node does not reach the store.
+    pub(super) fn handle_store_away(&mut self, now: Instant, node: Incarnation) {
+        if let Some(keeper) = self.keeper() {
+            keeper.handle_away(now, node);
+        }
+    }
+
+    /// Asks a node for an entity that stands as its own in the store, if it belongs here.
+    fn ask_back(&mut self, now: Instant, id: EntityId, node: Incarnation) {
+        let directory = self.directory();
+        let Some(info) = directory.node(node) else { return };
+        let to = WorkerId { node, worker: id.worker(info.workers) };
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        out.control(to, &LinkFrame::GiveBack { entity: id });
+    }
+
+    /// Another node was asked for an entity that stands as this one's in the store. If both think that
+    /// it belongs there, it goes: its clients are told to look for it anew.
+    pub(super) fn handle_give_back(&mut self, now: Instant, id: EntityId) {
+        let belongs_here = self.view.worker_of(id) == Some(self.me);
+        let Some(keeper) = self.keeper() else { return };
+        if keeper.handle_give_back(id) && !belongs_here {
+            let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+            self.streams.entity_gone(&mut out, id, CloseCode::Unavailable);
+            self.host.destroy(id, CloseCode::Unavailable);
+        }
+    }
+
     /// Carries wishes to the keeper and its acts to the host. Gives whether there were acts.
     pub(super) fn carry_data(&mut self, now: Instant) -> bool {
         let Some(keeper) = self.keeper.as_mut() else { return self.host.refuse_wishes() };
@@ -84,6 +132,7 @@ impl Worker {
         // What was just asked for goes out with this turn.
         keeper.handle_timeout(now);
         let mut acted = false;
+        let (mut ask_back, mut tells_away) = (Vec::new(), false);
         while let Some(act) = keeper.poll_act() {
             acted = true;
             match act {
@@ -99,10 +148,20 @@ impl Worker {
                 }
                 Act::Evict(id) => self.host.evict(id),
                 Act::Deliver(tag, outcome) => self.host.deliver_outcome(tag, outcome),
+                Act::AskBack(id, node) => ask_back.push((id, node)),
+                // One worker speaks for its node.
+                Act::TellAway => tells_away = self.me.worker == 0,
+                Act::Written(id, is_stored) => self.host.written(id, is_stored),
             }
         }
         let troubles: Vec<_> = std::iter::from_fn(|| keeper.poll_trouble()).collect();
         troubles.into_iter().for_each(|trouble| self.report(Report::Data(trouble)));
+        if tells_away {
+            self.tell_away(now);
+        }
+        for (id, node) in ask_back {
+            self.ask_back(now, id, node);
+        }
         acted
     }
 }

@@ -58,7 +58,7 @@ impl Sky {
 
     fn answer(&mut self, ask: BeatAsk) {
         match ask {
-            BeatAsk::Beat => self.beat.handle_beat(Ok(Pulse { generation: 1, beat: 1 })),
+            BeatAsk::Beat => self.beat.handle_beat(self.now, Ok(Pulse { generation: 1, beat: 1 })),
             BeatAsk::Nodes if self.unreadable => {
                 self.beat.handle_nodes(self.now, Err(Error::Busy));
             }

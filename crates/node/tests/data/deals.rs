@@ -227,3 +227,72 @@ fn the_store_away_fails_deals_clearly() {
     assert_eq!(train(&mut rig, node, 1, 4, 1), "ok 2");
     assert_eq!((gold(&rig, 1), level_stored(&rig, 1)), (49, 1));
 }
+
+/// The first try was still under way when the second was refused, and was done after all.
+#[test]
+fn a_late_try_of_a_deal_that_was_refused_is_not_done() {
+    let mut rig = rig();
+    let node = rig.start();
+    rig.refuse =
+        Some(|ask| matches!(ask, Ask::Commit(..)).then(|| Error::Unknown("cut".to_owned())));
+    let mut call =
+        rig.begin(node, |out| async move { out.entity::<Avatar>(1).train(9, 20).await.unwrap() });
+    rig.run_for(Duration::from_millis(60));
+    rig.refuse = None;
+    let refused = rig.finish(&mut call);
+    assert!(refused.ends_with("has 0 of currency 1, 20 are needed"), "{refused}");
+    // Now it could be done.
+    mint(&mut rig, node, 1, 10, 50);
+    let holder = key_of(Ref::<Avatar>::keyed(1).id());
+    let mut late = store::Transaction::new(store::TxnId(9), 1);
+    late.note = "train".to_owned();
+    late = late.with(store::LedgerOp::Burn { holder, currency: GOLD, amount: 20 });
+    let late = rig.store.commit(late).wait();
+    assert_eq!(late, Err(Error::TxnReused(store::TxnId(9))));
+    assert_eq!(gold(&rig, 1), 50);
+    is_conserved(&rig);
+}
+
+/// A level was saved with the next second's changes, although the payment had failed.
+#[test]
+fn what_was_not_paid_is_not_saved_whatever_happens_then() {
+    let mut rig = rig();
+    let node = rig.start();
+    mint(&mut rig, node, 1, 1, 50);
+    rig.refuse = Some(|ask| matches!(ask, Ask::Commit(..)).then_some(Error::Busy));
+    assert_eq!(train(&mut rig, node, 1, 2, 20), "the store cannot be reached now");
+    rig.run_for(Duration::from_millis(20));
+    rig.kill(node);
+    assert_eq!((gold(&rig, 1), level_stored(&rig, 1)), (50, 0));
+    // What changed otherwise meanwhile is not forgotten.
+    rig.refuse = None;
+    let other = rig.start();
+    rig.run_for(8 * SECOND);
+    rig.call(other, |out| async move { out.entity::<Avatar>(1).rise(10).await }).unwrap();
+    rig.refuse = Some(|ask| matches!(ask, Ask::Commit(..)).then_some(Error::Busy));
+    train(&mut rig, other, 1, 3, 20);
+    rig.run_for(2 * SECOND);
+    assert_eq!((gold(&rig, 1), level_stored(&rig, 1)), (50, 10));
+}
+
+#[test]
+fn a_deal_waits_for_a_store_that_is_back_soon_and_fails_when_it_is_not() {
+    let mut rig = rig();
+    let node = rig.start();
+    mint(&mut rig, node, 1, 1, 50);
+    rig.refuse = Some(|ask| {
+        matches!(ask, Ask::Commit(..)).then(|| Error::Unavailable("restarting".to_owned()))
+    });
+    let mut soon =
+        rig.begin(node, |out| async move { out.entity::<Avatar>(1).mint(2, 1).await.unwrap() });
+    rig.run_for(SECOND);
+    rig.refuse = None;
+    assert_eq!(rig.finish(&mut soon), "ok 51");
+    rig.refuse = Some(|ask| {
+        matches!(ask, Ask::Commit(..)).then(|| Error::Unavailable("restarting".to_owned()))
+    });
+    let before = rig.hand.now();
+    assert_eq!(mint(&mut rig, node, 1, 3, 1), "the store cannot be reached now");
+    let took = rig.hand.now() - before;
+    assert!(took > SECOND && took < 4 * SECOND, "{took:?}");
+}

@@ -279,6 +279,20 @@ fn a_lost_answer_to_an_activation_is_reclaimed() {
     assert_eq!(stored(&rig, 1).owner.epoch, 2);
 }
 
+/// A node that was told nothing kept an entity from everybody for ever.
+#[test]
+fn an_entity_that_was_taken_without_an_answer_is_given_back() {
+    let mut rig = rig();
+    let (a, b) = (rig.start(), rig.start());
+    rig.lose_answers = 1;
+    let id = Ref::<Avatar>::keyed(1).id();
+    assert_eq!(rise(&mut rig, a, 1, 1), Err(CallError::Unavailable(id)));
+    assert!(!stored(&rig, 1).owner.released);
+    rig.run_for(12 * SECOND);
+    assert!(stored(&rig, 1).owner.released, "nobody there wants it");
+    assert_eq!(rise(&mut rig, b, 1, 1), Ok(1));
+}
+
 #[test]
 fn a_lost_answer_to_a_save_is_resolved_by_reading() {
     let mut rig = rig();

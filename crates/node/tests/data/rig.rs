@@ -350,7 +350,7 @@ impl Rig {
             Post::Beaten(node, told) => match &mut self.seats[node] {
                 Some(seat) if seat.frozen => self.post(now + WAY, Post::Beaten(node, told)),
                 Some(seat) => match told {
-                    BeatTold::Beat(result) => seat.beat.handle_beat(result),
+                    BeatTold::Beat(result) => seat.beat.handle_beat(now, result),
                     BeatTold::Nodes(result) => seat.beat.handle_nodes(now, result),
                     BeatTold::Marked(who, result) => seat.beat.handle_marked(who, result),
                 },

@@ -300,6 +300,8 @@ pub fn link() -> Vec<LinkFrame<'static>> {
         LinkFrame::Cancel { call: SLOT },
         LinkFrame::Probe { origin: GATE, call: SLOT, target: room, seen: 1 },
         LinkFrame::Ring { call: SLOT },
+        LinkFrame::GiveBack { entity: avatar },
+        LinkFrame::StoreAway,
         LinkFrame::Tag(Tag {
             session: SESSION,
             account: AccountId(7),
@@ -407,6 +409,8 @@ pub fn link_kind(frame: &LinkFrame<'_>) -> &'static str {
         LinkFrame::Cancel { .. } => "cancel",
         LinkFrame::Probe { .. } => "probe",
         LinkFrame::Ring { .. } => "ring",
+        LinkFrame::GiveBack { .. } => "give_back",
+        LinkFrame::StoreAway => "store_away",
         LinkFrame::Tag(_) => "tag",
         LinkFrame::Select(_) => "select",
         LinkFrame::Selected(_) => "selected",

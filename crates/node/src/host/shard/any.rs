@@ -112,6 +112,12 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.changes(index)
     }
 
+    fn written(&self, index: u32, is_stored: bool) {
+        if let Some(sheets) = self.sheets.borrow_mut().get_mut(&index) {
+            sheets.written(is_stored);
+        }
+    }
+
     fn evict(self: Rc<Self>, index: u32) {
         self.sheets.borrow_mut().remove(&index);
         self.close(index, CloseCode::Unavailable, false);
@@ -260,6 +266,14 @@ impl<E: Entity> AnyShard for Shard<E> {
     }
 
     fn end_now(self: Rc<Self>, index: u32) {
+        if let Some(target) = self.target_of(index)
+            && self.hub.deals.borrow().contains_key(&(self.index, index))
+        {
+            // What it pays for must not be torn apart: the outcome becomes known.
+            let until = self.hub.now.get() + self.hub.options.call_wait;
+            self.hub.endings.borrow_mut().push_back((until, target));
+            return self.hub.sweep_by(until);
+        }
         let open = self.cells.borrow().get(index).map_or(0, |slot| slot.open);
         let id = self.id_of(index);
         tracing::warn!(entity = %id, open, "turns did not come to an end with their entity");

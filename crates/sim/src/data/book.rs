@@ -1,0 +1,418 @@
+//! What was told and what is stored, next to each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mainstay::env::Instant;
+use mainstay::node::data::read_document;
+use mainstay::store::{Claim, Documents, Incarnation, Key, LedgerOp, Save, Store, TxnId};
+use testkit::Fact;
+
+use super::game::{GOLD, Player, key, txn};
+
+/// An answer that a player gave.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// When the call began.
+    pub since: Instant,
+    /// When its answer was heard.
+    pub at: Instant,
+    pub steps: u64,
+    pub epoch: u64,
+}
+
+/// What the store said when an owner began.
+#[derive(Clone, Copy, Debug)]
+struct Began {
+    steps: u64,
+    node: usize,
+}
+
+/// A time in which saves may have been late, at one node or at all.
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    from: Instant,
+    to: Instant,
+    node: Option<usize>,
+}
+
+/// A player as the store has it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stored {
+    steps: u64,
+    epoch: u64,
+    incarnation: u64,
+}
+
+/// All that is checked in one run.
+#[derive(Default)]
+pub struct Book {
+    violations: Vec<String>,
+    /// How late after an answer what it told of must be stored, if nothing is wrong.
+    pub window: Duration,
+    troubles: Vec<Trouble>,
+    /// Which node each incarnation is.
+    nodes: BTreeMap<u64, usize>,
+    /// Nodes that alone are cut off from the store while it works, and since when.
+    pub alone: BTreeMap<usize, Instant>,
+    answers: BTreeMap<u64, Vec<(usize, Answer)>>,
+    /// The newest epoch and steps that were heard by when.
+    heard: BTreeMap<u64, Vec<(Instant, (u64, u64))>>,
+    stored: BTreeMap<Key, Stored>,
+    began: BTreeMap<(Key, u64), Began>,
+    told: BTreeSet<u64>,
+    denied: BTreeSet<u64>,
+    /// Deals that pay for a lesson, and whose.
+    lessons: BTreeMap<u64, u64>,
+    /// Calls from before tell of what a disk has lost, which nodes learn of late.
+    blind_until: Option<Instant>,
+    /// What a disk has lost that had said otherwise.
+    excused: BTreeSet<TxnId>,
+    pub seen: Seen,
+}
+
+/// How often the rare states were seen that a good run must come through.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub answers: u64,
+    pub done: u64,
+    pub not_done: u64,
+    pub unknown: u64,
+    pub failed_calls: u64,
+    pub takeovers: u64,
+    pub epochs: u64,
+    pub releases: u64,
+    pub lost_answers: u64,
+    pub failovers: u64,
+}
+
+/// A node that is cut off for so long has parked, and what it said before has been heard.
+const PARKED_BY: Duration = Duration::from_millis(5_300);
+
+/// When a node has learnt that the store went back, or has parked, and what it said is heard.
+const LEARNT_BY: Duration = Duration::from_secs(12);
+
+/// How long before a fault's end its mark is still felt: the longest pause between two tries, and
+/// a wait for an answer.
+const AFTERMATH: Duration = Duration::from_secs(12);
+
+impl Book {
+    pub fn new(window: Duration) -> Self {
+        Book { window, ..Book::default() }
+    }
+
+    pub fn violation(&mut self, text: impl Into<String>) {
+        if self.violations.len() < 20 {
+            self.violations.push(text.into());
+        }
+    }
+
+    pub fn violations(&self) -> &[String] {
+        &self.violations
+    }
+
+    /// Something is wrong with a node, or with the store, from one time to another.
+    pub fn trouble(&mut self, node: Option<usize>, from: Instant, to: Instant) {
+        self.troubles.push(Trouble { from, to, node });
+    }
+
+    /// A node has that incarnation.
+    pub fn is_node(&mut self, incarnation: Incarnation, node: usize) {
+        self.nodes.insert(incarnation.0, node);
+    }
+
+    // -- what players are told --
+
+    /// A player answered with its steps.
+    pub fn answered(&mut self, player: u64, answer: Answer) {
+        self.seen.answers += 1;
+        let Answer { since, at, steps, epoch } = answer;
+        if self.blind_until.is_some_and(|until| since < until) {
+            return;
+        }
+        let heard = self.heard.entry(player).or_default();
+        let newest = heard.last().map(|(_, newest)| *newest).unwrap_or_default();
+        // What was heard before the call began must be older.
+        let before = heard[..heard.partition_point(|(at, _)| *at < since)].last().copied();
+        heard.push((at, newest.max((epoch, steps))));
+        self.seen.takeovers += u64::from(epoch > newest.0 && newest.0 > 0);
+        if let Some((_, before)) = before
+            && (epoch, steps) < before
+        {
+            self.violation(format!(
+                "owners: player {player} answers {steps} steps under epoch {epoch} after {before:?}"
+            ));
+        }
+        let Some(&began) = self.began.get(&(key(player), epoch)) else {
+            return self.violation(format!("owners: player {player} has epoch {epoch} of nobody"));
+        };
+        if steps < began.steps {
+            let stored = began.steps;
+            self.violation(format!(
+                "load: player {player} has {steps} steps under epoch {epoch}, stored were {stored}"
+            ));
+        }
+        if self.alone.get(&began.node).is_some_and(|cut| since > *cut + PARKED_BY) {
+            let (node, since) = (began.node, self.alone[&began.node]);
+            self.violation(format!(
+                "parks: node {node} is cut off since {since:?} and answers {answer:?} for {player}"
+            ));
+        }
+        self.answers.entry(player).or_default().push((began.node, answer));
+    }
+
+    pub fn told(&mut self, id: u64) {
+        self.seen.done += 1;
+        self.told.insert(id);
+    }
+
+    pub fn denied(&mut self, id: u64) {
+        self.seen.not_done += 1;
+        self.denied.insert(id);
+    }
+
+    /// A deal pays for a lesson of `player`.
+    pub fn is_lesson(&mut self, id: u64, player: u64) {
+        self.lessons.insert(id, player);
+    }
+
+    // -- what the store does --
+
+    pub fn learn(&mut self, now: Instant, fact: Fact) {
+        match fact {
+            Fact::Activated(claim) => self.activated(claim),
+            Fact::Released(claim) => {
+                self.seen.releases += 1;
+                self.check_owner("gave back", &claim);
+            }
+            Fact::Wrote(save) => self.wrote(&save),
+            Fact::Committed(_) => {}
+            Fact::Restarted { lost, transactions, store } => {
+                self.excused.extend(transactions);
+                self.restarted(now, lost, &store);
+            }
+            Fact::Unreadable(problem) => {
+                self.violation(format!("disk: the store cannot be read: {problem}"));
+            }
+            other => self.violation(format!("the store did {other:?}")),
+        }
+    }
+
+    fn activated(&mut self, claim: Claim) {
+        self.seen.epochs += 1;
+        let stored = self.stored.entry(claim.key).or_default();
+        let before = *stored;
+        stored.epoch = claim.epoch;
+        stored.incarnation = claim.incarnation.0;
+        if claim.epoch <= before.epoch {
+            let (epoch, last) = (claim.epoch, before.epoch);
+            self.violation(format!("epochs: {} is given epoch {epoch} after {last}", claim.key));
+        }
+        let Some(&node) = self.nodes.get(&claim.incarnation.0) else {
+            return self.violation(format!("owners: {} is given to nobody", claim.key));
+        };
+        self.began.insert((claim.key, claim.epoch), Began { steps: before.steps, node });
+        self.check_loss(claim.key, before.steps);
+    }
+
+    fn check_owner(&mut self, what: &str, claim: &Claim) {
+        let owner = self.stored.get(&claim.key).copied().unwrap_or_default();
+        if (claim.epoch, claim.incarnation) != (owner.epoch, Incarnation(owner.incarnation)) {
+            self.violation(format!("owners: {claim:?} {what}, owner is {owner:?}"));
+        }
+    }
+
+    fn wrote(&mut self, save: &Save) {
+        self.check_owner("wrote", &save.claim);
+        let Some(Some(bytes)) = save.patch.get("self") else { return };
+        let mut player = Player::default();
+        if let Err(error) = read_document(&mut player, bytes) {
+            return self.violation(format!("documents: {error}"));
+        }
+        let stored = self.stored.entry(save.claim.key).or_default();
+        let before = std::mem::replace(&mut stored.steps, player.steps);
+        if player.steps < before {
+            let steps = player.steps;
+            self.violation(format!("versions: {steps} steps are written over {before}"));
+        }
+    }
+
+    /// What was never answered may be gone; with a disk that lied, more.
+    fn restarted(&mut self, now: Instant, lost: bool, store: &Store) {
+        let keys: Vec<Key> = self.stored.keys().copied().collect();
+        for key in keys {
+            let stored = match store.load(key).wait() {
+                Ok(Some(entity)) => Stored {
+                    steps: steps_of(&entity.documents),
+                    epoch: entity.owner.epoch,
+                    incarnation: entity.owner.incarnation.0,
+                },
+                Ok(None) => Stored::default(),
+                Err(error) => return self.violation(format!("disk: {key}: {error}")),
+            };
+            self.stored.insert(key, stored);
+        }
+        if lost {
+            self.seen.failovers += 1;
+            self.heard.clear();
+            self.answers.clear();
+            self.blind_until = Some(now + LEARNT_BY);
+            // All that was acknowledged before counts from what is left.
+            self.trouble(None, Instant::ZERO, now);
+        }
+    }
+
+    /// An owner begins with `steps`: what was told long before is there.
+    fn check_loss(&mut self, of: Key, steps: u64) {
+        let Some(player) = (1..=PLAYERS_MAX).find(|player| key(*player) == of) else { return };
+        let window = self.window;
+        let troubles = &self.troubles;
+        let answers = self.answers.entry(player).or_default();
+        let lost = answers.iter().filter(|(_, answer)| answer.steps > steps);
+        let is_excused = |(node, answer): &(usize, Answer)| {
+            let to = answer.at + window;
+            troubles.iter().any(|trouble| {
+                trouble.node.is_none_or(|of| of == *node)
+                    && trouble.to + AFTERMATH >= answer.at
+                    && trouble.from <= to
+            })
+        };
+        let bad = lost.clone().find(|answer| !is_excused(answer)).copied();
+        self.seen.lost_answers += lost.count() as u64;
+        // Whatever is lost is lost once.
+        answers.retain(|(_, answer)| answer.steps <= steps);
+        if let Some((node, bad)) = bad {
+            self.violation(format!(
+                "lost: player {player} begins with {steps} steps, at {:?} node {node} had told of {}",
+                bad.at, bad.steps,
+            ));
+        }
+    }
+
+    // -- the end --
+
+    /// What is stored after all has come to rest.
+    pub fn audit(&mut self, store: &Store, players: u64) {
+        let verdict = match store.verify().wait() {
+            Ok(verdict) => verdict,
+            Err(error) => return self.violation(format!("ledger: {error}")),
+        };
+        if let Some(fault) = verdict.faults.first() {
+            self.violation(format!("ledger: {fault}"));
+        }
+        let mut done = BTreeMap::new();
+        let (mut gold, mut swords) = (BTreeMap::<Key, i128>::new(), BTreeMap::new());
+        let mut after = 0;
+        loop {
+            let entries = store.audit(after, 1_000).wait().unwrap_or_default();
+            let Some(last) = entries.last() else { break };
+            after = last.sequence;
+            for entry in entries {
+                // One that was given up is in the books with nothing.
+                if entry.ops.is_empty() {
+                    continue;
+                }
+                *done.entry(entry.txn).or_insert(0u32) += 1;
+                for op in entry.ops {
+                    add_up(&op, &mut gold, &mut swords);
+                }
+            }
+        }
+        if let Some((id, times)) = done.iter().find(|(_, times)| **times > 1) {
+            self.violation(format!("once: {id} was done {times} times"));
+        }
+        for id in self.told.clone() {
+            if !done.contains_key(&txn(id)) && !self.excused.contains(&txn(id)) {
+                self.violation(format!("durable: deal {id} was told and is not there"));
+            }
+        }
+        for id in self.denied.clone() {
+            if done.contains_key(&txn(id)) {
+                self.violation(format!("told: deal {id} was told not to be done, and is"));
+            }
+        }
+        for player in 1..=players {
+            self.audit_player(store, player, &done, (&gold, &swords));
+        }
+    }
+
+    fn audit_player(
+        &mut self,
+        store: &Store,
+        player: u64,
+        done: &BTreeMap<TxnId, u32>,
+        (gold, swords): (&BTreeMap<Key, i128>, &BTreeMap<u128, Key>),
+    ) {
+        let held = store.holdings(key(player)).wait().unwrap_or_default();
+        let has = i128::from(held.balances.get(&GOLD).copied().unwrap_or(0));
+        let should = gold.get(&key(player)).copied().unwrap_or(0);
+        let items = held.items.len();
+        let made = swords.values().filter(|of| **of == key(player)).count();
+        if (has, items) != (should, made) {
+            self.violation(format!(
+                "sums: player {player} has {has} gold and {items} swords, not {should} and {made}"
+            ));
+        }
+        let lessons =
+            self.lessons.iter().filter(|(id, of)| **of == player && done.contains_key(&txn(**id)));
+        let paid = lessons.count() as u64;
+        let Ok(Some(entity)) = store.load(key(player)).wait() else { return };
+        let mut stored = Player::default();
+        if let Some(bytes) = entity.documents.get("self")
+            && read_document(&mut stored, bytes).is_err()
+        {
+            self.violation(format!("documents: of player {player} cannot be read"));
+        }
+        if stored.lessons != paid {
+            let has = stored.lessons;
+            self.violation(format!("both: player {player} has {has} lessons and paid for {paid}"));
+        }
+    }
+}
+
+/// More than any run has.
+pub const PLAYERS_MAX: u64 = 8;
+
+fn steps_of(documents: &Documents) -> u64 {
+    let mut player = Player::default();
+    match documents.get("self").map(|bytes| read_document(&mut player, bytes)) {
+        Some(Ok(_)) => player.steps,
+        _ => 0,
+    }
+}
+
+fn add_up(op: &LedgerOp, gold: &mut BTreeMap<Key, i128>, swords: &mut BTreeMap<u128, Key>) {
+    match op {
+        LedgerOp::Mint { holder, amount, .. } => {
+            *gold.entry(*holder).or_default() += i128::from(*amount);
+        }
+        LedgerOp::Burn { holder, amount, .. } => {
+            *gold.entry(*holder).or_default() -= i128::from(*amount);
+        }
+        LedgerOp::Pay { from, to, amount, .. } => {
+            *gold.entry(*from).or_default() -= i128::from(*amount);
+            *gold.entry(*to).or_default() += i128::from(*amount);
+        }
+        LedgerOp::Make { item, holder, .. } => drop(swords.insert(item.0, *holder)),
+        LedgerOp::Move { item, to, .. } => drop(swords.insert(item.0, *to)),
+        LedgerOp::Destroy { item, .. } => drop(swords.remove(&item.0)),
+        LedgerOp::Change { .. } => {}
+    }
+}
+
+impl Seen {
+    pub fn list(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("answers of players", self.answers),
+            ("deals done", self.done),
+            ("deals not done", self.not_done),
+            ("deals of unknown outcome", self.unknown),
+            ("calls that failed", self.failed_calls),
+            ("owners followed by others", self.takeovers),
+            ("entities given", self.epochs),
+            ("entities given back", self.releases),
+            ("answers of which a crash took the steps", self.lost_answers),
+            ("stores that went back after a lie", self.failovers),
+        ]
+    }
+}

@@ -1,0 +1,41 @@
+//! What is simulated.
+
+use crate::mutants::Mutant;
+use crate::outcome::Outcome;
+use crate::{data, script};
+
+/// A game with its faults and checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Suite {
+    /// Gates, sessions and streams of clients.
+    Sessions,
+    /// Entities kept in a store.
+    Data,
+}
+
+impl Suite {
+    /// Runs one seed. `notes_max` lines of what happened last are kept.
+    pub fn run(self, seed: u64, mutant: Option<Mutant>, notes_max: usize) -> Outcome {
+        match self {
+            Suite::Sessions => script::run(seed, mutant, notes_max),
+            Suite::Data => data::run(seed, mutant, notes_max),
+        }
+    }
+
+    /// What need not be seen even in a long run.
+    pub fn rare(self) -> &'static [&'static str] {
+        match self {
+            Suite::Sessions => &["sessions lost"],
+            // Only a node that was declared dead in the middle of one gives up on knowing.
+            Suite::Data => &["deals of unknown outcome"],
+        }
+    }
+
+    /// As the command line has it.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Suite::Sessions => "",
+            Suite::Data => " --suite data",
+        }
+    }
+}

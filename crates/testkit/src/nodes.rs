@@ -1,0 +1,284 @@
+//! Nodes that are killed, stand still or are cut off; and a coordinator that is late.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::Directory;
+use env::Instant;
+use node::Outside;
+
+use crate::cluster::Cluster;
+use crate::net::{Happening, Place};
+use crate::places::{GateSeat, NodeSeat};
+use crate::vault::Fact;
+use crate::wire::Cut;
+
+/// How the coordinator treats the list of nodes.
+#[derive(Clone, Debug, Default)]
+pub struct CoordinatorFaults {
+    /// A place learns of a change late, per thousand.
+    pub late_view: u64,
+    /// The longest that it takes to.
+    pub late_max: Duration,
+    /// It stands still, per thousand and second: nothing changes meanwhile, and afterwards some nodes
+    /// are missing for a moment, since their leases ran out.
+    pub stall: u64,
+    /// The longest standstill.
+    pub stall_max: Duration,
+}
+
+impl CoordinatorFaults {
+    /// Everything goes wrong now and then.
+    pub fn all() -> Self {
+        CoordinatorFaults {
+            late_view: 300,
+            late_max: Duration::from_secs(4),
+            stall: 40,
+            stall_max: Duration::from_secs(8),
+        }
+    }
+}
+
+impl Cluster {
+    /// How many nodes there are, killed ones included.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether the node runs.
+    pub fn is_up(&self, node: usize) -> bool {
+        !self.nodes[node].workers.is_empty()
+    }
+
+    /// Whether the node knows that it was declared dead: it has to be started anew.
+    pub fn is_dead(&self, node: usize) -> bool {
+        self.nodes[node].is_dead
+    }
+
+    /// How often a node has begun.
+    pub fn node_life(&self, node: usize) -> u32 {
+        self.nodes[node].life
+    }
+
+    /// The present life of a node, as the store knows it.
+    pub fn incarnation(&self, node: usize) -> store::Incarnation {
+        store::Incarnation(self.nodes[node].info.incarnation.0)
+    }
+
+    /// How often nodes have declared others dead.
+    pub fn buried(&self) -> u64 {
+        self.nodes.iter().map(|seat| seat.buried).sum()
+    }
+
+    /// A caller at a worker of a node that is no entity. `None` while the node is down.
+    pub fn outside(&self, node: usize, worker: u8) -> Option<Outside> {
+        Some(self.nodes[node].workers.get(usize::from(worker))?.worker.outside())
+    }
+
+    /// Lets a worker see what was asked of it from [`outside`](Self::outside).
+    pub fn poke(&mut self, node: usize, worker: u8) {
+        if self.is_up(node) {
+            self.settle(Place::Worker(node, worker));
+        }
+    }
+
+    /// Kills a node without a word: what it had in memory is gone, what it had sent still arrives.
+    /// It is back, as another life, after `pause`. `seen`: its supervisor tells the store at once.
+    pub fn kill_node(&mut self, node: usize, pause: Duration, seen: bool) {
+        let now = self.now();
+        if !self.is_up(node) {
+            return;
+        }
+        self.vault.counts.node_crashes += 1;
+        self.notes.add(now, || format!("node {node} is killed for {pause:?}"));
+        let seat = &mut self.nodes[node];
+        let incarnation = seat.info.incarnation;
+        seat.end();
+        for worker in 0..self.options.workers {
+            self.net.vanish(now, Place::Worker(node, worker));
+        }
+        self.net.forget_node(node);
+        if seen {
+            self.vault.bury(store::Incarnation(incarnation.0));
+        }
+        self.net.at(now + pause, Happening::NodeStart(node));
+        // Its lease runs out, or it is back before.
+        let lease = Duration::from_millis(300 + self.net.random.below(5_000));
+        self.net.at(now + lease, Happening::Directory);
+    }
+
+    /// Somebody knows that a node's life has ended, and tells the store.
+    pub fn bury(&mut self, incarnation: store::Incarnation) {
+        self.vault.bury(incarnation);
+    }
+
+    pub(crate) fn handle_node_start(&mut self, now: Instant, node: usize) {
+        if self.is_up(node) {
+            return;
+        }
+        let (life, buried) = (self.nodes[node].life, self.nodes[node].buried);
+        let mut seat = NodeSeat::new(&mut self.ground, &self.options, node);
+        seat.life = life + 1;
+        seat.buried = buried;
+        self.nodes[node] = seat;
+        self.notes.add(now, || format!("node {node} begins anew"));
+        self.start_heart(now, node);
+        self.net.at(now + Duration::from_millis(50), Happening::Directory);
+    }
+
+    pub(crate) fn start_heart(&mut self, now: Instant, node: usize) {
+        if self.options.stored {
+            self.nodes[node].beat_at = now;
+            self.net.at(now, Happening::Beat(node));
+        }
+    }
+
+    /// Stops the node's process, as a debugger or a paused machine does, for `span`.
+    pub fn pause_node(&mut self, node: usize, span: Duration) {
+        let until = self.now() + span;
+        let now = self.now();
+        self.vault.counts.node_pauses += 1;
+        self.notes.add(now, || format!("node {node} stands still for {span:?}"));
+        let seat = &mut self.nodes[node];
+        seat.stalled_until = seat.stalled_until.max(until);
+        for worker in &mut seat.workers {
+            worker.stalled_until = worker.stalled_until.max(until);
+        }
+    }
+
+    /// Cuts a node off from the store, or joins it again.
+    pub fn cut_store(&mut self, node: usize, cut: Option<Cut>) {
+        let now = self.now();
+        if self.nodes[node].cut == cut {
+            return;
+        }
+        self.notes.add(now, || format!("node {node} and the store: {cut:?}"));
+        self.vault.counts.store_cuts += u64::from(cut.is_some());
+        self.nodes[node].cut = cut;
+    }
+
+    /// Whether a node is cut off from the store.
+    pub fn is_cut(&self, node: usize) -> bool {
+        self.nodes[node].cut.is_some()
+    }
+
+    /// Cuts two nodes off from each other, or joins them again. Both still reach the store.
+    pub fn split_nodes(&mut self, one: usize, other: usize, apart: bool) {
+        let now = self.now();
+        self.notes.add(now, || format!("nodes {one} and {other} apart: {apart}"));
+        let pair = (one.min(other), one.max(other));
+        if apart {
+            self.vault.counts.splits += 1;
+            self.net.split(now, pair);
+        } else {
+            self.net.join(pair);
+        }
+    }
+
+    /// The store stands still for `span`: it does nothing, and what is asked waits there.
+    pub fn stall_store(&mut self, span: Duration) {
+        let now = self.now();
+        self.notes.add(now, || format!("the store stands still for {span:?}"));
+        self.vault.stalled_until = self.vault.stalled_until.max(now + span);
+        let until = self.vault.stalled_until;
+        self.net.at(until, Happening::StoreWork);
+    }
+
+    /// Whether the store runs; it may stand still.
+    pub fn is_store_up(&self) -> bool {
+        self.vault.is_up()
+    }
+
+    /// Whether the store runs and does not stand still.
+    pub fn is_store_working(&self) -> bool {
+        self.vault.is_up() && self.vault.stalled_until <= self.now()
+    }
+
+    /// What the store did since the last time, in order.
+    pub fn facts(&mut self) -> Vec<Fact> {
+        std::mem::take(&mut self.vault.facts)
+    }
+
+    pub(crate) fn node_stalled_until(&self, node: usize, worker: Option<u8>) -> Option<Instant> {
+        let seat = &self.nodes[node];
+        match worker {
+            None => Some(seat.stalled_until),
+            Some(worker) => {
+                seat.workers.get(usize::from(worker)).map(|worker| worker.stalled_until)
+            }
+        }
+    }
+
+    // -- the coordinator --
+
+    /// Tells every place who is there, each when it hears of it.
+    pub(crate) fn spread_directory(&mut self, now: Instant) {
+        if self.coordinator_until > now {
+            // It is told when the coordinator goes on.
+            return;
+        }
+        self.revision += 1;
+        let listed = self.nodes.iter().filter(|seat| !seat.workers.is_empty() && !seat.unlisted);
+        let nodes = listed.map(|seat| Arc::clone(&seat.info));
+        let gates = self.gates.iter().filter(|seat| seat.gate.is_some()).map(GateSeat::info);
+        let directory = Arc::new(Directory::new(self.revision, nodes.chain(gates)));
+        for number in 0..self.gates.len() {
+            self.show_directory(now, Place::Gate(number), &directory);
+        }
+        for node in 0..self.nodes.len() {
+            for worker in 0..self.options.workers {
+                self.show_directory(now, Place::Worker(node, worker), &directory);
+            }
+        }
+    }
+
+    fn show_directory(&mut self, now: Instant, place: Place, directory: &Arc<Directory>) {
+        let faults = &self.options.coordinator_faults;
+        if !self.healed && self.vault.strikes(faults.late_view) {
+            self.vault.counts.late_views += 1;
+            let late = self.vault.up_to(faults.late_max);
+            return self.net.at(now + late, Happening::View(place, Arc::clone(directory)));
+        }
+        self.see_directory(now, place, directory);
+    }
+
+    pub(crate) fn see_directory(&mut self, now: Instant, place: Place, directory: &Arc<Directory>) {
+        match place {
+            Place::Gate(number) => self.gates[number].set_directory(now, directory),
+            Place::Worker(node, worker) => {
+                let workers = &mut self.nodes[node].workers;
+                let Some(seat) = workers.get_mut(usize::from(worker)) else { return };
+                // An older view that comes later is no news.
+                if seat.worker.directory().revision() >= directory.revision() {
+                    return;
+                }
+                seat.worker.set_directory(directory.clone(), |_| false);
+            }
+        }
+        self.settle(place);
+    }
+
+    /// Once a simulated second: the coordinator may stand still.
+    pub(crate) fn strike_coordinator(&mut self, now: Instant) {
+        let faults = self.options.coordinator_faults.clone();
+        if self.coordinator_until > now || !self.vault.strikes(faults.stall) {
+            return;
+        }
+        self.vault.counts.coordinator_stalls += 1;
+        let span = self.vault.up_to(faults.stall_max);
+        self.coordinator_until = now + span;
+        self.notes.add(now, || format!("the coordinator stands still for {span:?}"));
+        // A stalled coordinator forgets leases that were kept all the time.
+        for seat in &mut self.nodes {
+            seat.unlisted = self.vault.strikes(500);
+        }
+        self.net.at(now + span, Happening::Directory);
+        let back = self.vault.up_to(Duration::from_secs(3));
+        self.net.at(now + span + back, Happening::Relist);
+    }
+
+    pub(crate) fn relist(&mut self, now: Instant) {
+        self.nodes.iter_mut().for_each(|seat| seat.unlisted = false);
+        self.spread_directory(now);
+    }
+}
