@@ -1,6 +1,7 @@
 //! `bench NAME`: measures Mainstay next to the physical limit in the same run.
 
 mod arena;
+mod crash;
 mod entity;
 mod gate;
 mod node;
@@ -15,6 +16,8 @@ const HELP: &str = "\
 bench NAME
 
   arena    a thousand bots in one arena at 20 steps a second, gate hop included
+  crash    a server killed at random points under trades and saves: what was promised is there
+           (--backend embedded|sqlite, --times N, --seed N)
   entity   local messages, calls and idle entities, next to actor libraries
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   raw      the limit: a bare epoll echo server under the common load generator
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let met = match args[..] {
         ["arena"] => arena::run()?,
+        ["crash", ref options @ ..] => crash::run(options)?,
         ["entity"] => entity::run()?,
         ["entity-core"] => entity::run_core()?,
         ["entity-across"] => entity::run_across()?,
@@ -49,6 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
         ["tick"] => tick::run()?,
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.
+        ["child-crash", file] => return crash::child(file).map(|()| ExitCode::SUCCESS),
         ["child-arena"] => return arena::child().map(|()| ExitCode::SUCCESS),
         ["child-broadcast", bytes] => {
             return arena::child_broadcast(bytes.parse()?).map(|()| ExitCode::SUCCESS);

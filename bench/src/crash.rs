@@ -1,0 +1,406 @@
+//! Kills a server at random points under trades and saves, and counts what it had promised.
+//!
+//! The server is a process of its own with a cluster file. What it acknowledged is what its clients
+//! read over the protocol; what must be there is computed from that and compared with the store.
+
+mod game;
+mod model;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use env::{Clock, Random, WallTime};
+use mainstay::client::{Address, CallError, Client, End, Events, Grant, Options};
+use mainstay::config::{Config, Keys, StorePlace};
+use mainstay::prelude::{CloseCode, Message};
+use mainstay::proto::AccountId;
+use mainstay::proto::MethodId;
+use mainstay::proto::ticket::{Claims, TicketKeys};
+use mainstay::store::Store;
+
+use model::{Model, Op};
+
+const PLAYERS: u64 = 16;
+const TIMES: u32 = 200;
+/// The server is killed at a random moment up to this long after its players are in.
+const RUN_MAX: Duration = Duration::from_millis(2_600);
+/// Every so many times it is killed while it starts.
+const EARLY_EVERY: u32 = 10;
+/// For how long what was on its way may still arrive after the kill.
+const DRAIN: Duration = Duration::from_millis(100);
+/// D1 is lost for at most this, and a flush.
+const D1_BOUND: Duration = Duration::from_secs(1);
+
+struct Plan {
+    backends: Vec<String>,
+    times: u32,
+    seed: u64,
+}
+
+/// `bench crash [--backend NAME]... [--times N] [--seed N]`.
+///
+/// # Errors
+///
+/// A server does not start, or a store cannot be read after a crash.
+pub fn run(arguments: &[&str]) -> anyhow::Result<bool> {
+    let plan = read(arguments)?;
+    println!("seed {}", plan.seed);
+    let mut met = true;
+    for backend in &plan.backends {
+        met &= crash(backend, &plan)?;
+    }
+    Ok(met)
+}
+
+fn read(arguments: &[&str]) -> anyhow::Result<Plan> {
+    let mut plan = Plan { backends: Vec::new(), times: TIMES, seed: Random::from_os().u64() };
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let value = *words.next().with_context(|| format!("{word} needs a value"))?;
+        match *word {
+            "--backend" => plan.backends.push(value.to_owned()),
+            "--times" => plan.times = value.parse().context("--times is a number")?,
+            "--seed" => plan.seed = value.parse().context("--seed is a number")?,
+            _ => bail!("unknown option {word}: --backend NAME, --times N, --seed N"),
+        }
+    }
+    if plan.backends.is_empty() {
+        plan.backends.push("embedded".to_owned());
+        #[cfg(feature = "sqlite")]
+        plan.backends.push("sqlite".to_owned());
+    }
+    Ok(plan)
+}
+
+/// A folder with a cluster file, gone with it.
+struct Place {
+    folder: PathBuf,
+    store: StorePlace,
+    keys: TicketKeys,
+}
+
+impl Place {
+    fn new(backend: &str) -> anyhow::Result<Place> {
+        let name = format!("mainstay-crash-{}-{backend}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder)?;
+        ensure!(["embedded", "sqlite"].contains(&backend), "there is no backend {backend} here");
+        let text = format!(
+            "{{\"cluster\": \"crash\", \"data\": {:?}, \"store\": {{{backend:?}: \"game.store\"}},\n\
+             \"processes\": {{\"local\": {{\"roles\": [\"gate\", \"node\"],\n\
+             \"listen\": {{\"clients\": \"127.0.0.1:0\"}}}}}}}}\n",
+            folder.display().to_string()
+        );
+        std::fs::write(folder.join("cluster.json"), text)?;
+        let roles = game::app().role_names();
+        let config = Config::check(&folder.join("cluster.json"), &roles)?;
+        let process = config.choose(None).map_err(anyhow::Error::msg)?;
+        let keys = Keys::kept(&process.data, &mut Random::from_os())?;
+        let keys = TicketKeys::new(keys.tickets);
+        Ok(Place { store: process.store.clone(), keys, folder })
+    }
+
+    fn grant(&self, account: u64) -> Grant {
+        let issued = Clock::system().wall();
+        let expires = WallTime(issued.0 + 60_000);
+        let name = format!("trader {account}");
+        let claims = Claims { account: AccountId(account), level: 0, name, issued, expires };
+        self.keys.issue(&mut Random::from_os(), claims)
+    }
+
+    /// The store, once the server is gone: that it is gone we have seen, so what it had is free.
+    fn store(&self) -> anyhow::Result<Store> {
+        let store = mainstay::open_store(&self.store)?;
+        mainstay::node::data::bury_all(&store)?;
+        Ok(store)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The server as a process.
+struct Server {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Server {
+    fn start(folder: &Path) -> anyhow::Result<Server> {
+        let log = File::options().create(true).append(true).open(folder.join("stderr.log"))?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["child-crash", &folder.join("cluster.json").display().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()?;
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        Ok(Server { child, output })
+    }
+
+    fn address(&mut self, folder: &Path) -> anyhow::Result<String> {
+        let mut line = String::new();
+        while self.output.read_line(&mut line)? > 0 {
+            if let Some((_, address)) = line.split_once("http://") {
+                return Ok(address.trim().trim_end_matches('/').to_owned());
+            }
+            line.clear();
+        }
+        let said = std::fs::read_to_string(folder.join("stderr.log")).unwrap_or_default();
+        let last: Vec<_> = said.lines().rev().take(5).collect();
+        bail!("the server ended at its start: {}", last.join(" | "));
+    }
+
+    /// As `kill -9`; when it was done.
+    fn kill(mut self) -> anyhow::Result<Instant> {
+        self.child.kill()?;
+        let killed = Instant::now();
+        self.child.wait()?;
+        Ok(killed)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `bench child-crash FILE`: the server that is killed.
+///
+/// # Errors
+///
+/// It could not be started.
+pub fn child(file: &str) -> anyhow::Result<()> {
+    // It ends with its parent, who holds the other end of our input.
+    std::thread::spawn(|| {
+        let _ = std::io::Read::read(&mut std::io::stdin(), &mut [0]);
+        std::process::exit(0);
+    });
+    let words = ["--cluster".to_owned(), file.to_owned()];
+    let exit = mainstay::run_with(game::app(), words.into_iter(), |_| {});
+    ensure!(exit == mainstay::Exit::Well, "the server ended with {exit:?}");
+    Ok(())
+}
+
+type Shared = Arc<Mutex<Model>>;
+
+fn crash(backend: &str, plan: &Plan) -> anyhow::Result<bool> {
+    let place = Place::new(backend)?;
+    let model: Shared = Arc::new(Mutex::new(Model::new(1..=PLAYERS)));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    let mut random = Random::from_seed(plan.seed);
+    let begun = Instant::now();
+    let mut recovery = Duration::ZERO;
+    for time in 1..=plan.times {
+        let mut server = Server::start(&place.folder)?;
+        let started = Instant::now();
+        let killed = if time % EARLY_EVERY == 0 {
+            std::thread::sleep(Duration::from_millis(random.below(60)));
+            server.kill()?
+        } else {
+            let address = server.address(&place.folder)?;
+            let run = Duration::from_millis(random.below(RUN_MAX.as_millis() as u64));
+            let seed = random.u64();
+            let (killed, back) =
+                runtime.block_on(round(&place, &address, server, run, seed, &model))?;
+            recovery = recovery.max(back.saturating_duration_since(started));
+            killed
+        };
+        let store = place.store()?;
+        let mut model = model.lock().unwrap_or_else(PoisonError::into_inner);
+        model.settle(&store, killed)?;
+        if !model.totals.faults.is_empty() {
+            break;
+        }
+        if time % 20 == 0 {
+            eprintln!(
+                "{backend}: {time} of {} crashes, {} transactions",
+                plan.times, model.totals.acknowledged
+            );
+        }
+    }
+    let model = model.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(report(backend, plan.times, &model, begun.elapsed(), recovery))
+}
+
+/// Lets players play and kills the server; when, and when the first of them was served.
+async fn round(
+    place: &Place,
+    address: &str,
+    server: Server,
+    run: Duration,
+    seed: u64,
+    model: &Shared,
+) -> anyhow::Result<(Instant, Instant)> {
+    let mut seeds = Random::from_seed(seed);
+    let mut players = Vec::new();
+    let mut served = None;
+    for account in 1..=PLAYERS {
+        let (client, events) = login(place, address, account).await?;
+        let (level, trained): (u64, u64) = ask(&client, "look", &()).await?;
+        served.get_or_insert_with(Instant::now);
+        let random = seeds.fork();
+        let of = Arc::clone(model);
+        {
+            let mut model = lock(model);
+            let known = &model.accounts[&account];
+            if (level, trained) != (known.level, known.trained) {
+                let line = format!(
+                    "player {account} is served level {level}, trained {trained}; stored is {known:?}"
+                );
+                model.fault(line);
+            }
+        }
+        players.push(tokio::spawn(async move {
+            let _events = events;
+            play(&client, account, &of, random).await;
+        }));
+    }
+    tokio::time::sleep(run).await;
+    let killed = server.kill()?;
+    tokio::time::sleep(DRAIN).await;
+    for player in &players {
+        player.abort();
+    }
+    for player in players {
+        // Whoever panicked found something that must not be.
+        if let Err(error) = player.await
+            && error.is_panic()
+        {
+            bail!("a player: {error}");
+        }
+    }
+    Ok((killed, served.unwrap_or(killed)))
+}
+
+/// Logs in. On a machine that is loaded a connection may be given up after its ticket was used.
+async fn login(place: &Place, address: &str, account: u64) -> anyhow::Result<(Client, Events)> {
+    let mut tries = 0;
+    loop {
+        let options = Options::new(Address::tcp(address));
+        match Client::connect(options, place.grant(account)).await {
+            Err(End::Server { code: CloseCode::Ticket, .. }) if tries < 10 => tries += 1,
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn lock(model: &Shared) -> std::sync::MutexGuard<'_, Model> {
+    model.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn ask<A: Message, R: Message>(
+    client: &Client,
+    method: &str,
+    arguments: &A,
+) -> Result<R, CallError> {
+    let mut tries = 0;
+    loop {
+        match client.request("me", MethodId::of(method), arguments).await {
+            // It is being activated, or waits for the store.
+            Err(CallError::Refused(mainstay::proto::frame::Status::Unavailable)) if tries < 100 => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Levels up and trades until the connection is gone.
+async fn play(client: &Client, account: u64, model: &Shared, mut random: Random) {
+    let mut items: Vec<u64> = lock(model).accounts[&account].items.iter().copied().collect();
+    loop {
+        if random.chance(1, 2) {
+            match client.request::<_, u64>("me", MethodId::of("rise"), &()).await {
+                Ok(level) => lock(model).level(account, level),
+                Err(_) => return,
+            }
+            continue;
+        }
+        // Odd ones never write their documents with a deal, so that their levels are D1 alone.
+        let op = match random.below(4) {
+            0 if account.is_multiple_of(2) => Op::Train,
+            1 | 2 if !items.is_empty() => {
+                let at = random.below(items.len() as u64) as usize;
+                let to = 1 + (account + random.below(PLAYERS - 1)) % PLAYERS;
+                Op::Sell { item: items.swap_remove(at), to }
+            }
+            _ => Op::Mint,
+        };
+        let id = lock(model).ask(account, op);
+        let asked = Instant::now();
+        let done: Result<u64, CallError> = match op {
+            Op::Mint => client.request("me", MethodId::of("mint"), &(id,)).await,
+            Op::Train => client.request("me", MethodId::of("train"), &(id,)).await,
+            Op::Sell { item, to } => {
+                client.request("me", MethodId::of("sell"), &(id, item, to)).await
+            }
+        };
+        match (done, op) {
+            (Ok(_), _) => {
+                lock(model).acknowledge(id, asked.elapsed());
+                if op == Op::Mint {
+                    items.push(id);
+                }
+            }
+            // Not done, for want of gold or because two asked each other.
+            (Err(CallError::App(_)), Op::Sell { item, .. }) => items.push(item),
+            (Err(CallError::App(_)), _) => {}
+            (Err(_), _) => return,
+        }
+        tokio::time::sleep(Duration::from_millis(random.below(4))).await;
+    }
+}
+
+fn report(backend: &str, times: u32, model: &Model, took: Duration, recovery: Duration) -> bool {
+    let totals = &model.totals;
+    let bound = D1_BOUND + totals.slowest_flush;
+    println!(
+        "\n{backend}: killed {times} times in {:.0} s, {PLAYERS} players\n",
+        took.as_secs_f64()
+    );
+    println!("transactions acknowledged            {:>10}", totals.acknowledged);
+    println!("done, but killed before the answer   {:>10}", totals.done_untold);
+    println!("asked for and not done               {:>10}", totals.not_done);
+    println!("acknowledged and lost                {:>10}", totals.lost);
+    println!("done twice                           {:>10}", totals.doubled);
+    println!("levels answered                      {:>10}", totals.levels);
+    println!("oldest level lost, worst case        {:>10.0} ms", ms(totals.worst_loss));
+    println!("slowest transaction (one flush)      {:>10.0} ms", ms(totals.slowest_flush));
+    println!("start to first answer, worst case    {:>10.0} ms", ms(recovery));
+    for fault in &totals.faults {
+        println!("FAULT: {fault}");
+    }
+    let exact = totals.faults.is_empty() && totals.lost == 0 && totals.doubled == 0;
+    let busy = totals.acknowledged > u64::from(times) && totals.levels > u64::from(times);
+    let in_time = totals.worst_loss <= bound;
+    let verdict = match (exact && busy, in_time) {
+        (true, true) => "met".to_owned(),
+        (true, false) => format!("missed by {:.0} ms of D1", ms(totals.worst_loss - bound)),
+        (false, _) => "missed by what is listed above".to_owned(),
+    };
+    println!(
+        "\n0 acknowledged transactions lost or doubled, totals exact, D1 lost for at most a second and \
+         one flush: {verdict}"
+    );
+    exact && busy && in_time
+}
+
+fn ms(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e3
+}

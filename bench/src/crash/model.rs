@@ -1,0 +1,220 @@
+//! What the parent knows: what it asked for, what it was told, and what must be there then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use mainstay::node::data::{key_of, read_document};
+use mainstay::prelude::*;
+use mainstay::store::{ItemId, Store, TxnId};
+
+use super::game::{GOLD, MINTED, THING, Trader};
+
+/// What a transaction is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Mint,
+    Sell { item: u64, to: u64 },
+    Train,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    account: u64,
+    op: Op,
+    is_acknowledged: bool,
+}
+
+/// One player as the ledger must have it.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    pub gold: u64,
+    pub items: BTreeSet<u64>,
+    pub trained: u64,
+    /// As stored after the last crash.
+    pub level: u64,
+    /// Levels that were answered since, with the time.
+    answered: Vec<(Instant, u64)>,
+}
+
+/// The whole of it.
+#[derive(Debug, Default)]
+pub struct Model {
+    next: u64,
+    open: BTreeMap<u64, Asked>,
+    pub accounts: BTreeMap<u64, Account>,
+    /// Place in the store's audit up to which all is accounted for.
+    sequence: u64,
+    pub totals: Totals,
+}
+
+/// Counts over all crashes.
+#[derive(Debug, Default)]
+pub struct Totals {
+    pub acknowledged: u64,
+    /// Done, but cut off before the answer came.
+    pub done_untold: u64,
+    /// Neither done nor answered.
+    pub not_done: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    /// Everything that does not add up, one line each.
+    pub faults: Vec<String>,
+    pub levels: u64,
+    pub worst_loss: Duration,
+    /// The slowest acknowledged transaction: a flush cannot have taken longer than is granted by it.
+    pub slowest_flush: Duration,
+}
+
+impl Model {
+    pub fn new(accounts: impl IntoIterator<Item = u64>) -> Self {
+        let accounts = accounts.into_iter().map(|account| (account, Account::default()));
+        Model { next: 1, accounts: accounts.collect(), ..Model::default() }
+    }
+
+    /// Notes a transaction before it is asked for; its id.
+    pub fn ask(&mut self, account: u64, op: Op) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.open.insert(id, Asked { account, op, is_acknowledged: false });
+        id
+    }
+
+    /// The server said that it is done.
+    pub fn acknowledge(&mut self, id: u64, took: Duration) {
+        self.totals.acknowledged += 1;
+        self.totals.slowest_flush = self.totals.slowest_flush.max(took);
+        if let Some(asked) = self.open.get_mut(&id) {
+            asked.is_acknowledged = true;
+        }
+    }
+
+    /// The server said that a level is reached.
+    pub fn level(&mut self, account: u64, level: u64) {
+        self.totals.levels += 1;
+        self.account(account).answered.push((Instant::now(), level));
+    }
+
+    /// Holds what the store has after a crash at `killed` against what was said.
+    pub fn settle(&mut self, store: &Store, killed: Instant) -> anyhow::Result<()> {
+        let verdict = store.verify().wait()?;
+        self.totals.faults.extend(verdict.faults);
+        self.settle_transactions(store)?;
+        let accounts: Vec<u64> = self.accounts.keys().copied().collect();
+        for account in accounts {
+            self.settle_account(store, account, killed)?;
+        }
+        let gold: u128 = self.accounts.values().map(|account| u128::from(account.gold)).sum();
+        let items: u128 = self.accounts.values().map(|account| account.items.len() as u128).sum();
+        let held = (
+            verdict.currencies.get(&GOLD).copied().unwrap_or(0),
+            verdict.items.get(&THING).copied().unwrap_or(0),
+        );
+        if held != (gold, items) {
+            self.fault(format!(
+                "the store has {held:?} of gold and items, {gold} and {items} is due"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Each transaction that is in the store was asked for and is there once; each that was
+    /// acknowledged is there.
+    fn settle_transactions(&mut self, store: &Store) -> anyhow::Result<()> {
+        loop {
+            let page = store.audit(self.sequence, 1_000).wait()?;
+            let Some(last) = page.last() else { break };
+            self.sequence = last.sequence;
+            for entry in page {
+                let id = u64::try_from(entry.txn.0).context("an id of ours has 64 bits")?;
+                let Some(asked) = self.open.remove(&id) else {
+                    self.totals.doubled += 1;
+                    self.fault(format!("transaction {id} is there twice or was never asked for"));
+                    continue;
+                };
+                self.totals.done_untold += u64::from(!asked.is_acknowledged);
+                ensure!(store.lookup(TxnId(id.into())).wait()?.is_some(), "{id} has no receipt");
+                self.apply(id, asked);
+            }
+        }
+        for (id, asked) in std::mem::take(&mut self.open) {
+            if asked.is_acknowledged {
+                self.totals.lost += 1;
+                self.fault(format!(
+                    "transaction {id} was acknowledged and is not there: {asked:?}"
+                ));
+            } else {
+                self.totals.not_done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, id: u64, asked: Asked) {
+        let account = self.account(asked.account);
+        match asked.op {
+            Op::Mint => {
+                account.gold += MINTED;
+                account.items.insert(id);
+            }
+            Op::Sell { item, to } => {
+                account.gold += 1;
+                account.items.remove(&item);
+                let buyer = self.account(to);
+                buyer.gold -= 1;
+                buyer.items.insert(item);
+            }
+            Op::Train => {
+                account.gold -= 1;
+                account.trained += 1;
+            }
+        }
+    }
+
+    fn account(&mut self, account: u64) -> &mut Account {
+        self.accounts.get_mut(&account).expect("all are known")
+    }
+
+    fn settle_account(&mut self, store: &Store, of: u64, killed: Instant) -> anyhow::Result<()> {
+        let holder = key_of(Ref::<Trader>::keyed(of).id());
+        let held = store.holdings(holder).wait()?;
+        let mut stored = Trader::default();
+        if let Some(entity) = store.load(holder).wait()?
+            && let Some(bytes) = entity.documents.get("self")
+        {
+            read_document(&mut stored, bytes)?;
+        }
+        let account = self.account(of);
+        let items: BTreeSet<_> = account.items.iter().map(|id| ItemId((*id).into())).collect();
+        let gold = held.balances.get(&GOLD).copied().unwrap_or(0);
+        let mut faults = Vec::new();
+        if gold != account.gold || !held.items.keys().eq(items.iter()) {
+            faults.push(format!(
+                "player {of} has {gold} gold and {} items, {} and {} is due",
+                held.items.len(),
+                account.gold,
+                items.len()
+            ));
+        }
+        if stored.trained != account.trained {
+            let (is, due) = (stored.trained, account.trained);
+            faults.push(format!("player {of} is trained {is} times and paid for {due}"));
+        }
+        let lost = account.answered.iter().find(|(_, level)| *level > stored.level);
+        let lost = lost.map_or(Duration::ZERO, |(at, _)| killed.saturating_duration_since(*at));
+        if stored.level < account.level {
+            faults.push(format!("player {of} fell from saved level {}", account.level));
+        }
+        account.level = stored.level;
+        account.answered.clear();
+        self.totals.worst_loss = self.totals.worst_loss.max(lost);
+        faults.into_iter().for_each(|fault| self.fault(fault));
+        Ok(())
+    }
+
+    pub fn fault(&mut self, line: String) {
+        if self.totals.faults.len() < 100 {
+            self.totals.faults.push(line);
+        }
+    }
+}
