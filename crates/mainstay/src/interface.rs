@@ -156,4 +156,34 @@ mod tests {
         assert!(check(schema::<grown::Bell>(), "yes").unwrap_err().contains("`update` or `break`"));
         fs::remove_dir_all(&folder).unwrap();
     }
+
+    #[test]
+    fn a_damaged_lock_fails_the_games_own_test() {
+        let folder = std::env::temp_dir().join(format!("mainstay-torn-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("interface.lock");
+        let schema = schema::<grown::Bell>();
+        check(&path, schema.clone(), "update").unwrap();
+        let whole = fs::read(&path).unwrap();
+        let text = |bytes: &[u8]| {
+            let text = std::str::from_utf8(bytes).ok()?;
+            Lock::parse(text).ok().map(|lock| lock.render())
+        };
+        let original = text(&whole);
+        let cuts = (0..whole.len()).map(|at| whole[..at].to_vec());
+        let flips = (0..whole.len() * 8).map(|bit| {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            bytes
+        });
+        for bytes in cuts.chain(flips) {
+            // Only a comment or the end of the last line may differ.
+            let is_harmless = text(&bytes) == original;
+            fs::write(&path, &bytes).unwrap();
+            let checked = check(&path, schema.clone(), "");
+            let shown = String::from_utf8_lossy(&bytes).into_owned();
+            assert!(checked.is_err() || is_harmless, "taken: {shown}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -17,7 +17,7 @@ use crate::options::{Limits, Options};
 use crate::queue::{Failed, Job, Queue, serve};
 use crate::rules;
 use crate::tables::{Read, Stage, Table, Visit, Writes};
-use crate::thread::{Thread, check_format, create_once};
+use crate::thread::{Thread, check_format, create_once, sync_folder};
 
 /// How long a transaction waits for another process's before it is `Busy`.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -37,6 +37,9 @@ impl Sqlite {
         create_once(path, |making| found(making).map_err(|error| damaged(&shown, &error)))?;
         let mut connection = connect(path).map_err(|error| damaged(&shown, &error))?;
         check(&mut connection, &shown, &options.limits)?;
+        // SQLite passes over a failure to sync the folder in which it has just made its log.
+        let io = |source| OpenError::Io { path: shown.clone(), source };
+        sync_folder(path).map_err(io)?;
         let limits = options.limits.clone();
         let queue = Arc::new(Queue::new(options));
         let of_thread = Arc::clone(&queue);

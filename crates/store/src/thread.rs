@@ -106,11 +106,16 @@ pub(crate) fn create_once(
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
         _ => {}
     }
+    sync_folder(path).map_err(io)
+}
+
+/// Makes sure that the names in the folder of a file last.
+pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)
+    File::open(folder)?.sync_all()
 }
 
 /// Whether a store of the format that was found can be used here.

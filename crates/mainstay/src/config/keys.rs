@@ -124,6 +124,21 @@ impl KeyRefs {
     }
 }
 
+/// What to do about a file of keys that cannot be used.
+const RESTORE: &str = "restore it from a backup, or remove it and let all players log in anew";
+
+/// CRC-32 (IEEE) over both keys: a flipped digit would give other keys, which nobody notices.
+fn checksum(tickets: &[u8; 32], mesh: &[u8; 32]) -> u32 {
+    let mut sum = !0u32;
+    for byte in tickets.iter().chain(mesh) {
+        sum ^= u32::from(*byte);
+        for _ in 0..8 {
+            sum = if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 };
+        }
+    }
+    !sum
+}
+
 impl Keys {
     /// The keys kept in `keys.json` of `folder`, made on first use. If several processes come
     /// first at once, all get the keys of one of them.
@@ -141,9 +156,10 @@ impl Keys {
         let (tickets, mesh) = (random.bytes::<32>(), random.bytes::<32>());
         let text = format!(
             "// Made by Mainstay. Whoever reads this can play as anybody.\n\
-             {{\"tickets\": \"{}\", \"mesh\": \"{}\"}}\n",
+             {{\"tickets\": \"{}\", \"mesh\": \"{}\", \"check\": \"{:08x}\"}}\n",
             hex(&tickets),
-            hex(&mesh)
+            hex(&mesh),
+            checksum(&tickets, &mesh)
         );
         let draft = folder.join(format!("{KEPT}.{:016x}", random.u64()));
         let mut options = std::fs::OpenOptions::new();
@@ -165,11 +181,22 @@ impl Keys {
         let wrong = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
         let value = tables::parse(&path.display().to_string(), bytes, &Limits::default())
             .map_err(|problem| wrong(problem.to_string()))?;
+        let text = |name: &str| value.get(name).and_then(Value::as_text).unwrap_or_default();
         let key = |name: &str| {
-            let text = value.get(name).and_then(Value::as_text).unwrap_or_default();
-            parse_key(text).ok_or_else(|| wrong(format!("no key {name:?}: remove the file")))
+            parse_key(text(name))
+                .ok_or_else(|| wrong(format!("{}: no key {name:?}: {RESTORE}", path.display())))
         };
-        Ok(Keys { tickets: vec![(1, key("tickets")?)], mesh: Some(key("mesh")?), console: None })
+        let (tickets, mesh) = (key("tickets")?, key("mesh")?);
+        let members = value.as_map().map_or(0, |entries| entries.len());
+        // Files of the first releases have no checksum.
+        let fits = match text("check") {
+            "" => members == 2,
+            sum => members == 3 && *sum == format!("{:08x}", checksum(&tickets, &mesh)),
+        };
+        if !fits {
+            return Err(wrong(format!("{} is damaged: {RESTORE}", path.display())));
+        }
+        Ok(Keys { tickets: vec![(1, tickets)], mesh: Some(mesh), console: None })
     }
 }
 

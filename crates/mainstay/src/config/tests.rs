@@ -423,6 +423,35 @@ fn made_keys_are_kept_and_shared() {
     std::fs::remove_dir_all(&folder).expect("removes");
 }
 
+/// A flipped digit gave other keys: all passes and resume tokens were refused, and nothing said why.
+#[test]
+fn damaged_keys_are_refused_and_never_other_keys() {
+    let folder = std::env::temp_dir().join(format!("mainstay-torn-keys-{}", std::process::id()));
+    let kept = |seed| Keys::kept(&folder, &mut env::Random::from_seed(seed));
+    let keys = kept(1).expect("made");
+    let file = folder.join("keys.json");
+    let whole = std::fs::read(&file).expect("there");
+    let cuts = (0..whole.len()).map(|at| whole[..at].to_vec());
+    let flips = (0..whole.len() * 8).map(|bit| {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        bytes
+    });
+    let mut refused = 0;
+    for bytes in cuts.chain(flips) {
+        std::fs::write(&file, &bytes).expect("writes");
+        match kept(2) {
+            Ok(seen) => assert!(seen == keys, "other keys: {}", String::from_utf8_lossy(&bytes)),
+            Err(error) => {
+                refused += 1;
+                assert!(error.kind() == std::io::ErrorKind::InvalidData, "{error}");
+            }
+        }
+    }
+    assert!(refused > whole.len());
+    std::fs::remove_dir_all(&folder).expect("removes");
+}
+
 #[test]
 fn files_are_read_and_missing_ones_named() {
     let path = std::env::temp_dir().join(format!("mainstay-check-{}.json", std::process::id()));

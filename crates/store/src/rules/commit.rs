@@ -8,7 +8,7 @@ use super::rows::{
     FORGOTTEN, HolderRow, OUTBOX_SEQUENCE, OutboxRow, TXN_SEQUENCE, TxnRow, currency_key, held_key,
     kind_key,
 };
-use super::{at_most, check_generation};
+use super::{at_most, check_generation, made_row, put_made};
 use crate::error::{Error, Refusal};
 use crate::ledger::{
     AuditEntry, Currency, Holdings, Item, ItemId, ItemKind, LedgerOp, Outgoing, Receipt, Supply,
@@ -154,7 +154,7 @@ fn next(s: &mut Stage<'_>, counter: &[u8]) -> Result<u64, Error> {
 }
 
 fn holder_row(s: &Stage<'_>, holder: Key) -> Result<HolderRow, Error> {
-    Ok(s.row(Table::Holder, &holder.0.to_be_bytes())?.unwrap_or_default())
+    Ok(made_row(s, Table::Holder, holder)?.unwrap_or_default())
 }
 
 fn item_row(s: &Stage<'_>, item: ItemId) -> Result<Option<Item>, Error> {
@@ -286,13 +286,14 @@ impl Books<'_, '_> {
     fn close(self) -> Closed {
         let (mut ledgers, mut balances) = (BTreeMap::new(), BTreeMap::new());
         for (key, mut row) in self.holders {
+            let is_new = row.version == 0;
             row.version += 1;
             ledgers.insert(key, row.version);
             for &(holder, currency) in self.moved.range((key, Currency(0))..=(key, Currency(!0))) {
                 let amount = row.balances.get(&currency).copied().unwrap_or(0);
                 balances.insert((holder, currency), amount);
             }
-            self.s.put(Table::Holder, &key.0.to_be_bytes(), &row);
+            put_made(self.s, Table::Holder, key, &row, is_new);
         }
         (ledgers, balances)
     }
@@ -320,6 +321,9 @@ pub(crate) fn holdings(s: &mut Stage<'_>, holder: Key) -> Result<Holdings, Error
     for id in ids {
         let item = item_row(s, id)?.filter(|item| item.holder == Some(holder));
         items.insert(id, item.ok_or_else(|| corrupt(Table::Held, &held_key(holder, id)))?);
+    }
+    if items.len() != row.items as usize && items.len() < max {
+        return Err(corrupt(Table::Held, &prefix));
     }
     Ok(Holdings { version: row.version, balances: row.balances, items })
 }

@@ -20,9 +20,11 @@ pub(crate) use record::{
 pub(crate) use verify::verify;
 
 use crate::error::Error;
+use crate::row::Row;
 use crate::tables::{Stage, Table};
 #[cfg(feature = "redis")]
-use crate::types::{Entity, Key};
+use crate::types::Entity;
+use crate::types::Key;
 
 /// The stored format written here; see `docs/store-format.md`.
 pub(crate) const FORMAT_VERSION: u64 = 1;
@@ -82,4 +84,22 @@ fn check_generation(s: &Stage<'_>, named: u64) -> Result<(), Error> {
 
 fn at_most(what: &'static str, size: usize, max: usize) -> Result<(), Error> {
     if size > max { Err(Error::TooLarge { what, size, max }) } else { Ok(()) }
+}
+
+/// A row of an entity or holder, `None` only if it was never made.
+fn made_row<R: Row>(s: &Stage<'_>, table: Table, key: Key) -> Result<Option<R>, Error> {
+    let id = key.0.to_be_bytes();
+    let row = s.row(table, &id)?;
+    if row.is_none() && s.row::<u64>(Table::Meta, &rows::made_key(table, key))?.is_some() {
+        return Err(Error::Corrupt { table: table.name(), key: crate::row::hex(&id) });
+    }
+    Ok(row)
+}
+
+/// Writes a row of an entity or holder; `is_new` if there was none.
+fn put_made<R: Row>(s: &mut Stage<'_>, table: Table, key: Key, row: &R, is_new: bool) {
+    s.put(table, &key.0.to_be_bytes(), row);
+    if is_new {
+        s.put(Table::Meta, &rows::made_key(table, key), &1u64);
+    }
 }

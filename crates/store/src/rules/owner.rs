@@ -2,7 +2,7 @@
 
 use super::raw::IMPORT;
 use super::rows::{EntityRow, alive_key, dead_key};
-use super::{at_most, check_generation, generation};
+use super::{at_most, check_generation, generation, made_row, put_made};
 use crate::error::Error;
 use crate::options::Mutant;
 use crate::tables::{Stage, Table};
@@ -92,7 +92,7 @@ pub(crate) fn activate(s: &mut Stage<'_>, ask: &Activate) -> Result<Activated, E
     };
     let owner = Owner { epoch: epoch + 1, incarnation: ask.incarnation, released: false };
     let row = EntityRow { owner, version, documents };
-    put_entity(s, ask.key, &row);
+    put_made(s, Table::Entity, ask.key, &row, epoch == 0);
     let claim = Claim {
         key: ask.key,
         generation: ask.generation,
@@ -185,7 +185,7 @@ fn patch(s: &Stage<'_>, row: &mut EntityRow, patch: &Patch) -> Result<(), Error>
 }
 
 fn entity(s: &Stage<'_>, key: Key) -> Result<Option<EntityRow>, Error> {
-    s.row(Table::Entity, &key.0.to_be_bytes())
+    made_row(s, Table::Entity, key)
 }
 
 fn put_entity(s: &mut Stage<'_>, key: Key, row: &EntityRow) {

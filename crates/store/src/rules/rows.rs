@@ -7,6 +7,7 @@ use crate::ledger::{
 };
 use crate::record::{Lock, Record};
 use crate::row::{Damaged, Reader, Row, Writer};
+use crate::tables::Table;
 use crate::types::{Documents, Incarnation, Key, Owner};
 
 pub(crate) const FORMAT: &[u8] = b"format";
@@ -34,6 +35,15 @@ pub(crate) fn held_key(holder: Key, item: ItemId) -> [u8; 32] {
     key[..16].copy_from_slice(&holder.0.to_be_bytes());
     key[16..].copy_from_slice(&item.0.to_be_bytes());
     key
+}
+
+/// Stands in `meta` for each row of entities and holders that was ever made: a row that is gone all
+/// the same was lost, and must not pass for one that never was.
+pub(crate) fn made_key(table: Table, key: Key) -> [u8; 18] {
+    let mut made = [b'+'; 18];
+    made[1] = table as u8;
+    made[2..].copy_from_slice(&key.0.to_be_bytes());
+    made
 }
 
 pub(crate) fn currency_key(currency: Currency) -> [u8; 5] {

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::commit::corrupt;
-use super::rows::{EntityRow, FORGOTTEN, HolderRow, OutboxRow, RecordRow, TxnRow, held_key};
+use super::rows::{
+    EntityRow, FORGOTTEN, FORMAT, GENERATION, HolderRow, OutboxRow, RecordRow, TXN_SEQUENCE,
+    TxnRow, held_key,
+};
 use crate::error::Error;
 use crate::ledger::{AuditEntry, Currency, Item, ItemId, ItemKind, Supply, Verdict};
 use crate::row::{self, Row};
@@ -15,20 +18,29 @@ const FAULTS_MAX: usize = 100;
 /// Costs one look at every row. Memory: one row, the kinds and currencies, and the faults.
 pub(crate) fn verify(s: &mut Stage<'_>) -> Result<Verdict, Error> {
     let mut verdict = Verdict::default();
-    for table in [Table::Meta, Table::Node] {
-        each::<u64>(s, table, &mut verdict, |_, _, _| Ok(()))?;
-    }
-    each::<EntityRow>(s, Table::Entity, &mut verdict, |_, _, _| Ok(()))?;
+    each::<u64>(s, Table::Node, &mut verdict, |_, _, _| Ok(()))?;
+    let marks = marks(s, &mut verdict)?;
+    let mut entities = 0;
+    each::<EntityRow>(s, Table::Entity, &mut verdict, |_, _, _| {
+        entities += 1;
+        Ok(())
+    })?;
     each::<OutboxRow>(s, Table::Outbox, &mut verdict, |_, _, _| Ok(()))?;
     each::<RecordRow>(s, Table::Record, &mut verdict, |_, _, _| Ok(()))?;
-    let mut counted = 0;
+    let (mut counted, mut holders) = (0, 0);
     each::<HolderRow>(s, Table::Holder, &mut verdict, |verdict, _, row| {
+        holders += 1;
         counted += u64::from(row.items);
         for (currency, amount) in row.balances {
             *verdict.currencies.entry(currency).or_default() += u128::from(amount);
         }
         Ok(())
     })?;
+    if marks != (entities, holders) {
+        let line =
+            format!("{marks:?} entities and holders were made, there are {entities} and {holders}");
+        fault(&mut verdict, line);
+    }
     let held = items(s, &mut verdict)?;
     if counted != held {
         fault(&mut verdict, format!("holders count {counted} items, there are {held}"));
@@ -36,6 +48,25 @@ pub(crate) fn verify(s: &mut Stage<'_>) -> Result<Verdict, Error> {
     supplies(s, &mut verdict)?;
     transactions(s, &mut verdict)?;
     Ok(verdict)
+}
+
+/// Checks what stands in `meta`: how many entities and holders were ever made.
+fn marks(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(u64, u64), Error> {
+    let mut made = (0, 0);
+    each::<u64>(s, Table::Meta, verdict, |_, key, _| {
+        match key {
+            [b'+', table, ..] if *table == Table::Entity as u8 => made.0 += 1,
+            [b'+', ..] => made.1 += 1,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    for needed in [FORMAT, GENERATION] {
+        if s.row::<u64>(Table::Meta, needed)?.is_none() {
+            fault(verdict, format!("the {} is lost", String::from_utf8_lossy(needed)));
+        }
+    }
+    Ok(made)
 }
 
 /// Checks items against the index of who holds them; the number of items that are held.
@@ -108,6 +139,10 @@ fn transactions(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(), Error> {
         }
         Ok(())
     })?;
+    let counter = s.row::<u64>(Table::Meta, TXN_SEQUENCE)?.unwrap_or(0);
+    if counter != last {
+        fault(verdict, format!("the audit ends at {last}, the last transaction was {counter}"));
+    }
     each::<TxnRow>(s, Table::Txn, verdict, |_, _, _| Ok(()))
 }
 

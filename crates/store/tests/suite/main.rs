@@ -7,6 +7,7 @@ mod conformance;
 mod crash;
 #[cfg(feature = "remote")]
 mod database;
+mod disk;
 mod dump;
 mod faults;
 mod folder;
