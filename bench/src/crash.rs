@@ -3,6 +3,7 @@
 //! The server is a process of its own with a cluster file. What it acknowledged is what its clients
 //! read over the protocol; what must be there is computed from that and compared with the store.
 
+mod database;
 mod game;
 mod model;
 
@@ -23,6 +24,7 @@ use mainstay::proto::MethodId;
 use mainstay::proto::ticket::{Claims, TicketKeys};
 use mainstay::store::Store;
 
+use database::{BACKENDS, Database};
 use model::{Model, Op};
 
 const PLAYERS: u64 = 16;
@@ -33,6 +35,12 @@ const RUN_MAX: Duration = Duration::from_millis(2_600);
 const EARLY_EVERY: u32 = 10;
 /// For how long what was on its way may still arrive after the kill.
 const DRAIN: Duration = Duration::from_millis(100);
+/// Of servers, every so many times the database is killed too, while Mainstay goes on.
+const DATABASE_EVERY: u32 = 3;
+/// How long Mainstay then has to catch up before it is killed itself.
+const CATCH_UP: Duration = Duration::from_secs(3);
+/// Every so many times all rows of a server's store are read and added up; of a file's, always.
+const SUMS_EVERY: u32 = 20;
 /// D1 is lost for at most this, and a flush.
 const D1_BOUND: Duration = Duration::from_secs(1);
 
@@ -70,9 +78,7 @@ fn read(arguments: &[&str]) -> anyhow::Result<Plan> {
         }
     }
     if plan.backends.is_empty() {
-        plan.backends.push("embedded".to_owned());
-        #[cfg(feature = "sqlite")]
-        plan.backends.push("sqlite".to_owned());
+        plan.backends = BACKENDS.iter().map(|name| (*name).to_owned()).collect();
     }
     Ok(plan)
 }
@@ -82,6 +88,7 @@ struct Place {
     folder: PathBuf,
     store: StorePlace,
     keys: TicketKeys,
+    database: Database,
 }
 
 impl Place {
@@ -89,9 +96,9 @@ impl Place {
         let name = format!("mainstay-crash-{}-{backend}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder)?;
-        ensure!(["embedded", "sqlite"].contains(&backend), "there is no backend {backend} here");
+        let (database, store) = Database::start(backend)?;
         let text = format!(
-            "{{\"cluster\": \"crash\", \"data\": {:?}, \"store\": {{{backend:?}: \"game.store\"}},\n\
+            "{{\"cluster\": \"crash\", \"data\": {:?}, \"store\": {store},\n\
              \"processes\": {{\"local\": {{\"roles\": [\"gate\", \"node\"],\n\
              \"listen\": {{\"clients\": \"127.0.0.1:0\"}}}}}}}}\n",
             folder.display().to_string()
@@ -102,7 +109,7 @@ impl Place {
         let process = config.choose(None).map_err(anyhow::Error::msg)?;
         let keys = Keys::kept(&process.data, &mut Random::from_os())?;
         let keys = TicketKeys::new(keys.tickets);
-        Ok(Place { store: process.store.clone(), keys, folder })
+        Ok(Place { store: process.store.clone(), keys, folder, database })
     }
 
     fn grant(&self, account: u64) -> Grant {
@@ -215,14 +222,16 @@ fn crash(backend: &str, plan: &Plan) -> anyhow::Result<bool> {
             let address = server.address(&place.folder)?;
             let run = Duration::from_millis(random.below(RUN_MAX.as_millis() as u64));
             let seed = random.u64();
-            let (killed, back) =
-                runtime.block_on(round(&place, &address, server, run, seed, &model))?;
+            let kills_database = place.database.is_server() && time.is_multiple_of(DATABASE_EVERY);
+            let way = Way { run, seed, kills_database };
+            let (killed, back) = runtime.block_on(round(&place, &address, server, way, &model))?;
             recovery = recovery.max(back.saturating_duration_since(started));
             killed
         };
         let store = place.store()?;
         let mut model = model.lock().unwrap_or_else(PoisonError::into_inner);
-        model.settle(&store, killed)?;
+        let sums = !place.database.is_server() || time % SUMS_EVERY == 0 || time == plan.times;
+        model.settle(&store, killed, sums)?;
         if !model.totals.faults.is_empty() {
             break;
         }
@@ -237,16 +246,22 @@ fn crash(backend: &str, plan: &Plan) -> anyhow::Result<bool> {
     Ok(report(backend, plan.times, &model, begun.elapsed(), recovery))
 }
 
+/// How a round goes.
+struct Way {
+    run: Duration,
+    seed: u64,
+    kills_database: bool,
+}
+
 /// Lets players play and kills the server; when, and when the first of them was served.
 async fn round(
     place: &Place,
     address: &str,
     server: Server,
-    run: Duration,
-    seed: u64,
+    way: Way,
     model: &Shared,
 ) -> anyhow::Result<(Instant, Instant)> {
-    let mut seeds = Random::from_seed(seed);
+    let mut seeds = Random::from_seed(way.seed);
     let mut players = Vec::new();
     let mut served = None;
     for account in 1..=PLAYERS {
@@ -270,7 +285,11 @@ async fn round(
             play(&client, account, &of, random).await;
         }));
     }
-    tokio::time::sleep(run).await;
+    tokio::time::sleep(way.run).await;
+    if way.kills_database {
+        place.database.kill_and_start()?;
+        tokio::time::sleep(CATCH_UP).await;
+    }
     let killed = server.kill()?;
     tokio::time::sleep(DRAIN).await;
     for player in &players {

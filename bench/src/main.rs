@@ -17,7 +17,8 @@ bench NAME
 
   arena    a thousand bots in one arena at 20 steps a second, gate hop included
   crash    a server killed at random points under trades and saves: what was promised is there
-           (--backend embedded|sqlite, --times N, --seed N)
+           (--backend embedded|sqlite|postgres|mysql|mongodb, --times N, --seed N; all but
+           the first need their feature)
   entity   local messages, calls and idle entities, next to actor libraries
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   raw      the limit: a bare epoll echo server under the common load generator
