@@ -290,7 +290,8 @@ impl Keeper {
     pub fn handle_touched(&mut self, now: Instant, id: EntityId) {
         self.stats.touched += 1;
         let due = now + self.options.save_after;
-        let Some(owned) = self.owned(id) else { return };
+        // One that has ended has shown its last changes.
+        let Some(owned) = self.owned(id).filter(|owned| !owned.leaving) else { return };
         owned.unsaved.get_or_insert(now);
         if !std::mem::replace(&mut owned.queued, true) {
             let size = if owned.poisoned { 0 } else { owned.size };
