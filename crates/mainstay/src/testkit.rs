@@ -108,12 +108,20 @@ impl Game {
         act(self.shared.borrow_mut().as_mut().expect("started"))
     }
 
-    /// A client of `account`, admitted and with its streams bound.
+    /// A client of `account`, admitted and with its streams bound. If its login breaks so often that
+    /// its ticket is used up without it, it comes again with a new one, as a real client would.
     pub async fn client(&self, account: u64) -> Player {
-        let id = self.with(|cluster| cluster.client(account));
-        let player = Player { game: self.clone(), id };
-        until(|| self.with(|cluster| cluster.core(id).is_connected())).await;
-        player
+        loop {
+            let id = self.with(|cluster| cluster.client(account));
+            let settled = |cluster: &mut ::testkit::Cluster| {
+                let core = cluster.core(id);
+                core.is_connected() || core.is_ended()
+            };
+            until(|| self.with(settled)).await;
+            if self.with(|cluster| cluster.core(id).is_connected()) {
+                return Player { game: self.clone(), id };
+            }
+        }
     }
 
     /// The time in the game's cluster.
@@ -162,6 +170,15 @@ impl Game {
     /// What the game's entities are kept in, as it is now: a copy.
     pub fn store(&self) -> store::Store {
         self.with(|cluster| cluster.store())
+    }
+
+    /// Does a transaction beside the game, as a tool would.
+    ///
+    /// # Errors
+    ///
+    /// See [`store::Store::commit`].
+    pub fn commit(&self, txn: &store::Transaction) -> Result<store::Receipt, store::Error> {
+        self.with(|cluster| cluster.commit(txn))
     }
 
     /// Ends all faults.

@@ -213,6 +213,15 @@ impl Cluster {
         self.vault.look()
     }
 
+    /// Does a transaction beside the cluster, as a tool would, without delay or fault.
+    ///
+    /// # Errors
+    ///
+    /// See [`store::Store::commit`]; [`store::Error::Unavailable`] while the store is away.
+    pub fn commit(&mut self, txn: &store::Transaction) -> Result<store::Receipt, store::Error> {
+        self.vault.commit(txn)
+    }
+
     /// From now on nothing goes wrong: what must converge has time to. Whoever is cut off or stands
     /// still goes on.
     pub fn heal(&mut self) {

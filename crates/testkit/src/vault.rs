@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use env::{Instant, Random};
 use node::data::{Ask, BeatAsk, Told};
-use store::{Limits, Save, Shard, Store, TxnId, journal};
+use store::{Error, Limits, Receipt, Save, Shard, Store, Transaction, TxnId, journal};
 
 use crate::disk::{Disk, Sync};
 use crate::wire::{BeatTold, Reply, Want};
@@ -442,6 +442,14 @@ impl Vault {
                 drop(shard.mark_dead(node, known.beat));
             }
         });
+    }
+
+    /// Does a transaction beside the cluster, as a tool would, without delay or fault.
+    pub fn commit(&mut self, txn: &Transaction) -> Result<Receipt, Error> {
+        let Some(up) = &mut self.up else {
+            return Err(Error::Unavailable("it is down".to_owned()));
+        };
+        shard(&up.store, |shard| shard.commit(txn))
     }
 
     /// Whether a fault of that chance per thousand strikes.

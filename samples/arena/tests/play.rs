@@ -148,7 +148,7 @@ async fn a_hat_is_paid_once_however_often_it_is_ordered(cluster: Cluster) {
     let to = holder(Ref::<Avatar>::keyed(1));
     let gift = Transaction::new(TxnId(1), 1);
     let gift = gift.with(LedgerOp::Mint { holder: to, currency: arena::COINS, amount: 60 });
-    game.store().commit(gift).wait().unwrap();
+    game.commit(&gift).unwrap();
     for order in [1u64, 1, 2, 1] {
         let purse: Purse = ann.request("avatar", "wallet.buy_hat", &(order,)).await.unwrap();
         assert_eq!(purse, ledger(&game, 1));

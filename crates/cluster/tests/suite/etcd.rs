@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use cluster::{Cluster, Contest, EtcdOptions, Expect, KeyError, Lost, Watch};
+use cluster::{Cluster, Contest, EtcdOptions, Expect, Lost, Watch};
 use env::Clock;
 use etcd_client::Client;
 
@@ -120,31 +120,20 @@ impl Play {
 
     /// Everything works, and nothing went back.
     fn check(&mut self) {
-        let [a, b] = &self.clusters;
+        let [a, b] = self.clusters.clone();
+        let (a, b) = (&a, &b);
         eventually("both are connected", || is_there(a) && is_there(b));
         eventually("all nodes are back", || names(a) == "a b" && names(b) == "a b");
         eventually("the name is back", || b.get("name/x").is_some());
-        let mut fence = None;
-        eventually("somebody leads", || {
-            for (at, contest) in self.contests.iter_mut().enumerate() {
-                let polled = contest.poll_won(&mut Context::from_waker(Waker::noop()));
-                if polled == Poll::Ready(Err(Lost)) {
-                    *contest = self.clusters[at].contend("leader", self.lives[at].node).unwrap();
-                }
-            }
-            let held: Vec<_> = self.contests.iter().filter_map(Contest::fence).collect();
-            fence = held.first().copied().filter(|_| held.len() == 1);
-            fence.is_some()
-        });
-        let fence = fence.unwrap();
+        let (_, fence) = self.leader();
         assert!(fence >= self.fence, "{fence} after {}", self.fence);
         self.fence = fence;
         self.written += 1;
         let value = self.written.to_string().into_bytes();
-        let mut revision = Err(KeyError::Unavailable);
         eventually("a setting is written", || {
-            revision = a.put("set/n", value.clone(), None, Expect::Any);
-            revision.is_ok()
+            // Not over anything: a try of before whose answer was lost may still come.
+            let expect = a.get("set/n").map_or(Expect::Absent, |now| Expect::Changed(now.changed));
+            a.put("set/n", value.clone(), None, expect).is_ok()
         });
         eventually("the watch adds up", || {
             for change in self.watch.take() {
@@ -159,16 +148,30 @@ impl Play {
         });
     }
 
+    /// Who leads, and under which number, once exactly one does. Whoever has lost lines up again, which
+    /// may be needed at any time: a member that goes on may still drop what it held.
+    fn leader(&mut self) -> (usize, u64) {
+        let mut leader = None;
+        eventually("somebody leads", || {
+            for (at, contest) in self.contests.iter_mut().enumerate() {
+                let polled = contest.poll_won(&mut Context::from_waker(Waker::noop()));
+                if polled == Poll::Ready(Err(Lost)) {
+                    *contest = self.clusters[at].contend("leader", self.lives[at].node).unwrap();
+                }
+            }
+            let fences = self.contests.iter().enumerate();
+            let held = fences.filter_map(|(at, contest)| Some((at, contest.fence()?)));
+            let held: Vec<_> = held.collect();
+            leader = held.first().copied().filter(|_| held.len() == 1);
+            leader.is_some()
+        });
+        leader.unwrap()
+    }
+
     /// Hands the lead over: the next number is higher.
     fn check_next(&mut self) {
         self.check();
-        let before = self.fence;
-        let mut leads = None;
-        eventually("it is known who leads", || {
-            leads = self.contests.iter().position(|contest| contest.fence().is_some());
-            leads.is_some()
-        });
-        let leads = leads.unwrap();
+        let (leads, before) = self.leader();
         let (cluster, node) = (&self.clusters[leads], self.lives[leads].node);
         let old =
             std::mem::replace(&mut self.contests[leads], cluster.contend("leader", node).unwrap());

@@ -305,7 +305,7 @@ fn stolen_resume_token_is_useless_without_the_key() {
     check(
         &mut rig,
         expect![[r#"
-        c1 Close Ticket a ticket is no resume token, and a resume token no ticket
+        c1 Close Ticket tickets, resume tokens and passes do not stand for each other
         c1 closed
     "#]],
     );

@@ -60,7 +60,9 @@ fn a_copy_is_found_near_then_far_then_in_the_store() {
     // That there is none is kept as well.
     assert_eq!(one.load(Key(8)).wait(), Ok(None));
     assert_eq!(one.load(Key(8)).wait(), Ok(None));
-    assert_eq!(one.counts(), CacheCounts { store: 2, near: 2, ..CacheCounts::default() });
+    // Word of the copy's own writing may come back from Redis, which ends the near one.
+    let counts = one.counts();
+    assert_eq!((counts.store, counts.near + counts.far), (2, 2), "{counts:?}");
     // A cache that was wiped is filled again.
     ask(&server, "FLUSHALL");
     assert_eq!(open().load(Key(7)).wait().unwrap().unwrap().version, 1);
