@@ -110,8 +110,12 @@ impl Game {
 
     /// A client of `account`, admitted and with its streams bound. If its login breaks so often that
     /// its ticket is used up without it, it comes again with a new one, as a real client would.
+    ///
+    /// # Panics
+    ///
+    /// If it is refused eight times.
     pub async fn client(&self, account: u64) -> Player {
-        loop {
+        for _ in 0..8 {
             let id = self.with(|cluster| cluster.client(account));
             let settled = |cluster: &mut ::testkit::Cluster| {
                 let core = cluster.core(id);
@@ -122,6 +126,7 @@ impl Game {
                 return Player { game: self.clone(), id };
             }
         }
+        panic!("account {account} was refused eight times: see what the app's bindings say to it");
     }
 
     /// The time in the game's cluster.
