@@ -1,5 +1,5 @@
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::Incarnation;
@@ -40,6 +40,8 @@ pub(crate) struct Inbox {
     /// Whether there is mail; written with `lanes` locked.
     waiting: AtomicBool,
     asleep: AtomicBool,
+    /// The core on which the worker was last seen, and 1; 0 if that is not known.
+    core: AtomicU32,
     waker: Waker,
     lane_bytes_max: usize,
 }
@@ -75,6 +77,7 @@ impl Inbox {
             lanes: Mutex::new(lanes),
             waiting: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
+            core: AtomicU32::new(0),
             waker,
             lane_bytes_max,
         }
@@ -144,6 +147,20 @@ impl Inbox {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    /// Notes on which core the worker, whose thread this is, runs.
+    pub fn note_core(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            let core = u32::try_from(rustix::thread::sched_getcpu()).map_or(0, |core| core + 1);
+            self.core.store(core, Ordering::Relaxed);
+        }
+    }
+
+    /// The core that was noted last; `None` if there is none.
+    pub fn core(&self) -> Option<u32> {
+        self.core.load(Ordering::Relaxed).checked_sub(1)
+    }
+
     /// Whether the worker is awake, as far as one can know.
     pub fn is_awake(&self) -> bool {
         !self.asleep.load(Ordering::Relaxed)
@@ -180,5 +197,20 @@ impl Inbox {
     fn lock(&self) -> MutexGuard<'_, Lanes> {
         // A panic while it is held leaves nothing half done.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn core_is_unknown_until_the_worker_notes_it() {
+        let clock = env::Clock::system();
+        let sockets = transport::Sockets::new(transport::Options::default(), clock).unwrap();
+        let inbox = Inbox::new(sockets.waker(), 1, 1024);
+        assert_eq!(inbox.core(), None);
+        inbox.note_core();
+        assert_eq!(inbox.core().is_some(), cfg!(target_os = "linux"));
     }
 }

@@ -141,6 +141,8 @@ struct Driver {
     /// Whether another worker of the node said something in this turn, or was told something.
     talked: bool,
     patience: Patience,
+    /// When the sockets were last asked.
+    polled: Instant,
     /// Since when it looks for their mail instead of sleeping.
     looking: Option<Instant>,
     scratch: Box<[u8]>,
@@ -183,6 +185,7 @@ impl Driver {
             mail: Vec::new(),
             talked: false,
             patience: Patience::default(),
+            polled: Instant::from_nanos(0),
             looking: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             stopping: None,
@@ -200,7 +203,10 @@ impl Driver {
             let wall = self.clock.wall();
             self.beacon.begin(now);
             self.take_mail(now, wall);
-            let mut busy = self.take_events(now, wall);
+            // Asking the sockets costs as much as several calls: while workers talk it is not done
+            // in each of their short turns.
+            let ask = !self.talked || now >= self.polled + MOMENT || self.sockets.has_more();
+            let mut busy = ask && self.take_events(now, wall);
             self.follow_directory();
             let next = self.worker.turn(now, wall);
             busy |= self.flush(now, wall);
@@ -253,7 +259,9 @@ impl Driver {
     fn looks_for_mail(&mut self, now: Instant) -> bool {
         let began = match self.looking {
             Some(began) => began,
-            None if mem::take(&mut self.talked) && self.patience.looks() => now,
+            None if mem::take(&mut self.talked) && self.has_own_core() && self.patience.looks() => {
+                now
+            }
             None => return false,
         };
         let inbox = &self.inboxes[usize::from(self.index)];
@@ -272,6 +280,14 @@ impl Driver {
         goes_on
     }
 
+    /// Whether some other worker of the node was last seen on another core: one that shares this
+    /// one cannot say anything while this one looks.
+    fn has_own_core(&self) -> bool {
+        let core = self.inboxes[usize::from(self.index)].core();
+        let others = (0u8..).zip(&self.inboxes).filter(|(index, _)| *index != self.index);
+        others.map(|(_, inbox)| inbox.core()).any(|other| other.is_none() || other != core)
+    }
+
     fn take_mail(&mut self, now: Instant, wall: WallTime) {
         let mut mail = mem::take(&mut self.mail);
         for sender in self.inboxes[usize::from(self.index)].take(&mut mail) {
@@ -282,9 +298,9 @@ impl Driver {
                 Mail::Frames(batch) => self.worker.handle_local(now, wall, batch),
                 Mail::Batch(batch) => {
                     self.talked = true;
-                    if let Some(began) = self.looking.take() {
-                        // What took longer was not awake, or had this worker's own core.
-                        self.patience.saw(now < began + LOOK / 2);
+                    self.inboxes[usize::from(self.index)].note_core();
+                    if self.looking.take().is_some() {
+                        self.patience.saw(true);
                     }
                     self.worker.handle_batch(now, batch);
                 }
@@ -310,6 +326,7 @@ impl Driver {
 
     /// Takes what the sockets have to tell. Gives whether they may have more at once.
     fn take_events(&mut self, now: Instant, wall: WallTime) -> bool {
+        self.polled = now;
         let mut events = mem::take(&mut self.events);
         if let Err(error) = self.sockets.poll(Some(Duration::ZERO), &mut events) {
             panic!("the poll of worker {} cannot be used any more: {error}", self.index);

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-/// How long a worker looks for mail before it sleeps: as long as sleeping and being woken may take
-/// two threads on two cores, of which the second must first wake up.
-pub(super) const LOOK: Duration = Duration::from_micros(50);
+/// How long a worker looks for mail before it sleeps: as long as it may take to wake a thread whose
+/// core is asleep, in a virtual machine 50 to 100 µs. Where both are awake an answer comes within a
+/// few.
+pub(super) const LOOK: Duration = Duration::from_micros(200);
 
 /// How long it looks before it looks at its sockets, too.
 pub(super) const MOMENT: Duration = Duration::from_micros(5);
