@@ -61,6 +61,7 @@ pub use process::Process;
 pub use roles::{Kinds, Role, Roles};
 pub use show::{Change, Effective, difference};
 pub use store::{StorePlace, StoreServer};
+pub use tables::nearest;
 
 #[cfg(test)]
 mod tests;

@@ -362,7 +362,7 @@ fn store_of(app: &NodeApp, process: &Process) -> Result<Option<Store>, StartErro
     if !app.needs_store() {
         return Ok(None);
     }
-    let StorePlace::Embedded(file) = &process.store else {
+    let Some(file) = process.store.exclusive_file() else {
         return open_store(&process.store).map(Some);
     };
     let path = file.display().to_string();
@@ -396,6 +396,11 @@ pub fn open_store(place: &StorePlace) -> Result<Store, StartError> {
         StorePlace::Mysql(server) => open_mysql(server),
         StorePlace::Redis(server) => open_redis(server),
         StorePlace::Mongodb(server) => open_mongodb(server),
+        StorePlace::Shards(shards) => {
+            let open = |(name, place): &(String, StorePlace)| Ok((name.clone(), open_store(place)?));
+            let shards = shards.iter().map(open).collect::<Result<_, StartError>>()?;
+            Ok(Store::sharded(shards)?)
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod mutants;
 mod outcome;
 mod player;
 mod script;
+mod slots;
 mod suite;
 
 use std::process::ExitCode;

@@ -56,11 +56,20 @@ const DATA: [(&str, Mutant); 10] = [
     ("never-parks", Mutant::NeverParks),
 ];
 
+/// Those of the suite of slots.
+const SLOTS: [(&str, Mutant); 4] = [
+    ("slots-unfenced", Mutant::Rule(Rule::SlotsUnfenced)),
+    ("any-epoch", Mutant::Rule(Rule::AnyEpoch)),
+    ("any-version", Mutant::Rule(Rule::AnyVersion)),
+    ("ids-forgotten", Mutant::Rule(Rule::IdsForgotten)),
+];
+
 /// All safeties of a suite.
 pub fn of(suite: Suite) -> &'static [(&'static str, Mutant)] {
     match suite {
         Suite::Sessions => &SESSIONS,
         Suite::Data => &DATA,
+        Suite::Slots => &SLOTS,
     }
 }
 

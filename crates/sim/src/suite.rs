@@ -2,7 +2,7 @@
 
 use crate::mutants::Mutant;
 use crate::outcome::Outcome;
-use crate::{data, script};
+use crate::{data, script, slots};
 
 /// A game with its faults and checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -11,6 +11,8 @@ pub enum Suite {
     Sessions,
     /// Entities kept in a store.
     Data,
+    /// Slots that move between shards.
+    Slots,
 }
 
 impl Suite {
@@ -19,6 +21,7 @@ impl Suite {
         match self {
             Suite::Sessions => script::run(seed, mutant, notes_max),
             Suite::Data => data::run(seed, mutant, notes_max),
+            Suite::Slots => slots::run(seed, mutant, notes_max),
         }
     }
 
@@ -28,6 +31,7 @@ impl Suite {
             Suite::Sessions => &["sessions lost"],
             // Only a node that was declared dead in the middle of one gives up on knowing.
             Suite::Data => &["deals of unknown outcome"],
+            Suite::Slots => &[],
         }
     }
 
@@ -36,6 +40,7 @@ impl Suite {
         match self {
             Suite::Sessions => "",
             Suite::Data => " --suite data",
+            Suite::Slots => " --suite slots",
         }
     }
 }

@@ -227,7 +227,7 @@ pub fn read(
         return Err(source.damaged("the head has a wrong checksum"));
     }
     newer("copy format", u64::from(u32_at(&head, 8)), u64::from(VERSION))?;
-    newer("store format", u64_at(&head, 12), rules::FORMAT_VERSION)?;
+    newer("store format", u64_at(&head, 12), rules::FORMAT_KNOWN)?;
     let mut summary = DumpSummary { at_ms: u64_at(&head, 20), ..DumpSummary::default() };
     let mut last: Option<Place> = None;
     loop {

@@ -1,5 +1,6 @@
 use crate::ledger::{Currency, ItemId, TxnId};
 use crate::record::{Lock, RecordId};
+use crate::slots::Slot;
 use crate::types::{Incarnation, Key, Owner};
 
 /// Why a shard did not do what was asked. Each variant says what the caller can do.
@@ -107,6 +108,42 @@ pub enum Error {
     /// retry; the store connects again by itself.
     #[error("the store's server is away: {0}")]
     Unavailable(String),
+    /// Its slot is another shard's: ask that. A [`Store`](crate::Store) over all shards does so by
+    /// itself.
+    #[error("{slot} is with shard {to:?}, version {version}")]
+    Moved {
+        /// The slot.
+        slot: Slot,
+        /// The shard that has it; empty if this one does not know.
+        to: String,
+        /// The version since which it is there.
+        version: u64,
+        /// The move.
+        token: u64,
+        /// The slot's generation.
+        generation: u64,
+    },
+    /// Nothing was done: its slot is about to be another shard's. Retry soon.
+    #[error("{slot} is moving")]
+    Moving {
+        /// The slot.
+        slot: Slot,
+        /// The move.
+        token: u64,
+        /// Whether it is coming, not going.
+        is_arriving: bool,
+    },
+    /// Final for this move: it was given up, or another has begun.
+    #[error("the move of {0} has ended")]
+    MoveEnded(Slot),
+    /// It concerns two shards, so it cannot be one transaction: do it in steps, each in one shard.
+    #[error("it concerns shards {one:?} and {other:?}: no transaction is across shards")]
+    AcrossShards {
+        /// One of the shards.
+        one: String,
+        /// Another.
+        other: String,
+    },
     /// The row exists and cannot be read: keep away from it and restore it from a backup.
     #[error("a stored row is damaged: {table} {key}")]
     Corrupt {
@@ -224,6 +261,9 @@ pub enum OpenError {
     /// A mistake in the address or options.
     #[error("the store's address is of no use: {0}")]
     Malformed(String),
+    /// The shards of a set do not belong together as they are named.
+    #[error("these shards do not make a store: {0}")]
+    Shards(String),
     /// The operating system refused.
     #[error("cannot open {path}: {source}")]
     Io {

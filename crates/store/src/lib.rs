@@ -27,7 +27,7 @@
 //! Nodes keep their entities in it: `node::data` has write-behind, documents and deals.
 //!
 //! # What it is not yet
-//! Missing are slots and the shard map, indexes, sagas, and the intent to release to one node (for
+//! Missing are indexes, sagas across shards, and the intent to release to one node (for
 //! moves). A full disk ends an embedded store like any other failed write.
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -60,6 +60,8 @@ mod remote;
 mod row;
 mod rules;
 mod shard;
+mod sharded;
+mod slots;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
@@ -84,6 +86,8 @@ pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 pub use remote::{Password, ServerOptions};
 pub use rules::Of;
 pub use shard::Shard;
+pub use sharded::{MoveCounts, MoveEnd, Side, SlotMove};
+pub use slots::{Moving, SLOTS, ShardInfo, Slot, SlotAsk, SlotInfo, SlotState, SlotSums, SlotTold};
 pub use store::Store;
 pub use types::{
     Activate, Activated, Claim, Documents, Entity, Incarnation, Key, NodeBeat, Owner, Patch, Pulse,

@@ -64,6 +64,9 @@ pub struct Limits {
     pub record_bytes_max: usize,
     /// Rows that one call reads or forgets.
     pub scan_max: usize,
+    /// Whether the store is a shard of a set, which serves some slots only.
+    #[doc(hidden)]
+    pub sharded: bool,
     /// A rule switched off, to prove that a simulation notices. Only [`Shard`](crate::Shard) and the
     /// stores that run its rules look at it.
     #[doc(hidden)]
@@ -82,6 +85,8 @@ pub enum Mutant {
     IdsForgotten,
     /// An entity is given to whoever asks, released or not.
     OwnedGiven,
+    /// A shard goes on serving slots that it has given up.
+    SlotsUnfenced,
 }
 
 impl Default for Limits {
@@ -103,6 +108,7 @@ impl Default for Limits {
             record_key_bytes_max: 128,
             record_bytes_max: 1 << 20,
             scan_max: 4_096,
+            sharded: false,
             mutant: None,
         }
     }

@@ -4,6 +4,7 @@ use crate::ledger::{
 };
 use crate::options::Limits;
 use crate::rules::{self, Activations, Of};
+use crate::slots::{SlotAsk, SlotTold};
 use crate::tables::{self, MemoryTables, Stage};
 use crate::types::{Activate, Activated, Claim, Entity, Incarnation, Key, NodeBeat, Pulse, Save};
 
@@ -33,6 +34,7 @@ impl Shard {
     ) -> Result<T, Error> {
         let mut stage = Stage::new(&self.tables, &self.limits);
         let answer = rule(&mut stage)?;
+        stage.seal()?;
         let writes = stage.into_writes();
         if let Some(record) = &mut self.record {
             record.extend_from_slice(&tables::to_bytes(&writes));
@@ -171,6 +173,11 @@ impl Shard {
     /// See [`Store::forget`](crate::Store::forget).
     pub fn forget(&mut self, before_ms: u64) -> Result<usize, Error> {
         self.run(|s| rules::forget(s, before_ms))
+    }
+
+    /// See [`Store::slots`](crate::Store::slots).
+    pub fn slots(&mut self, ask: &SlotAsk) -> Result<SlotTold, Error> {
+        self.run(|s| rules::slots::step(s, ask))
     }
 
     /// See [`Store::verify`](crate::Store::verify).

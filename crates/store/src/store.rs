@@ -14,6 +14,8 @@ use crate::queue::Asked;
 use crate::record::{Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 use crate::rules::{self, Activations, Of};
 use crate::shard::Shard;
+use crate::sharded::{MoveCounts, MoveEnd, Sharded, SlotMove};
+use crate::slots::{ShardInfo, Slot, SlotAsk, SlotTold};
 use crate::tables::Stage;
 use crate::types::{Activate, Activated, Claim, Entity, Incarnation, Key, NodeBeat, Pulse, Save};
 
@@ -27,6 +29,8 @@ use crate::types::{Activate, Activated, Claim, Entity, Incarnation, Key, NodeBea
 #[derive(Clone)]
 pub struct Store {
     backend: Arc<Backend>,
+    /// Whether it is asked as a shard of a set.
+    is_shard: bool,
 }
 
 enum Backend {
@@ -36,6 +40,7 @@ enum Backend {
     Sqlite(crate::sqlite::Sqlite),
     #[cfg(feature = "remote")]
     Remote(crate::remote::Remote),
+    Sharded(Arc<Sharded>),
 }
 
 impl fmt::Debug for Store {
@@ -47,6 +52,7 @@ impl fmt::Debug for Store {
             Backend::Sqlite(_) => f.write_str("Store::sqlite"),
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => write!(f, "Store::{}", remote.kind()),
+            Backend::Sharded(set) => write!(f, "Store::sharded({set:?})"),
         }
     }
 }
@@ -54,12 +60,12 @@ impl fmt::Debug for Store {
 impl Store {
     /// A store that ends with its last handle. Every answer is there at once.
     pub fn memory(limits: Limits) -> Self {
-        Store { backend: Arc::new(Backend::Memory(Mutex::new(Shard::new(limits)))) }
+        Store { is_shard: false, backend: Arc::new(Backend::Memory(Mutex::new(Shard::new(limits)))) }
     }
 
     /// As [`Store::memory`], with what `shard` holds.
     pub fn of_shard(shard: Shard) -> Self {
-        Store { backend: Arc::new(Backend::Memory(Mutex::new(shard))) }
+        Store { is_shard: false, backend: Arc::new(Backend::Memory(Mutex::new(shard))) }
     }
 
     /// Has `act` done with the shard of a store in memory; `None` if it is another.
@@ -80,7 +86,7 @@ impl Store {
     /// [`Error::Stopped`]; only opening the file anew tells what is on it.
     pub fn embedded(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
         let embedded = Embedded::open(path.as_ref(), options)?;
-        Ok(Store { backend: Arc::new(Backend::Embedded(embedded)) })
+        Ok(Store { is_shard: false, backend: Arc::new(Backend::Embedded(embedded)) })
     }
 
     /// A store in the SQLite file at `path`, made if it is not there; its folder must be.
@@ -91,7 +97,7 @@ impl Store {
     #[cfg(feature = "sqlite")]
     pub fn sqlite(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
         let sqlite = crate::sqlite::Sqlite::open(path.as_ref(), options)?;
-        Ok(Store { backend: Arc::new(Backend::Sqlite(sqlite)) })
+        Ok(Store { is_shard: false, backend: Arc::new(Backend::Sqlite(sqlite)) })
     }
 
     /// A store in the PostgreSQL database at `url` (`postgres://user@host:port/database`; several
@@ -151,12 +157,83 @@ impl Store {
 
     #[cfg(feature = "remote")]
     pub(crate) fn of_remote(remote: crate::remote::Remote) -> Self {
-        Store { backend: Arc::new(Backend::Remote(remote)) }
+        Store { is_shard: false, backend: Arc::new(Backend::Remote(remote)) }
     }
 
     #[cfg(test)]
     pub(crate) fn of_embedded(embedded: Embedded) -> Self {
-        Store { backend: Arc::new(Backend::Embedded(embedded)) }
+        Store { is_shard: false, backend: Arc::new(Backend::Embedded(embedded)) }
+    }
+
+    /// One store over several, each with its name: every key is in the one that has its slot.
+    ///
+    /// Shards that are new are made: each of them gets an equal share of the slots, unless one holds
+    /// something already, which then has all of them. A shard that comes to a set later has none
+    /// until [`move_slots`](Self::move_slots) brings it some. Blocks until all shards have answered.
+    ///
+    /// A transaction is of one shard; what would be of two is [`Error::AcrossShards`]. A node lives in
+    /// all shards or in none. Outbox, audit and copies are each shard's own: see
+    /// [`shards`](Self::shards).
+    pub fn sharded(shards: Vec<(String, Store)>) -> Result<Self, OpenError> {
+        let set = Sharded::open(shards)?;
+        Ok(Store { is_shard: false, backend: Arc::new(Backend::Sharded(set)) })
+    }
+
+    /// The shards of which it is one store, with their names; none if it is no set.
+    pub fn shards(&self) -> &[(String, Store)] {
+        self.set().map_or(&[], |set| set.members())
+    }
+
+    /// How often a request went to a shard whose slot had moved, and was sent on.
+    pub fn redirects(&self) -> u64 {
+        self.set().map_or(0, |set| set.redirects())
+    }
+
+    /// Which of [`shards`](Self::shards) is believed to have a key.
+    pub fn shard_of(&self, key: Key) -> usize {
+        self.set().map_or(0, |set| set.shard_of(key))
+    }
+
+    /// What each shard says of itself and its slots. Blocks; empty if it is no set.
+    ///
+    /// # Errors
+    ///
+    /// Of the first shard that does not answer.
+    pub fn slot_map(&self) -> Result<Vec<(String, ShardInfo)>, Error> {
+        self.set().map_or(Ok(Vec::new()), |set| set.describe())
+    }
+
+    /// Moves slots from the shard that has them to another (numbers of [`shards`](Self::shards)) while
+    /// nodes go on. Blocks; meant for a tool. `token` is random, and names this move for ever.
+    ///
+    /// What is written meanwhile waits for a moment at the end of it. Should this process die, the
+    /// slots stay where they are, or are where they should be, whatever step it was at; running it
+    /// again begins anew. `watch` sees each step before it is asked for, and ends everything by false.
+    ///
+    /// # Panics
+    /// If this store is no set, or has no such shards.
+    pub fn move_slots(
+        &self,
+        slots: Vec<Slot>,
+        between: (usize, usize),
+        token: u64,
+        at_ms: u64,
+        watch: impl FnMut(&SlotMove) -> bool,
+    ) -> (MoveEnd, MoveCounts) {
+        let set = self.set().expect("slots are moved within a set");
+        set.move_slots(slots, between, token, at_ms, watch)
+    }
+
+    /// The same, asked as a shard of a set.
+    pub(crate) fn into_shard(self) -> Self {
+        Store { is_shard: true, ..self }
+    }
+
+    fn set(&self) -> Option<&Arc<Sharded>> {
+        match &*self.backend {
+            Backend::Sharded(set) => Some(set),
+            _ => None,
+        }
     }
 
     /// Submits a rule that never writes.
@@ -178,9 +255,18 @@ impl Store {
     fn ask<T: Send + 'static>(
         &self,
         asked: Asked,
-        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+        mut rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<T> {
         let (sender, answer) = channel();
+        let is_shard = self.is_shard;
+        let rule = move |s: &mut Stage<'_>| {
+            if is_shard {
+                s.check_slots();
+            }
+            let told = rule(s)?;
+            s.seal()?;
+            Ok(told)
+        };
         match &*self.backend {
             Backend::Memory(shard) => {
                 let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -193,24 +279,52 @@ impl Store {
             Backend::Sqlite(sqlite) => sqlite.thread().submit(asked, rule, sender),
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => remote.thread().submit(asked, rule, sender),
+            Backend::Sharded(_) => {
+                sender.send(Err(Error::Malformed("of a set of shards, ask each by itself")));
+            }
         }
         answer
+    }
+
+    /// Does one step of moving slots, or tells which slots the shard has. For whoever moves them;
+    /// not for a store over several shards.
+    pub fn slots(&self, ask: SlotAsk) -> Answer<SlotTold> {
+        match ask {
+            SlotAsk::Describe | SlotAsk::Page { .. } | SlotAsk::Sums { .. } => {
+                self.read(move |s| rules::slots::step(s, &ask))
+            }
+            SlotAsk::Fill { ref rows, .. } => {
+                let bytes = rows.iter().map(|row| row.key.len() + row.row.as_ref().map_or(0, Vec::len));
+                let bytes = SMALL + bytes.sum::<usize>();
+                self.submit(bytes, move |s| rules::slots::step(s, &ask))
+            }
+            _ => self.submit(SMALL, move |s| rules::slots::step(s, &ask)),
+        }
     }
 
     /// Raises the beat counter of a node, which the first beat makes known to the shard.
     ///
     /// Errors: [`Error::Dead`].
     pub fn beat(&self, incarnation: Incarnation) -> Answer<Pulse> {
+        if let Some(set) = self.set() {
+            return set.beat(incarnation);
+        }
         self.submit(SMALL, move |s| rules::beat(s, incarnation))
     }
 
     /// The nodes that are not dead, in the order of their incarnations, at most `scan_max`.
     pub fn nodes(&self) -> Answer<Vec<NodeBeat>> {
+        if let Some(set) = self.set() {
+            return set.nodes();
+        }
         self.read(rules::nodes)
     }
 
     /// The row of one node, dead or alive; `None` if it never beat.
     pub fn node(&self, incarnation: Incarnation) -> Answer<Option<NodeBeat>> {
+        if let Some(set) = self.set() {
+            return set.node(incarnation);
+        }
         self.read(move |s| rules::node(s, incarnation))
     }
 
@@ -221,11 +335,17 @@ impl Store {
     ///
     /// Errors: [`Error::BeatMoved`], [`Error::UnknownNode`].
     pub fn mark_dead(&self, incarnation: Incarnation, beat: u64) -> Answer<()> {
+        if let Some(set) = self.set() {
+            return set.mark_dead(incarnation, beat);
+        }
         self.submit(SMALL, move |s| rules::mark_dead(s, incarnation, beat))
     }
 
     /// The shard's generation.
     pub fn generation(&self) -> Answer<u64> {
+        if let Some(set) = self.set() {
+            return set.generation();
+        }
         self.read(|s| rules::generation(s))
     }
 
@@ -234,6 +354,9 @@ impl Store {
     ///
     /// Errors: [`Error::Generation`].
     pub fn raise_generation(&self, current: u64) -> Answer<u64> {
+        if let Some(set) = self.set() {
+            return set.raise_generation(current);
+        }
         self.submit(SMALL, move |s| rules::raise_generation(s, current))
     }
 
@@ -242,6 +365,9 @@ impl Store {
     /// Errors: [`Error::Owned`], [`Error::Dead`] or [`Error::UnknownNode`] of the asker,
     /// [`Error::Generation`].
     pub fn activate(&self, ask: Activate) -> Answer<Activated> {
+        if let Some(set) = self.set() {
+            return set.activate(ask);
+        }
         self.submit(SMALL, move |s| rules::activate(s, &ask))
     }
 
@@ -249,6 +375,9 @@ impl Store {
     ///
     /// Errors: [`Error::TooLarge`] above `activate_max`, then none is done.
     pub fn activate_many(&self, asks: Vec<Activate>) -> Answer<Activations> {
+        if let Some(set) = self.set() {
+            return set.activate_many(asks);
+        }
         self.submit(SMALL * (1 + asks.len()), move |s| rules::activate_many(s, &asks))
     }
 
@@ -256,6 +385,9 @@ impl Store {
     ///
     /// Errors: [`Error::Fenced`], [`Error::Conflict`], [`Error::Generation`].
     pub fn release(&self, claim: Claim, version: u64) -> Answer<()> {
+        if let Some(set) = self.set() {
+            return set.release(claim, version);
+        }
         self.submit(SMALL, move |s| rules::release(s, &claim, version))
     }
 
@@ -264,6 +396,9 @@ impl Store {
     /// Errors: [`Error::Fenced`], [`Error::Conflict`], [`Error::Generation`],
     /// [`Error::TooLarge`], [`Error::Malformed`].
     pub fn save(&self, save: Save) -> Answer<u64> {
+        if let Some(set) = self.set() {
+            return set.save(save);
+        }
         self.submit(save.bytes(), move |s| rules::save(s, &save))
     }
 
@@ -271,6 +406,9 @@ impl Store {
     ///
     /// Errors: [`Error::Corrupt`], never empty documents in its place.
     pub fn load(&self, key: Key) -> Answer<Option<Entity>> {
+        if let Some(set) = self.set() {
+            return set.load(key);
+        }
         self.read(move |s| rules::load(s, key))
     }
 
@@ -281,6 +419,9 @@ impl Store {
     /// [`Error::Malformed`]; nothing was done. A refusal is not remembered: the same id may be
     /// tried again.
     pub fn commit(&self, txn: Transaction) -> Answer<Receipt> {
+        if let Some(set) = self.set() {
+            return set.commit(txn);
+        }
         // Here rather than on the store's thread, which is the busiest.
         let content = txn.content_hash();
         self.submit(txn.bytes(), move |s| rules::commit(s, &txn, content))
@@ -288,21 +429,33 @@ impl Store {
 
     /// The receipt of a transaction if it was done; how an unknown outcome becomes known.
     pub fn lookup(&self, id: TxnId) -> Answer<Option<Receipt>> {
+        if let Some(set) = self.set() {
+            return set.lookup(id);
+        }
         self.read(move |s| rules::lookup(s, id))
     }
 
     /// What a holder has, and its ledger version.
     pub fn holdings(&self, holder: Key) -> Answer<Holdings> {
+        if let Some(set) = self.set() {
+            return set.holdings(holder);
+        }
         self.read(move |s| rules::holdings(s, holder))
     }
 
     /// An item, also one that is destroyed.
     pub fn item(&self, id: ItemId) -> Answer<Option<Item>> {
+        if let Some(set) = self.set() {
+            return set.item(id);
+        }
         self.read(move |s| rules::item(s, id))
     }
 
     /// How much of a currency or kind of item was made and destroyed.
     pub fn supply(&self, of: Of) -> Answer<Supply> {
+        if let Some(set) = self.set() {
+            return set.supply(of);
+        }
         self.read(move |s| rules::supply(s, of))
     }
 
@@ -329,6 +482,9 @@ impl Store {
     /// that is forgotten would be done again. The answer says how many, at most `scan_max`: ask
     /// again while it is not zero.
     pub fn forget(&self, before_ms: u64) -> Answer<usize> {
+        if let Some(set) = self.set() {
+            return set.forget(before_ms);
+        }
         self.submit(SMALL, move |s| rules::forget(s, before_ms))
     }
 
@@ -336,6 +492,9 @@ impl Store {
     ///
     /// Errors: [`Error::TooLarge`] above `records_max`, [`Error::Corrupt`].
     pub fn records(&self, ids: Vec<RecordId>) -> Answer<Records> {
+        if let Some(set) = self.set() {
+            return set.records(ids);
+        }
         self.read(move |s| rules::records(s, &ids))
     }
 
@@ -347,6 +506,9 @@ impl Store {
         after: Option<Vec<u8>>,
         max: usize,
     ) -> Answer<Vec<(Vec<u8>, Record)>> {
+        if let Some(set) = self.set() {
+            return set.scan_records(kind, after, max);
+        }
         self.read(move |s| rules::scan_records(s, kind, after.as_deref(), max))
     }
 
@@ -357,6 +519,9 @@ impl Store {
     /// [`Error::Unknown`] read them: their versions tell. What must happen exactly once goes into a
     /// [`Transaction`].
     pub fn write_records(&self, generation: u64, writes: Vec<RecordWrite>) -> Answer<Vec<u64>> {
+        if let Some(set) = self.set() {
+            return set.write_records(generation, writes);
+        }
         let bytes = writes.iter().map(RecordWrite::bytes).sum();
         self.submit(bytes, move |s| rules::write_records(s, generation, &writes))
     }
@@ -365,6 +530,9 @@ impl Store {
     ///
     /// Errors: [`Error::Locked`], [`Error::TooLarge`], [`Error::Malformed`].
     pub fn lock_record(&self, ask: LockAsk) -> Answer<(Lock, Records)> {
+        if let Some(set) = self.set() {
+            return set.lock_record(ask);
+        }
         self.submit(SMALL, move |s| rules::lock_record(s, &ask))
     }
 
@@ -372,6 +540,9 @@ impl Store {
     ///
     /// Errors: [`Error::LockLost`].
     pub fn renew_lock(&self, id: RecordId, fence: u64) -> Answer<()> {
+        if let Some(set) = self.set() {
+            return set.renew_lock(id, fence);
+        }
         self.submit(SMALL, move |s| rules::renew_lock(s, &id, fence))
     }
 
@@ -379,6 +550,9 @@ impl Store {
     ///
     /// Errors: [`Error::LockLost`].
     pub fn unlock_record(&self, id: RecordId, fence: u64) -> Answer<()> {
+        if let Some(set) = self.set() {
+            return set.unlock_record(id, fence);
+        }
         self.submit(SMALL, move |s| rules::unlock_record(s, &id, fence))
     }
 
@@ -387,8 +561,11 @@ impl Store {
     /// In an embedded store this runs on a thread of its own over what is durable by then, while
     /// writes go on; a second one at the same time is [`Error::Busy`].
     pub fn verify(&self) -> Answer<Verdict> {
+        if let Some(set) = self.set() {
+            return set.verify();
+        }
         match &*self.backend {
-            Backend::Memory(_) => self.submit(SMALL, rules::verify),
+            Backend::Memory(_) | Backend::Sharded(_) => self.submit(SMALL, rules::verify),
             Backend::Embedded(embedded) => {
                 let (sender, answer) = channel();
                 embedded.verify(sender);

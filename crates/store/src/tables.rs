@@ -1,11 +1,13 @@
 //! Tables of rows by key, and the stage on which one operation's writes wait until it succeeded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::error::Error;
 use crate::options::Limits;
 use crate::row::{self, Reader, Row, Writer};
+use crate::rules;
+use crate::slots::Slot;
 
 /// The tables of a shard. The numbers and names are part of the stored format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +23,8 @@ pub(crate) enum Table {
     Audit = 8,
     Outbox = 9,
     Record = 10,
+    /// Of a shard of a set: its slots, and what is under way with them.
+    Slot = 11,
     /// What each writer committed last; only on servers, and no rule reads it.
     #[cfg(feature = "remote")]
     Writer = 255,
@@ -28,7 +32,7 @@ pub(crate) enum Table {
 
 impl Table {
     /// The tables of every backend.
-    pub const ALL: [Table; 11] = [
+    pub const ALL: [Table; 12] = [
         Table::Meta,
         Table::Node,
         Table::Entity,
@@ -40,6 +44,7 @@ impl Table {
         Table::Audit,
         Table::Outbox,
         Table::Record,
+        Table::Slot,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -55,6 +60,7 @@ impl Table {
             Table::Audit => "audit",
             Table::Outbox => "outbox",
             Table::Record => "record",
+            Table::Slot => "slot",
             #[cfg(feature = "remote")]
             Table::Writer => "writer",
         }
@@ -116,18 +122,77 @@ pub(crate) struct Stage<'a> {
     under: &'a dyn Read,
     pub limits: &'a Limits,
     writes: Writes,
+    /// Slots that it concerns beside those of the rows that it writes.
+    touched: BTreeSet<Slot>,
+    sharded: bool,
+    /// Whether it may do with rows of any slot what it likes.
+    unchecked: bool,
 }
 
 impl<'a> Stage<'a> {
     pub fn new(under: &'a dyn Read, limits: &'a Limits) -> Self {
-        Stage { under, limits, writes: BTreeMap::new() }
+        let (writes, touched) = (BTreeMap::new(), BTreeSet::new());
+        Stage { under, limits, writes, touched, sharded: limits.sharded, unchecked: false }
     }
 
     pub fn into_writes(self) -> Writes {
         self.writes
     }
 
+    /// Takes part in moving slots, so that it looks after them itself.
+    pub fn leave_slots_unchecked(&mut self) {
+        self.unchecked = true;
+    }
+
+    /// It is of a shard of a set, which serves some slots only.
+    pub fn check_slots(&mut self) {
+        self.sharded = true;
+    }
+
+    pub fn is_sharded(&self) -> bool {
+        self.sharded
+    }
+
+    fn checks_slots(&self) -> bool {
+        self.sharded && !self.unchecked
+    }
+
+    /// It concerns that slot, whatever it writes.
+    pub fn touch(&mut self, slot: Slot) {
+        if self.checks_slots() {
+            self.touched.insert(slot);
+        }
+    }
+
+    /// Makes sure that all it writes is of slots that are here, and marks it where a slot is being
+    /// copied. Whoever applies the writes calls this first.
+    pub fn seal(&mut self) -> Result<(), Error> {
+        if !self.checks_slots() || (self.writes.is_empty() && self.touched.is_empty()) {
+            return Ok(());
+        }
+        let written = self.writes.keys().cloned().collect();
+        let marks = rules::slots::marks(self, &written, &self.touched)?;
+        for mark in marks {
+            self.put(Table::Slot, &mark, &());
+        }
+        Ok(())
+    }
+
+    /// The bytes of a row as they are, whoever's it is.
+    pub fn stored(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        match self.writes.get(&(table, key.to_vec())) {
+            Some(written) => Ok(written.clone()),
+            None => self.under.get(table, key),
+        }
+    }
+
+    /// A row; an error if its slot is not here.
     pub fn row<R: Row>(&self, table: Table, key: &[u8]) -> Result<Option<R>, Error> {
+        if self.checks_slots()
+            && let Some(slot) = rules::slots::slot_of_row(table, key)
+        {
+            rules::slots::serves(self, slot)?;
+        }
         // The allocation of the look-up key is spared while nothing is written yet.
         if !self.writes.is_empty()
             && let Some(written) = self.writes.get(&(table, key.to_vec()))

@@ -120,7 +120,7 @@ pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
 
 /// Whether a store of the format that was found can be used here.
 pub(crate) fn check_format(path: &str, found: Result<Option<u64>, Error>) -> Result<(), OpenError> {
-    let (path, known) = (path.to_owned(), rules::FORMAT_VERSION);
+    let (path, known) = (path.to_owned(), rules::FORMAT_KNOWN);
     match found {
         Err(error) => Err(OpenError::Damaged { path, reason: error.to_string() }),
         Ok(None) => Err(OpenError::Damaged { path, reason: "its format is not named".to_owned() }),

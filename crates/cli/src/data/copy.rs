@@ -61,7 +61,7 @@ impl Export {
             self.force || !self.file.exists(),
             "{shown} is there already: choose another name, or --force"
         );
-        let store = self.place.open()?;
+        let store = self.place.open_one()?;
         let before = self.place.quiet(&store)?;
         let mut part = self.file.clone().into_os_string();
         part.push(".part");

@@ -4,6 +4,7 @@ mod copy;
 mod open;
 mod restore;
 mod show;
+mod slots;
 mod time;
 
 use clap::Subcommand;
@@ -36,6 +37,13 @@ enum Act {
     /// Documents come from a copy, if one is given. All of it is one transaction with a note, and
     /// stands in the history like any other.
     Restore(restore::Restore),
+    /// Shows which shard of a store has how many slots, and what is moving.
+    Slots(slots::Slots),
+    /// Moves slots, and with them all that has its key there, from one shard to another.
+    ///
+    /// Servers may go on meanwhile: what is written to a slot waits for a moment. A move that was cut
+    /// off is simply run again; whatever step it was at, nothing is lost and nothing is there twice.
+    Move(slots::Move),
 }
 
 impl Data {
@@ -47,6 +55,8 @@ impl Data {
             Act::Export(export) => export.run(),
             Act::Import(import) => import.run(),
             Act::Restore(restore) => restore.run(),
+            Act::Slots(slots) => slots.run(),
+            Act::Move(job) => job.run(),
         }
     }
 }

@@ -22,6 +22,9 @@ pub struct Where {
     /// `sqlite:data/game.sqlite`, or the whole value, such as `{"sqlite": "data/game.sqlite"}`.
     #[arg(long, value_name = "STORE", conflicts_with = "cluster")]
     store: Option<String>,
+    /// One shard of a store that has several.
+    #[arg(long, value_name = "NAME")]
+    shard: Option<String>,
     /// The data folder of a game without a cluster file.
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     data: PathBuf,
@@ -31,26 +34,39 @@ impl Where {
     /// Opens a store that must be there.
     pub fn open(&self) -> anyhow::Result<Store> {
         let place = self.place()?;
-        if let StorePlace::Embedded(file) | StorePlace::Sqlite(file) = &place {
-            ensure!(
-                file.exists(),
-                "there is no store {}: name yours by --data, --store or --cluster",
-                file.display()
-            );
-        }
-        open(&place)
+        must_be_there(&place)?;
+        self.chosen(open(&place)?)
+    }
+
+    /// As [`open`](Self::open), for what is done with one shard at a time.
+    pub fn open_one(&self) -> anyhow::Result<Store> {
+        one(self.open()?)
+    }
+
+    /// All shards of a store that has several.
+    pub fn open_set(&self) -> anyhow::Result<Store> {
+        let place = self.place()?;
+        must_be_there(&place)?;
+        let store = open(&place)?;
+        ensure!(!store.shards().is_empty(), "the store has no shards, so it has no slots");
+        Ok(store)
+    }
+
+    fn chosen(&self, store: Store) -> anyhow::Result<Store> {
+        let Some(name) = &self.shard else { return Ok(store) };
+        Ok(store.shards()[shard(&store, name)?].1.clone())
     }
 
     /// Opens a store, made if it is not there.
     pub fn open_or_make(&self) -> anyhow::Result<Store> {
-        open(&self.place()?)
+        one(self.chosen(open(&self.place()?)?)?)
     }
 
     /// Makes sure that no node writes to the store: the row of one that was killed may be there still.
     pub fn quiet(&self, store: &Store) -> anyhow::Result<Vec<NodeBeat>> {
         let before = store.nodes().wait()?;
         // An embedded store is for one process, and that is we.
-        if before.is_empty() || matches!(self.place()?, StorePlace::Embedded(_)) {
+        if before.is_empty() || self.place()?.is_for_one_process() {
             return Ok(before);
         }
         std::thread::sleep(BEAT_WAIT);
@@ -91,6 +107,42 @@ impl Where {
             .with_context(|| format!("`{named}` names no store"))?;
         Ok(config.processes[0].store.clone())
     }
+}
+
+/// The number of the shard of that name.
+pub fn shard(store: &Store, name: &str) -> anyhow::Result<usize> {
+    let names: Vec<&str> = store.shards().iter().map(|(name, _)| name.as_str()).collect();
+    ensure!(!names.is_empty(), "the store has no shards");
+    let near = mainstay::config::nearest(name, names.iter().copied());
+    names.iter().position(|known| *known == name).with_context(|| match near {
+        Some(near) => format!("there is no shard {name:?}; did you mean {near:?}?"),
+        None => format!("there is no shard {name:?}; there are {}", names.join(", ")),
+    })
+}
+
+fn one(store: Store) -> anyhow::Result<Store> {
+    let names: Vec<&str> = store.shards().iter().map(|(name, _)| name.as_str()).collect();
+    ensure!(names.is_empty(), "the store has the shards {}: name one by --shard", names.join(", "));
+    Ok(store)
+}
+
+fn must_be_there(place: &StorePlace) -> anyhow::Result<()> {
+    match place {
+        StorePlace::Embedded(file) | StorePlace::Sqlite(file) => ensure!(
+            file.exists(),
+            "there is no store {}: name yours by --data, --store or --cluster",
+            file.display()
+        ),
+        // One that is new has nothing yet.
+        StorePlace::Shards(shards) => {
+            let mut there = shards.iter().map(|(_, place)| must_be_there(place));
+            if !there.clone().any(|there| there.is_ok()) {
+                return there.next().unwrap_or(Ok(()));
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn open(place: &StorePlace) -> anyhow::Result<Store> {

@@ -51,7 +51,7 @@ struct Plan {
 impl Restore {
     pub fn run(self) -> anyhow::Result<Exit> {
         let (key, to) = (entity(&self.entity)?, time::read(&self.to)?);
-        let store = self.place.open()?;
+        let store = self.place.open_one()?;
         self.place.quiet(&store)?;
         let documents = self.copy.as_deref().map(|file| of_copy(file, key, to)).transpose()?;
         let held = store.holdings(key).wait()?;

@@ -181,3 +181,65 @@ mod shared {
         well(&["data", "export", &copy, "--store", &place]);
     }
 }
+
+/// A cluster file whose store is two SQLite files.
+fn sharded(folder: &Folder) -> String {
+    let file = folder.text("shards.json");
+    let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["all"]}}, "store": {"shards": {
+        "east": {"embedded": "east.store"}, "west": {"embedded": "west.store"}}}}"#;
+    std::fs::write(&file, text).unwrap();
+    let open = |name| Store::embedded(folder.join(name), Options::default()).unwrap();
+    let east = ("east".to_owned(), open("east.store"));
+    let store = Store::sharded(vec![east, ("west".to_owned(), open("west.store"))]).unwrap();
+    let generation = store.beat(ME).wait().unwrap().generation;
+    for account in 1..=40u64 {
+        let key = avatar(account);
+        let ask = Activate { key, generation, incarnation: ME, reclaim: None };
+        store.activate(ask).wait().unwrap();
+        let mint = LedgerOp::Mint { holder: key, currency: Currency(1), amount: 10 };
+        let txn = Transaction::new(TxnId(u128::from(account)), generation);
+        store.commit(txn.with(mint)).wait().unwrap();
+    }
+    file
+}
+
+#[test]
+fn f18_slots_are_shown_and_moved_by_the_command() {
+    let folder = Folder::new("data");
+    let file = sharded(&folder);
+    let at = |words: &[&str]| {
+        let words: Vec<&str> = ["data"].iter().chain(words).copied().collect();
+        mainstay(&[&words[..], &["--cluster", &file]].concat())
+    };
+    let well = |words: &[&str]| {
+        let (well, said) = at(words);
+        assert!(well, "{words:?}: {said}");
+        said
+    };
+    assert!(well(&["slots"]).contains("east                    512"), "{}", well(&["slots"]));
+    let between = ["move", "--from", "east", "--to", "west"];
+    let said = well(&[&between[..], &["--dry-run"]].concat());
+    assert!(said.contains("512 slots from east to west: 0-511"), "{said}");
+    assert!(said.contains("dry run") && well(&["slots"]).contains("west                    512"));
+    for (words, error) in [
+        (vec!["move", "--from", "eest", "--to", "west"], "did you mean \"east\"?"),
+        ([&between[..], &["--slots", "700"]].concat(), "slot 700 is with west, not with east"),
+        ([&between[..], &["--slots", "5-1024"]].concat(), "`1024` is no slot: they are 0 to 1023"),
+        (vec!["move", "--from", "east", "--to", "east"], "the same shard"),
+        (vec!["list"], "the store has the shards east, west: name one by --shard"),
+    ] {
+        let (well, said) = at(&words);
+        assert!(!well && said.contains(error), "{said}");
+    }
+    let said = well(&[&between[..], &["--slots", "3,10-19"]].concat());
+    assert!(said.contains("moved 3, 10-19"), "{said}");
+    well(&[&between[..], &["--group", "300"]].concat());
+    let said = well(&["slots"]);
+    assert!(said.contains("east                      0") && said.contains("1024"), "{said}");
+    for account in 1..=40 {
+        let said = well(&["show", &format!("avatar/{account}")]);
+        assert!(said.contains("currency 1: 10") && said.contains("owner: epoch 1"), "{said}");
+    }
+    assert!(well(&["verify"]).contains("400"), "{}", well(&["verify"]));
+    assert_eq!(well(&["list", "--shard", "west"]).lines().count(), 41);
+}

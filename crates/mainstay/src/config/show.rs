@@ -163,6 +163,12 @@ const FIELDS: &[[&str; 4]] = &[
         "Keep them in memory instead: what is kept ends with the process.",
     ],
     [
+        "store.shards.NAME",
+        "object",
+        "none",
+        "Several stores instead, each named and written as one: every entity is in the shard that has its slot.",
+    ],
+    [
         "coordinator.embedded",
         "path",
         "coordinator in data",
@@ -331,7 +337,7 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
 fn masked(path: &str, value: &Value) -> String {
     let reference = path.ends_with(".env") || path.ends_with(".file") || path.ends_with(".id");
     let secret = path.starts_with("keys.")
-        || path.starts_with("store.") && path.split('.').nth(2) == Some("password");
+        || path.starts_with("store.") && path.split('.').skip(2).any(|part| part == "password");
     if secret && !reference { "\"***\"".to_string() } else { value.to_string() }
 }
 

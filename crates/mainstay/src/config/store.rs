@@ -26,6 +26,8 @@ pub enum StorePlace {
     Mongodb(StoreServer),
     /// In memory: what is kept ends with the process. For tests.
     Memory,
+    /// In several of these, each with its name: every key is in the shard that has its slot.
+    Shards(Vec<(String, StorePlace)>),
 }
 
 /// A database on a server.
@@ -86,10 +88,11 @@ impl StoreServer {
 }
 
 impl StorePlace {
-    /// Reads `{"embedded": "path"}`, `{"sqlite": "path"}`, `{"memory": true}`, or the name of a kind
-    /// of server with its [`StoreServer`]. Paths start at `folder`.
+    /// Reads `{"embedded": "path"}`, `{"sqlite": "path"}`, `{"memory": true}`, `{"shards": {..}}`, or
+    /// the name of a kind of server with its [`StoreServer`]. Paths start at `folder`.
     pub(super) fn read(item: &Item<'_>, folder: &Path) -> Option<StorePlace> {
         let section = item.section()?;
+        let shards = section.item("shards").and_then(|item| Self::read_shards(&item, folder));
         let path =
             |name| section.item(name).and_then(|item| item.text()).map(|text| folder.join(text));
         let server = |name| section.item(name).and_then(|item| StoreServer::read(&item, folder));
@@ -102,17 +105,74 @@ impl StorePlace {
             server("redis").map(StorePlace::Redis),
             server("mongodb").map(StorePlace::Mongodb),
             memory.then_some(StorePlace::Memory),
+            shards,
         ];
         let mut named = named.into_iter().flatten();
         let (first, second) = (named.next(), named.next());
         if second.is_some() {
             item.fail("a process has one store: name only one");
         }
-        let servers = ["postgres", "mysql", "redis", "mongodb"];
+        let servers = ["postgres", "mysql", "redis", "mongodb", "shards"];
         let is_named = servers.iter().any(|name| section.item(name).is_some());
         if first.is_none() && !is_named {
             item.fail("name the store: {\"embedded\": \"path\"}");
         }
         first
     }
+
+    /// Reads `{"NAME": {..}, ..}`, each as a store by itself.
+    fn read_shards(item: &Item<'_>, folder: &Path) -> Option<StorePlace> {
+        let mut shards: Vec<(String, StorePlace)> = Vec::new();
+        let entries = item.entries()?;
+        if entries.is_empty() || entries.len() > SHARDS_MAX {
+            item.fail(format!("{} shards where 1 to {SHARDS_MAX} may be", entries.len()));
+            return None;
+        }
+        for (entry, shard) in entries {
+            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            let name = &entry.name;
+            if name.is_empty() || name.len() > 32 || !name.chars().all(is_name) {
+                shard.fail("a shard's name has 1 to 32 letters a-z, digits and hyphens");
+            }
+            let place = Self::read(&shard, folder)?;
+            if matches!(place, StorePlace::Shards(_)) {
+                shard.fail("a shard has no shards");
+            }
+            if let Some((other, _)) = shards.iter().find(|(_, known)| known.is_same_as(&place)) {
+                shard.fail(format!("it is the same store as shard {other:?}"));
+            }
+            shards.push((name.clone(), place));
+        }
+        Some(StorePlace::Shards(shards))
+    }
+
+    fn is_same_as(&self, other: &StorePlace) -> bool {
+        match (self, other) {
+            (StorePlace::Memory, StorePlace::Memory) => false,
+            (StorePlace::Postgres(one), StorePlace::Postgres(other))
+            | (StorePlace::Mysql(one), StorePlace::Mysql(other))
+            | (StorePlace::Redis(one), StorePlace::Redis(other))
+            | (StorePlace::Mongodb(one), StorePlace::Mongodb(other)) => one.url == other.url,
+            (one, other) => one == other,
+        }
+    }
+
+    /// Whether it cannot be open in two processes.
+    pub fn is_for_one_process(&self) -> bool {
+        self.exclusive_file().is_some()
+    }
+
+    /// The file that only one process may have open, if there is one.
+    pub(crate) fn exclusive_file(&self) -> Option<&Path> {
+        match self {
+            StorePlace::Embedded(file) => Some(file),
+            StorePlace::Shards(shards) => {
+                shards.iter().find_map(|(_, place)| place.exclusive_file())
+            }
+            _ => None,
+        }
+    }
 }
+
+/// There are 1,024 slots; more shards than this would have too few each.
+const SHARDS_MAX: usize = 256;

@@ -300,6 +300,30 @@ fn a_store_on_a_server_is_named_without_its_password() {
 }
 
 #[test]
+fn f17_shards_are_named_in_the_cluster_file() {
+    errors(
+        r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {"shards": {
+            "east": {"sqlite": "e.sqlite"}, "West": {"sqlit": "w"}, "north": {"sqlite": "e.sqlite"}}}}"#,
+        expect![[r#""#]],
+    );
+    errors(
+        r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {
+            "embedded": "one", "shards": {"a": {"shards": {"b": {"memory": true}}}}}}"#,
+        expect![[r#""#]],
+    );
+    let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {"shards": {
+        "a": {"embedded": "a.store"},
+        "b": {"postgres": {"url": "postgres://game@db/game", "password": "hunter2"}}}}}"#;
+    let config = Config::from_input(&Input::of_text("c.json", text), &roles()).expect("right");
+    let StorePlace::Shards(shards) = &config.processes[0].store else { panic!("{config:?}") };
+    assert_eq!(shards.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(shards[0].1, StorePlace::Embedded("a.store".into()));
+    assert!(shards[0].1.exclusive_file().is_some() && shards[1].1.exclusive_file().is_none());
+    let effective = config.effective(&config.processes[0]);
+    assert!(!format!("{config:?}{effective:?}").contains("hunter2"));
+}
+
+#[test]
 fn wrong_settings_are_refused() {
     let mut input = Input::of_text("c.json", CLUSTER);
     input.environment = vec![("MAINSTAY_OPTIONS__GATE__HEARTBEET".into(), "9s".into())];

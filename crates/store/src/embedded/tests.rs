@@ -248,11 +248,11 @@ fn a_newer_format_is_refused() {
         let mut tables = Open::new(&txn).unwrap();
         let limits = Limits::default();
         let mut stage = Stage::new(&tables, &limits);
-        stage.put(Table::Meta, b"format", &2u64);
+        stage.put(Table::Meta, b"format", &3u64);
         let writes = stage.into_writes();
         tables.apply(writes).unwrap();
     }
     txn.commit().unwrap();
     let refused = Embedded::start(base, "test", Options::default()).map(drop);
-    assert!(matches!(refused, Err(OpenError::Newer { found: 2, known: 1, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(OpenError::Newer { found: 3, known: 2, .. })), "{refused:?}");
 }

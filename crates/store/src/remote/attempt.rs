@@ -11,7 +11,7 @@ use crate::queue::Job;
 use crate::tables::{Read, Stage, Table, Visit, Writes};
 
 /// Rows whose last known values are worth guessing by: few, and read by nearly every rule.
-const REMEMBERED: [Table; 2] = [Table::Meta, Table::Node];
+const REMEMBERED: [Table; 3] = [Table::Meta, Table::Node, Table::Slot];
 const REMEMBERED_MAX: usize = 4_096;
 
 /// Rows as they were, to guess what rules will read before anything is fetched.

@@ -8,7 +8,7 @@ use super::rows::{
     FORGOTTEN, HolderRow, OUTBOX_SEQUENCE, OutboxRow, TXN_SEQUENCE, TxnRow, currency_key, held_key,
     kind_key,
 };
-use super::{at_most, check_generation, made_row, put_made};
+use super::{at_most, check_generation, made_row, put_made, slots};
 use crate::error::{Error, Refusal};
 use crate::ledger::{
     AuditEntry, Currency, Holdings, Item, ItemId, ItemKind, LedgerOp, Outgoing, Receipt, Supply,
@@ -16,6 +16,7 @@ use crate::ledger::{
 };
 use crate::options::Mutant;
 use crate::row;
+use crate::slots::Slot;
 use crate::tables::{Stage, Table};
 use crate::types::Key;
 
@@ -35,6 +36,11 @@ pub(crate) fn commit(
     check_generation(s, txn.generation)?;
     for claim in &txn.claims {
         claimed(s, claim)?;
+        s.touch(Slot::of(claim.key));
+    }
+    if txn.writes.is_empty() && txn.claims.is_empty() && txn.ops.is_empty() && txn.records.is_empty()
+    {
+        s.touch(Slot::of_txn(txn.id));
     }
     let mut versions = BTreeMap::new();
     for write in &txn.writes {
@@ -388,7 +394,9 @@ pub(crate) fn audit(s: &mut Stage<'_>, after: u64, max: usize) -> Result<Vec<Aud
 pub(crate) fn forget(s: &mut Stage<'_>, before_ms: u64) -> Result<usize, Error> {
     let forgotten = s.row::<u64>(Table::Meta, FORGOTTEN)?.unwrap_or(0);
     let entries = audit(s, forgotten, usize::MAX)?;
-    let mut gone = 0;
+    let arrived = slots::forget_arrived(s, before_ms, s.limits.scan_max)?;
+    let mut gone = arrived.len();
+    slots::remove_arrived(s, &arrived);
     for entry in entries.iter().take_while(|entry| entry.at_ms < before_ms) {
         s.remove(Table::Txn, &entry.txn.0.to_be_bytes());
         s.put(Table::Meta, FORGOTTEN, &entry.sequence);

@@ -5,6 +5,7 @@ mod owner;
 pub(crate) mod raw;
 mod record;
 mod rows;
+pub(crate) mod slots;
 mod verify;
 
 pub use commit::Of;
@@ -28,6 +29,9 @@ use crate::types::Key;
 
 /// The stored format written here; see `docs/store-format.md`.
 pub(crate) const FORMAT_VERSION: u64 = 1;
+
+/// The newest stored format that is known here: that of a shard of a set.
+pub(crate) const FORMAT_KNOWN: u64 = slots::SHARD_FORMAT;
 
 /// The key of the row that names the format.
 #[cfg(feature = "remote")]

@@ -1,6 +1,7 @@
 //! Nodes, owners and documents.
 
 use super::raw::IMPORT;
+use super::slots::{SHARD, generation_of};
 use super::rows::{EntityRow, alive_key, dead_key};
 use super::{at_most, check_generation, generation, made_row, put_made};
 use crate::error::Error;
@@ -13,6 +14,10 @@ use crate::types::{
 pub(crate) fn beat(s: &mut Stage<'_>, incarnation: Incarnation) -> Result<Pulse, Error> {
     if s.row::<u64>(Table::Meta, IMPORT)?.is_some() {
         let reason = "an import into it has not ended: run the import again";
+        return Err(Error::Stopped(reason.to_owned()));
+    }
+    if !s.is_sharded() && s.row::<u64>(Table::Meta, SHARD)?.is_some() {
+        let reason = "it is one shard of a set: name all of them in the cluster file";
         return Err(Error::Stopped(reason.to_owned()));
     }
     let beat = match alive(s, incarnation) {
@@ -77,7 +82,10 @@ fn is_dead(s: &Stage<'_>, incarnation: Incarnation) -> Result<bool, Error> {
 
 pub(crate) fn activate(s: &mut Stage<'_>, ask: &Activate) -> Result<Activated, Error> {
     s.expect([(Table::Entity, ask.key.0.to_be_bytes())]);
-    check_generation(s, ask.generation)?;
+    let generation = generation_of(s, ask.key)?;
+    if !s.is_sharded() {
+        check_generation(s, ask.generation)?;
+    }
     alive(s, ask.incarnation)?;
     let (epoch, version, documents) = match entity(s, ask.key)? {
         None => (0, 0, Default::default()),
@@ -95,7 +103,7 @@ pub(crate) fn activate(s: &mut Stage<'_>, ask: &Activate) -> Result<Activated, E
     put_made(s, Table::Entity, ask.key, &row, epoch == 0);
     let claim = Claim {
         key: ask.key,
-        generation: ask.generation,
+        generation,
         epoch: owner.epoch,
         incarnation: ask.incarnation,
     };
@@ -141,7 +149,10 @@ pub(crate) fn load(s: &mut Stage<'_>, key: Key) -> Result<Option<Entity>, Error>
 /// The row of an entity of which `claim` must hold.
 pub(super) fn claimed(s: &Stage<'_>, claim: &Claim) -> Result<EntityRow, Error> {
     s.expect([(Table::Entity, claim.key.0.to_be_bytes())]);
-    check_generation(s, claim.generation)?;
+    let current = generation_of(s, claim.key)?;
+    if claim.generation != current {
+        return Err(Error::Generation { current });
+    }
     let row = entity(s, claim.key)?;
     match row {
         Some(row) if s.limits.mutant == Some(Mutant::AnyEpoch) => Ok(row),

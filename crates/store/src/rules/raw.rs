@@ -59,6 +59,7 @@ pub(crate) fn check(table: Table, key: &[u8], stored: &[u8]) -> Result<(), Error
         Table::Audit => row::decode::<AuditEntry>(table, key, stored).map(drop),
         Table::Outbox => row::decode::<OutboxRow>(table, key, stored).map(drop),
         Table::Record => row::decode::<RecordRow>(table, key, stored).map(drop),
+        Table::Slot => super::slots::check_row(key, stored),
         #[cfg(feature = "remote")]
         Table::Writer => Err(Error::Malformed("a table that no copy has")),
     }

@@ -1,7 +1,7 @@
 //! Records: versions compared at each write, and locks.
 
 use super::rows::{RecordRow, record_key};
-use super::{at_most, check_generation, generation};
+use super::{at_most, check_generation, generation, slots};
 use crate::error::Error;
 use crate::record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 use crate::row;
@@ -25,6 +25,7 @@ pub(crate) fn scan_records(
     max: usize,
 ) -> Result<Vec<(Vec<u8>, Record)>, Error> {
     let (mut found, mut bytes, max) = (Vec::new(), 0, max.min(s.limits.scan_max));
+    let here = if s.is_sharded() { slots::counted(s)? } else { None };
     let prefix = kind.to_be_bytes();
     let mut from = record_key(kind, after.unwrap_or_default());
     if after.is_some() {
@@ -34,6 +35,12 @@ pub(crate) fn scan_records(
         let Some(key_of) = key.strip_prefix(&prefix) else { return Ok(false) };
         if found.len() >= max || bytes >= SCAN_BYTES {
             return Ok(false);
+        }
+        let is_here = |here: &std::collections::BTreeSet<_>| {
+            slots::slot_of_row(Table::Record, key).is_some_and(|slot| here.contains(&slot))
+        };
+        if !here.as_ref().is_none_or(is_here) {
+            return Ok(true);
         }
         let record = Record::from(row::decode::<RecordRow>(Table::Record, key, stored)?);
         if let Some(body) = &record.body {

@@ -54,6 +54,15 @@ pub(crate) fn kind_key(kind: ItemKind) -> [u8; 5] {
     supply_key(1, kind.0)
 }
 
+/// What came from other shards and went to them.
+pub(crate) fn moved_currency_key(currency: Currency) -> [u8; 5] {
+    supply_key(2, currency.0)
+}
+
+pub(crate) fn moved_kind_key(kind: ItemKind) -> [u8; 5] {
+    supply_key(3, kind.0)
+}
+
 fn supply_key(class: u8, of: u32) -> [u8; 5] {
     let mut key = [class; 5];
     key[1..].copy_from_slice(&of.to_be_bytes());

@@ -1,8 +1,10 @@
 //! Reads every row and holds the ledger against its own counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 
 use super::commit::corrupt;
+use super::slots;
 use super::rows::{
     EntityRow, FORGOTTEN, FORMAT, GENERATION, HolderRow, OutboxRow, RecordRow, TXN_SEQUENCE,
     TxnRow, held_key,
@@ -10,14 +12,39 @@ use super::rows::{
 use crate::error::Error;
 use crate::ledger::{AuditEntry, Currency, Item, ItemId, ItemKind, Supply, Verdict};
 use crate::row::{self, Row};
+use crate::slots::Slot;
 use crate::tables::{Stage, Table};
 use crate::types::Key;
 
 const FAULTS_MAX: usize = 100;
 
+/// Rows without those of slots that are another shard's.
+struct Counted<'s, 'a> {
+    s: &'s Stage<'a>,
+    /// `None`: all.
+    here: Option<BTreeSet<Slot>>,
+}
+
+impl Counted<'_, '_> {
+    fn counts(&self, slot: Slot) -> bool {
+        self.here.as_ref().is_none_or(|here| here.contains(&slot))
+    }
+}
+
+impl<'a> Deref for Counted<'_, 'a> {
+    type Target = Stage<'a>;
+
+    fn deref(&self) -> &Stage<'a> {
+        self.s
+    }
+}
+
 /// Costs one look at every row. Memory: one row, the kinds and currencies, and the faults.
 pub(crate) fn verify(s: &mut Stage<'_>) -> Result<Verdict, Error> {
+    s.leave_slots_unchecked();
     let mut verdict = Verdict::default();
+    let here = slots::counted(s)?;
+    let s = &Counted { s, here };
     each::<u64>(s, Table::Node, &mut verdict, |_, _, _| Ok(()))?;
     let marks = marks(s, &mut verdict)?;
     let mut entities = 0;
@@ -47,11 +74,12 @@ pub(crate) fn verify(s: &mut Stage<'_>) -> Result<Verdict, Error> {
     }
     supplies(s, &mut verdict)?;
     transactions(s, &mut verdict)?;
+    each_slot_row(s, &mut verdict)?;
     Ok(verdict)
 }
 
 /// Checks what stands in `meta`: how many entities and holders were ever made.
-fn marks(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(u64, u64), Error> {
+fn marks(s: &Counted<'_, '_>, verdict: &mut Verdict) -> Result<(u64, u64), Error> {
     let mut made = (0, 0);
     each::<u64>(s, Table::Meta, verdict, |_, key, _| {
         match key {
@@ -70,12 +98,15 @@ fn marks(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(u64, u64), Error> {
 }
 
 /// Checks items against the index of who holds them; the number of items that are held.
-fn items(s: &Stage<'_>, verdict: &mut Verdict) -> Result<u64, Error> {
+fn items(s: &Counted<'_, '_>, verdict: &mut Verdict) -> Result<u64, Error> {
     let mut held = 0;
     each::<Item>(s, Table::Item, verdict, |verdict, key, row| {
         let Some(holder) = row.holder else { return Ok(()) };
         let id =
             ItemId(key.try_into().map(u128::from_be_bytes).map_err(|_| corrupt(Table::Item, key))?);
+        if !s.counts(Slot::of(holder)) {
+            return Ok(());
+        }
         held += 1;
         *verdict.items.entry(row.kind).or_default() += 1;
         if s.row::<()>(Table::Held, &held_key(holder, id))?.is_none() {
@@ -97,19 +128,36 @@ fn items(s: &Stage<'_>, verdict: &mut Verdict) -> Result<u64, Error> {
 }
 
 /// Made less destroyed must be what is held.
-fn supplies(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(), Error> {
-    let (mut currencies, mut kinds) = (BTreeMap::new(), BTreeMap::new());
+fn supplies(s: &Counted<'_, '_>, verdict: &mut Verdict) -> Result<(), Error> {
+    let (mut currencies, mut kinds) = (BTreeMap::<u32, (u128, u128)>::new(), BTreeMap::new());
     each::<Supply>(s, Table::Supply, verdict, |verdict, key, row| {
         let [class, of @ ..] = key else { return Err(corrupt(Table::Supply, key)) };
         let of = of.try_into().map(u32::from_be_bytes).map_err(|_| corrupt(Table::Supply, key))?;
-        match row.made.checked_sub(row.destroyed) {
-            None => fault(verdict, format!("more destroyed than made of supply {class}/{of}")),
-            Some(0) => {}
-            Some(left) if *class == 0 => drop(currencies.insert(Currency(of), left)),
-            Some(left) => drop(kinds.insert(ItemKind(of), left)),
+        let sums = if class % 2 == 0 { &mut currencies } else { &mut kinds };
+        let (made, destroyed) = sums.entry(of).or_insert((0, 0));
+        *made += row.made;
+        *destroyed += row.destroyed;
+        if *class < 2 && row.made < row.destroyed {
+            fault(verdict, format!("more destroyed than made of supply {class}/{of}"));
         }
         Ok(())
     })?;
+    // What came from other shards counts as made here, what went there as destroyed.
+    let mut left = |sums: BTreeMap<u32, (u128, u128)>| {
+        let mut held = BTreeMap::new();
+        for (of, (made, destroyed)) in sums {
+            match made.checked_sub(destroyed) {
+                None => fault(verdict, format!("{of}: {destroyed} went, of {made}")),
+                Some(0) => {}
+                Some(left) => drop(held.insert(of, left)),
+            }
+        }
+        held
+    };
+    let (currencies, kinds) = (left(currencies), left(kinds));
+    let currencies = currencies.into_iter().map(|(of, n)| (Currency(of), n));
+    let currencies: BTreeMap<Currency, u128> = currencies.collect();
+    let kinds: BTreeMap<_, _> = kinds.into_iter().map(|(of, n)| (ItemKind(of), n)).collect();
     if currencies != verdict.currencies {
         let held = &verdict.currencies;
         let line = format!("made less destroyed is {currencies:?}, held are {held:?}");
@@ -124,7 +172,7 @@ fn supplies(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(), Error> {
 }
 
 /// Every transaction that is remembered has its place in the audit, and the other way round.
-fn transactions(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(), Error> {
+fn transactions(s: &Counted<'_, '_>, verdict: &mut Verdict) -> Result<(), Error> {
     let forgotten = s.row::<u64>(Table::Meta, FORGOTTEN)?.unwrap_or(0);
     let mut last = 0;
     each::<AuditEntry>(s, Table::Audit, verdict, |verdict, _, entry| {
@@ -147,12 +195,15 @@ fn transactions(s: &Stage<'_>, verdict: &mut Verdict) -> Result<(), Error> {
 }
 
 fn each<R: Row>(
-    s: &Stage<'_>,
+    s: &Counted<'_, '_>,
     table: Table,
     verdict: &mut Verdict,
     mut see: impl FnMut(&mut Verdict, &[u8], R) -> Result<(), Error>,
 ) -> Result<(), Error> {
     s.scan(table, &[], &mut |key, bytes| {
+        if slots::slot_of_row(table, key).is_some_and(|slot| !s.counts(slot)) {
+            return Ok(true);
+        }
         verdict.rows += 1;
         let seen = row::decode(table, key, bytes).and_then(|row| see(verdict, key, row));
         match seen {
@@ -167,4 +218,14 @@ fn fault(verdict: &mut Verdict, line: String) {
     if verdict.faults.len() < FAULTS_MAX {
         verdict.faults.push(line);
     }
+}
+
+/// Every row about slots can be read.
+fn each_slot_row(s: &Counted<'_, '_>, verdict: &mut Verdict) -> Result<(), Error> {
+    s.scan(Table::Slot, &[], &mut |key, bytes| {
+        if let Err(error) = slots::check_row(key, bytes) {
+            fault(verdict, error.to_string());
+        }
+        Ok(true)
+    })
 }

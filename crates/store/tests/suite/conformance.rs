@@ -105,6 +105,44 @@ const MONGODB: Backend = ("mongodb", true, || {
     on_server(&SERVER)
 });
 
+/// Two shards as one store, each opened by one of these. All slots have moved to the second, so that
+/// every key of a case is in one.
+fn sharded([a, b]: [Open; 2]) -> Open {
+    Box::new(move || {
+        let named = vec![("a".to_owned(), a()), ("b".to_owned(), b())];
+        let store = Store::sharded(named).unwrap();
+        let map = store.slot_map().unwrap();
+        let slots = map[0].1.slots.iter().filter(|slot| slot.state.is_here());
+        let slots: Vec<Slot> = slots.map(|slot| slot.slot).collect();
+        if !slots.is_empty() {
+            let (end, _) = store.move_slots(slots, (0, 1), 1, 1, |_| true);
+            assert_eq!(end, MoveEnd::Moved);
+        }
+        store
+    })
+}
+
+const SHARDS_MEMORY: Backend = ("2 memory", false, || {
+    let (_, _, open) = MEMORY;
+    sharded([open(), open()])
+});
+
+const SHARDS_EMBEDDED: Backend = ("2 embed.", true, || {
+    let (_, _, open) = EMBEDDED;
+    sharded([open(), open()])
+});
+
+#[cfg(feature = "postgres")]
+const SHARDS_POSTGRES: Backend = ("2 postgr.", true, || {
+    let (_, _, open) = POSTGRES;
+    sharded([open(), open()])
+});
+
+/// The shard whose outbox and audit a case looks at: of a set, each is asked by itself.
+fn book(store: &Store) -> &Store {
+    store.shards().last().map_or(store, |(_, store)| store)
+}
+
 /// One server for all cases of a process, a database for each.
 #[cfg(feature = "remote")]
 fn on_server(server: &'static Database) -> Open {
@@ -135,6 +173,11 @@ fn memory_store_conforms() {
 }
 
 #[test]
+fn a_set_of_shards_conforms() {
+    run_all(SHARDS_MEMORY);
+}
+
+#[test]
 fn embedded_store_conforms() {
     run_all(EMBEDDED);
 }
@@ -161,8 +204,13 @@ fn table_of_backends_and_cases() {
         REDIS,
         #[cfg(feature = "mongodb")]
         MONGODB,
+        SHARDS_MEMORY,
+        SHARDS_EMBEDDED,
+        #[cfg(feature = "postgres")]
+        SHARDS_POSTGRES,
     ];
-    let needs_server = |name: &str| !["memory", "embedded", "sqlite"].contains(&name);
+    let alone = ["memory", "embedded", "sqlite", "2 memory", "2 embed."];
+    let needs_server = |name: &str| !alone.contains(&name);
     let skipped = servers::skipped();
     let backends: Vec<Backend> =
         backends.into_iter().filter(|(name, ..)| !skipped || !needs_server(name)).collect();
@@ -572,8 +620,8 @@ fn all_or_nothing(bench: &mut Bench) {
     assert_eq!(store.load(Key(2)).wait().unwrap().unwrap().version, 1);
     assert_eq!(store.holdings(Key(1)).wait(), Ok(Holdings::default()));
     assert_eq!(store.item(ItemId(5)).wait(), Ok(None));
-    assert_eq!(store.outbox(0, 10).wait(), Ok(vec![]));
-    assert_eq!(store.audit(0, 10).wait(), Ok(vec![]));
+    assert_eq!(book(store).outbox(0, 10).wait(), Ok(vec![]));
+    assert_eq!(book(store).audit(0, 10).wait(), Ok(vec![]));
     assert_eq!(store.lookup(TxnId(1)).wait(), Ok(None));
     let receipt = store.commit(whole).wait().unwrap();
     assert_eq!((receipt.sequence, gold(store, 1), gold(store, 2)), (1, 6, 4));
@@ -601,7 +649,7 @@ fn a_trade_needs_both_claims_and_both_ledgers(bench: &mut Bench) {
     let receipt = trade(3, [1, 2], [new, two]).unwrap();
     assert_eq!(receipt.ledgers, BTreeMap::from([(Key(1), 2), (Key(2), 3)]));
     assert_eq!((gold(store, 1), gold(store, 2), gold(store, 3)), (30, 60, 10));
-    let audit = store.audit(2, 10).wait().unwrap();
+    let audit = book(store).audit(2, 10).wait().unwrap();
     assert_eq!((audit.len(), &audit[0].claims[..]), (1, &[new, two][..]));
 }
 
@@ -661,9 +709,9 @@ fn requests_see_what_was_asked_before_them(bench: &mut Bench) {
         let mut txn = Transaction::new(TxnId(n), 1).with(item).with(mint);
         txn.messages.push(Message { topic: "made".to_owned(), body: vec![n as u8] });
         let done = store.commit(txn);
-        let (holdings, told) = (store.holdings(Key(1)), store.outbox(0, 1_000));
-        let (gone, left) = (store.outbox_ack(n as u64 - 1), store.outbox(0, 1_000));
-        let audit = store.audit(0, 1_000);
+        let (holdings, told) = (store.holdings(Key(1)), book(store).outbox(0, 1_000));
+        let (gone, left) = (book(store).outbox_ack(n as u64 - 1), book(store).outbox(0, 1_000));
+        let audit = book(store).audit(0, 1_000);
         answers.push((n as usize, done, holdings, told, gone, left, audit));
     }
     for (n, done, holdings, told, gone, left, audit) in answers {
@@ -687,20 +735,20 @@ fn the_outbox_holds_what_was_committed(bench: &mut Bench) {
     }
     bench.reopen();
     let store = bench.store();
-    let all = store.outbox(0, 100).wait().unwrap();
+    let all = book(store).outbox(0, 100).wait().unwrap();
     let seen: Vec<_> =
         all.iter().map(|out| (out.sequence, out.txn.0, out.message.body[0])).collect();
     assert_eq!(seen, [(1, 1, 1), (2, 1, 1), (3, 2, 2), (4, 2, 2), (5, 3, 3), (6, 3, 3)]);
-    assert_eq!(store.outbox(4, 1).wait().unwrap(), all[4..5]);
-    assert_eq!(store.outbox_ack(4).wait(), Ok(4));
-    assert_eq!(store.outbox_ack(4).wait(), Ok(0));
+    assert_eq!(book(store).outbox(4, 1).wait().unwrap(), all[4..5]);
+    assert_eq!(book(store).outbox_ack(4).wait(), Ok(4));
+    assert_eq!(book(store).outbox_ack(4).wait(), Ok(0));
     bench.reopen();
     let store = bench.store();
-    assert_eq!(store.outbox(0, 100).wait().unwrap(), all[4..]);
-    store.outbox_ack(u64::MAX).wait().unwrap();
+    assert_eq!(book(store).outbox(0, 100).wait().unwrap(), all[4..]);
+    book(store).outbox_ack(u64::MAX).wait().unwrap();
     let message = Message { topic: "mail".to_owned(), body: vec![9] };
     store.commit(Transaction { messages: vec![message], ..txn(9) }).wait().unwrap();
-    assert_eq!(store.outbox(0, 100).wait().unwrap()[0].sequence, 7, "places are not used again");
+    assert_eq!(book(store).outbox(0, 100).wait().unwrap()[0].sequence, 7, "places are not used again");
 }
 
 fn forgotten_transactions_stay_in_the_audit(bench: &mut Bench) {
@@ -717,7 +765,7 @@ fn forgotten_transactions_stay_in_the_audit(bench: &mut Bench) {
     let known: Vec<_> =
         (1..=4).map(|id| store.lookup(TxnId(id)).wait().unwrap().is_some()).collect();
     assert_eq!(known, [false, false, true, true]);
-    let audit = store.audit(0, 100).wait().unwrap();
+    let audit = book(store).audit(0, 100).wait().unwrap();
     let seen: Vec<_> = audit.iter().map(|entry| (entry.sequence, entry.at_ms)).collect();
     assert_eq!(seen, [(1, 10), (2, 20), (3, 30), (4, 40)]);
     assert_eq!(audit[3].ops, [mint(1, 4)]);

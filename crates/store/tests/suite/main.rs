@@ -21,3 +21,4 @@ mod redis;
 mod remote;
 #[cfg(feature = "sqlite")]
 mod shared;
+mod slots;
