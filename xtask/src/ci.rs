@@ -5,7 +5,7 @@ use crate::{setup, tidy};
 const SEEDS: &str = "500";
 
 /// What is simulated.
-const SUITES: [&str; 2] = ["sessions", "data"];
+const SUITES: [&str; 3] = ["sessions", "data", "slots"];
 
 /// Everything, from a fresh machine.
 pub fn all() -> anyhow::Result<()> {

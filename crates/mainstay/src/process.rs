@@ -397,7 +397,8 @@ pub fn open_store(place: &StorePlace) -> Result<Store, StartError> {
         StorePlace::Redis(server) => open_redis(server),
         StorePlace::Mongodb(server) => open_mongodb(server),
         StorePlace::Shards(shards) => {
-            let open = |(name, place): &(String, StorePlace)| Ok((name.clone(), open_store(place)?));
+            let open =
+                |(name, place): &(String, StorePlace)| Ok((name.clone(), open_store(place)?));
             let shards = shards.iter().map(open).collect::<Result<_, StartError>>()?;
             Ok(Store::sharded(shards)?)
         }

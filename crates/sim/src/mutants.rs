@@ -57,12 +57,7 @@ const DATA: [(&str, Mutant); 10] = [
 ];
 
 /// Those of the suite of slots.
-const SLOTS: [(&str, Mutant); 4] = [
-    ("slots-unfenced", Mutant::Rule(Rule::SlotsUnfenced)),
-    ("any-epoch", Mutant::Rule(Rule::AnyEpoch)),
-    ("any-version", Mutant::Rule(Rule::AnyVersion)),
-    ("ids-forgotten", Mutant::Rule(Rule::IdsForgotten)),
-];
+const SLOTS: [(&str, Mutant); 1] = [("slots-unfenced", Mutant::Rule(Rule::SlotsUnfenced))];
 
 /// All safeties of a suite.
 pub fn of(suite: Suite) -> &'static [(&'static str, Mutant)] {

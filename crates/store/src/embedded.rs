@@ -49,6 +49,7 @@ impl Embedded {
     /// Checks what is stored and starts the thread.
     pub fn start(database: Database, shown: &str, options: Options) -> Result<Self, OpenError> {
         let damaged = |reason: String| OpenError::Damaged { path: shown.to_owned(), reason };
+        complete(&database).map_err(damaged)?;
         let snapshot = Snapshot::take(&database).map_err(damaged)?;
         check_format(shown, rules::format(&Stage::new(&snapshot, &options.limits)))?;
         drop(snapshot);
@@ -95,6 +96,21 @@ impl Embedded {
             })
         });
     }
+}
+
+/// Adds the table that a store of an earlier release has not: slots came after records.
+fn complete(database: &Database) -> Result<(), String> {
+    use redb::{ReadableDatabase, TableHandle};
+    let names = database.begin_read().map_err(shown)?;
+    let names = names.list_tables().map_err(shown)?;
+    let names: Vec<String> = names.map(|table| table.name().to_owned()).collect();
+    let has = |table: Table| names.iter().any(|name| name == table.name());
+    if !has(Table::Record) || has(Table::Slot) {
+        return Ok(());
+    }
+    let txn = database.begin_write().map_err(shown)?;
+    drop(txn.open_table(definition(Table::Slot)).map_err(shown)?);
+    txn.commit().map_err(shown)
 }
 
 fn opening(shown: &str, error: DatabaseError) -> OpenError {

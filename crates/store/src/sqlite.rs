@@ -110,6 +110,13 @@ fn check(connection: &mut Connection, shown: &str, limits: &Limits) -> Result<()
         let (path, reason) = (shown.to_owned(), "it is another program's".to_owned());
         return Err(OpenError::Damaged { path, reason });
     }
+    // Slots came after records: a store of an earlier release has no table for them.
+    let add =
+        "CREATE TABLE IF NOT EXISTS slot (key BLOB PRIMARY KEY, row BLOB NOT NULL) WITHOUT ROWID";
+    let has = |name| connection.table_exists(None, name).map_err(|error| damaged(shown, &error));
+    if has("record")? && !has("slot")? {
+        connection.execute_batch(add).map_err(|error| damaged(shown, &error))?;
+    }
     let txn = connection.transaction().map_err(|error| damaged(shown, &error))?;
     let rows = Rows { connection: &txn, fault: Fault::default() };
     check_format(shown, rules::format(&Stage::new(&rows, limits)))

@@ -60,7 +60,10 @@ impl fmt::Debug for Store {
 impl Store {
     /// A store that ends with its last handle. Every answer is there at once.
     pub fn memory(limits: Limits) -> Self {
-        Store { is_shard: false, backend: Arc::new(Backend::Memory(Mutex::new(Shard::new(limits)))) }
+        Store {
+            is_shard: false,
+            backend: Arc::new(Backend::Memory(Mutex::new(Shard::new(limits)))),
+        }
     }
 
     /// As [`Store::memory`], with what `shard` holds.
@@ -294,7 +297,8 @@ impl Store {
                 self.read(move |s| rules::slots::step(s, &ask))
             }
             SlotAsk::Fill { ref rows, .. } => {
-                let bytes = rows.iter().map(|row| row.key.len() + row.row.as_ref().map_or(0, Vec::len));
+                let bytes =
+                    rows.iter().map(|row| row.key.len() + row.row.as_ref().map_or(0, Vec::len));
                 let bytes = SMALL + bytes.sum::<usize>();
                 self.submit(bytes, move |s| rules::slots::step(s, &ask))
             }

@@ -39,7 +39,7 @@ pub struct Move {
 impl Slots {
     pub fn run(self) -> anyhow::Result<Exit> {
         let store = self.place.open_set()?;
-        println!("{:<20} {:>6}  {}", "shard", "slots", "generation");
+        println!("{:<20} {:>6}  generation", "shard", "slots");
         for (name, info) in store.slot_map()? {
             let here = info.slots.iter().filter(|slot| slot.state.is_here());
             println!("{name:<20} {:>6}  {}", here.count(), info.generation);

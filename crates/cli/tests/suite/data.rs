@@ -182,10 +182,10 @@ mod shared {
     }
 }
 
-/// A cluster file whose store is two SQLite files.
+/// A cluster file whose store is two shards.
 fn sharded(folder: &Folder) -> String {
     let file = folder.text("shards.json");
-    let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["all"]}}, "store": {"shards": {
+    let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {"shards": {
         "east": {"embedded": "east.store"}, "west": {"embedded": "west.store"}}}}"#;
     std::fs::write(&file, text).unwrap();
     let open = |name| Store::embedded(folder.join(name), Options::default()).unwrap();

@@ -304,12 +304,18 @@ fn f17_shards_are_named_in_the_cluster_file() {
     errors(
         r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {"shards": {
             "east": {"sqlite": "e.sqlite"}, "West": {"sqlit": "w"}, "north": {"sqlite": "e.sqlite"}}}}"#,
-        expect![[r#""#]],
+        expect![[r#"
+            c.json:2:53: store.shards.West: a shard's name has 1 to 32 letters a-z, digits and hyphens
+            c.json:2:53: store.shards.West: name the store: {"embedded": "path"}
+            c.json:2:54: store.shards.West.sqlit: unknown key; did you mean "sqlite"?
+            c.json:2:78: store.shards.north: it is the same store as shard "east""#]],
     );
     errors(
         r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {
             "embedded": "one", "shards": {"a": {"shards": {"b": {"memory": true}}}}}}"#,
-        expect![[r#""#]],
+        expect![[r#"
+            c.json:1:68: store: a process has one store: name only one
+            c.json:2:48: store.shards.a: a shard has no shards"#]],
     );
     let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {"shards": {
         "a": {"embedded": "a.store"},

@@ -69,8 +69,18 @@ enum Who {
 }
 
 enum Event {
-    Ask { from: Who, number: u64, shard: usize, want: Want },
-    Answer { to: Who, number: u64, shard: usize, reply: Box<Reply> },
+    Ask {
+        from: Who,
+        number: u64,
+        shard: usize,
+        want: Want,
+    },
+    Answer {
+        to: Who,
+        number: u64,
+        shard: usize,
+        reply: Box<Reply>,
+    },
     Tick(usize, u64),
     Move,
     /// A mover asks again.
@@ -383,15 +393,8 @@ impl World {
     }
 
     fn outcome(self) -> Outcome {
-        let Counts {
-            lost,
-            doubled,
-            delayed,
-            nodes_killed,
-            movers_killed,
-            shards_away,
-            failovers,
-        } = self.counts;
+        let Counts { lost, doubled, delayed, nodes_killed, movers_killed, shards_away, failovers } =
+            self.counts;
         let faults = vec![
             ("messages lost", lost),
             ("messages doubled", doubled),

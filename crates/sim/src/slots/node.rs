@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use mainstay::env::Random;
 use mainstay::store::{
-    Activate, Claim, Error, Incarnation, Key, LedgerOp, Patch, Save, Slot, ShardInfo, SlotAsk, SlotState,
-    SlotTold, Transaction, TxnId,
+    Activate, Claim, Error, Incarnation, Key, LedgerOp, Patch, Save, ShardInfo, Slot, SlotAsk,
+    SlotState, SlotTold, Transaction, TxnId,
 };
 
 use super::book::Book;
@@ -123,13 +123,13 @@ impl Node {
         let player = random.below(PLAYERS);
         match self.owned.get_mut(&player) {
             // Each player is one node's, and now and then somebody else wants it.
-            None if mine(&player) || random.chance(1, 20) => {
-                if !self.open.values().any(|open| open.player == player) {
-                    let (key, incarnation) = (Key(player.into()), self.me);
-                    let reclaim = self.reclaim.get(&player).copied();
-                    let ask = Activate { key, generation: 0, incarnation, reclaim };
-                    asks.extend(self.begin(now, player, Want::Activate(ask)));
-                }
+            None if (mine(&player) || random.chance(1, 20))
+                && !self.open.values().any(|open| open.player == player) =>
+            {
+                let (key, incarnation) = (Key(player.into()), self.me);
+                let reclaim = self.reclaim.get(&player).copied();
+                let ask = Activate { key, generation: 0, incarnation, reclaim };
+                asks.extend(self.begin(now, player, Want::Activate(ask)));
             }
             Some(owned) if !owned.busy && random.chance(1, 2) => {
                 owned.busy = true;
@@ -163,8 +163,7 @@ impl Node {
     fn begin(&mut self, now: u64, player: u64, want: Want) -> Option<(u64, usize, Want)> {
         self.number += 1;
         let slot = Slot::of(Key(player.into()));
-        let open =
-            Open { player, slot, want, sent: 0, unsure: false, patience: 0, next: 0 };
+        let open = Open { player, slot, want, sent: 0, unsure: false, patience: 0, next: 0 };
         self.open.insert(self.number, open);
         self.send(now, self.number)
     }
@@ -280,7 +279,7 @@ impl Node {
             Error::Moving { token, .. } => {
                 let open = self.open.get_mut(&number).expect("it was just there");
                 open.patience += 1;
-                if open.patience % PATIENCE == 0 {
+                if open.patience.is_multiple_of(PATIENCE) {
                     book.thawed += 1;
                     let ask = SlotAsk::Thaw { slots: vec![of], token: *token };
                     asks.push((0, shard, Want::Slots(ask)));
@@ -377,7 +376,14 @@ impl Node {
         }
     }
 
-    fn settle_again(&mut self, number: u64, player: u64, save: Save, version: u64, book: &mut Book) {
+    fn settle_again(
+        &mut self,
+        number: u64,
+        player: u64,
+        save: Save,
+        version: u64,
+        book: &mut Book,
+    ) {
         let open = Open {
             player,
             slot: Slot::of(Key(player.into())),

@@ -256,3 +256,15 @@ fn a_newer_format_is_refused() {
     let refused = Embedded::start(base, "test", Options::default()).map(drop);
     assert!(matches!(refused, Err(OpenError::Newer { found: 3, known: 2, .. })), "{refused:?}");
 }
+
+#[test]
+fn a_store_from_before_slots_is_opened() {
+    let disk = founded();
+    let base = database(&disk);
+    let txn = base.begin_write().unwrap();
+    assert!(txn.delete_table(definition(Table::Slot)).unwrap());
+    txn.commit().unwrap();
+    let store = Store::of_embedded(Embedded::start(base, "test", Options::default()).unwrap());
+    assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
+    assert_eq!(store.beat(crate::types::Incarnation(1)).wait().unwrap().beat, 1);
+}

@@ -38,7 +38,10 @@ pub(crate) fn commit(
         claimed(s, claim)?;
         s.touch(Slot::of(claim.key));
     }
-    if txn.writes.is_empty() && txn.claims.is_empty() && txn.ops.is_empty() && txn.records.is_empty()
+    if txn.writes.is_empty()
+        && txn.claims.is_empty()
+        && txn.ops.is_empty()
+        && txn.records.is_empty()
     {
         s.touch(Slot::of_txn(txn.id));
     }

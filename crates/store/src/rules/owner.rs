@@ -1,8 +1,8 @@
 //! Nodes, owners and documents.
 
 use super::raw::IMPORT;
-use super::slots::{SHARD, generation_of};
 use super::rows::{EntityRow, alive_key, dead_key};
+use super::slots::{SHARD, generation_of};
 use super::{at_most, check_generation, generation, made_row, put_made};
 use crate::error::Error;
 use crate::options::Mutant;
@@ -101,12 +101,8 @@ pub(crate) fn activate(s: &mut Stage<'_>, ask: &Activate) -> Result<Activated, E
     let owner = Owner { epoch: epoch + 1, incarnation: ask.incarnation, released: false };
     let row = EntityRow { owner, version, documents };
     put_made(s, Table::Entity, ask.key, &row, epoch == 0);
-    let claim = Claim {
-        key: ask.key,
-        generation,
-        epoch: owner.epoch,
-        incarnation: ask.incarnation,
-    };
+    let claim =
+        Claim { key: ask.key, generation, epoch: owner.epoch, incarnation: ask.incarnation };
     Ok(Activated { claim, version, documents: row.documents })
 }
 

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rows::{
-    FORMAT, HolderRow, TxnRow, moved_currency_key, moved_kind_key,
-};
+use super::rows::{FORMAT, HolderRow, TxnRow, moved_currency_key, moved_kind_key};
 use super::{at_most, check_generation, generation, raw};
 use crate::error::Error;
 use crate::ledger::{Item, Supply};
@@ -188,7 +186,8 @@ fn put_slot(s: &mut Stage<'_>, slot: Slot, row: &SlotRow) {
 /// The row of a slot that this shard serves; else where it is.
 pub(crate) fn serves(s: &Stage<'_>, slot: Slot) -> Result<SlotRow, Error> {
     let unfenced = s.limits.mutant == Some(Mutant::SlotsUnfenced);
-    let away = |to, version, token, generation| Error::Moved { slot, to, version, token, generation };
+    let away =
+        |to, version, token, generation| Error::Moved { slot, to, version, token, generation };
     let Some(row) = slot_row(s, slot)? else { return Err(away(String::new(), 0, 0, 0)) };
     match row.state {
         SlotState::Gone if unfenced => {
@@ -328,7 +327,6 @@ fn arriving(row: &SlotRow, token: u64) -> bool {
     row.state == SlotState::Arriving && row.token == token
 }
 
-
 /// Another move has begun, or this one was given up.
 fn ended(slot: Slot) -> Error {
     Error::MoveEnded(slot)
@@ -352,7 +350,8 @@ fn each(
 fn describe(s: &Stage<'_>) -> Result<SlotTold, Error> {
     let shard: Option<ShardRow> = s.row(Table::Slot, &SHARD_KEY)?;
     let mut is_empty = true;
-    for table in Table::ALL.into_iter().filter(|table| ![Table::Meta, Table::Slot].contains(table)) {
+    for table in Table::ALL.into_iter().filter(|table| ![Table::Meta, Table::Slot].contains(table))
+    {
         s.scan(table, &[], &mut |_, _| {
             is_empty = false;
             Ok(false)
@@ -449,13 +448,16 @@ fn expect(
     Ok(SlotTold::Done)
 }
 
+/// Table, key and bytes of a row.
+type Walked = (Table, Vec<u8>, Vec<u8>);
+
 /// The rows of slots after a place: at most so many are looked at. And where to go on.
 fn walk(
     s: &Stage<'_>,
     slots: &BTreeSet<Slot>,
     after: Option<&(u8, Vec<u8>)>,
     wants: impl Fn(Table) -> bool,
-) -> Result<(Vec<(Table, Vec<u8>, Vec<u8>)>, Option<(u8, Vec<u8>)>), Error> {
+) -> Result<(Vec<Walked>, Option<(u8, Vec<u8>)>), Error> {
     let begin = match after {
         Some((table, _)) => {
             let at = COPIED.iter().position(|known| *known as u8 == *table);
@@ -508,11 +510,7 @@ fn set(slots: &[Slot]) -> Result<BTreeSet<Slot>, Error> {
     Ok(slots.iter().copied().collect())
 }
 
-fn page(
-    s: &Stage<'_>,
-    slots: &[Slot],
-    after: Option<&(u8, Vec<u8>)>,
-) -> Result<SlotTold, Error> {
+fn page(s: &Stage<'_>, slots: &[Slot], after: Option<&(u8, Vec<u8>)>) -> Result<SlotTold, Error> {
     let (rows, next) = walk(s, &set(slots)?, after, |_| true)?;
     let mut moving = Vec::new();
     for (table, key, row) in rows {
@@ -554,7 +552,8 @@ fn take(s: &mut Stage<'_>, slots: &[Slot], token: u64, number: u64) -> Result<Sl
     let next = (marks.len() >= TAKE_MAX).then(|| (0, Vec::new()));
     let mut moving = Vec::new();
     for mark in &marks {
-        let (table, key) = mark[3..].split_first().ok_or(super::commit::corrupt(Table::Slot, mark))?;
+        let (table, key) =
+            mark[3..].split_first().ok_or(super::commit::corrupt(Table::Slot, mark))?;
         let table = raw::table(*table).ok_or(super::commit::corrupt(Table::Slot, mark))?;
         let row = s.stored(table, key)?;
         put_moving(s, &mut moving, table, key.to_vec(), row)?;
@@ -575,9 +574,8 @@ fn fill(
     let generation = generation(s)?;
     let mut done = 0;
     for &slot in &slots {
-        let ready = |row: &SlotRow| {
-            arriving(row, token) && row.taken > 0 && row.generation == generation
-        };
+        let ready =
+            |row: &SlotRow| arriving(row, token) && row.taken > 0 && row.generation == generation;
         let mut row = slot_row(s, slot)?.filter(ready).ok_or(ended(slot))?;
         if row.taken == number + 1 {
             done += 1;
@@ -699,7 +697,8 @@ fn put_node(s: &mut Stage<'_>, key: &[u8], row: &[u8]) -> Result<(), Error> {
     let Some(tag) = other.first_mut() else { return Ok(()) };
     *tag ^= 1;
     let is_dead = key[0] == 1;
-    if s.stored(Table::Node, key)?.is_some() || (!is_dead && s.stored(Table::Node, &other)?.is_some())
+    if s.stored(Table::Node, key)?.is_some()
+        || (!is_dead && s.stored(Table::Node, &other)?.is_some())
     {
         return Ok(());
     }

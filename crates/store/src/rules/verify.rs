@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
 use super::commit::corrupt;
-use super::slots;
 use super::rows::{
     EntityRow, FORGOTTEN, FORMAT, GENERATION, HolderRow, OutboxRow, RecordRow, TXN_SEQUENCE,
     TxnRow, held_key,
 };
+use super::slots;
 use crate::error::Error;
 use crate::ledger::{AuditEntry, Currency, Item, ItemId, ItemKind, Supply, Verdict};
 use crate::row::{self, Row};

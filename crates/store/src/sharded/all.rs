@@ -157,7 +157,9 @@ impl Sharded {
                 });
                 marked.collect()
             });
-            gather(marked.unwrap_or_default(), move |marked| sender.send(all_or_error(marked).map(drop)));
+            gather(marked.unwrap_or_default(), move |marked| {
+                sender.send(all_or_error(marked).map(drop))
+            });
         });
         answer
     }
@@ -310,7 +312,8 @@ impl Sharded {
                 match answer {
                     Ok(Some(receipt)) => {
                         // Of one that was used up in some shards, the one that says more counts.
-                        let says_more = |known: &Receipt| known.ledgers.is_empty() && known.versions.is_empty();
+                        let says_more =
+                            |known: &Receipt| known.ledgers.is_empty() && known.versions.is_empty();
                         if found.as_ref().is_none_or(says_more) {
                             found = Some(receipt);
                         }
@@ -368,15 +371,12 @@ impl Sharded {
             let shared = ids.clone();
             let asked = self.ask(slots, None, move |store, _| store.records(shared.clone()));
             asked.on_ready(move |told| match told {
-                Err(Error::AcrossShards { .. }) => {
-                    match with(&set, |set| set.each_record(ids)) {
-                        Ok(answer) => answer.on_ready(|told| sender.send(told)),
-                        Err(error) => sender.send(Err(error)),
-                    }
-                }
+                Err(Error::AcrossShards { .. }) => match with(&set, |set| set.each_record(ids)) {
+                    Ok(answer) => answer.on_ready(|told| sender.send(told)),
+                    Err(error) => sender.send(Err(error)),
+                },
                 told => {
-                    let told =
-                        told.and_then(|told| with(&set, |set| set.with_generation(told)));
+                    let told = told.and_then(|told| with(&set, |set| set.with_generation(told)));
                     sender.send(told);
                 }
             });
@@ -453,7 +453,8 @@ impl Sharded {
             // Behind the end of a page its shard may have more.
             let ends = pages.iter().filter_map(|page| page.last()).map(|(key, _)| key.clone());
             let Some(end) = ends.min() else { return Ok(Vec::new()) };
-            let mut all: Vec<_> = pages.into_iter().flatten().filter(|(key, _)| *key <= end).collect();
+            let mut all: Vec<_> =
+                pages.into_iter().flatten().filter(|(key, _)| *key <= end).collect();
             all.sort_by(|one, other| one.0.cmp(&other.0));
             // A slot that came between two readings is read twice.
             all.dedup_by(|one, other| one.0 == other.0);

@@ -54,7 +54,8 @@ impl Map {
         let known = &mut self.generations[shard];
         if generation > *known {
             *known = generation;
-            let has_slots = self.slots.iter().any(|place| place.shard == shard && place.version > 0);
+            let has_slots =
+                self.slots.iter().any(|place| place.shard == shard && place.version > 0);
             self.whole += u64::from(has_slots);
         }
     }

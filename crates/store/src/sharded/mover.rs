@@ -165,7 +165,9 @@ impl SlotMove {
                 let (slots, from) = (self.tried.clone(), self.names[0].clone());
                 (Side::To, SlotAsk::Expect { slots, from, token })
             }
-            Step::ClearTry(after) | Step::ClearBack(after) => (Side::To, clear(after, slots, token)),
+            Step::ClearTry(after) | Step::ClearBack(after) => {
+                (Side::To, clear(after, slots, token))
+            }
             Step::Page(after) => (Side::From, SlotAsk::Page { slots, after: after.clone() }),
             Step::CatchUp | Step::LastChanges => {
                 (Side::From, SlotAsk::Take { slots, token, number: self.takes + 1 })

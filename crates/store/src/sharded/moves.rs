@@ -34,7 +34,8 @@ impl Sharded {
             }
             let store = if side == Side::From { &source.1 } else { &target.1 };
             let told = store.slots(ask).wait();
-            let waits = matches!(told, Err(Error::Busy | Error::Unavailable(_) | Error::Unknown(_)));
+            let waits =
+                matches!(told, Err(Error::Busy | Error::Unavailable(_) | Error::Unknown(_)));
             job.handle(told);
             if waits {
                 std::thread::sleep(PAUSE);

@@ -32,9 +32,10 @@ pub(super) fn open(members: Vec<(String, Store)>) -> Result<Sharded, OpenError> 
         map.learn_shard(shard, info);
     }
     if let Some(slot) = map.missing() {
-        let told = infos.iter().flat_map(|info| &info.slots).find(|at| {
-            at.slot == slot && matches!(at.state, SlotState::Gone | SlotState::Cleaned)
-        });
+        let told = infos
+            .iter()
+            .flat_map(|info| &info.slots)
+            .find(|at| at.slot == slot && matches!(at.state, SlotState::Gone | SlotState::Cleaned));
         let shard = told.map(|at| at.peer.clone()).or_else(|| {
             let of_plan = |name: &&String| share(&plan, name).contains(&slot);
             plan.iter().find(of_plan).cloned()
@@ -66,8 +67,12 @@ fn plan(names: &[String], infos: &[ShardInfo]) -> Result<Vec<String>, OpenError>
         }
     }
     let mut plans = infos.iter().filter_map(|info| info.shard.as_ref()).map(|(_, plan)| plan);
-    let full: Vec<&String> =
-        names.iter().zip(infos).filter(|(_, i)| i.shard.is_none() && !i.is_empty).map(|(n, _)| n).collect();
+    let full: Vec<&String> = names
+        .iter()
+        .zip(infos)
+        .filter(|(_, i)| i.shard.is_none() && !i.is_empty)
+        .map(|(n, _)| n)
+        .collect();
     match (plans.next(), full.as_slice()) {
         (Some(plan), []) if plans.all(|other| other == plan) => Ok(plan.clone()),
         (Some(_), []) => Err(wrong("they are shards of different sets")),

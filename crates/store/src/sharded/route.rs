@@ -157,7 +157,8 @@ impl<T: Send + 'static> Request<T> {
                         map.generation()
                     };
                     let current = with(&self.set, learn);
-                    self.sender.send(current.and_then(|current| Err(Error::Generation { current })));
+                    self.sender
+                        .send(current.and_then(|current| Err(Error::Generation { current })));
                 });
             }
             other => {
@@ -250,7 +251,8 @@ impl Later {
             let run = move || {
                 while let Ok(first) = waiting.recv() {
                     std::thread::sleep(PAUSE);
-                    let tasks: Vec<Task> = std::iter::once(first).chain(waiting.try_iter()).collect();
+                    let tasks: Vec<Task> =
+                        std::iter::once(first).chain(waiting.try_iter()).collect();
                     tasks.into_iter().for_each(|task| task());
                 }
             };

@@ -748,7 +748,11 @@ fn the_outbox_holds_what_was_committed(bench: &mut Bench) {
     book(store).outbox_ack(u64::MAX).wait().unwrap();
     let message = Message { topic: "mail".to_owned(), body: vec![9] };
     store.commit(Transaction { messages: vec![message], ..txn(9) }).wait().unwrap();
-    assert_eq!(book(store).outbox(0, 100).wait().unwrap()[0].sequence, 7, "places are not used again");
+    assert_eq!(
+        book(store).outbox(0, 100).wait().unwrap()[0].sequence,
+        7,
+        "places are not used again"
+    );
 }
 
 fn forgotten_transactions_stay_in_the_audit(bench: &mut Bench) {

@@ -42,8 +42,13 @@ fn key_in(store: &Store, shard: usize, from: u128) -> Key {
 fn populate(store: &Store) -> Vec<Activated> {
     let generation = store.beat(ME).wait().unwrap().generation;
     let asks = keys().map(|key| Activate { key, generation, incarnation: ME, reclaim: None });
-    let taken: Vec<Activated> =
-        store.activate_many(asks.collect()).wait().unwrap().into_iter().map(Result::unwrap).collect();
+    let taken: Vec<Activated> = store
+        .activate_many(asks.collect())
+        .wait()
+        .unwrap()
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
     for taken in &taken {
         let key = taken.claim.key;
         let mut txn = Transaction::new(id(1_000_000 + key.0), generation);
@@ -76,7 +81,11 @@ fn check(store: &Store, what: &str) {
         let entity = store.load(key).wait().unwrap().unwrap_or_else(|| panic!("{what}: {key}"));
         assert_eq!(entity.documents["bag"], [key.0 as u8], "{what}");
         let held = store.holdings(key).wait().unwrap();
-        assert_eq!(held.items.keys().copied().collect::<Vec<_>>(), [ItemId(5_000 + key.0)], "{what}");
+        assert_eq!(
+            held.items.keys().copied().collect::<Vec<_>>(),
+            [ItemId(5_000 + key.0)],
+            "{what}"
+        );
         let read = store.records(vec![record(key)]).wait().unwrap();
         assert_eq!(read.records[0].body, Some(vec![key.0 as u8]), "{what}");
     }
