@@ -388,6 +388,7 @@ fn info(root: &Path, method: &Method) -> TokenStream {
         (None, true) => quote!(<Self as #root::Module>::SERVICE),
         (None, false) => quote!(false),
     };
+    let plain = !method.is_async;
     quote! {
         #root::MethodInfo {
             aliases: &[#(#aliases),*],
@@ -396,6 +397,7 @@ fn info(root: &Path, method: &Method) -> TokenStream {
             deadline_ms: #deadline_ms,
             idempotent: #idempotent,
             interleave: #interleave,
+            plain: #plain,
             latest: #root::Latest::#latest,
             rate: #rate,
             ..#root::MethodInfo::new(#name, #root::Pattern::#pattern)

@@ -164,6 +164,9 @@ impl<T: Entity, O> Call<T, O> {
             let refused = self.refused.take().expect("a call is not polled after its end");
             return Poll::Ready(Err(refused));
         }
+        if let Some(answer) = self.shard.call_in_place(&mut self.ask) {
+            return Poll::Ready(answer);
+        }
         match self.shard.send_call(&mut self.ask, waker) {
             Ok(()) => Poll::Pending,
             Err(fault) => Poll::Ready(Err(fault)),

@@ -193,6 +193,9 @@ pub struct MethodInfo {
     pub idempotent: bool,
     /// Whether other turns of the entity may run while it waits.
     pub interleave: bool,
+    /// Whether its handler is a plain function: it has answered when it returns, so that a call
+    /// on the same worker need not wait in a mailbox.
+    pub plain: bool,
     /// Which older tells of a client that still wait are replaced by a newer one.
     pub latest: Latest,
     /// How often one client may call it.
@@ -213,6 +216,7 @@ impl MethodInfo {
             deadline_ms: 0,
             idempotent: false,
             interleave: false,
+            plain: false,
             latest: Latest::Keep,
             rate: None,
         }

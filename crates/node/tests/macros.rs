@@ -684,6 +684,8 @@ fn x16_components_start_in_order_and_end_in_reverse() {
     });
 }
 
+#[path = "macros/in_place.rs"]
+mod in_place;
 #[path = "macros/scenes.rs"]
 mod scenes;
 #[path = "macros/services.rs"]

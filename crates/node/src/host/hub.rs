@@ -18,7 +18,7 @@ use super::cycle::Graph;
 use super::event::{Event, Events};
 use super::frames::Frames;
 use super::lane::{Depth, Neighbours};
-use super::mail::{NONE, Origin, RemoteOrigin};
+use super::mail::{IN_PLACE, NONE, Origin, RemoteOrigin, Sender};
 use super::people::ClientLane;
 use super::requests::Requests;
 use super::router::Router;
@@ -65,6 +65,17 @@ pub(crate) struct Running {
     pub is_awaited: Cell<bool>,
     /// The turn that the message became.
     pub turn: Cell<TurnId>,
+    /// Who made the call that is answered in place.
+    pub sender: Cell<Sender>,
+}
+
+/// What was running when a call was answered in place.
+pub(crate) struct Outer {
+    what: What,
+    node: u32,
+    method: u16,
+    is_awaited: bool,
+    turn: TurnId,
 }
 
 /// Which entity or turn is running.
@@ -83,7 +94,31 @@ impl Running {
             method: Cell::new(0),
             is_awaited: Cell::new(false),
             turn: Cell::new(TurnId::NONE),
+            sender: Cell::new(Sender::OWN),
         }
+    }
+
+    /// A handler runs in place of the call that it answers. Gives what to restore after it.
+    #[inline(always)]
+    pub fn begin_in_place(&self, shard: u16, index: u32, method: u16, sender: Sender) -> Outer {
+        self.sender.set(sender);
+        Outer {
+            what: self.what.replace(What::Entity { shard, index }),
+            node: self.node.replace(IN_PLACE),
+            method: self.method.replace(method),
+            is_awaited: self.is_awaited.replace(true),
+            turn: self.turn.replace(TurnId::NONE),
+        }
+    }
+
+    /// The handler that ran in place is over.
+    #[inline(always)]
+    pub fn restore(&self, outer: Outer) {
+        self.what.set(outer.what);
+        self.node.set(outer.node);
+        self.method.set(outer.method);
+        self.is_awaited.set(outer.is_awaited);
+        self.turn.set(outer.turn);
     }
 }
 
@@ -134,7 +169,9 @@ pub(crate) struct Hub {
     pub shared_calls: RefCell<FastMap<(u16, u32), u32>>,
     pub call_wait_nanos: u64,
     /// The waker of the turn that is being polled, by its address, and the turn.
-    polled: Cell<(*const (), TurnId)>,
+    pub polled: Cell<(*const (), TurnId)>,
+    /// Calls that the turn that is being polled may still have answered in place.
+    pub in_place: Cell<u32>,
     pub alarms: RefCell<Wheel<Alarm>>,
     pub sleeps: RefCell<Sleeps>,
     pub scenes: RefCell<Scenes>,
@@ -216,6 +253,7 @@ impl Hub {
             shared_calls: RefCell::default(),
             call_wait_nanos: u64::try_from(options.call_wait.as_nanos()).unwrap_or(u64::MAX - 1),
             polled: Cell::new((std::ptr::null(), TurnId::NONE)),
+            in_place: Cell::new(0),
             alarms: RefCell::new(Wheel::new(now, Wheel::<Alarm>::TICK)),
             sleeps: RefCell::new(Sleeps::new()),
             scenes: RefCell::default(),
@@ -436,7 +474,9 @@ impl Hub {
     #[inline]
     pub fn poll_placed(&self, id: TurnId, placed: &mut Placed, waker: Waker) -> (Poll<()>, Waker) {
         self.polled.set((waker.data(), id));
+        self.in_place.set(self.options.batch);
         let poll = placed.poll(&mut Context::from_waker(&waker));
+        self.in_place.set(0);
         self.polled.set((std::ptr::null(), TurnId::NONE));
         (poll, waker)
     }
@@ -506,6 +546,7 @@ impl Hub {
     /// After a panic in game code: the call fails, the entity starts again or ends.
     pub fn recover(&self, text: String) {
         self.polled.set((std::ptr::null(), TurnId::NONE));
+        self.in_place.set(0);
         self.watch.end();
         match self.running.what.replace(What::Nothing) {
             What::Nothing => tracing::error!("a panic outside of all handlers: {text}"),

@@ -10,6 +10,9 @@ use crate::entity::{Entity, Hook};
 /// No entry of a table.
 pub(crate) const NONE: u32 = u32::MAX;
 
+/// Stands for a message's node where its handler runs in place of the call that it answers.
+pub(crate) const IN_PLACE: u32 = u32::MAX - 1;
+
 /// Who sent a message: an entity's id without what is known anyway, so that it is small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sender {
@@ -120,6 +123,8 @@ pub(crate) enum Origin {
     Client(Peer, u32),
     /// A client that waits for an answer: its place in the worker's table of requests.
     Request(u32),
+    /// A call that is answered where it is made.
+    InPlace,
     /// A pending call of another worker.
     Remote(Box<RemoteOrigin>),
 }

@@ -47,7 +47,7 @@ enum Way {
 
 /// Whether `sender` may call the method from inside the cluster.
 #[inline]
-fn may_call(info: &MethodInfo, sender: Sender) -> bool {
+pub(crate) fn may_call(info: &MethodInfo, sender: Sender) -> bool {
     if sender.is_operator() { info.callers.operator } else { info.callers.server }
 }
 
@@ -387,7 +387,7 @@ impl<E: Entity> Shard<E> {
     }
 
     /// The message as it would arrive on another node.
-    fn recode(&self, message: E::Message) -> Result<E::Message, Fault> {
+    pub fn recode(&self, message: E::Message) -> Result<E::Message, Fault> {
         let method = E::method(&message);
         let mut scratch = self.hub.scratch.take();
         scratch.clear();
@@ -403,7 +403,7 @@ impl<E: Entity> Shard<E> {
     }
 
     /// The reply as it would arrive on another node.
-    fn recode_reply(&self, method: u16, reply: E::Reply) -> Result<E::Reply, Fault> {
+    pub fn recode_reply(&self, method: u16, reply: E::Reply) -> Result<E::Reply, Fault> {
         let mut scratch = self.hub.scratch.take();
         scratch.clear();
         let status = E::encode_reply(&reply, &mut scratch);
@@ -423,6 +423,7 @@ impl<E: Entity> Shard<E> {
         match origin {
             Origin::Tell => {}
             Origin::Local(slot) => self.complete(slot, result),
+            Origin::InPlace => self.end_in_place(result.map_err(Box::new)),
             // By reference: a copy of the reply would have to wait for its parts.
             Origin::Request(request) => self.answer_client(request, &result),
             other => self.answer_far(other, result),
@@ -433,7 +434,9 @@ impl<E: Entity> Shard<E> {
     #[inline]
     pub fn reply(&self, reply: E::Reply) {
         let mut cells = self.cells.borrow_mut();
-        let Some(node) = cells.room.node_mut(self.hub.running.node.get()) else { return };
+        let Some(node) = cells.room.node_mut(self.hub.running.node.get()) else {
+            return self.reply_in_place(reply);
+        };
         if self.hub.options.encode_all {
             let origin = node.take_origin();
             drop(cells);
@@ -489,7 +492,7 @@ impl<E: Entity> Shard<E> {
     #[inline(never)]
     fn answer_far(&self, origin: Origin, result: Result<E::Reply, Fault>) {
         match origin {
-            Origin::Tell | Origin::Local(_) => {}
+            Origin::Tell | Origin::Local(_) | Origin::InPlace => {}
             Origin::Timer(timer) => self.timer_answered(timer, result),
             Origin::Client(..) => {}
             Origin::Request(request) => self.answer_client(request, &result),

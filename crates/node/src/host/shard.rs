@@ -1,6 +1,7 @@
 //! The entities of one kind on one worker: their states, mailboxes and turns.
 
 mod any;
+mod in_place;
 mod recover;
 mod run;
 mod saved;
@@ -20,7 +21,9 @@ use super::event::Event;
 use super::hub::{Hub, Ready, What, bump, drop_quietly, panic_text};
 use super::index::Index;
 use super::lane::Lanes;
-use super::mail::{Body, HOOK, Mail, Mailbox, Mailroom, NONE, Origin, Sender, SenderForm};
+use super::mail::{
+    Body, HOOK, IN_PLACE, Mail, Mailbox, Mailroom, NONE, Origin, Sender, SenderForm,
+};
 use super::timers::TimerTable;
 use super::topics::Ears;
 use super::turns::{NewTurn, TurnId};
@@ -106,6 +109,8 @@ pub(crate) struct Shard<E: Entity> {
     /// When entities panicked lately.
     panics: RefCell<FastMap<u32, Vec<Instant>>>,
     pub ears: RefCell<Ears<E>>,
+    /// What the call gave that was answered in place.
+    answered: RefCell<Option<Result<E::Reply, Box<Fault>>>>,
     /// Messages handled, by method; hooks first.
     counts: Box<[Cell<u64>]>,
     /// Messages refused before their handler, by method.
@@ -253,6 +258,7 @@ impl<E: Entity> Shard<E> {
             peers: RefCell::default(),
             panics: RefCell::default(),
             ears: RefCell::new(Ears::new()),
+            answered: RefCell::new(None),
             counts: vec![Cell::new(0); kind.methods.len() + 1].into(),
             refusals: vec![Cell::new(0); kind.methods.len()].into(),
             sheets: RefCell::default(),
@@ -430,6 +436,7 @@ impl<E: Entity> Shard<E> {
         let mut cells = self.cells.borrow_mut();
         match cells.room.node_mut(self.hub.running.node.get()) {
             Some(node) => node.take_origin(),
+            None if self.hub.running.node.get() == IN_PLACE => Origin::InPlace,
             None => Origin::Tell,
         }
     }
@@ -439,6 +446,9 @@ impl<E: Entity> Shard<E> {
         let cells = self.cells.borrow();
         match cells.room.node(self.hub.running.node.get()) {
             Some(node) => node.with_origin(|origin| look(origin, node.sender)),
+            None if self.hub.running.node.get() == IN_PLACE => {
+                look(&Origin::InPlace, self.hub.running.sender.get())
+            }
             None => look(&Origin::Tell, Sender::OWN),
         }
     }
@@ -464,7 +474,9 @@ impl<E: Entity> Shard<E> {
                 requests.get(*request).map_or(Instant::ZERO, |request| request.deadline)
             }
             Origin::Remote(remote) => remote.deadline,
-            Origin::Tell | Origin::Timer(_) | Origin::Client(..) => Instant::NEVER,
+            Origin::Tell | Origin::InPlace | Origin::Timer(_) | Origin::Client(..) => {
+                Instant::NEVER
+            }
         }
     }
 
@@ -500,6 +512,10 @@ impl<E: Entity> Shard<E> {
             return None;
         }
         let method = running.method.get();
+        if running.node.get() == IN_PLACE {
+            tracing::error!(kind = E::KIND.name, method, "a method that is declared plain waits");
+            return None;
+        }
         let exclusive = !interleaves::<E>(method);
         let mut cells = self.cells.borrow_mut();
         let (origin, sender) = match cells.room.node_mut(running.node.get()) {

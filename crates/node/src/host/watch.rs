@@ -72,6 +72,10 @@ impl Entry {
     }
 }
 
+/// What was being handled when something else began.
+#[derive(Clone, Copy)]
+pub(crate) struct Watched(u64, u64);
+
 pub(crate) struct Watch {
     clock: Clock,
     slow: Duration,
@@ -183,6 +187,21 @@ impl Watch {
         pulse.current.store(entry.0 + 1, Ordering::Release);
     }
 
+    /// What is being handled, to come back to it.
+    #[inline]
+    pub fn current(&self) -> Watched {
+        let pulse = &*self.pulse;
+        Watched(pulse.current.load(Ordering::Relaxed), pulse.key.load(Ordering::Relaxed))
+    }
+
+    /// Goes on with what was being handled.
+    #[inline]
+    pub fn again(&self, watched: Watched) {
+        let Watched(current, key) = watched;
+        let entry = Entry(current.wrapping_sub(1));
+        self.begin(entry.shard(), entry.method(), entry.entity(), key);
+    }
+
     /// The message was handled.
     #[inline]
     pub fn end(&self) {
@@ -273,4 +292,39 @@ fn at(stats: &mut Vec<Vec<MethodStats>>, entry: Entry) -> &mut MethodStats {
         methods.resize_with(method + 1, MethodStats::default);
     }
     &mut methods[method]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use env::WallTime;
+
+    static KIND: KindInfo = KindInfo::new("kind", crate::entity::Class::Keyed);
+
+    /// What goes on after a call that was answered in place is not taken for who answered it.
+    #[test]
+    fn watch_tells_who_calls_from_who_answers_in_place() {
+        let (clock, hand) = Clock::manual(WallTime(1));
+        let watch = Watch::new(clock, Duration::from_millis(50));
+        watch.pulse().add_kind(&KIND);
+        watch.resume();
+        watch.begin(0, 1, 7, 70);
+        hand.advance(Duration::from_millis(1));
+        watch.end();
+        let outer = watch.current();
+        watch.begin(0, 2, 8, 80);
+        hand.advance(Duration::from_millis(2));
+        assert_eq!(watch.pulse().read().running.map(|running| running.2), Some(80));
+        watch.end();
+        watch.again(outer);
+        assert_eq!(watch.pulse().read().running.map(|running| running.2), Some(70));
+        hand.advance(Duration::from_millis(90));
+        watch.end();
+        watch.pause();
+        let slow: Vec<_> =
+            watch.take_slow().iter().map(|slow| (slow.entity, slow.method)).collect();
+        assert_eq!(slow, [(7, 1)]);
+        assert_eq!(watch.stats(0, 2, 1).worst, Duration::from_millis(2));
+        assert_eq!(watch.stats(0, 1, 1).worst, Duration::from_millis(90));
+    }
 }
