@@ -15,7 +15,7 @@ use std::process::Command;
 use std::task::{Context, Poll, Waker};
 
 use anyhow::{Context as _, bail, ensure};
-use env::Clock;
+use env::{Clock, WallTime};
 use node::rt::Cx;
 use node::{Host, HostOptions, HostSetup, Ref};
 use rustix::time::{ClockId, clock_gettime};
@@ -77,6 +77,7 @@ pub fn run() -> anyhow::Result<bool> {
     );
     let mut rounds: Vec<Vec<Costs>> = vec![Vec::new(); SUBJECTS.len()];
     let mut across: Vec<(f64, f64)> = Vec::new();
+    let mut later: Vec<f64> = Vec::new();
     for round in 0..ROUNDS {
         for turn in 0..SUBJECTS.len() {
             // Each round begins with another one, so that none always comes after the same.
@@ -84,6 +85,7 @@ pub fn run() -> anyhow::Result<bool> {
             rounds[at].push(SUBJECTS[at].measure()?);
         }
         across.push((across::measure()?, across::channels()?));
+        later.push(own::measure_async()?);
     }
     let idle: Vec<(f64, f64)> =
         SUBJECTS.iter().map(|subject| subject.fill_in_child()).collect::<anyhow::Result<_>>()?;
@@ -100,6 +102,10 @@ pub fn run() -> anyhow::Result<bool> {
         let Costs { tell, call } = costs;
         println!("| {} | {tell:.1} | {call:.1} | {bytes:.0} | {nanos:.0} |", subject.name());
     }
+    println!(
+        "\nCall and answer of mainstay's, if the method is an `async fn`: {:.1} ns",
+        median(later)
+    );
     println!("\nRounds (tell/call)");
     for (subject, rounds) in SUBJECTS.iter().zip(&rounds) {
         let each = rounds.iter().map(|costs| format!("{:.0}/{:.0}", costs.tell, costs.call));
@@ -142,9 +148,21 @@ pub fn run() -> anyhow::Result<bool> {
 /// If counts come out wrong.
 pub fn run_core() -> anyhow::Result<bool> {
     for _ in 0..ROUNDS {
-        let Costs { tell, call } = own::measure()?;
-        println!("tell {tell:.1} ns, call and answer {call:.1} ns");
+        let (Costs { tell, call }, later) = (own::measure()?, own::measure_async()?);
+        println!(
+            "tell {tell:.1} ns, call and answer {call:.1} ns, of an async method {later:.1} ns"
+        );
     }
+    Ok(true)
+}
+
+/// `bench entity-count tells N` (or `calls`, `async`): that many messages of the engine's own on a clock that stands
+/// still, for a tool that counts instructions.
+///
+/// # Errors
+/// If there is no such message, or counts come out wrong.
+pub fn run_count(what: &str, count: &str) -> anyhow::Result<bool> {
+    own::count(what, count.parse()?)?;
     Ok(true)
 }
 
@@ -296,6 +314,13 @@ mod own {
             self.n = self.n.wrapping_add(n);
             self.n
         }
+
+        /// Could wait, but does not.
+        #[invoke]
+        async fn add_later(&mut self, n: u64) -> u64 {
+            self.n = self.n.wrapping_add(n);
+            self.n
+        }
     }
 
     /// Sends.
@@ -327,6 +352,17 @@ mod own {
             }
             answered
         }
+
+        #[invoke(deadline = "10m")]
+        async fn async_calls(&mut self, cx: &mut Cx<Self>, count: u64) -> u64 {
+            let mut order = Order::new();
+            let mut answered = 0;
+            for at in 0..count {
+                let counter = cx.entity::<Counter>(order.next());
+                answered += u64::from(counter.add_later(at).await.is_ok());
+            }
+            answered
+        }
     }
 
     /// Runs a host until `future` is done.
@@ -341,28 +377,65 @@ mod own {
         }
     }
 
-    pub fn measure() -> anyhow::Result<Costs> {
-        let clock = Clock::system();
-        let mut host = Host::new(HostOptions::default(), HostSetup::alone(clock.clone(), 1));
-        host.register::<Counter>();
-        host.register::<Driver>();
-        let outside = host.outside();
-        for key in 0..ENTITIES {
-            outside.entity::<Counter>(key).bump(0)?;
+    /// A host with all entities.
+    struct Rig {
+        host: Host,
+        clock: Clock,
+    }
+
+    impl Rig {
+        fn new(clock: Clock) -> anyhow::Result<Self> {
+            let mut host = Host::new(HostOptions::default(), HostSetup::alone(clock.clone(), 1));
+            host.register::<Counter>();
+            host.register::<Driver>();
+            let outside = host.outside();
+            for key in 0..ENTITIES {
+                outside.entity::<Counter>(key).bump(0)?;
+            }
+            let mut rig = Rig { host, clock };
+            rig.run("tells", 10_000)?;
+            Ok(rig)
         }
-        let count = 1_000_000;
-        let mut run = |calls: bool, count: u64| {
-            let driver = outside.entity::<Driver>(0);
-            drive(&mut host, &clock, async {
-                if calls { driver.calls(count).await } else { driver.tells(count).await }
+
+        fn run(&mut self, what: &str, count: u64) -> anyhow::Result<()> {
+            let outside = self.host.outside();
+            let done = drive(&mut self.host, &self.clock, async {
+                let driver = outside.entity::<Driver>(0);
+                match what {
+                    "tells" => driver.tells(count).await,
+                    "calls" => driver.calls(count).await,
+                    _ => driver.async_calls(count).await,
+                }
+            })?;
+            ensure!(done == count, "{done} of {count}");
+            Ok(())
+        }
+    }
+
+    pub fn count(what: &str, count: u64) -> anyhow::Result<()> {
+        ensure!(["tells", "calls", "async"].contains(&what), "tells, calls or async");
+        Rig::new(Clock::manual(WallTime(1)).0)?.run(what, count)
+    }
+
+    pub fn measure() -> anyhow::Result<Costs> {
+        let mut rig = Rig::new(Clock::system())?;
+        let (count, mut failed) = (1_000_000, Ok(()));
+        let mut measure = |what| {
+            timed(count, || {
+                failed = std::mem::replace(&mut failed, Ok(())).and(rig.run(what, count))
             })
         };
-        run(false, 10_000)?;
-        let mut done = Vec::new();
-        let tell = timed(count, || done.push(run(false, count)));
-        let call = timed(count, || done.push(run(true, count)));
-        ensure!(done == [Ok(count), Ok(count)], "{done:?}");
+        let (tell, call) = (measure("tells"), measure("calls"));
+        failed?;
         Ok(Costs { tell, call })
+    }
+
+    /// A call of a method that could wait.
+    pub fn measure_async() -> anyhow::Result<f64> {
+        let mut rig = Rig::new(Clock::system())?;
+        let (count, mut done) = (1_000_000, Ok(()));
+        let nanos = timed(count, || done = rig.run("async", count));
+        done.map(|()| nanos)
     }
 
     pub fn fill() -> anyhow::Result<(f64, f64)> {

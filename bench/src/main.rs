@@ -39,6 +39,7 @@ fn main() -> anyhow::Result<ExitCode> {
         ["crash", ref options @ ..] => crash::run(options)?,
         ["entity"] => entity::run()?,
         ["entity-core"] => entity::run_core()?,
+        ["entity-count", what, count] => entity::run_count(what, count)?,
         ["entity-across"] => entity::run_across()?,
         ["gate"] => gate::run()?,
         ["gate-core"] => gate::run_core()?,

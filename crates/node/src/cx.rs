@@ -483,6 +483,7 @@ impl<E: Entity> Cx<E> {
     pub fn destroy(&self) {
         if let Some(slot) = self.shard.cells.borrow_mut().get_mut(self.entity) {
             slot.flags |= CLOSING;
+            self.shard.hub.running.is_closing.set(true);
         }
     }
 

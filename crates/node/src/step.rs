@@ -7,7 +7,9 @@ use std::task::Poll;
 use crate::cx::Cx;
 use crate::entity::Entity;
 use crate::error::Fault;
+use crate::host::mail::NONE;
 use crate::host::shard::Shard;
+use crate::host::turns::TurnId;
 
 /// One message's right to run: generated code ends it with one of its verbs.
 ///
@@ -143,6 +145,7 @@ impl<'a, E: Entity, S: 'static> Turn<'a, E, S> {
                 }
             }
         }
+        shard.hub.running.turn.set(TurnId::NONE);
         Step(())
     }
 
@@ -165,7 +168,7 @@ impl<E: Entity> Shard<E> {
     /// The running handler ended without an answer.
     #[inline]
     fn end_quietly(&self) {
-        if self.hub.running.is_awaited.get() {
+        if self.hub.running.node.get() != NONE {
             self.answer_quiet(self.take_origin());
         }
     }

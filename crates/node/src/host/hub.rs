@@ -58,15 +58,15 @@ pub(crate) enum Alarm {
 /// What is running: for panics, and for the context of a plain handler.
 pub(crate) struct Running {
     pub what: Cell<What>,
-    /// The message's node in its shard's mailroom; `NONE` between messages.
+    /// The message's node in its shard's mailroom, if its origin is more than a tell; else `NONE`.
     pub node: Cell<u32>,
     pub method: Cell<u16>,
-    /// Whether the message's origin was more than a tell.
-    pub is_awaited: Cell<bool>,
-    /// The turn that the message became.
+    /// The turn that the message became, while that is polled first.
     pub turn: Cell<TurnId>,
-    /// Who made the call that is answered in place.
+    /// Who sent a message that has no node.
     pub sender: Cell<Sender>,
+    /// Whether an entity may have ended itself.
+    pub is_closing: Cell<bool>,
 }
 
 /// What was running when a call was answered in place.
@@ -74,8 +74,9 @@ pub(crate) struct Outer {
     what: What,
     node: u32,
     method: u16,
-    is_awaited: bool,
     turn: TurnId,
+    sender: Sender,
+    is_closing: bool,
 }
 
 /// Which entity or turn is running.
@@ -92,22 +93,22 @@ impl Running {
             what: Cell::new(What::Nothing),
             node: Cell::new(NONE),
             method: Cell::new(0),
-            is_awaited: Cell::new(false),
             turn: Cell::new(TurnId::NONE),
             sender: Cell::new(Sender::OWN),
+            is_closing: Cell::new(false),
         }
     }
 
     /// A handler runs in place of the call that it answers. Gives what to restore after it.
     #[inline(always)]
     pub fn begin_in_place(&self, shard: u16, index: u32, method: u16, sender: Sender) -> Outer {
-        self.sender.set(sender);
         Outer {
             what: self.what.replace(What::Entity { shard, index }),
             node: self.node.replace(IN_PLACE),
             method: self.method.replace(method),
-            is_awaited: self.is_awaited.replace(true),
             turn: self.turn.replace(TurnId::NONE),
+            sender: self.sender.replace(sender),
+            is_closing: self.is_closing.replace(false),
         }
     }
 
@@ -117,8 +118,9 @@ impl Running {
         self.what.set(outer.what);
         self.node.set(outer.node);
         self.method.set(outer.method);
-        self.is_awaited.set(outer.is_awaited);
         self.turn.set(outer.turn);
+        self.sender.set(outer.sender);
+        self.is_closing.set(outer.is_closing);
     }
 }
 
@@ -155,7 +157,8 @@ pub(crate) struct Hub {
     pub router: Rc<dyn Router>,
     shards: RefCell<Shards>,
     /// Most of the shards, each at a place of its own: by the lowest bits of its kind.
-    near: [OnceCell<Weak<dyn Any>>; NEAR],
+    /// Each holds a `Weak<Shard<T>>`.
+    near: [OnceCell<Box<dyn Any>>; NEAR],
     /// What became ready since the host took the last round.
     pub ready: RefCell<Vec<Ready>>,
     pub turns: RefCell<Turns>,
@@ -297,8 +300,9 @@ impl Hub {
     pub fn shard<T: Entity>(self: &Rc<Self>) -> Rc<Shard<T>> {
         // The place is known when this is compiled: no table's address is looked up.
         if let Some(near) = self.near[T::KIND.id.0 as usize % NEAR].get()
-            && let Some(shard) = near.upgrade()
-            && let Ok(shard) = shard.downcast::<Shard<T>>()
+            // By reference, so that what follows need not wait for the types to be compared.
+            && let Some(shard) = near.downcast_ref::<Weak<Shard<T>>>()
+            && let Some(shard) = shard.upgrade()
         {
             return shard;
         }
@@ -310,7 +314,7 @@ impl Hub {
         let shard = self.find_shard::<T>().unwrap_or_else(|| self.add_shard::<T>());
         let near: Weak<Shard<T>> = Rc::downgrade(&shard);
         // The first of the kinds with one place has it.
-        let _ = self.near[T::KIND.id.0 as usize % NEAR].set(near);
+        let _ = self.near[T::KIND.id.0 as usize % NEAR].set(Box::new(near));
         shard
     }
 

@@ -5,6 +5,8 @@
 //! golden ratio, keys that follow each other are spread evenly, almost without collisions (Knuth,
 //! The Art of Computer Programming 3, 6.4).
 
+use super::mail::NONE;
+
 /// Entries: the hash's lower half, then the position.
 pub(crate) struct Index {
     entries: Vec<u64>,
@@ -27,9 +29,26 @@ impl Index {
     /// The position with this hash that `is` it.
     #[inline(always)]
     pub fn find(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+        // Apart from the search, so that nothing is set up for one.
+        let first = self.first(hash);
+        if first == NONE {
+            return None;
+        }
+        if is(first) { Some(first) } else { self.find_on(hash, is) }
+    }
+
+    /// What is at the place of this hash, mostly the position that has it; `NONE` if nothing is.
+    #[inline(always)]
+    pub fn first(&self, hash: u64) -> u32 {
+        self.entries.get((hash >> self.shift) as usize).map_or(NONE, |entry| *entry as u32)
+    }
+
+    #[inline(never)]
+    fn find_on(&self, hash: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
         let mask = self.entries.len() - 1;
         let mut at = (hash >> self.shift) as usize;
         loop {
+            at += 1;
             let entry = self.entries[at & mask];
             if (entry >> 32) as u32 == hash as u32 && is(entry as u32) {
                 return Some(entry as u32);
@@ -37,7 +56,6 @@ impl Index {
             if entry == EMPTY {
                 return None;
             }
-            at += 1;
         }
     }
 

@@ -309,8 +309,7 @@ impl<E: Entity> Shard<E> {
             && slot.mailbox.len < self.limits.mailbox_max
             && room.len() < self.hub.options.mail_max
         {
-            let node = room.push_empty(&mut slot.mailbox);
-            node.put_far(message, origin, sender, method);
+            room.push_with(&mut slot.mailbox, |node| node.put_far(message, origin, sender, method));
             self.make_ready(slot, index);
             return;
         }

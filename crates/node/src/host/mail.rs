@@ -163,7 +163,7 @@ pub(crate) const HOOK: u16 = u16::MAX;
 
 /// The mailboxes of a shard: lists in one slab, so that an empty mailbox costs two indices.
 ///
-/// A message that is being handled keeps its node until it is over: only its body is moved out,
+/// A message that somebody waits for keeps its node until it is over: only its body is moved out,
 /// the rest is looked up when it is needed.
 pub(crate) struct Mailroom<E: Entity> {
     nodes: Vec<Node<E>>,
@@ -266,6 +266,15 @@ impl<E: Entity> Node<E> {
 /// Stands for no call where one's slot is meant.
 pub(crate) const NO_CALL: Slot = Slot { index: NONE, generation: 0 };
 
+/// A message that is taken out of its mailbox.
+pub(crate) struct Begun<E: Entity> {
+    pub body: Body<E>,
+    pub method: u16,
+    pub sender: Sender,
+    /// The node that keeps who waits for it, until [`Mailroom::end`]; `NONE` if nobody does.
+    pub awaited: u32,
+}
+
 /// One mailbox: the ends of its list.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mailbox {
@@ -291,27 +300,28 @@ impl<E: Entity> Mailroom<E> {
 
     /// Puts a message into a mailbox.
     pub fn push(&mut self, mailbox: &mut Mailbox, mail: Mail<E>) {
-        let node = self.push_empty(mailbox);
-        node.body = Some(mail.body);
-        match mail.origin {
-            Origin::Local(call) => node.call = call,
-            other => node.other = other,
-        }
-        node.sender = mail.sender;
-        node.method = mail.method;
+        self.push_with(mailbox, |node| {
+            node.body = Some(mail.body);
+            match mail.origin {
+                Origin::Local(call) => node.call = call,
+                other => node.other = other,
+            }
+            node.sender = mail.sender;
+            node.method = mail.method;
+        });
     }
 
-    /// Puts a node into a mailbox that the caller fills at once.
+    /// Puts a node into a mailbox, which `fill` fills.
     #[inline(always)]
-    pub fn push_empty(&mut self, mailbox: &mut Mailbox) -> &mut Node<E> {
+    pub fn push_with(&mut self, mailbox: &mut Mailbox, fill: impl FnOnce(&mut Node<E>)) {
+        if self.free == NONE {
+            self.grow();
+        }
         let index = self.free;
-        let index = if let Some(node) = self.nodes.get_mut(index as usize) {
-            self.free = node.next;
-            node.next = NONE;
-            index
-        } else {
-            self.grow()
-        };
+        let Some(node) = self.nodes.get_mut(index as usize) else { return };
+        self.free = node.next;
+        node.next = NONE;
+        fill(node);
         match self.nodes.get_mut(mailbox.tail as usize) {
             Some(last) => last.next = index,
             None => mailbox.head = index,
@@ -319,14 +329,14 @@ impl<E: Entity> Mailroom<E> {
         mailbox.tail = index;
         mailbox.len += 1;
         self.len += 1;
-        &mut self.nodes[index as usize]
     }
 
+    #[cold]
     #[inline(never)]
-    fn grow(&mut self) -> u32 {
+    fn grow(&mut self) {
         let (other, sender) = (Origin::Tell, Sender::OWN);
+        self.free = self.nodes.len() as u32;
         self.nodes.push(Node { body: None, other, sender, call: NO_CALL, next: NONE, method: 0 });
-        self.nodes.len() as u32 - 1
     }
 
     /// Puts a message before all others: what belongs to the entity's beginning.
@@ -341,10 +351,9 @@ impl<E: Entity> Mailroom<E> {
         }
     }
 
-    /// Takes the next message's body out; the rest stays in the node that is named, until
-    /// [`end`](Self::end).
+    /// Takes the next message out, to handle it.
     #[inline(always)]
-    pub fn begin(&mut self, mailbox: &mut Mailbox) -> Option<(u32, Body<E>, &mut Node<E>)> {
+    pub fn begin_turn(&mut self, mailbox: &mut Mailbox) -> Option<Begun<E>> {
         let index = mailbox.head;
         let node = self.nodes.get_mut(index as usize)?;
         let body = node.body.take()?;
@@ -354,7 +363,34 @@ impl<E: Entity> Mailroom<E> {
         }
         mailbox.len -= 1;
         self.len -= 1;
-        Some((index, body, node))
+        let mut begun = Begun { body, method: node.method, sender: node.sender, awaited: index };
+        if !node.is_awaited() {
+            begun.awaited = NONE;
+            node.next = self.free;
+            self.free = index;
+        }
+        Some(begun)
+    }
+
+    /// Whether a message that was taken out fulfils `test`, which looks at who waits for it.
+    #[inline]
+    pub fn is_wanted(&self, index: u32, test: impl FnOnce(&Origin) -> bool) -> bool {
+        self.nodes.get(index as usize).is_some_and(|node| node.with_origin(test))
+    }
+
+    /// Takes the next message's body out; the rest stays in the node that is named, until
+    /// [`end`](Self::end).
+    fn begin(&mut self, mailbox: &mut Mailbox) -> Option<(u32, Body<E>)> {
+        let index = mailbox.head;
+        let node = self.nodes.get_mut(index as usize)?;
+        let body = node.body.take()?;
+        mailbox.head = node.next;
+        if node.next == NONE {
+            mailbox.tail = NONE;
+        }
+        mailbox.len -= 1;
+        self.len -= 1;
+        Some((index, body))
     }
 
     /// Frees the node of a message that is over. Gives who still waits for it.
@@ -379,7 +415,7 @@ impl<E: Entity> Mailroom<E> {
 
     /// Drops the next message; gives who waits for it.
     pub fn drop_next(&mut self, mailbox: &mut Mailbox) -> Option<Origin> {
-        let (index, ..) = self.begin(mailbox)?;
+        let (index, _) = self.begin(mailbox)?;
         Some(self.end(index))
     }
 

@@ -154,6 +154,8 @@ pub struct Host {
     /// The round that is being run, and how far it is.
     round: Vec<Ready>,
     at: usize,
+    /// How much of the round the turn's budget was charged with.
+    charged: usize,
     shards: Vec<Rc<dyn shard::AnyShard>>,
     woken: Vec<u32>,
     daily: daily::Daily,
@@ -169,6 +171,7 @@ impl Host {
             hub,
             round: Vec::new(),
             at: 0,
+            charged: 0,
             shards: Vec::new(),
             woken: Vec::new(),
         }
@@ -240,17 +243,20 @@ impl Host {
     }
 
     fn run_ready(&mut self, budget: &mut u32) {
-        while *budget > 0 {
-            if self.at == self.round.len() && !self.next_round() {
+        loop {
+            // Here, because a panic comes back here too.
+            *budget = budget.saturating_sub((self.at - self.charged) as u32);
+            self.charged = self.at;
+            if *budget == 0 || self.at == self.round.len() && !self.next_round() {
                 return;
             }
             match self.round[self.at] {
                 Ready::Entity { shard, .. } => {
-                    self.shard(shard).run(&self.round, &mut self.at, budget);
+                    let end = self.round.len().min(self.at + *budget as usize);
+                    self.shard(shard).run(&self.round[..end], &mut self.at);
                 }
                 Ready::Turn(turn) => {
                     self.at += 1;
-                    *budget -= 1;
                     self.hub.run_turn(turn);
                 }
             }
@@ -264,6 +270,7 @@ impl Host {
         }
         self.round.clear();
         self.at = 0;
+        self.charged = 0;
         std::mem::swap(&mut self.round, &mut *self.hub.ready.borrow_mut());
         !self.round.is_empty()
     }

@@ -525,7 +525,7 @@ impl<E: Entity> Shard<E> {
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, .. } = &mut *cells;
         let slot = &mut slots[index as usize];
-        room.push_empty(&mut slot.mailbox).put_client(body, origin, method);
+        room.push_with(&mut slot.mailbox, |node| node.put_client(body, origin, method));
         self.make_ready(slot, index);
     }
 

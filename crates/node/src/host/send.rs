@@ -15,7 +15,7 @@ use super::hub::{Hub, Ready, bump};
 use super::lane::Parcel;
 use super::mail::{Body, Mail, NONE, Origin, RemoteOrigin, Sender};
 use super::router::Place;
-use super::shard::{BUSY, CLOSING, Cells, LOADING, QUARANTINED, READY, Shard, hash};
+use super::shard::{BUSY, CLOSING, Cells, LOADING, QUARANTINED, READY, Shard, find_on, hash};
 use super::turns::TurnId;
 use crate::entity::{Class, Entity, MethodInfo};
 use crate::error::Fault;
@@ -122,8 +122,8 @@ impl<E: Entity> Shard<E> {
         drop(turns);
         drop(calls);
         ask.slot = call;
-        let node = room.push_empty(&mut slot.mailbox);
-        node.put(&mut ask.message, call, ask.sender, method as u16);
+        let (message, sender) = (&mut ask.message, ask.sender);
+        room.push_with(&mut slot.mailbox, |node| node.put(message, call, sender, method as u16));
         if slot.flags & (READY | LOADING) == 0 {
             slot.flags |= READY;
             drop(cells);
@@ -227,6 +227,9 @@ impl<E: Entity> Shard<E> {
     }
 
     /// Sends a message that nobody waits for. `Ok` means that it was taken, not that it arrives.
+    ///
+    /// Part of each method of a stub: there the message's method is known.
+    #[inline(always)]
     pub fn send_tell(
         self: &Rc<Self>,
         home: Incarnation,
@@ -242,15 +245,19 @@ impl<E: Entity> Shard<E> {
         }
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, ids, .. } = &mut *cells;
-        let found = ids.find(hash(home, key), |index| {
-            let slot = &slots[index as usize];
-            slot.key == key && slot.home == home
-        });
-        let Some(index) = found else {
-            drop(cells);
-            return self.send_tell_far(home, key, sender, message);
+        // Mostly the first place that is looked at is its.
+        let hash = hash(home, key);
+        let first = ids.first(hash);
+        let (index, slot) = match slots.get_mut(first as usize) {
+            Some(slot) if slot.key == key && slot.home == home => (first, slot),
+            _ => match find_on(ids, slots, home, key) {
+                Some(index) => (index, &mut slots[index as usize]),
+                None => {
+                    drop(cells);
+                    return self.send_tell_far(home, key, sender, message);
+                }
+            },
         };
-        let slot = &mut slots[index as usize];
         let fits = slot.flags & (CLOSING | QUARANTINED) == 0
             && slot.mailbox.len < self.limits.mailbox_max
             && room.len() < hub.options.mail_max;
@@ -258,8 +265,7 @@ impl<E: Entity> Shard<E> {
             drop(cells);
             return self.send_tell_far(home, key, sender, message);
         }
-        let node = room.push_empty(&mut slot.mailbox);
-        node.put_tell(message, sender, method as u16);
+        room.push_with(&mut slot.mailbox, |node| node.put_tell(message, sender, method as u16));
         if slot.flags & (READY | BUSY | LOADING) == 0 {
             slot.flags |= READY;
             drop(cells);

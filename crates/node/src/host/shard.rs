@@ -132,6 +132,20 @@ pub(crate) fn hash(home: Incarnation, key: u64) -> u64 {
     (key ^ home.0.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
+/// The position of an entity that is not at the first place of its hash.
+#[inline(never)]
+pub(crate) fn find_on<E>(
+    ids: &Index,
+    slots: &[EntitySlot<E>],
+    home: Incarnation,
+    key: u64,
+) -> Option<u32> {
+    ids.find(hash(home, key), |index| {
+        let slot = &slots[index as usize];
+        slot.key == key && slot.home == home
+    })
+}
+
 impl<E: Entity> Cells<E> {
     fn new() -> Self {
         Cells { slots: Vec::new(), free: Vec::new(), ids: Index::new(), room: Mailroom::new() }
@@ -449,7 +463,7 @@ impl<E: Entity> Shard<E> {
             None if self.hub.running.node.get() == IN_PLACE => {
                 look(&Origin::InPlace, self.hub.running.sender.get())
             }
-            None => look(&Origin::Tell, Sender::OWN),
+            None => look(&Origin::Tell, self.hub.running.sender.get()),
         }
     }
 
@@ -520,7 +534,7 @@ impl<E: Entity> Shard<E> {
         let mut cells = self.cells.borrow_mut();
         let (origin, sender) = match cells.room.node_mut(running.node.get()) {
             Some(node) => (node.take_origin(), node.sender),
-            None => (Origin::Tell, Sender::OWN),
+            None => (Origin::Tell, running.sender.get()),
         };
         let deadline = self.deadline_of(&origin);
         let request = match &origin {
@@ -766,9 +780,9 @@ pub(crate) trait AnyShard {
     fn clear(&self);
 
     // Entities.
-    /// Handles the mail of the entities of `round` from `at` on, while they are of this shard and
-    /// there is `budget`; moves both on.
-    fn run(self: Rc<Self>, round: &[Ready], at: &mut usize, budget: &mut u32);
+    /// Handles the mail of the entities of `round` from `at` on, while they are of this shard;
+    /// moves `at` on.
+    fn run(self: Rc<Self>, round: &[Ready], at: &mut usize);
     /// A plain handler, or the first poll of an async one, panicked.
     fn handler_panicked(self: Rc<Self>, index: u32, text: String);
     fn target(&self, id: EntityId) -> Option<Target>;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use macros::{entity, rpc};
 use node::data::{Ask, Options, Trouble, key_of};
-use node::rt::{CallError, Ref};
+use node::rt::{CallError, Cx, Ref};
 use node::{Entity, Host};
 use store::{Error, Limits};
 
@@ -465,4 +466,46 @@ fn a_node_that_stops_saves_and_gives_back_all() {
     for key in 1..=20 {
         assert_eq!(rise(&mut rig, b, key, 0), Ok(key));
     }
+}
+
+/// Makes an avatar rise by two calls, of which at least the second is answered in place.
+#[entity(root = node::rt)]
+#[derive(Default)]
+struct Trainer;
+
+#[rpc(root = node::rt)]
+impl Trainer {
+    #[invoke]
+    async fn train(&mut self, cx: &mut Cx<Self>, key: u64) -> Result<u64, String> {
+        let avatar = cx.entity::<Avatar>(key);
+        avatar.rise(1).await.map_err(|error| error.to_string())?;
+        avatar.rise(1).await.map_err(|error| error.to_string())
+    }
+}
+
+#[test]
+fn what_calls_in_place_change_is_saved_and_stands_still_with_the_rest() {
+    said();
+    let register = |host: &mut Host| {
+        register(host);
+        host.register::<Trainer>();
+    };
+    let mut rig = Rig::new(register, vec![Avatar::KIND.id, Trainer::KIND.id]);
+    let node = rig.start();
+    let train = |out: node::Outside| async move { out.entity::<Trainer>(1).train(1).await };
+    assert_eq!(rig.call(node, train).unwrap(), 2);
+    rig.run_for(2 * SECOND);
+    assert_eq!(rig.call(node, train).unwrap(), 4);
+    rig.run_for(2 * SECOND);
+    let mut avatar = Avatar::default();
+    node::data::read_document(&mut avatar, &stored(&rig, 1).documents["self"]).unwrap();
+    assert_eq!((stored(&rig, 1).version, avatar.level), (2, 4));
+    rig.cut(node, true);
+    rig.run_for(Duration::from_millis(5_500));
+    assert!(rig.worker(node).stats().data.parked);
+    let mut waits = rig.begin(node, train);
+    rig.run_for(SECOND);
+    assert!(rig.peek(&mut waits).is_none(), "it stands still");
+    rig.cut(node, false);
+    assert_eq!(rig.finish(&mut waits).unwrap(), 6);
 }

@@ -45,14 +45,14 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.sheets.borrow_mut().clear();
     }
 
-    fn run(self: Rc<Self>, round: &[Ready], at: &mut usize, budget: &mut u32) {
-        self.run_entities(round, at, budget);
+    fn run(self: Rc<Self>, round: &[Ready], at: &mut usize) {
+        self.run_entities(round, at);
         self.hub.running.what.set(What::Nothing);
     }
 
     fn handler_panicked(self: Rc<Self>, index: u32, text: String) {
         let running = &self.hub.running;
-        let (turn, method) = (running.turn.get(), running.method.get());
+        let (turn, method) = (running.turn.replace(TurnId::NONE), running.method.get());
         let node = running.node.replace(NONE);
         let origin = self.cells.borrow_mut().room.end(node);
         let origin = match self.unlink_turn(index, turn) {

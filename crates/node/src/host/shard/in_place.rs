@@ -71,13 +71,12 @@ impl<E: Entity> Shard<E> {
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let _: Step = E::dispatch(turn, message);
         }));
-        if let Err(panic) = ran {
-            self.panicked_in_place(index, panic_text(&*panic));
+        match ran {
+            Err(panic) => self.panicked_in_place(index, panic_text(&*panic)),
+            Ok(()) if hub.running.is_closing.get() => self.closed_in_place(index),
+            Ok(()) => {}
         }
         hub.watch.end();
-        if self.cells.borrow().get(index).is_some_and(|slot| slot.flags & CLOSING != 0) {
-            self.closed_in_place(index);
-        }
         hub.watch.again(watched);
         hub.running.restore(outer);
         hub.in_place.set(left - 1);

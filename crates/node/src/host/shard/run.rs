@@ -1,6 +1,7 @@
 //! Entities handle their mail.
 
 use super::*;
+use crate::host::mail::Begun;
 
 /// What an entity does next that does not simply take its next message.
 enum Pause {
@@ -13,40 +14,22 @@ enum Pause {
 impl<E: Entity> Shard<E> {
     /// Handles up to a batch of the mail of each entity of `round` from `at` on, while they are of
     /// this shard. All of them in one loop: what they share is fetched once.
-    pub fn run_entities(self: &Rc<Self>, round: &[Ready], at: &mut usize, budget: &mut u32) {
+    pub fn run_entities(self: &Rc<Self>, round: &[Ready], at: &mut usize) {
         let hub = &*self.hub;
         let running = &hub.running;
         let mut cx = Cx::new(Rc::clone(self), NONE, TurnId::NONE, Sender::OWN);
-        let Some(mut index) = self.next_entity(round, at, budget) else { return };
+        let Some(mut index) = self.next_entity(round, at) else { return };
         let mut left = hub.options.batch;
-        let mut done = NONE;
         loop {
             let mut cells = self.cells.borrow_mut();
             let Cells { slots, room, .. } = &mut *cells;
-            if done != NONE {
-                running.node.set(NONE);
-                let origin = room.end(done);
-                done = NONE;
-                if !matches!(origin, Origin::Tell) {
-                    // The handler dropped its turn instead of ending it.
-                    drop(cells);
-                    self.answer(origin, Err(Fault::FAILED));
-                    continue;
-                }
-            }
             let Some(slot) = slots.get_mut(index as usize) else { return };
-            let is_done = slot.mailbox.len == 0 && slot.flags & CLOSING == 0;
-            if is_done
+            if slot.mailbox.len == 0
                 || slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED) != 0
                 || left == 0
                 || slot.open >= self.limits.turns_max
             {
-                let goes_on = if is_done {
-                    slot.flags &= !READY;
-                    Pause::Rest
-                } else {
-                    self.pause(slot, room, left)
-                };
+                let goes_on = self.pause(slot, room, left);
                 if !matches!(goes_on, Pause::GoOn) {
                     drop(cells);
                     match goes_on {
@@ -54,30 +37,35 @@ impl<E: Entity> Shard<E> {
                         Pause::Later => hub.push_ready(Ready::Entity { shard: self.index, index }),
                         Pause::Rest | Pause::GoOn => {}
                     }
-                    let Some(next) = self.next_entity(round, at, budget) else { return };
+                    let Some(next) = self.next_entity(round, at) else { return };
                     index = next;
                     left = hub.options.batch;
                     continue;
                 }
             }
             left = left.saturating_sub(1);
-            let Some((node_at, body, node)) = room.begin(&mut slot.mailbox) else { return };
-            done = node_at;
             let Some(state) = slot.state.clone() else { return };
             let me = sender_of::<E>(slot);
-            let method = node.method;
-            let is_awaited = node.is_awaited();
-            if is_awaited && !node.with_origin(|origin| self.is_wanted(origin)) {
-                let origin = node.take_origin();
-                drop(cells);
-                self.skip_unwanted(origin);
-                continue;
+            let Some(begun) = room.begin_turn(&mut slot.mailbox) else { return };
+            let Begun { body, method, sender, awaited } = begun;
+            if awaited == NONE {
+                running.sender.set(sender);
+            } else {
+                if !room.is_wanted(awaited, |origin| self.is_wanted(origin)) {
+                    let origin = room.end(awaited);
+                    drop(cells);
+                    self.skip_unwanted(origin);
+                    continue;
+                }
+                running.node.set(awaited);
+            }
+            // After its last message it is not looked at again: more mail makes it ready again.
+            let is_last = slot.mailbox.len == 0;
+            if is_last {
+                slot.flags &= !READY;
             }
             drop(cells);
-            running.is_awaited.set(is_awaited);
-            running.node.set(node_at);
             running.method.set(method);
-            running.turn.set(TurnId::NONE);
             let count = &self.counts[usize::from(method.wrapping_add(1))];
             count.set(count.get() + 1);
             hub.watch.begin(self.index, method, index, me.key);
@@ -88,26 +76,37 @@ impl<E: Entity> Shard<E> {
                 Body::Hook(hook) => self.run_hook(turn, index, *hook),
             };
             hub.watch.end();
+            if awaited != NONE {
+                running.node.set(NONE);
+                let origin = self.cells.borrow_mut().room.end(awaited);
+                if !matches!(origin, Origin::Tell) {
+                    // The handler dropped its turn instead of ending it.
+                    self.answer(origin, Err(Fault::FAILED));
+                }
+            }
+            if is_last && !running.is_closing.replace(false) {
+                let Some(next) = self.next_entity(round, at) else { return };
+                index = next;
+                left = hub.options.batch;
+            }
         }
     }
 
     /// The next entity of `round`, if it is of this shard.
     #[inline(always)]
-    fn next_entity(&self, round: &[Ready], at: &mut usize, budget: &mut u32) -> Option<u32> {
-        while *budget > 0 {
+    fn next_entity(&self, round: &[Ready], at: &mut usize) -> Option<u32> {
+        loop {
             let Some(Ready::Entity { shard, index }) = round.get(*at) else { return None };
             if *shard != self.index {
                 return None;
             }
             *at += 1;
-            *budget -= 1;
             if E::KIND.document && self.is_held(*index) {
                 continue;
             }
             self.hub.running.what.set(What::Entity { shard: *shard, index: *index });
             return Some(*index);
         }
-        None
     }
 
     /// What becomes of an entity that does not simply take its next message.

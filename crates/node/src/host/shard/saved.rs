@@ -177,6 +177,7 @@ impl<E: Entity> Shard<E> {
         let Some(state) = state else { return };
         let running = &self.hub.running;
         running.node.set(NONE);
+        running.sender.set(Sender::OWN);
         running.method.set(HOOK);
         running.turn.set(TurnId::NONE);
         let me = Sender::of(id, self.hub.me.node);
