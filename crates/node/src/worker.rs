@@ -38,6 +38,9 @@ use topics::Topics;
 /// Most pairs of another worker and a topic that it listens to which a worker keeps in mind.
 const TOPICS_HEARD_MAX: usize = 1 << 18;
 
+/// Frames of one read that wait for entities at once.
+const FRAMES_PER_ROUND: usize = 128;
+
 /// Rounds of entities' work and its delivery within one turn, before the driver looks at its
 /// sockets again.
 const ROUNDS_MAX: usize = 8;
@@ -271,20 +274,36 @@ impl Worker {
 
     // -- in --
 
-    /// Takes bytes that came over a link.
+    /// Takes bytes that came over a link. Of many frames some are handled and answered before the
+    /// next are looked at: what they take lies in the nearest cache then.
     pub fn handle_bytes(&mut self, now: Instant, wall: WallTime, link: LinkId, bytes: &[u8]) {
         let mut input = bytes;
+        let mut count = 0;
         while let Some(frame) = self.mesh.next_frame(now, link, &mut input) {
             self.handle_frame(now, wall, frame.from, &frame.payload);
+            self.work_between(now, wall, &mut count);
         }
     }
 
     /// Takes a batch of frames from a worker of this node, as its mesh wrote it.
     pub fn handle_local(&mut self, now: Instant, wall: WallTime, batch: Vec<u8>) {
+        let mut count = 0;
         for (from, payload) in mesh::local_frames(&batch) {
             self.handle_frame(now, wall, from, payload);
+            self.work_between(now, wall, &mut count);
         }
         self.mesh.recycle(batch);
+    }
+
+    /// Counts a frame, and lets entities work when there were many.
+    #[inline]
+    fn work_between(&mut self, now: Instant, wall: WallTime, count: &mut usize) {
+        *count += 1;
+        if *count == FRAMES_PER_ROUND {
+            *count = 0;
+            self.host.turn(now, wall);
+            self.deliver(now);
+        }
     }
 
     /// Takes a batch of calls from a worker of this node, as [`poll_batch`](Self::poll_batch)
@@ -462,8 +481,25 @@ impl Worker {
         }
     }
 
-    /// Delivers what the entities said. Gives whether that may have given them more to do.
+    /// Delivers what the entities said, also to the other workers of this node. Gives whether that
+    /// may have given them more to do.
     fn exchange(&mut self, now: Instant, wall: WallTime) -> bool {
+        let mut busy = self.deliver(now);
+        while let Some((worker, batch)) = self.mesh.poll_local() {
+            if worker == self.me.worker {
+                busy = true;
+                for (from, payload) in mesh::local_frames(&batch) {
+                    self.handle_frame(now, wall, from, payload);
+                }
+                self.mesh.recycle(batch);
+            } else {
+                self.local.push_back((worker, batch));
+            }
+        }
+        busy
+    }
+
+    fn deliver(&mut self, now: Instant) -> bool {
         let mut busy = false;
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         let (streams, groups) = (&mut self.streams, &mut self.groups);
@@ -489,14 +525,6 @@ impl Worker {
         busy |= self.carry_data(now);
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         self.streams.settle(&mut out, &mut self.host);
-        while let Some((worker, batch)) = self.mesh.poll_local() {
-            if worker == self.me.worker {
-                busy = true;
-                self.handle_local(now, wall, batch);
-            } else {
-                self.local.push_back((worker, batch));
-            }
-        }
         busy
     }
 
