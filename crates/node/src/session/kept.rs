@@ -4,11 +4,11 @@ use proto::stream::{Limits, Overflow};
 /// Most answers that are given again after their acknowledgement.
 const ANSWERS_MAX: usize = 64;
 
-/// So many bytes of them, or a single longer one, fill a buffer. There are two.
+/// So many bytes of them fill a buffer, or a single longer one.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// An idle stream keeps no more memory than this for what it says next.
-const IDLE_BYTES_MAX: usize = 2048;
+/// Memory up to twice of this is not given back.
+const BUFFER_BYTES: usize = 2048;
 
 /// Length and head byte.
 const RECORD_BYTES: usize = 5;
@@ -18,31 +18,30 @@ const RECORD_BYTES: usize = 5;
 ///
 /// A frame is its head byte and its tail: the fields that follow number and acknowledgement. All
 /// lie in two buffers, one record after the other, so that keeping a frame costs no allocation:
-/// `u32` length of the tail, head byte, tail.
+/// `u32` length of the tail, head byte, tail. An answer stays where it was written until it is
+/// forgotten together with all others of its buffer, so that it is never copied.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     /// Number of the last frame kept.
     last: u64,
-    /// Number of the last frame acknowledged; the record of the next one lies at `start`.
+    /// Number of the last frame acknowledged.
     acked: u64,
-    /// Unacknowledged frames from `start` on. Begins anew whenever all is acknowledged, so that a
-    /// stream that is kept up with uses the same few lines of the cache.
-    out: Vec<u8>,
-    start: u32,
-    /// How many of them are answers.
-    open_answers: u32,
-    answers: Answers,
+    /// Where frames are written.
+    current: Buffer,
+    /// Those before; its records are all older.
+    previous: Buffer,
 }
 
-/// Acknowledged answers: records, the newest in `fresh`. When that is full it becomes `older`, so
-/// that nothing is looked at to forget it.
+/// Records: acknowledged answers up to `start`, then frames that are not acknowledged.
 #[derive(Debug, Default)]
-struct Answers {
-    fresh: Vec<u8>,
-    older: Vec<u8>,
-    /// Records in `fresh` and in `older`.
-    count: u32,
-    older_count: u32,
+struct Buffer {
+    bytes: Vec<u8>,
+    start: u32,
+    /// Records up to `start`.
+    answers: u32,
+    /// Records after it, and how many of them are answers.
+    open: u32,
+    open_answers: u32,
 }
 
 /// A frame that was written and is not yet kept.
@@ -64,7 +63,7 @@ impl Kept {
     /// How many bytes those count, `overhead` of each beside its tail.
     #[inline]
     pub fn bytes(&self, overhead: usize) -> usize {
-        self.count_bytes(self.out.len(), overhead)
+        self.count_bytes(self.current.bytes.len(), overhead)
     }
 
     /// The same while there is a draft, which does not count.
@@ -76,30 +75,31 @@ impl Kept {
     #[inline]
     fn count_bytes(&self, end: usize, overhead: usize) -> usize {
         let frames = self.len();
-        end - self.start as usize - frames * RECORD_BYTES + frames * overhead
+        let records = end - self.current.start as usize + self.previous.waiting().len();
+        records - frames * RECORD_BYTES + frames * overhead
     }
 
     /// The records of the frames that are not acknowledged.
-    #[inline]
-    fn waiting(&self) -> &[u8] {
-        &self.out[self.start as usize..]
+    fn waiting(&self) -> impl Iterator<Item = &[u8]> {
+        records(self.previous.waiting()).chain(records(self.current.waiting()))
     }
 
     /// Writes a frame: [`keep`](Self::keep) or [`discard`](Self::discard) it before anything else.
     #[inline]
     pub fn draft(&mut self, head: u8, write: impl FnOnce(&mut Vec<u8>)) -> Draft {
-        let at = self.out.len();
-        self.out.extend_from_slice(&[0, 0, 0, 0, head]);
-        write(&mut self.out);
-        let len = (self.out.len() - at - RECORD_BYTES) as u32;
-        self.out[at..at + 4].copy_from_slice(&len.to_le_bytes());
+        let out = &mut self.current.bytes;
+        let at = out.len();
+        out.extend_from_slice(&[0, 0, 0, 0, head]);
+        write(out);
+        let len = (out.len() - at - RECORD_BYTES) as u32;
+        out[at..at + 4].copy_from_slice(&len.to_le_bytes());
         Draft(at)
     }
 
     /// Length of a draft's tail.
     #[inline]
     pub fn tail_len(&self, draft: Draft) -> usize {
-        self.out.len() - draft.0 - RECORD_BYTES
+        self.current.bytes.len() - draft.0 - RECORD_BYTES
     }
 
     /// Keeps a draft and gives its number, or discards it.
@@ -118,13 +118,15 @@ impl Kept {
             return Err(Overflow { frames, bytes });
         }
         self.last += 1;
-        self.open_answers += u32::from(self.out[draft.0 + 4] == head::REPLY);
+        let current = &mut self.current;
+        current.open += 1;
+        current.open_answers += u32::from(current.bytes[draft.0 + 4] == head::REPLY);
         Ok(self.last)
     }
 
     /// Drops a draft.
     pub fn discard(&mut self, draft: Draft) {
-        self.out.truncate(draft.0);
+        self.current.bytes.truncate(draft.0);
     }
 
     /// Forgets everything up to `number`, but for the last answers. An acknowledgement of what was
@@ -142,46 +144,27 @@ impl Kept {
         if number > self.last {
             return false;
         }
-        let frames = (number - self.acked) as usize;
-        let waiting = &self.out[self.start as usize..];
-        if number == self.last
-            && self.open_answers as usize == frames
-            && frames <= ANSWERS_MAX
-            && waiting.len() <= ANSWER_BYTES_MAX
-        {
-            // The usual case: all that is there, nothing but answers.
-            self.answers.append(waiting, frames);
-            self.start = self.out.len() as u32;
-            self.open_answers = 0;
-        } else {
-            for _ in 0..frames {
-                let record = record(&self.out[self.start as usize..]);
-                if record[4] == head::REPLY {
-                    self.open_answers -= 1;
-                    self.answers.append(record, 1);
-                }
-                self.start += record.len() as u32;
+        let frames = (number - self.acked) as u32;
+        let of_previous = frames.min(self.previous.open);
+        if of_previous > 0 {
+            self.previous.acknowledge(of_previous);
+        }
+        if frames > of_previous {
+            self.current.acknowledge(frames - of_previous);
+            if self.current.is_full() {
+                // Of the previous one all is acknowledged, and there are newer answers enough.
+                std::mem::swap(&mut self.current, &mut self.previous);
+                self.current.clear();
             }
         }
         self.acked = number;
-        if self.start as usize == self.out.len() {
-            self.out.clear();
-            self.start = 0;
-            if self.out.capacity() > IDLE_BYTES_MAX {
-                self.out.shrink_to(IDLE_BYTES_MAX);
-            }
-        } else if self.start as usize > self.out.len() / 2 {
-            self.out.drain(..self.start as usize);
-            self.start = 0;
-        }
         true
     }
 
     /// Number, head byte and tail of each frame that is not acknowledged, oldest first.
     pub fn frames(&self) -> impl Iterator<Item = (u64, u8, &[u8])> {
-        let records = records(self.waiting());
         (self.acked + 1..)
-            .zip(records)
+            .zip(self.waiting())
             .map(|(number, record)| (number, record[4], &record[RECORD_BYTES..]))
     }
 
@@ -191,9 +174,82 @@ impl Kept {
             let tail = &record[RECORD_BYTES..];
             record[4] == head::REPLY && proto::Reader::new(tail).varint() == Ok(number)
         };
-        let record = records(self.waiting()).find(is_it);
-        let record = record.or_else(|| self.answers.last().find(is_it))?;
+        let record = self.waiting().find(is_it).or_else(|| self.last_answers().find(is_it))?;
         Some(&record[RECORD_BYTES..])
+    }
+
+    /// The last acknowledged answers, oldest first.
+    fn last_answers(&self) -> impl Iterator<Item = &[u8]> {
+        let [older, newer] = [&self.previous, &self.current];
+        let extra = ((older.answers + newer.answers) as usize).saturating_sub(ANSWERS_MAX);
+        records(older.answered()).chain(records(newer.answered())).skip(extra)
+    }
+}
+
+impl Buffer {
+    #[inline]
+    fn waiting(&self) -> &[u8] {
+        &self.bytes[self.start as usize..]
+    }
+
+    fn answered(&self) -> &[u8] {
+        &self.bytes[..self.start as usize]
+    }
+
+    /// Whether its answers are as many as are kept.
+    fn is_full(&self) -> bool {
+        let tails = self.start as usize - self.answers as usize * RECORD_BYTES;
+        self.answers as usize >= ANSWERS_MAX || tails > ANSWER_BYTES_MAX
+    }
+
+    /// Forgets the first `frames` records that are not acknowledged, but for the answers.
+    #[inline]
+    fn acknowledge(&mut self, frames: u32) {
+        if frames == self.open && frames == self.open_answers {
+            // The usual case: all that is there, nothing but answers.
+            self.start = self.bytes.len() as u32;
+            self.answers += frames;
+            (self.open, self.open_answers) = (0, 0);
+            return;
+        }
+        self.acknowledge_some(frames);
+    }
+
+    fn acknowledge_some(&mut self, frames: u32) {
+        let (mut from, mut to) = (self.start as usize, self.start as usize);
+        for _ in 0..frames {
+            let record = record(&self.bytes[from..]);
+            let (len, is_answer) = (record.len(), record[4] == head::REPLY);
+            if is_answer {
+                if to < from {
+                    self.bytes.copy_within(from..from + len, to);
+                }
+                to += len;
+                self.answers += 1;
+                self.open_answers -= 1;
+            }
+            from += len;
+        }
+        self.open -= frames;
+        self.start = to as u32;
+        if to < from {
+            self.bytes.drain(to..from);
+            self.shrink();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.shrink();
+        *self = Buffer { bytes: std::mem::take(&mut self.bytes), ..Buffer::default() };
+    }
+
+    /// Gives memory back after a flood.
+    fn shrink(&mut self) {
+        let enough = (2 * self.bytes.len()).max(BUFFER_BYTES);
+        if self.bytes.capacity() > 2 * enough {
+            self.bytes.shrink_to(enough);
+        }
     }
 }
 
@@ -212,28 +268,6 @@ fn records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn record(bytes: &[u8]) -> &[u8] {
     let len = u32::from_le_bytes(*bytes.first_chunk().expect("records are whole"));
     &bytes[..RECORD_BYTES + len as usize]
-}
-
-impl Answers {
-    /// Adds `count` records.
-    fn append(&mut self, records: &[u8], count: usize) {
-        let headers = (self.count as usize + count) * RECORD_BYTES;
-        let tails = self.fresh.len() + records.len() - headers;
-        if self.count as usize >= ANSWERS_MAX || tails > ANSWER_BYTES_MAX && self.count > 0 {
-            std::mem::swap(&mut self.fresh, &mut self.older);
-            self.fresh.clear();
-            self.fresh.shrink_to(2 * IDLE_BYTES_MAX);
-            self.older_count = std::mem::take(&mut self.count);
-        }
-        self.fresh.extend_from_slice(records);
-        self.count += count as u32;
-    }
-
-    /// The last records, oldest first.
-    fn last(&self) -> impl Iterator<Item = &[u8]> {
-        let extra = ((self.older_count + self.count) as usize).saturating_sub(ANSWERS_MAX);
-        records(&self.older).chain(records(&self.fresh)).skip(extra)
-    }
 }
 
 #[cfg(test)]
@@ -329,12 +363,11 @@ mod tests {
             push(&mut kept, request, 1_000);
         }
         assert!(kept.acknowledge(500));
-        assert!(kept.out.capacity() <= IDLE_BYTES_MAX);
         for request in 501..=1_000 {
             push(&mut kept, request, 10);
             assert!(kept.acknowledge(request));
         }
-        let Answers { fresh, older, .. } = &kept.answers;
-        assert!(fresh.capacity() + older.capacity() <= 4 * IDLE_BYTES_MAX);
+        let held = kept.current.bytes.capacity() + kept.previous.bytes.capacity();
+        assert!(held <= 4 * BUFFER_BYTES, "{held} bytes");
     }
 }
