@@ -10,6 +10,12 @@ pub(crate) struct Assembler {
 }
 
 impl Assembler {
+    /// Whether no frame is half there.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.partial.is_empty()
+    }
+
     /// Takes the next whole frame off `input`, or all of `input` if there is none.
     ///
     /// Only a frame that came in several pieces is copied. What is kept never exceeds a frame of

@@ -14,7 +14,7 @@ pub(crate) const VERSION: u8 = 1;
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 2 * TEXT_BYTES_MAX + 64;
 
 /// Frame kinds below this belong to the link itself.
-const OWN_KINDS_END: u8 = 0x10;
+pub(crate) const OWN_KINDS_END: u8 = 0x10;
 
 /// Who we are, as told in every handshake.
 #[derive(Debug)]

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 
 use env::{FastMap, Instant, Random};
 use proto::Incarnation;
-use proto::frame::put_frame;
+use proto::frame::{put_frame, split_frame};
 use proto::link::{WorkerId, destination};
 
 use self::peers::Peer;
 use crate::key::{Key, Side};
-use crate::link::{Beat, HANDSHAKE_BYTES_MAX, Identity, Link, Reason, Stage, Step};
+use crate::link::{Beat, HANDSHAKE_BYTES_MAX, Identity, Link, OWN_KINDS_END, Reason, Stage, Step};
 use crate::local::Lane;
 use crate::options::describe;
 use crate::{Counters, LinkId, Options, PeerInfo, Refused, SendError};
@@ -337,7 +337,30 @@ impl Mesh {
     ///
     /// Frames for other workers of this node go to their lanes, the link's own are answered.
     /// Bytes of a link that is gone are thrown away.
+    #[inline]
     pub fn next_frame<'b>(
+        &mut self,
+        now: Instant,
+        id: LinkId,
+        input: &mut &'b [u8],
+    ) -> Option<Frame<'b>> {
+        // Nearly all frames are whole, for this worker, and on a link that has carried some.
+        if let Some(link) = find(&mut self.links, id)
+            && link.carries
+            && link.assembler.is_empty()
+            && let Ok(Some((payload, used))) = split_frame(input, self.options.frame_bytes_max)
+            && let [kind, to, ..] = *payload
+            && kind >= OWN_KINDS_END
+            && to == self.me.id.worker
+        {
+            link.used = true;
+            *input = &input[used..];
+            return Some(Frame { from: link.remote.id, payload: Cow::Borrowed(payload) });
+        }
+        self.next_other_frame(now, id, input)
+    }
+
+    fn next_other_frame<'b>(
         &mut self,
         now: Instant,
         id: LinkId,
