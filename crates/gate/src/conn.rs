@@ -32,13 +32,14 @@ pub(crate) struct Conn {
 
 /// How far a connection has come.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all have a session, and each frame needs it")]
 pub(crate) enum Phase {
     /// Nothing said yet.
     Hello,
     /// The challenge was sent.
     Challenged([u8; 16]),
     /// The session's home was asked, or has admitted it.
-    Session(Box<Session>),
+    Session(Session),
     /// The last frames are on their way out.
     Closing,
 }
@@ -53,7 +54,7 @@ pub(crate) struct Session {
     pub(crate) home: WorkerId,
     /// Present until the home's `Welcome`.
     pub(crate) waiting: Option<Box<Waiting>>,
-    pub(crate) routes: Vec<Route>,
+    pub(crate) routes: Routes,
     /// One for each group.
     pub(crate) memberships: Vec<Membership>,
     /// By which streams: pairs of a group of `memberships` and a stream.
@@ -78,6 +79,56 @@ pub(crate) struct Route {
     pub(crate) lead: Lead,
     pub(crate) kind: KindId,
     pub(crate) epoch: u64,
+}
+
+/// The routes of a session. Most have one, which is kept where it is found without another look.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    /// Present unless there are none.
+    first: Option<Route>,
+    others: Vec<Route>,
+}
+
+impl Routes {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.first.iter().chain(&self.others)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Route> {
+        self.first.iter_mut().chain(&mut self.others)
+    }
+
+    #[inline]
+    fn find(&self, stream: u32) -> Option<&Route> {
+        match &self.first {
+            Some(first) if first.stream == stream => Some(first),
+            _ => self.others.iter().find(|route| route.stream == stream),
+        }
+    }
+
+    pub(crate) fn find_mut(&mut self, stream: u32) -> Option<&mut Route> {
+        self.iter_mut().find(|route| route.stream == stream)
+    }
+
+    fn push(&mut self, route: Route) {
+        if self.first.is_none() {
+            self.first = Some(route);
+            return;
+        }
+        if self.others.len() < 4 {
+            // Most sessions have one or two; the first push would take room for four.
+            self.others.reserve_exact(1);
+        }
+        self.others.push(route);
+    }
+
+    fn remove(&mut self, at: usize) {
+        if at > 0 {
+            self.others.remove(at - 1);
+        } else {
+            self.first = (!self.others.is_empty()).then(|| self.others.remove(0));
+        }
+    }
 }
 
 /// Whether a stream leads somewhere.
@@ -211,17 +262,12 @@ const ENDED_MAX: usize = 16;
 impl Session {
     /// Adds the route of a stream that is not known yet.
     pub(crate) fn add_route(&mut self, route: Route) {
-        if self.routes.len() < 4 {
-            // Most sessions have one or two; the first push would take room for four.
-            self.routes.reserve_exact(1);
-        }
         self.routes.push(route);
     }
 
     /// Notes that a stream leads nowhere any more, also if its route did not come yet.
     pub(crate) fn end_route(&mut self, stream: u32) {
-        let known = self.routes.iter_mut().find(|route| route.stream == stream);
-        match known {
+        match self.routes.find_mut(stream) {
             Some(route) => route.lead = Lead::Ended,
             None => {
                 let (slot, kind) = (Slot::default(), KindId::default());
@@ -229,9 +275,9 @@ impl Session {
             }
         }
         let is_ended = |route: &Route| route.lead == Lead::Ended;
-        if self.routes.iter().filter(|route| is_ended(route)).count() > ENDED_MAX
-            && let Some(oldest) = self.routes.iter().position(is_ended)
-        {
+        let count = self.routes.iter().filter(|route| is_ended(route)).count();
+        let oldest = self.routes.iter().position(is_ended);
+        if let Some(oldest) = oldest.filter(|_| count > ENDED_MAX) {
             self.routes.remove(oldest);
         }
     }
@@ -243,6 +289,33 @@ impl Session {
 
     #[inline]
     pub(crate) fn route(&self, stream: u32) -> Option<&Route> {
-        self.routes.iter().find(|route| route.stream == stream)
+        self.routes.find(stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_found_and_leave_in_order() {
+        let route = |stream| {
+            let (slot, lead) = (Slot::default(), Lead::Lost(false));
+            Route { stream, slot, lead, kind: KindId::default(), epoch: 0 }
+        };
+        let mut routes = Routes::default();
+        (1..=4).for_each(|stream| routes.push(route(stream)));
+        let streams = |routes: &Routes| routes.iter().map(|r| r.stream).collect::<Vec<_>>();
+        for (at, left) in [(2, vec![1, 2, 4]), (0, vec![2, 4]), (0, vec![4]), (0, vec![])] {
+            routes.remove(at);
+            assert_eq!(streams(&routes), left);
+            for stream in 1..=4 {
+                let found = routes.find(stream).map(|route| route.stream);
+                assert_eq!(found, left.contains(&stream).then_some(stream));
+                assert_eq!(found, routes.find_mut(stream).map(|route| route.stream));
+            }
+        }
+        routes.push(route(9));
+        assert_eq!(streams(&routes), [9]);
     }
 }

@@ -7,7 +7,7 @@ use proto::ticket::{self, ResumeClaims};
 use proto::{AccountId, SessionId, WireError};
 
 use crate::bucket::Bucket;
-use crate::conn::{Phase, Session, Waiting};
+use crate::conn::{Phase, Routes, Session, Waiting};
 use crate::gate::{End, Flow, Gate, touch};
 use crate::{Options, Rule};
 
@@ -246,19 +246,19 @@ impl Gate {
             return Flow::Ended;
         }
         let conn = self.conns.get_mut(slot).expect("it logs in");
-        conn.phase = Phase::Session(Box::new(Session {
+        conn.phase = Phase::Session(Session {
             id: proved.session,
             account: proved.account,
             level: proved.level,
             generation: proved.generation,
             home,
             waiting: Some(Box::new(Waiting { secret: proved.secret, held: Vec::new() })),
-            routes: Vec::new(),
+            routes: Routes::default(),
             memberships: Vec::new(),
             joined: Vec::new(),
             messages: Bucket::full(),
             bytes: Bucket::full(),
-        }));
+        });
         self.set_timer(slot, now + self.options.home_wait);
         Flow::Next
     }

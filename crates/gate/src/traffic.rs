@@ -90,7 +90,7 @@ impl Gate {
         let fields = reader.rest();
         let conn = self.conns.get_mut(slot).expect("a frame came from it");
         let Phase::Session(session) = &mut conn.phase else { return Flow::Ended };
-        let (owner, to) = match session.routes.iter_mut().find(|route| route.stream == stream) {
+        let (owner, to) = match session.routes.find_mut(stream) {
             Some(Route { lead: Lead::To(owner), slot, .. }) => (*owner, *slot),
             Some(Route { lead: Lead::Lost(has_frames), .. }) => {
                 *has_frames = true;
@@ -161,7 +161,7 @@ impl Gate {
         has_frames: bool,
     ) {
         let Some(session) = self.session_mut(slot) else { return };
-        for route in &mut session.routes {
+        for route in session.routes.iter_mut() {
             if matches!(route.lead, Lead::To(owner) if owner.node == node) {
                 route.lead = Lead::Lost(has_frames);
             }
@@ -483,7 +483,7 @@ impl Gate {
             return;
         };
         let is_full = session.streams() >= streams_max;
-        match session.routes.iter_mut().find(|known| known.stream == route.stream) {
+        match session.routes.find_mut(route.stream) {
             // What has ended leads nowhere again: the route was overtaken by the stream's end.
             Some(known) if known.lead == Lead::Ended || route.epoch < known.epoch => {
                 self.stats.hit(Rule::Stale);

@@ -14,6 +14,11 @@ impl Token {
     pub(crate) const WAKER: mio::Token = mio::Token(usize::MAX);
     pub(crate) const TIMER: mio::Token = mio::Token(usize::MAX - 1);
 
+    /// Its place among all of its [`Sockets`](crate::Sockets): small, and another's after a close.
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+
     pub(crate) fn to_mio(self) -> mio::Token {
         const { assert!(usize::BITS == 64, "tokens carry 64 bits") };
         mio::Token((self.generation as usize) << 32 | self.index as usize)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::{Cluster, Directory, NodeInfo};
-use env::{Clock, FastMap, Instant, WallTime};
+use env::{Clock, Instant, WallTime};
 use mesh::{Heard, LinkId, PeerChange, PeerInfo, Wires};
 use proto::Incarnation;
 use proto::link::Slot;
@@ -18,6 +18,10 @@ use crate::{Closing, Gate, Rule};
 
 /// Bytes read from a socket at a time.
 const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Bytes of clients after which links are written at once: as much as a node reads at a time.
+/// Waiting for all clients would only push it out of the caches on the way.
+const FLUSH_BYTES: usize = 56 * 1024;
 
 /// How often the worker's figures are shown, at most, and how much longer that is for each
 /// connection it has.
@@ -61,7 +65,8 @@ pub(crate) struct Loop {
     metrics: Metrics,
     /// By the index of their slots.
     clients: Vec<Option<(Slot, Client)>>,
-    by_token: FastMap<Token, Slot>,
+    /// By the index of their tokens; what is free names no client.
+    by_token: Vec<Slot>,
     board: Board,
     cluster: Option<Cluster>,
     /// Revision of the directory that the worker goes by.
@@ -71,6 +76,10 @@ pub(crate) struct Loop {
     /// Nodes that are not on the list any more but still linked.
     unlisted: Vec<Incarnation>,
     scratch: Vec<u8>,
+    /// Bytes read from clients since the links were last written.
+    unflushed: usize,
+    /// Nodes whose links broke and that the gate was not told of yet.
+    lost: Vec<Incarnation>,
     /// Lanes of other workers that took no more.
     blocked_lanes: Vec<u8>,
     shown_at: Instant,
@@ -102,7 +111,7 @@ impl Loop {
             shared,
             metrics,
             clients: Vec::new(),
-            by_token: FastMap::default(),
+            by_token: Vec::new(),
             board: setup.board.clone(),
             cluster: setup.cluster.clone(),
             revision: 0,
@@ -110,6 +119,8 @@ impl Loop {
             peers: Vec::new(),
             unlisted: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES],
+            unflushed: 0,
+            lost: Vec::new(),
             blocked_lanes: Vec::new(),
             shown_at: Instant::ZERO,
             ends_at: None,
@@ -164,7 +175,7 @@ impl Loop {
         match event {
             Event::Readable(token) | Event::Writable(token) => {
                 let is_readable = matches!(event, Event::Readable(_));
-                if let Some(&slot) = self.by_token.get(&token) {
+                if let Some(slot) = self.slot_of(token) {
                     if is_readable {
                         self.read_client(now, wall, slot, token);
                     } else {
@@ -201,10 +212,22 @@ impl Loop {
                     self.clients.resize_with(at + 1, || None);
                 }
                 self.clients[at] = Some((slot, Client::new(token)));
-                self.by_token.insert(token, slot);
+                let at = token.index();
+                if self.by_token.len() <= at {
+                    self.by_token.resize(at + 1, Slot::default());
+                }
+                self.by_token[at] = slot;
             }
             Err(_) => self.sockets.close(token),
         }
+    }
+
+    /// The client whose socket this is.
+    #[inline]
+    fn slot_of(&self, token: Token) -> Option<Slot> {
+        let slot = *self.by_token.get(token.index())?;
+        let (at, client) = self.clients.get(slot.index as usize)?.as_ref()?;
+        (*at == slot && client.token == token).then_some(slot)
     }
 
     fn client(&mut self, slot: Slot) -> Option<&mut Client> {
@@ -215,7 +238,7 @@ impl Loop {
     fn forget(&mut self, now: Instant, slot: Slot) -> Option<Client> {
         self.client(slot)?;
         let (_, client) = self.clients[slot.index as usize].take()?;
-        self.by_token.remove(&client.token);
+        self.by_token[client.token.index()] = Slot::default();
         self.gate.handle_closed(now, slot);
         Some(client)
     }
@@ -235,6 +258,10 @@ impl Loop {
         let read = self.sockets.read(token, &mut scratch);
         if let Read::Data(n) | Read::More(n) = read {
             self.take_bytes(now, wall, slot, &mut scratch[..n]);
+            self.unflushed += n;
+            if self.unflushed >= FLUSH_BYTES {
+                self.flush_links(now);
+            }
         }
         match read {
             Read::More(_) => self.sockets.read_later(token),
@@ -572,13 +599,8 @@ impl Loop {
             while let Some((slot, closing)) = self.gate.poll_close() {
                 self.close_client(now, slot, closing);
             }
-            let mut lost = Vec::new();
-            let mesh = self.gate.mesh();
-            self.wires.flush(now, mesh, &mut self.sockets, |change| {
-                if let PeerChange::Down(node) = change {
-                    lost.push(node);
-                }
-            });
+            self.flush_links(now);
+            let lost = std::mem::take(&mut self.lost);
             let had_lanes = self.pass_lanes(now, wall);
             if lost.is_empty() && !had_lanes {
                 break;
@@ -591,6 +613,17 @@ impl Loop {
         if now.since(self.shown_at) >= SHOW_EVERY + SHOW_EVERY_CONNECTION * connections {
             self.show(now);
         }
+    }
+
+    /// Writes what the links have to say.
+    fn flush_links(&mut self, now: Instant) {
+        self.unflushed = 0;
+        let (mesh, lost) = (self.gate.mesh(), &mut self.lost);
+        self.wires.flush(now, mesh, &mut self.sockets, |change| {
+            if let PeerChange::Down(node) = change {
+                lost.push(node);
+            }
+        });
     }
 
     /// Passes mail on to other workers of this gate; its own is handled at once. Tells whether
