@@ -338,6 +338,12 @@ impl Loop {
         loop {
             let Some(client) = self.client(slot) else { return };
             let Speech::WebSocket(decoder) = &mut client.speech else { return };
+            let (len, used) = decoder.take_short(input);
+            if used > 0 {
+                self.gate.handle_bytes(now, wall, slot, &input[..len]);
+                input = &mut input[used..];
+                continue;
+            }
             let code = match decoder.next(&mut input) {
                 Ok(None) => return,
                 Ok(Some(Piece::Data(data))) => {

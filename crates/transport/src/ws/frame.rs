@@ -52,6 +52,9 @@ pub struct Control {
 const CONTROL_BYTES_MAX: usize = 125;
 const HEADER_BYTES_MAX: usize = 14;
 
+/// The header of a masked frame with a length of one byte.
+const SHORT_HEADER_BYTES: usize = 6;
+
 /// The longest header of a masked frame, in bytes.
 pub const MASK_HEADER_BYTES_MAX: usize = HEADER_BYTES_MAX;
 
@@ -152,6 +155,36 @@ impl Decoder {
                 return Ok(Some(piece));
             }
         }
+    }
+
+    /// Takes the masked messages at the start of `input` that are whole, in one frame, and short,
+    /// as most clients' are. Moves their payloads together to the start of `input`; gives how long
+    /// those are, and how many bytes of `input` they took. [`next`](Self::next) goes on after them.
+    pub fn take_short(&mut self, input: &mut [u8]) -> (usize, usize) {
+        if self.role == Role::Client
+            || self.in_payload
+            || self.header_len > 0
+            || self.in_message
+            || self.closed
+        {
+            return (0, 0);
+        }
+        let (mut to, mut from) = (0, 0);
+        while let [OP_BINARY, second, mask @ ..] = &input[from..]
+            && let Some(&mask) = mask.first_chunk()
+            && let len = usize::from(second & 0x7f)
+            && second & 0x80 != 0
+            && len < 126
+            && len <= self.message_bytes_max as usize
+            && input.len() - from >= SHORT_HEADER_BYTES + len
+        {
+            from += SHORT_HEADER_BYTES;
+            input.copy_within(from..from + len, to);
+            unmask(&mut input[to..to + len], mask, &mut 0);
+            to += len;
+            from += len;
+        }
+        (to, from)
     }
 
     /// Whether nothing of a frame has arrived, so that a pause means nothing.
@@ -349,8 +382,8 @@ fn unmask(payload: &mut [u8], mask: [u8; 4], turn: &mut u8) {
         let bytes: [u8; 8] = (&*word).try_into().expect("eight bytes");
         word.copy_from_slice(&(u64::from_ne_bytes(bytes) ^ wide).to_ne_bytes());
     }
-    for (byte, mask) in words.into_remainder().iter_mut().zip(turned.iter().cycle()) {
-        *byte ^= mask;
+    for (n, byte) in words.into_remainder().iter_mut().enumerate() {
+        *byte ^= turned[n & 3];
     }
     *turn = ((*turn as usize + payload.len()) & 3) as u8;
 }
@@ -364,7 +397,9 @@ pub fn wrap_binary(out: &mut Vec<u8>, from: usize) {
     let len = out.len() - from;
     if len > 0 {
         let (header, header_len) = header(OP_BINARY, len, 0);
-        out.splice(from..from, header[..header_len].iter().copied());
+        out.resize(out.len() + header_len, 0);
+        out.copy_within(from..from + len, from + header_len);
+        out[from..from + header_len].copy_from_slice(&header[..header_len]);
     }
 }
 
@@ -426,6 +461,44 @@ fn header(first: u8, len: usize, mask_bit: u8) -> ([u8; 10], usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_messages_are_taken_together_up_to_what_is_not_one() {
+        let mut message = Vec::new();
+        for text in ["one", "", "a somewhat longer one", "4"] {
+            put_masked(&mut message, text.as_bytes(), MASK);
+        }
+        let whole = message.len();
+        let mut long = message.clone();
+        put_masked(&mut long, &[7; 126], MASK);
+        let mut ping = message.clone();
+        put_frame(&mut ping, 0x89, b"hi", Some(MASK));
+        let mut fragment = message.clone();
+        put_frame(&mut fragment, 0x02, b"begun", Some(MASK));
+        let mut unmasked = message.clone();
+        put_frame(&mut unmasked, OP_BINARY, b"bare", None);
+        let mut cut = message.clone();
+        put_masked(&mut cut, b"not all there", MASK);
+        cut.pop();
+        for mut bytes in [message, long, ping, fragment, unmasked, cut] {
+            let mut decoder = Decoder::new(Role::Server, 1000);
+            let (len, used) = decoder.take_short(&mut bytes);
+            assert_eq!(&bytes[..len], b"onea somewhat longer one4");
+            assert_eq!(used, whole);
+        }
+        // Nor are those over the limit, nor any while a frame or message is open.
+        let mut bytes = Vec::new();
+        put_masked(&mut bytes, &[1; 20], MASK);
+        assert_eq!(Decoder::new(Role::Server, 19).take_short(&mut bytes.clone()), (0, 0));
+        assert_eq!(Decoder::new(Role::Client, 99).take_short(&mut bytes.clone()), (0, 0));
+        for opening in [&[0x82][..], &[0x82, 0x84, 0, 0, 0, 0, 1], &[0x02, 0x81, 0, 0, 0, 0, 1]] {
+            let mut decoder = Decoder::new(Role::Server, 1000);
+            let mut opening = opening.to_vec();
+            let mut input = &mut opening[..];
+            while decoder.next(&mut input).unwrap().is_some() {}
+            assert_eq!(decoder.take_short(&mut bytes.clone()), (0, 0));
+        }
+    }
 
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
