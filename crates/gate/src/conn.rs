@@ -32,13 +32,13 @@ pub(crate) struct Conn {
 
 /// How far a connection has come.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all have a session, and each frame needs it")]
 pub(crate) enum Phase {
     /// Nothing said yet.
     Hello,
     /// The challenge was sent.
     Challenged([u8; 16]),
-    /// The session's home was asked, or has admitted it.
+    /// The session's home was asked, or has admitted it. Not in a box: nearly all have one, and
+    /// each frame needs it.
     Session(Session),
     /// The last frames are on their way out.
     Closing,
