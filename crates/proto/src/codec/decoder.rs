@@ -86,11 +86,27 @@ impl<'a> Decoder<'a> {
                 self.rest = rest;
                 Ok(u64::from(first))
             }
-            _ => match self.integer()? {
-                Integer::Unsigned(value) => Ok(value),
-                Integer::Negative(value) => Err(range(value, "0..=18446744073709551615")),
-            },
+            _ => self.long_uint(),
         }
+    }
+
+    fn long_uint(&mut self) -> Result<u64, DecodeError> {
+        let (value, rest) = match *self.rest {
+            [0xcc, a, ref rest @ ..] => (u64::from(a), rest),
+            [0xcd, a, b, ref rest @ ..] => (u64::from(u16::from_be_bytes([a, b])), rest),
+            [0xce, a, b, c, d, ref rest @ ..] => {
+                (u64::from(u32::from_be_bytes([a, b, c, d])), rest)
+            }
+            [0xcf, a, b, c, d, e, f, g, h, ref rest @ ..] => {
+                (u64::from_be_bytes([a, b, c, d, e, f, g, h]), rest)
+            }
+            _ => match self.integer()? {
+                Integer::Unsigned(value) => return Ok(value),
+                Integer::Negative(value) => return Err(range(value, "0..=18446744073709551615")),
+            },
+        };
+        self.rest = rest;
+        Ok(value)
     }
 
     /// Takes an integer of any form that fits 64 bits with a sign.
