@@ -2,8 +2,8 @@
 //!
 //! Run by `bench gate` with the raw echo in the same rounds. A gate process and a node process
 //! linked over TCP, and both in one process linked by a pipe, share one CPU; the load generator
-//! has the other. Also: WebSocket next to plain TCP, memory of idle sessions, and a storm of
-//! connections next to bare accepting.
+//! has the other. Also: WebSocket next to plain TCP, the delay that is added, memory of idle
+//! sessions, and a storm of connections next to bare accepting.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -48,6 +48,7 @@ const COST_GOALS: [(usize, f64); 2] = [(1, 1.3), (16, 2.0)];
 const WEB_GOAL: f64 = 1.15;
 const IDLE_BYTES_GOAL: f64 = 2048.0;
 const STORM_GOAL: f64 = 2.0;
+const DELAY_GOAL_US: f64 = 1000.0;
 
 /// `bench gate`.
 ///
@@ -57,6 +58,7 @@ const STORM_GOAL: f64 = 2.0;
 pub fn run() -> anyhow::Result<bool> {
     let servers = start_servers()?;
     let mut met = echo(&servers, &SHAPES)?;
+    met &= delay(&servers)?;
     met &= storm(&servers)?;
     drop(servers);
     met &= idle()?;
@@ -209,6 +211,31 @@ fn echo_once(
             run_load(&load, player(false), || servers.both.cpu())
         }
     }
+}
+
+/// What gate, link and node together add to the median round trip of the raw echo: of one client
+/// alone, and of a hundred that keep a core busy.
+fn delay(servers: &Servers) -> anyhow::Result<bool> {
+    let mut met = true;
+    let mut accounts = 100_000_000;
+    println!("\nadded median delay");
+    for connections in [1, 100] {
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            accounts += 10_000;
+            let once = |way| {
+                echo_once(servers, way, connections, 1, accounts, &mut Vec::new())
+                    .map(|outcome| outcome.latency_us(0.5))
+            };
+            let (raw, ours) = (once(0)?, once(1)?);
+            rounds.push((ours - raw, raw, ours));
+        }
+        rounds.sort_by(|one, two| one.0.total_cmp(&two.0));
+        let (added, raw, ours) = rounds[rounds.len() / 2];
+        println!("    {connections} connections: raw {raw:.0} us, gate + node {ours:.0} us");
+        met &= judge("microseconds added", added, DELAY_GOAL_US);
+    }
+    Ok(met)
 }
 
 /// The round of median cost.
@@ -715,6 +742,22 @@ fn start_node(board: &Board, mesh_listen: Option<SocketAddr>) -> anyhow::Result<
         let target = EntityId::keyed(KindId::of("echoer"), login.account.0);
         Ok(vec![Binding { name: "echoer".into(), target }])
     });
+    start_app(&app, board, mesh_listen)
+}
+
+/// A node with the kinds that `declare` adds, for other benchmarks.
+pub(crate) fn start_scenes(
+    board: &Board,
+    declare: impl FnOnce(NodeApp) -> NodeApp,
+) -> anyhow::Result<NodeHandle> {
+    start_app(&declare(NodeApp::new()), board, None)
+}
+
+fn start_app(
+    app: &NodeApp,
+    board: &Board,
+    mesh_listen: Option<SocketAddr>,
+) -> anyhow::Result<NodeHandle> {
     let options = NodeOptions { workers: 1, mesh_listen, ..NodeOptions::new("node") };
     let env = NodeEnv {
         clock: Clock::system(),
@@ -725,7 +768,7 @@ fn start_node(board: &Board, mesh_listen: Option<SocketAddr>) -> anyhow::Result<
         store: None,
         metrics: env::metrics::Registry::new(),
     };
-    let handle = Node::start(&app, options, env)?;
+    let handle = Node::start(app, options, env)?;
     ensure!(handle.incarnation() == node_id(), "the seed gives the node's incarnation");
     Ok(handle)
 }

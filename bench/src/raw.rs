@@ -210,6 +210,56 @@ pub fn keep_busy<P: Protocol>(
     Ok((server_cpu()? - start.1).as_secs_f64() / start.0.elapsed().as_secs_f64())
 }
 
+/// Loads a server to about `share` of one core until `stop`, as many clients do of which each
+/// sends when it likes: requests leave at an even rate, in steps of a quarter of a millisecond.
+/// Gives the share that it was.
+///
+/// # Errors
+///
+/// As [`run_load`].
+pub fn keep_steady<P: Protocol>(
+    load: &Load,
+    share: f64,
+    stop: &AtomicBool,
+    make: impl FnMut(usize) -> P,
+    mut server_cpu: impl FnMut() -> anyhow::Result<Duration>,
+) -> anyhow::Result<f64> {
+    const STEP: Duration = Duration::from_micros(250);
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut generator = Generator::new(load)?;
+    generator.connect(make)?;
+    generator.is_paced = true;
+    generator.load_on = true;
+    let start = (Instant::now(), server_cpu()?);
+    let (mut looked, mut sent_at) = (start, start.0);
+    let (mut rate, mut due, mut next) = (50_000.0, 0.0, 0);
+    while !stop.load(Ordering::SeqCst) {
+        let now = Instant::now();
+        // What could not be sent during a pause of ours is not made up for in a burst.
+        due += (now - sent_at).min(4 * STEP).as_secs_f64() * rate;
+        sent_at = now;
+        let at = generator.now();
+        while due >= 1.0 {
+            due -= 1.0;
+            next = (next + 1) % generator.connections.len();
+            let connection = &mut generator.connections[next];
+            if connection.sent.len() < load.window {
+                connection.request(1, at);
+                connection.flush()?;
+            }
+        }
+        generator.turn_within(Duration::ZERO)?;
+        std::thread::sleep(STEP.saturating_sub(now.elapsed()));
+        if looked.0.elapsed() >= LOOK {
+            let now = (Instant::now(), server_cpu()?);
+            let was = (now.1 - looked.1).as_secs_f64() / (now.0 - looked.0).as_secs_f64();
+            rate = (rate * (share / was.max(0.01)).clamp(0.9, 1.1)).clamp(1_000.0, 5_000_000.0);
+            looked = now;
+        }
+    }
+    Ok((server_cpu()? - start.1).as_secs_f64() / start.0.elapsed().as_secs_f64())
+}
+
 /// Connections that have shaken hands and stay open until this is dropped.
 pub struct Held<P> {
     generator: Generator<P>,
@@ -251,6 +301,8 @@ struct Generator<P> {
     skipped: u32,
     origin: Instant,
     load_on: bool,
+    /// An answer brings no new request.
+    is_paced: bool,
 }
 
 struct Connection<P> {
@@ -278,6 +330,7 @@ impl<P: Protocol> Generator<P> {
             skipped: 0,
             origin: Instant::now(),
             load_on: false,
+            is_paced: false,
         })
     }
 
@@ -335,7 +388,14 @@ impl<P: Protocol> Generator<P> {
 
     /// Waits for readiness and serves all that is ready.
     fn turn(&mut self) -> anyhow::Result<()> {
-        let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        self.turn_within(Duration::from_millis(20))
+    }
+
+    fn turn_within(&mut self, limit: Duration) -> anyhow::Result<()> {
+        let limit = rustix::event::Timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: limit.subsec_nanos().into(),
+        };
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&limit)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -362,7 +422,9 @@ impl<P: Protocol> Generator<P> {
                         self.latencies.push(((now - sent) / 1000) as u32);
                     }
                 }
-                connection.request(answers, now);
+                if !self.is_paced {
+                    connection.request(answers, now);
+                }
             }
             connection.flush()?;
         }

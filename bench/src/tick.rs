@@ -1,24 +1,31 @@
-//! How late ticks come at 20 and 60 Hz while one core is loaded to 70 %: the engine's deadline
-//! next to a bare timerfd and to Tokio's interval, all at the same time.
+//! How late ticks come at 20 and 60 Hz while one core is loaded to 70 %: a scene's steps on a node
+//! and the deadline under them next to a bare timerfd and to Tokio's interval, all at the same
+//! time.
 //!
-//! The load is a gate and its node at work for players on the other core. It is measured twice:
-//! with the tickers free to run anywhere, as a node's workers are, and with all of them held on
-//! the loaded core, the worst there is.
+//! The load is a gate and its node at work for players on the other core, who use that up as much.
+//! It comes in two ways: evenly, as from players who send when they like, and in bursts that take
+//! the whole core for 2.8 of every 4 ms. A burst shows the scheduler, not the ticker: a thread that
+//! wakes meanwhile may have to wait until the one that runs has had its slice. And it is measured
+//! with the tickers free to run anywhere, as a node's workers are, and with all of them held on the
+//! loaded core, the worst there is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use env::{Clock, Instant};
+use macros::{entity, rpc};
+use node::rt::Cx;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use transport::{Event, Options, Sockets};
+use scene::Steps;
+use transport::{Board, Event, Options, Sockets};
 
-use crate::gate::{load_average, player};
+use crate::gate::{load_average, player, start_scenes};
 use crate::raw;
 
 const RATES_HZ: [u64; 2] = [20, 60];
@@ -29,17 +36,26 @@ const GOAL_P99_US: f64 = 2000.0;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Subject {
-    Engine,
+    Scene,
+    Deadline,
     Timerfd,
     Tokio,
 }
 
+/// How the gate's load comes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Flow {
+    Even,
+    Bursts,
+}
+
 impl Subject {
-    const ALL: [Subject; 3] = [Subject::Engine, Subject::Timerfd, Subject::Tokio];
+    const ALL: [Subject; 4] = [Subject::Scene, Subject::Deadline, Subject::Timerfd, Subject::Tokio];
 
     fn name(self) -> &'static str {
         match self {
-            Subject::Engine => "mainstay deadline",
+            Subject::Scene => "a scene's steps",
+            Subject::Deadline => "mainstay deadline",
             Subject::Timerfd => "bare timerfd",
             Subject::Tokio => "tokio interval",
         }
@@ -48,14 +64,16 @@ impl Subject {
     /// Lateness of each tick, in nanoseconds.
     fn measure(self, period: Duration, ticks: u32) -> anyhow::Result<Vec<u64>> {
         match self {
-            Subject::Engine => engine(period, ticks),
+            Subject::Scene => scene(period, ticks),
+            Subject::Deadline => deadline(period, ticks),
             Subject::Timerfd => timerfd(period, ticks),
             Subject::Tokio => tokio_interval(period, ticks),
         }
     }
 }
 
-/// `bench tick`: prints the table; whether the goal was met with tickers free to run anywhere.
+/// `bench tick`: prints the table; whether the goal was met by what the engine drives, under an
+/// even load and with tickers free to run anywhere.
 ///
 /// # Errors
 ///
@@ -65,44 +83,53 @@ pub fn run() -> anyhow::Result<bool> {
         "Tick lateness, {TIME:?} each, a gate and its node at {:.0} % of one core",
         LOAD_SHARE * 100.0
     );
-    println!("goal: p50 <= {GOAL_P50_US:.0} us, p99 <= {GOAL_P99_US:.0} us\n");
+    println!("goal: p50 <= {GOAL_P50_US:.0} us, p99 <= {GOAL_P99_US:.0} us, even load, free\n");
     let mut is_met = true;
-    for (place, cpu) in [("free", None), ("on the loaded core", Some(raw::SERVER_CPU))] {
-        let load = GateLoad::start()?;
-        let mut runs = Vec::new();
-        for rate in RATES_HZ {
-            for subject in Subject::ALL {
-                runs.push((rate, subject, start(subject, rate, cpu)));
-            }
-        }
-        let mut engine = (0.0, 0.0);
-        for (rate, subject, thread) in runs {
-            let mut late = thread.join().map_err(|_| anyhow!("a ticker panicked"))??;
-            late.sort_unstable();
-            let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize] as f64 / 1e3;
-            let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
-            let note = match subject {
-                Subject::Engine => {
-                    engine = (p50, p99);
-                    is_met &= cpu.is_some() || is_good(p50, p99);
-                    verdict(p50, p99)
-                }
-                // Then it is the machine that is late, not the engine.
-                Subject::Timerfd if !is_good(engine.0, engine.1) && !is_good(p50, p99) => {
-                    format!("missed too: the engine was {:.2} of it", engine.1 / p99)
-                }
-                _ => String::new(),
-            };
-            println!(
-                "{place:>18} {rate:>3} Hz {:<18} p50 {p50:>6.0} us  p99 {p99:>6.0} us  \
-                 max {max:>6.0} us  {note}",
-                subject.name(),
-            );
-        }
-        let share = load.stop()? * 100.0;
-        println!("{place:>18}        the load was {share:.0} % of its core, {}\n", load_average());
+    for (flow, place, cpu) in [
+        (Flow::Even, "even, free", None),
+        (Flow::Even, "even, on the loaded core", Some(raw::SERVER_CPU)),
+        (Flow::Bursts, "bursts, free", None),
+        (Flow::Bursts, "bursts, on the loaded core", Some(raw::SERVER_CPU)),
+    ] {
+        let is_judged = flow == Flow::Even && cpu.is_none();
+        is_met &= run_shape(flow, (place, cpu))? || !is_judged;
     }
     Ok(is_met)
+}
+
+/// Whether the engine's own ticks were good.
+fn run_shape(flow: Flow, (place, cpu): (&str, Option<usize>)) -> anyhow::Result<bool> {
+    let load = GateLoad::start(flow)?;
+    let mut runs = Vec::new();
+    for rate in RATES_HZ {
+        for subject in Subject::ALL {
+            runs.push((rate, subject, start(subject, rate, cpu)));
+        }
+    }
+    let mut met = true;
+    let mut limit = 0.0;
+    for (rate, subject, thread) in runs {
+        let mut late = thread.join().map_err(|_| anyhow!("a ticker panicked"))??;
+        late.sort_unstable();
+        let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize] as f64 / 1e3;
+        let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
+        let is_ours = matches!(subject, Subject::Scene | Subject::Deadline);
+        met &= !is_ours || is_good(p50, p99);
+        let mut note = verdict(p50, p99);
+        match subject {
+            Subject::Timerfd => limit = p99,
+            // Where the bare timer is over the goal too, it is the machine that is late.
+            _ => note += &format!(", p99 {:.2} of the bare timer's", p99 / limit),
+        }
+        println!(
+            "{place:>26} {rate:>3} Hz {:<18} p50 {p50:>6.0} us  p99 {p99:>6.0} us  \
+             max {max:>6.0} us  {note}",
+            subject.name(),
+        );
+    }
+    let share = load.stop()? * 100.0;
+    println!("{place:>26}        the load was {share:.0} % of its core, {}\n", load_average());
+    Ok(met)
 }
 
 fn is_good(p50: f64, p99: f64) -> bool {
@@ -111,10 +138,10 @@ fn is_good(p50: f64, p99: f64) -> bool {
 
 fn verdict(p50: f64, p99: f64) -> String {
     if is_good(p50, p99) {
-        return "met".into();
+        return "within the goal".into();
     }
     let worst = (p50 / GOAL_P50_US).max(p99 / GOAL_P99_US);
-    format!("missed by {:.0} %", (worst - 1.0) * 100.0)
+    format!("over the goal by {:.0} %", (worst - 1.0) * 100.0)
 }
 
 fn start(subject: Subject, rate: u64, cpu: Option<usize>) -> JoinHandle<anyhow::Result<Vec<u64>>> {
@@ -130,7 +157,67 @@ fn start(subject: Subject, rate: u64, cpu: Option<usize>) -> JoinHandle<anyhow::
     })
 }
 
-fn engine(period: Duration, ticks: u32) -> anyhow::Result<Vec<u64>> {
+/// Lateness of a scene's steps, from when each was due to its handler.
+type Late = Arc<Mutex<Vec<u64>>>;
+
+/// A scene that notes how late its steps are.
+#[entity(root = node::rt, room, steps_per_second = 20)]
+struct Slow {
+    late: Late,
+}
+
+#[rpc(root = node::rt)]
+impl Slow {
+    #[hook]
+    fn step(&mut self, cx: &mut Cx<Self>, steps: Steps) {
+        note(&self.late, cx.now(), steps, RATES_HZ[0]);
+    }
+}
+
+/// The same at another rate.
+#[entity(root = node::rt, room, steps_per_second = 60)]
+struct Fast {
+    late: Late,
+}
+
+#[rpc(root = node::rt)]
+impl Fast {
+    #[hook]
+    fn step(&mut self, cx: &mut Cx<Self>, steps: Steps) {
+        note(&self.late, cx.now(), steps, RATES_HZ[1]);
+    }
+}
+
+fn note(late: &Late, turn: Instant, steps: Steps, rate: u64) {
+    let first = (steps.late + (Clock::system().now() - turn)).as_nanos() as u64;
+    let period = 1_000_000_000 / rate;
+    let each = (0..u64::from(steps.count)).map(|n| first.saturating_sub(n * period));
+    late.lock().expect("nobody panics with it").extend(each);
+}
+
+/// A node with one worker and one scene on it.
+fn scene(period: Duration, ticks: u32) -> anyhow::Result<Vec<u64>> {
+    let node = start_scenes(&Board::new(), |app| app.kind::<Slow>().kind::<Fast>())?;
+    let late = Late::default();
+    let theirs = late.clone();
+    let is_slow = period.as_nanos() as u64 == 1_000_000_000 / RATES_HZ[0];
+    let made = node.spawn(0, move |outside| async move {
+        match is_slow {
+            true => outside.spawn(Slow { late: theirs }).map(drop),
+            false => outside.spawn(Fast { late: theirs }).map(drop),
+        }
+    });
+    made.blocking_recv().context("the node ended")??;
+    loop {
+        std::thread::sleep(period);
+        let late = late.lock().expect("nobody panics with it");
+        if late.len() >= ticks as usize {
+            return Ok(late[..ticks as usize].to_vec());
+        }
+    }
+}
+
+fn deadline(period: Duration, ticks: u32) -> anyhow::Result<Vec<u64>> {
     let clock = Clock::system();
     let mut sockets = Sockets::new(Options::default(), clock.clone())?;
     let mut events = Vec::new();
@@ -197,7 +284,7 @@ struct GateLoad {
 }
 
 impl GateLoad {
-    fn start() -> anyhow::Result<Self> {
+    fn start(flow: Flow) -> anyhow::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let gate = raw::spawn_child(&["child-gate-and-node"], raw::SERVER_CPU)?;
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -206,16 +293,18 @@ impl GateLoad {
             move || {
                 raw::pin(raw::CLIENT_CPU)?;
                 let load = raw::Load { addr: gate.addr(), ..raw::Load::default() };
-                raw::keep_busy(
-                    &load,
-                    LOAD_SHARE,
-                    &stop,
-                    |n| player(n as u64),
-                    || {
-                        let _ = ready.send(());
-                        gate.cpu()
-                    },
-                )
+                let cpu = || {
+                    let _ = ready.send(());
+                    gate.cpu()
+                };
+                let make = |n| player(n as u64);
+                match flow {
+                    Flow::Bursts => raw::keep_busy(&load, LOAD_SHARE, &stop, make, cpu),
+                    Flow::Even => {
+                        let load = raw::Load { connections: 500, window: 8, ..load };
+                        raw::keep_steady(&load, LOAD_SHARE, &stop, make, cpu)
+                    }
+                }
             }
         });
         // The first look at the gate's time means that all players are in.
