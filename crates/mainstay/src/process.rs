@@ -20,7 +20,7 @@ use transport::Board;
 use web::axum::Router;
 use web::{Guests, Server};
 
-use crate::config::{CoordinatorPlace, Keys, Process, StorePlace, StoreServer};
+use crate::config::{CoordinatorPlace, JournalPlace, Keys, Process, StorePlace, StoreServer};
 use crate::{App, console};
 
 /// How long a gate has to say what it holds.
@@ -402,6 +402,7 @@ pub fn open_store(place: &StorePlace) -> Result<Store, StartError> {
             let shards = shards.iter().map(open).collect::<Result<_, StartError>>()?;
             Ok(Store::sharded(shards)?)
         }
+        StorePlace::Journal(place) => open_journal(place),
     }
 }
 
@@ -433,6 +434,26 @@ fn open_redis(server: &StoreServer) -> Result<Store, StartError> {
 #[cfg(not(feature = "redis"))]
 fn open_redis(server: &StoreServer) -> Result<Store, StartError> {
     Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "redis" })
+}
+
+#[cfg(feature = "redis")]
+fn open_journal(place: &JournalPlace) -> Result<Store, StartError> {
+    let usual = store::LandingOptions::default();
+    let options = store::LandingOptions {
+        acknowledge: match place.acknowledge_landed {
+            true => store::Acknowledge::Landed,
+            false => store::Acknowledge::Journal,
+        },
+        interval: place.interval.unwrap_or(usual.interval),
+        ..usual
+    };
+    let target = open_store(&place.target)?;
+    Ok(Store::journal(&place.redis.url, server_options(&place.redis)?, target, options)?)
+}
+
+#[cfg(not(feature = "redis"))]
+fn open_journal(place: &JournalPlace) -> Result<Store, StartError> {
+    Err(StartError::StoreNotBuilt { path: place.redis.url.clone(), feature: "redis" })
 }
 
 #[cfg(feature = "mongodb")]

@@ -225,6 +225,32 @@ fn choosing_redis_is_configuration_only() {
     kept_from_one_start_to_the_next(&file(&folder.0, &store));
 }
 
+#[cfg(feature = "redis")]
+#[test]
+fn choosing_a_journal_that_lands_elsewhere_is_configuration_only() {
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Redis::start_with(&["--appendfsync", "everysec"]).unwrap();
+    let folder = Folder::new("reef");
+    let target = folder.0.join("reef.store").display().to_string();
+    let journal = |rest: &str| {
+        let redis = server.url();
+        let store = format!(
+            "\"store\": {{\"journal\": {{\"redis\": {redis:?}, \"target\": {{\"embedded\": {target:?}}}{rest}}}}},"
+        );
+        file(&folder.0, &store)
+    };
+    let refused = start(&journal("")).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("appendfsync"), "{refused}");
+    kept_from_one_start_to_the_next(&journal(", \"acknowledge\": \"landed\""));
+    // What it acknowledged is in the target, which no node uses by itself.
+    let store = mainstay::store::Store::embedded(&target, Default::default()).unwrap();
+    let entities = mainstay::store::dump::Place { table: 2, key: Vec::new() };
+    let landed = store.rows(Some(entities), 1).wait().unwrap();
+    assert!(landed[0].entity().unwrap().is_some());
+}
+
 #[cfg(feature = "mongodb")]
 #[test]
 fn choosing_mongodb_is_configuration_only() {

@@ -51,6 +51,8 @@ pub mod dump;
 mod embedded;
 mod error;
 pub mod journal;
+#[cfg(feature = "remote")]
+mod landing;
 mod ledger;
 mod options;
 mod queue;
@@ -74,6 +76,8 @@ pub use answer::Answer;
 pub use cache::{Cache, CacheCounts, CacheOptions};
 pub use dump::{DumpError, DumpSummary};
 pub use error::{Error, OpenError, Refusal};
+#[cfg(feature = "redis")]
+pub use landing::{Acknowledge, LandingOptions, LandingReport};
 pub use ledger::{
     AuditEntry, Currency, Holdings, Item, ItemId, ItemKind, LedgerOp, Message, Outgoing, Receipt,
     Supply, Transaction, TxnId, Verdict,

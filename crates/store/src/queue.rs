@@ -21,6 +21,9 @@ pub(crate) trait Job: Send {
     /// Whether the rule never writes.
     #[cfg(feature = "remote")]
     fn only_reads(&self) -> bool;
+    /// Whether it is answered only when what it says has landed, where a journal lands.
+    #[cfg(feature = "remote")]
+    fn settles(&self) -> bool;
     /// Answers what the rule said, which is durable by now.
     fn done(self: Box<Self>);
     /// Answers that nobody knows, or that nothing was done.
@@ -35,6 +38,9 @@ pub(crate) struct Asked {
     /// Whether its rule never writes.
     #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "only servers ask"))]
     pub only_reads: bool,
+    /// See [`Job::settles`].
+    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "only journals land"))]
+    pub settles: bool,
 }
 
 pub(crate) struct Work<T, F> {
@@ -70,6 +76,11 @@ where
     #[cfg(feature = "remote")]
     fn only_reads(&self) -> bool {
         self.asked.only_reads
+    }
+
+    #[cfg(feature = "remote")]
+    fn settles(&self) -> bool {
+        self.asked.settles
     }
 
     fn done(self: Box<Self>) {

@@ -41,6 +41,9 @@ enum Backend {
     #[cfg(feature = "remote")]
     Remote(crate::remote::Remote),
     Sharded(Arc<Sharded>),
+    /// The first is dropped first, and ends what it does.
+    #[cfg(feature = "redis")]
+    Journal(crate::remote::Remote, crate::landing::Landing),
 }
 
 impl fmt::Debug for Store {
@@ -53,6 +56,8 @@ impl fmt::Debug for Store {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => write!(f, "Store::{}", remote.kind()),
             Backend::Sharded(set) => write!(f, "Store::sharded({set:?})"),
+            #[cfg(feature = "redis")]
+            Backend::Journal(..) => f.write_str("Store::journal"),
         }
     }
 }
@@ -140,8 +145,58 @@ impl Store {
     /// `Store::postgres`.
     #[cfg(feature = "redis")]
     pub fn redis(url: &str, options: crate::ServerOptions) -> Result<Self, OpenError> {
-        let server = crate::remote::Redis::new(url, &options)?;
+        let server = crate::remote::Redis::new(url, &options, None)?;
         Ok(Self::of_remote(crate::remote::Remote::open(server, options)?))
+    }
+
+    /// As `Store::redis`, with a journal of all that is written, which lands in `target`: a store of its own that
+    /// nobody else uses. The target may be away for as long as its backlog fits into the journal; when Redis
+    /// loses what it has, it is filled again with what has landed, and everything is activated anew.
+    ///
+    /// Each process that opens it helps to land. Blocks until the journal can be used, which takes as long as
+    /// reading the whole target if it has to be filled.
+    ///
+    /// Errors: [`OpenError::NotDurable`] if Redis may lose what `landing` says is acknowledged there;
+    /// [`OpenError::Denied`] if journal and target do not belong together.
+    #[cfg(feature = "redis")]
+    pub fn journal(
+        url: &str,
+        options: crate::ServerOptions,
+        target: Store,
+        landing: crate::LandingOptions,
+    ) -> Result<Self, OpenError> {
+        let server = || crate::remote::Redis::new(url, &options, Some(landing.clone()));
+        let mut random = env::Random::from_os();
+        let journal = crate::remote::RedisJournal::new(Arc::new(server()?), random.u64() >> 1);
+        let lands_first = landing.acknowledge == crate::Acknowledge::Landed;
+        let thread = crate::landing::Landing::start(crate::landing::Open {
+            journal,
+            target,
+            options: landing.clone(),
+            open_wait: options.open_wait,
+            random,
+        })?;
+        let settle = lands_first.then(|| thread.settle());
+        let remote = crate::remote::Remote::open_settled(server()?, options.clone(), settle)?;
+        Ok(Store { backend: Arc::new(Backend::Journal(remote, thread)) })
+    }
+
+    /// The store in which the journal lands, to look at; `None` if this store has no journal.
+    #[cfg(feature = "redis")]
+    pub fn landing_target(&self) -> Option<Store> {
+        match &*self.backend {
+            Backend::Journal(_, landing) => Some(landing.target()),
+            _ => None,
+        }
+    }
+
+    /// How far the journal has landed, `None` if the store has none.
+    #[cfg(feature = "redis")]
+    pub fn landing(&self) -> Option<crate::LandingReport> {
+        match &*self.backend {
+            Backend::Journal(_, landing) => Some(landing.report()),
+            _ => None,
+        }
     }
 
     /// A store in the MongoDB database at `url` (`mongodb://user@host,host/database?replicaSet=name`;
@@ -244,7 +299,15 @@ impl Store {
         &self,
         rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<T> {
-        self.ask(Asked { bytes: SMALL, only_reads: true }, rule)
+        self.ask(Asked { bytes: SMALL, only_reads: true, settles: false }, rule)
+    }
+
+    /// Submits a rule that never writes, and by whose answer something valuable is believed.
+    fn read_settled<T: Send + 'static>(
+        &self,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Answer<T> {
+        self.ask(Asked { bytes: SMALL, only_reads: true, settles: true }, rule)
     }
 
     pub(crate) fn submit<T: Send + 'static>(
@@ -252,7 +315,16 @@ impl Store {
         bytes: usize,
         rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<T> {
-        self.ask(Asked { bytes, only_reads: false }, rule)
+        self.ask(Asked { bytes, only_reads: false, settles: false }, rule)
+    }
+
+    /// Submits a rule that does something valuable.
+    fn submit_settled<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Answer<T> {
+        self.ask(Asked { bytes, only_reads: false, settles: true }, rule)
     }
 
     fn ask<T: Send + 'static>(
@@ -285,6 +357,8 @@ impl Store {
             Backend::Sharded(_) => {
                 sender.send(Err(Error::Malformed("of a set of shards, ask each by itself")));
             }
+            #[cfg(feature = "redis")]
+            Backend::Journal(remote, _) => remote.thread().submit(asked, rule, sender),
         }
         answer
     }
@@ -361,7 +435,7 @@ impl Store {
         if let Some(set) = self.set() {
             return set.raise_generation(current);
         }
-        self.submit(SMALL, move |s| rules::raise_generation(s, current))
+        self.submit_settled(SMALL, move |s| rules::raise_generation(s, current))
     }
 
     /// Takes an entity that is free, released, or owned by a dead node, with the next epoch.
@@ -428,7 +502,7 @@ impl Store {
         }
         // Here rather than on the store's thread, which is the busiest.
         let content = txn.content_hash();
-        self.submit(txn.bytes(), move |s| rules::commit(s, &txn, content))
+        self.submit_settled(txn.bytes(), move |s| rules::commit(s, &txn, content))
     }
 
     /// The receipt of a transaction if it was done; how an unknown outcome becomes known.
@@ -436,7 +510,7 @@ impl Store {
         if let Some(set) = self.set() {
             return set.lookup(id);
         }
-        self.read(move |s| rules::lookup(s, id))
+        self.read_settled(move |s| rules::lookup(s, id))
     }
 
     /// What a holder has, and its ledger version.
@@ -467,7 +541,7 @@ impl Store {
     ///
     /// They stay until [`Store::outbox_ack`], so a relay may deliver one twice, never none.
     pub fn outbox(&self, after: u64, max: usize) -> Answer<Vec<Outgoing>> {
-        self.read(move |s| rules::outbox(s, after, max))
+        self.read_settled(move |s| rules::outbox(s, after, max))
     }
 
     /// Removes messages up to a place. The answer says how many, at most `scan_max`: ask again
@@ -527,7 +601,7 @@ impl Store {
             return set.write_records(generation, writes);
         }
         let bytes = writes.iter().map(RecordWrite::bytes).sum();
-        self.submit(bytes, move |s| rules::write_records(s, generation, &writes))
+        self.submit_settled(bytes, move |s| rules::write_records(s, generation, &writes))
     }
 
     /// Takes a record to oneself and reads it.
@@ -583,6 +657,12 @@ impl Store {
             }
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => {
+                let (sender, answer) = channel();
+                remote.verify(sender);
+                answer
+            }
+            #[cfg(feature = "redis")]
+            Backend::Journal(remote, _) => {
                 let (sender, answer) = channel();
                 remote.verify(sender);
                 answer

@@ -1,6 +1,8 @@
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+#[cfg(feature = "redis")]
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use mainstay::Exit;
@@ -10,6 +12,10 @@ use mainstay::store::{DumpError, DumpSummary, Store, Verdict, dump};
 
 use super::open::{Where, folder_of};
 use super::time;
+
+/// Rows of journal and target are compared in pieces of this size.
+#[cfg(feature = "redis")]
+const PAGE_BYTES: usize = 1 << 20;
 
 #[derive(clap::Args)]
 pub struct Verify {
@@ -49,9 +55,63 @@ impl Verify {
             tell(&summary);
             return Ok(Exit::Well);
         }
-        let verdict = self.place.open()?.verify().wait()?;
-        Ok(tell_verdict(&verdict))
+        let store = self.place.open()?;
+        let verdict = tell_verdict(&store.verify().wait()?);
+        Ok(verify_target(&store)?.unwrap_or(verdict))
     }
+}
+
+/// Verifies where a journal lands, and holds it against the journal if nothing is written meanwhile. `None`: it has none, or
+/// all is well.
+#[cfg(feature = "redis")]
+fn verify_target(store: &Store) -> anyhow::Result<Option<Exit>> {
+    const LAND_WAIT: Duration = Duration::from_secs(30);
+    let Some(target) = store.landing_target() else { return Ok(None) };
+    let begun = Instant::now();
+    let report = loop {
+        let report = store.landing().context("it has a journal")?;
+        if report.backlog_bytes == 0 || begun.elapsed() >= LAND_WAIT {
+            break report;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    println!(
+        "landed: {} of {} commits, {} bytes and {:?} behind, {} rows set aside",
+        report.landed, report.position, report.backlog_bytes, report.lag, report.aside
+    );
+    if let Some(trouble) = &report.trouble {
+        println!("nothing lands: {trouble}");
+    }
+    println!("the landing target:");
+    let verdict = target.verify().wait()?;
+    let exit = tell_verdict(&verdict);
+    if !matches!(exit, Exit::Well) || report.aside > 0 {
+        return Ok(Some(Exit::Unfinished));
+    }
+    let mut after = None;
+    loop {
+        let rows = store.rows(after.clone(), PAGE_BYTES).wait()?;
+        let landed = target.rows(after.clone(), PAGE_BYTES).wait()?;
+        let differs = rows.iter().zip(&landed).find(|(one, other)| one != other);
+        if differs.is_some() || rows.len() != landed.len() {
+            let quiet = store.landing().is_some_and(|now| now.position == report.position);
+            if !quiet || report.backlog_bytes > 0 {
+                println!("journal and target were not compared: something was written meanwhile");
+                return Ok(None);
+            }
+            println!("the target has other rows than the journal");
+            return Ok(Some(Exit::Unfinished));
+        }
+        let Some(last) = rows.last() else { break };
+        after = Some(last.place.clone());
+    }
+    println!("journal and target have the same rows");
+    Ok(None)
+}
+
+#[cfg(not(feature = "redis"))]
+fn verify_target(_: &Store) -> anyhow::Result<Option<Exit>> {
+    Ok(None)
 }
 
 impl Export {

@@ -243,3 +243,30 @@ fn f18_slots_are_shown_and_moved_by_the_command() {
     assert!(well(&["verify"]).contains("400"), "{}", well(&["verify"]));
     assert_eq!(well(&["list", "--shard", "west"]).lines().count(), 41);
 }
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_journal_is_verified_together_with_what_has_landed() {
+    if servers::skipped() {
+        return;
+    }
+    let folder = Folder::new("journal");
+    let (data, server) = (filled(&folder), servers::Redis::start().unwrap());
+    let target = folder.text("data/local.store");
+    let store = format!(
+        "{{\"journal\": {{\"redis\": {:?}, \"target\": {{\"embedded\": {target:?}}}}}}}",
+        server.url()
+    );
+    let said = well(&["data", "verify", "--store", &store]);
+    for part in ["0 bytes and 0ns behind, 0 rows set aside", "have the same rows"] {
+        assert!(said.contains(part), "{part} is missing: {said}");
+    }
+    let said = well(&["data", "show", "avatar/2", "--store", &store]);
+    assert!(said.contains("currency 1: 10"), "{said}");
+    // The target by itself is read, and takes in nothing.
+    well(&["data", "verify", "--data", &data]);
+    let copy = folder.text("copy");
+    well(&["data", "export", &copy, "--store", &store]);
+    let (went_well, said) = mainstay(&["data", "import", &copy, "--replace", "--data", &data]);
+    assert!(!went_well && said.contains("together with the journal"), "{said}");
+}

@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tables::Item;
 
@@ -24,10 +25,59 @@ pub enum StorePlace {
     Redis(StoreServer),
     /// In a MongoDB database, which any number of processes may share. Needs the feature `mongodb`.
     Mongodb(StoreServer),
+    /// In a journal in Redis, which lands in another store. Needs the feature `redis`.
+    Journal(Box<JournalPlace>),
     /// In memory: what is kept ends with the process. For tests.
     Memory,
     /// In several of these, each with its name: every key is in the shard that has its slot.
     Shards(Vec<(String, StorePlace)>),
+}
+
+/// A journal, and where it lands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JournalPlace {
+    /// The Redis that has it.
+    pub redis: StoreServer,
+    /// The store in which it lands, which nobody else uses.
+    pub target: StorePlace,
+    /// Whether what is valuable is acknowledged only when it has landed.
+    pub acknowledge_landed: bool,
+    /// How long changes are gathered before they land, if not as long as usual.
+    pub interval: Option<Duration>,
+}
+
+impl JournalPlace {
+    /// Reads `{"redis": .., "target": {..}, "acknowledge": "journal" | "landed", "interval": ".."}`.
+    fn read(item: &Item<'_>, folder: &Path) -> Option<Self> {
+        let section = item.section()?;
+        let redis =
+            section.need("redis").and_then(|redis| StoreServer::read(&redis, folder));
+        let target = section.need("target").and_then(|target| {
+            let place = StorePlace::read(&target, folder)?;
+            if matches!(place, StorePlace::Journal(_)) {
+                target.fail("a journal lands in a store that has none itself");
+                return None;
+            }
+            Some(place)
+        });
+        let acknowledge = section.item("acknowledge").and_then(|item| {
+            let said = item.text()?;
+            if !["journal", "landed"].contains(&said) {
+                item.fail("what is valuable is acknowledged by the \"journal\" or when it has \"landed\"");
+            }
+            Some(said == "landed")
+        });
+        let interval = section
+            .item("interval")
+            .and_then(|item| item.duration(Duration::from_millis(1)..=Duration::from_secs(3_600)));
+        Some(JournalPlace {
+            redis: redis?,
+            target: target?,
+            acknowledge_landed: acknowledge.unwrap_or(false),
+            interval,
+        })
+    }
 }
 
 /// A database on a server.
@@ -88,14 +138,16 @@ impl StoreServer {
 }
 
 impl StorePlace {
-    /// Reads `{"embedded": "path"}`, `{"sqlite": "path"}`, `{"memory": true}`, `{"shards": {..}}`, or
-    /// the name of a kind of server with its [`StoreServer`]. Paths start at `folder`.
+    /// Reads `{"embedded": "path"}`, `{"sqlite": "path"}`, `{"memory": true}`, `{"shards": {..}}`, the
+    /// name of a kind of server with its [`StoreServer`], or a [`JournalPlace`]. Paths start at `folder`.
     pub(super) fn read(item: &Item<'_>, folder: &Path) -> Option<StorePlace> {
         let section = item.section()?;
         let shards = section.item("shards").and_then(|item| Self::read_shards(&item, folder));
         let path =
             |name| section.item(name).and_then(|item| item.text()).map(|text| folder.join(text));
         let server = |name| section.item(name).and_then(|item| StoreServer::read(&item, folder));
+        let journal =
+            section.item("journal").and_then(|item| JournalPlace::read(&item, folder));
         let memory = section.item("memory").and_then(|item| item.bool()).unwrap_or(false);
         let named = [
             path("embedded").map(StorePlace::Embedded),
@@ -104,6 +156,7 @@ impl StorePlace {
             server("mysql").map(StorePlace::Mysql),
             server("redis").map(StorePlace::Redis),
             server("mongodb").map(StorePlace::Mongodb),
+            journal.map(|place| StorePlace::Journal(Box::new(place))),
             memory.then_some(StorePlace::Memory),
             shards,
         ];
@@ -112,7 +165,7 @@ impl StorePlace {
         if second.is_some() {
             item.fail("a process has one store: name only one");
         }
-        let servers = ["postgres", "mysql", "redis", "mongodb", "shards"];
+        let servers = ["postgres", "mysql", "redis", "mongodb", "shards", "journal"];
         let is_named = servers.iter().any(|name| section.item(name).is_some());
         if first.is_none() && !is_named {
             item.fail("name the store: {\"embedded\": \"path\"}");

@@ -15,6 +15,7 @@ use super::verify::verify;
 use super::{CommitFailure, ConnectError, Failure, Found, Link, Mode, Place, Server};
 use crate::answer::Sender;
 use crate::error::{Error, OpenError};
+use crate::landing::Settle;
 use crate::ledger::Verdict;
 use crate::queue::{Job, Queue, StopOnEnd};
 use crate::row;
@@ -44,12 +45,22 @@ type Verify = Box<dyn FnOnce() -> Result<Verdict, Error> + Send>;
 impl Remote {
     /// Connects and starts the thread.
     pub fn open<S: Server>(server: S, options: ServerOptions) -> Result<Self, OpenError> {
+        Self::open_settled(server, options, None)
+    }
+
+    /// As [`Remote::open`]; what is valuable is answered when `settle` says that it has landed.
+    pub fn open_settled<S: Server>(
+        server: S,
+        options: ServerOptions,
+        settle: Option<Arc<Settle>>,
+    ) -> Result<Self, OpenError> {
         let server = Arc::new(server);
         let system = |source| OpenError::Io { path: server.shown(), source };
         let own = runtime().map_err(system)?;
         let queue = Arc::new(Queue::new(options.store.clone()));
         let (told, opened) = std::sync::mpsc::channel();
-        let driver = Driver::new(Arc::clone(&server), Arc::clone(&queue), options.clone());
+        let mut driver = Driver::new(Arc::clone(&server), Arc::clone(&queue), options.clone());
+        driver.settle = settle;
         let thread = Thread::start(queue, move || own.block_on(driver.run(&told)));
         let thread = thread.map_err(system)?;
         opened.recv().unwrap_or_else(|_| {
@@ -102,6 +113,9 @@ struct Driver<S: Server> {
     remembered: Remembered,
     /// How many rows the next round trip may ask for.
     fetch: usize,
+    settle: Option<Arc<Settle>>,
+    /// Where in the journal the last attempt was.
+    position: (u64, u64),
 }
 
 /// A time without a connection.
@@ -146,6 +160,8 @@ impl<S: Server> Driver<S> {
             commits: 0,
             remembered: Remembered::default(),
             fetch: FETCH_MIN,
+            settle: None,
+            position: (0, 0),
         }
     }
 
@@ -273,7 +289,7 @@ impl<S: Server> Driver<S> {
             }
             match self.attempt(&mut batch).await {
                 Attempted::Done(done) => {
-                    batch.jobs.drain(..done).for_each(Job::done);
+                    batch.jobs.drain(..done).for_each(|job| self.answer(job));
                     batch.pending.clear();
                     (batch.since, batch.failed) = (Instant::now(), 0);
                 }
@@ -292,6 +308,14 @@ impl<S: Server> Driver<S> {
                     batch = left;
                 }
             }
+        }
+    }
+
+    /// Answers what is durable, or has it wait until it has landed.
+    fn answer(&self, job: Box<dyn Job>) {
+        match &self.settle {
+            Some(settle) if job.settles() => settle.park(self.position, job),
+            _ => job.done(),
         }
     }
 
@@ -355,6 +379,7 @@ impl<S: Server> Driver<S> {
         if !batch.pending.is_empty() {
             let (marker, row) = (first.remove(0), found.remove(0));
             if let Some(done) = committed(&batch.pending, &marker, row)? {
+                self.position = link.position();
                 within(wait, link.abort()).await?;
                 return Ok(done);
             }
@@ -385,6 +410,7 @@ impl<S: Server> Driver<S> {
         let link = self.link.as_mut().expect("an attempt has a connection");
         // A commit that may still be on its way must find that another came first.
         if attempt.writes().is_empty() && pending.is_empty() {
+            self.position = link.position();
             // What was read is true even if the connection ends here.
             if within(wait, link.abort()).await.is_err() {
                 self.lose("it does not end a transaction that only read".to_owned());
@@ -396,7 +422,10 @@ impl<S: Server> Driver<S> {
         attempt.write(marker, row);
         let sent = timeout(wait, link.commit(attempt.writes())).await;
         match sent {
-            Ok(Ok(())) => Ok(done),
+            Ok(Ok(())) => {
+                self.position = link.position();
+                Ok(done)
+            }
             Ok(Err(CommitFailure::Retry(reason))) => Err(Failure::Retry(reason)),
             Ok(Err(CommitFailure::Lost(reason))) => Err(Failure::Lost(reason)),
             Ok(Err(CommitFailure::Unknown(reason))) => {

@@ -42,7 +42,7 @@ pub use options::{Password, ServerOptions};
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::Postgres;
 #[cfg(feature = "redis")]
-pub(crate) use redis::Redis;
+pub(crate) use redis::{Redis, RedisJournal};
 
 /// A row's place: its table and key.
 pub(crate) type Place = (Table, Vec<u8>);
@@ -99,6 +99,11 @@ pub(crate) trait Link {
 
     /// Writes all and ends the attempt: all of it, durably, or nothing.
     fn commit(&mut self, writes: &Writes) -> impl Future<Output = Result<(), CommitFailure>>;
+
+    /// Of a server with a journal: its run, and the last entry of which anything is that the attempt read or wrote.
+    fn position(&self) -> (u64, u64) {
+        (0, 0)
+    }
 
     /// Ends the attempt without having changed anything.
     fn abort(&mut self) -> impl Future<Output = Result<(), Failure>>;

@@ -1,6 +1,7 @@
 //! The rules of a shard: each reads rows, compares, and puts its writes on a [`Stage`].
 
 mod commit;
+pub(crate) mod landing;
 mod owner;
 pub(crate) mod raw;
 mod record;
@@ -38,7 +39,7 @@ pub(crate) const FORMAT_KNOWN: u64 = slots::SHARD_FORMAT;
 pub(crate) const FORMAT_KEY: &[u8] = rows::FORMAT;
 
 /// The key of the row that holds the generation.
-#[cfg(feature = "redis")]
+#[cfg(feature = "remote")]
 pub(crate) const GENERATION_KEY: &[u8] = rows::GENERATION;
 
 /// Makes the rows that a shard is born with.

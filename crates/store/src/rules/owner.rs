@@ -1,5 +1,6 @@
 //! Nodes, owners and documents.
 
+use super::landing::not_a_target;
 use super::raw::IMPORT;
 use super::rows::{EntityRow, alive_key, dead_key};
 use super::slots::{SHARD, generation_of};
@@ -20,6 +21,7 @@ pub(crate) fn beat(s: &mut Stage<'_>, incarnation: Incarnation) -> Result<Pulse,
         let reason = "it is one shard of a set: name all of them in the cluster file";
         return Err(Error::Stopped(reason.to_owned()));
     }
+    not_a_target(s)?;
     let beat = match alive(s, incarnation) {
         Ok(beat) => beat + 1,
         Err(Error::UnknownNode(_)) => 1,

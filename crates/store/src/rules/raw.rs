@@ -1,5 +1,6 @@
 //! Rows as they are stored, for copies of a whole store.
 
+use super::landing::{OWN, not_a_target};
 use super::rows::{EntityRow, FORMAT, HolderRow, OutboxRow, RecordRow, TxnRow};
 use crate::dump::{Place, RawRow};
 use crate::error::Error;
@@ -27,7 +28,8 @@ pub(crate) fn page(
         };
         let passed = after.filter(|place| place.table == number);
         s.scan(table, &from, &mut |key, stored| {
-            if passed.is_some_and(|place| place.key == key) {
+            let is_own = table == Table::Meta && OWN.contains(&key);
+            if is_own || passed.is_some_and(|place| place.key == key) {
                 return Ok(true);
             }
             if bytes >= bytes_max {
@@ -86,6 +88,7 @@ pub(crate) fn table(number: u8) -> Option<Table> {
 ///
 /// What was filled by an import under the same mark before may be there: it is written again.
 pub(crate) fn begin(s: &mut Stage<'_>, mark: u64, replace: bool) -> Result<bool, Error> {
+    not_a_target(s)?;
     let marked = s.row::<u64>(Table::Meta, IMPORT)?;
     let mut is_empty = true;
     for table in Table::ALL.into_iter().filter(|table| *table != Table::Meta) {

@@ -143,6 +143,33 @@ fn book(store: &Store) -> &Store {
     store.shards().last().map_or(store, |(_, store)| store)
 }
 
+/// A journal in Redis over a file, what is valuable answered when it is in the journal.
+#[cfg(feature = "redis")]
+const JOURNAL: Backend = ("journal", true, || {
+    static SERVER: LazyLock<Database> = LazyLock::new(Database::redis);
+    let folder = Folder::new("conformance");
+    let open = move || Store::embedded(folder.file(), Options::default()).unwrap();
+    journal_of(&SERVER, Box::new(open), Acknowledge::Journal)
+});
+
+/// The same over PostgreSQL, answered when it has landed there.
+#[cfg(all(feature = "redis", feature = "postgres"))]
+const LANDED: Backend = ("landed", true, || {
+    static SERVER: LazyLock<Database> = LazyLock::new(Database::redis);
+    static TARGET: LazyLock<Database> = LazyLock::new(Database::postgres);
+    journal_of(&SERVER, on_server(&TARGET), Acknowledge::Landed)
+});
+
+#[cfg(feature = "redis")]
+fn journal_of(server: &'static Database, target: Open, acknowledge: Acknowledge) -> Open {
+    let url = server.url(server.admin(), server.instance().port(), &server.make());
+    let interval = std::time::Duration::from_millis(50);
+    let landing = LandingOptions { acknowledge, interval, ..LandingOptions::default() };
+    Box::new(move || {
+        Store::journal(&url, crate::database::quick(), target(), landing.clone()).unwrap()
+    })
+}
+
 /// One server for all cases of a process, a database for each.
 #[cfg(feature = "remote")]
 fn on_server(server: &'static Database) -> Open {
@@ -208,6 +235,10 @@ fn table_of_backends_and_cases() {
         SHARDS_EMBEDDED,
         #[cfg(feature = "postgres")]
         SHARDS_POSTGRES,
+        #[cfg(feature = "redis")]
+        JOURNAL,
+        #[cfg(all(feature = "redis", feature = "postgres"))]
+        LANDED,
     ];
     let alone = ["memory", "embedded", "sqlite", "2 memory", "2 embed."];
     let needs_server = |name: &str| !alone.contains(&name);

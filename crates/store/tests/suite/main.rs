@@ -11,6 +11,8 @@ mod disk;
 mod dump;
 mod faults;
 mod folder;
+#[cfg(feature = "redis")]
+mod journal;
 mod model;
 #[cfg(feature = "mongodb")]
 mod mongodb;

@@ -7,6 +7,7 @@
 //! replace, and the reader puts that back into what it sees (`moment`).
 
 mod address;
+mod journal;
 mod moment;
 
 use std::collections::BTreeMap;
@@ -17,19 +18,22 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use self::address::{Address, Where};
+pub(crate) use self::journal::RedisJournal;
 use self::moment::Moment;
 use super::options::ServerOptions;
 use super::{CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server};
 use crate::error::OpenError;
+use crate::landing::{self, Acknowledge, LandingOptions};
 use crate::options::Limits;
 use crate::rules;
 use crate::tables::{MemoryTables, Stage, Table, Writes};
 
-const SCRIPTS: [&str; 4] = [
+const SCRIPTS: [&str; 5] = [
     include_str!("get.lua"),
     include_str!("page.lua"),
     include_str!("watch.lua"),
     include_str!("commit.lua"),
+    include_str!("journal.lua"),
 ];
 
 /// Numbers of [`SCRIPTS`].
@@ -37,9 +41,13 @@ const GET: usize = 0;
 const PAGE: usize = 1;
 const WATCH: usize = 2;
 const COMMIT: usize = 3;
+const JOURNAL: usize = 4;
 
 /// What decides whether keys vanish.
 const EVICTION: [&str; 2] = ["maxmemory", "maxmemory-policy"];
+
+/// What helps beside the settings if there is a journal.
+const OR_LANDED: &str = ", or acknowledge what is valuable when it has landed (`acknowledge: \"landed\"`)";
 
 /// What must be set for every acknowledged write to be on disk.
 const DURABLE: [(&str, &str); 3] =
@@ -49,6 +57,8 @@ const DURABLE: [(&str, &str); 3] =
 pub(crate) struct Redis {
     address: Address,
     options: ServerOptions,
+    /// How its journal lands, if it has one.
+    journal: Option<LandingOptions>,
     /// The highest count of commits that was seen. A lower one means that the server lost some.
     highest: Arc<AtomicU64>,
 }
@@ -56,17 +66,30 @@ pub(crate) struct Redis {
 impl Redis {
     /// Reads an address: `redis://host:port/database?shard=name`, or
     /// `redis-sentinel://host:port,host:port/primary/database?shard=name`.
-    pub fn new(url: &str, options: &ServerOptions) -> Result<Self, OpenError> {
+    pub fn new(
+        url: &str,
+        options: &ServerOptions,
+        journal: Option<LandingOptions>,
+    ) -> Result<Self, OpenError> {
         let address = Address::parse(url, options)?;
         if options.authorities.is_some() {
             let reason = "connections to Redis are not encrypted, so there is nobody to believe";
             return Err(OpenError::Malformed(reason.to_owned()));
         }
-        if matches!(address.at, Where::Sentinels { .. }) && !options.accept_loss {
+        let this = Self { address, options: options.clone(), journal, highest: Arc::default() };
+        if matches!(this.address.at, Where::Sentinels { .. }) && !this.may_lose() {
             let reason = "replicas of Redis follow later than commits are acknowledged, so a failover may lose some";
-            return Err(OpenError::NotDurable { server: address.shown, reason: reason.to_owned() });
+            let server = this.address.shown;
+            let reason = format!("{reason}{}", this.journal.as_ref().map_or("", |_| OR_LANDED));
+            return Err(OpenError::NotDurable { server, reason });
         }
-        Ok(Self { address, options: options.clone(), highest: Arc::default() })
+        Ok(this)
+    }
+
+    /// Whether it may lose what it acknowledged: by itself, or because what is valuable is not acknowledged there.
+    fn may_lose(&self) -> bool {
+        let lands_first = |journal: &LandingOptions| journal.acknowledge == Acknowledge::Landed;
+        self.options.accept_loss || self.journal.as_ref().is_some_and(lands_first)
     }
 
     async fn connect_to(&self, client: &Client) -> Result<MultiplexedConnection, RedisError> {
@@ -102,8 +125,9 @@ impl Redis {
         Err(ConnectError::Away(reasons.join("; ")))
     }
 
-    /// Refuses a server that would lose what it acknowledged, or is not the one to write to.
-    async fn check(&self, link: &mut MultiplexedConnection) -> Result<(), ConnectError> {
+    /// Refuses a server that would lose what it acknowledged, or is not the one to write to. Whether it never loses
+    /// anything.
+    async fn check(&self, link: &mut MultiplexedConnection) -> Result<bool, ConnectError> {
         let refusal = |error: RedisError| self.refusal(&error);
         let role: Vec<Value> = ::redis::cmd("ROLE").query_async(link).await.map_err(refusal)?;
         if role.into_iter().next().map(bytes).as_deref() != Some(b"master") {
@@ -116,7 +140,7 @@ impl Redis {
                 Ok(pair) => pair,
                 Err(error) if error.is_io_error() => return Err(refusal(error)),
                 // Where settings cannot be read, only the operator knows them.
-                Err(_) if self.options.accept_loss => continue,
+                Err(_) if self.may_lose() => continue,
                 Err(error) => {
                     return self.refuse(format!("it does not allow CONFIG GET: {error}"));
                 }
@@ -129,16 +153,34 @@ impl Redis {
             return self.refuse("it removes keys: set maxmemory-policy noeviction".to_owned());
         }
         match DURABLE.iter().find(|(name, right)| !is(name, right)) {
-            Some((name, right)) if !self.options.accept_loss => {
-                self.refuse(format!("{name} is {}: set {name} {right}", settings[name]))
+            Some((name, right)) if !self.may_lose() => {
+                let or = self.journal.as_ref().map_or("", |_| OR_LANDED);
+                self.refuse(format!("{name} is {}: set {name} {right}{or}", settings[name]))
             }
-            _ => Ok(()),
+            Some(_) => Ok(false),
+            // Of settings that could not be read nothing is known.
+            None => {
+                let all = DURABLE.iter().all(|(name, _)| settings.contains_key(name));
+                Ok(all && matches!(self.address.at, Where::Server(_)))
+            }
         }
     }
 
-    fn refuse(&self, reason: String) -> Result<(), ConnectError> {
+    fn refuse<T>(&self, reason: String) -> Result<T, ConnectError> {
         let server = self.address.shown.clone();
         Err(ConnectError::Refused(OpenError::NotDurable { server, reason }))
+    }
+
+    /// Looks that the journal can be used; who lands it sees to that.
+    async fn join(&self, link: &mut RedisLink, server: &str) -> Result<(), Failure> {
+        let life = link.life(0, 0, server).await.map_err(|away| Failure::Lost(away.0))?;
+        match life.run.filter(|_| life.is_intact) {
+            Some(run) => {
+                link.run = Some(run);
+                Ok(())
+            }
+            None => Err(Failure::Lost("the journal is not ready, or may have lost something".to_owned())),
+        }
     }
 
     /// Makes the first rows unless they are there, and raises the generation if commits may have been lost.
@@ -194,28 +236,54 @@ impl Server for Redis {
     }
 
     async fn connect(&self) -> Result<RedisLink, ConnectError> {
+        let (mut link, server) = self.link().await?;
+        let ready = match self.journal {
+            Some(_) => self.join(&mut link, &server).await,
+            None => self.found(&mut link).await,
+        };
+        match ready {
+            Ok(()) => Ok(link),
+            Err(Failure::Retry(reason) | Failure::Lost(reason)) => Err(ConnectError::Away(reason)),
+        }
+    }
+}
+
+impl Redis {
+    /// A connection to a shard that may not be there yet, and the name of the server's life if that may lose something
+    /// when it ends, else empty.
+    async fn link(&self) -> Result<(RedisLink, String), ConnectError> {
         let refusal = |error: RedisError| self.refusal(&error);
         let (client, primary) = self.primary().await?;
         let mut connection = self.connect_to(&client).await.map_err(refusal)?;
-        self.check(&mut connection).await?;
+        let is_strict = self.check(&mut connection).await?;
+        let mut server = String::new();
+        if self.journal.is_some() && !is_strict {
+            let mut ask = ::redis::cmd("INFO");
+            let info = ask.arg("server").query_async::<String>(&mut connection).await;
+            let info = info.map_err(refusal)?;
+            let id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+            server = id.map(str::to_owned).ok_or_else(|| {
+                ConnectError::Away("the server does not name its run".to_owned())
+            })?;
+        }
         let mut load = ::redis::pipe();
         for script in SCRIPTS {
             load.cmd("SCRIPT").arg("LOAD").arg(script);
         }
-        let scripts: [String; 4] = load.query_async(&mut connection).await.map_err(refusal)?;
-        let mut link = RedisLink {
+        let scripts = load.query_async(&mut connection).await.map_err(refusal)?;
+        let link = RedisLink {
             connection,
             scripts,
             prefix: self.address.prefix.clone(),
             primary,
             highest: Arc::clone(&self.highest),
+            run: None,
+            backlog_bytes_max: self.journal.as_ref().map_or(0, |journal| journal.backlog_bytes_max),
             count: 0,
+            done: 0,
             moment: None,
         };
-        match self.found(&mut link).await {
-            Ok(()) => Ok(link),
-            Err(Failure::Retry(reason) | Failure::Lost(reason)) => Err(ConnectError::Away(reason)),
-        }
+        Ok((link, server))
     }
 }
 
@@ -223,13 +291,18 @@ impl Server for Redis {
 pub(crate) struct RedisLink {
     connection: MultiplexedConnection,
     /// Names of [`SCRIPTS`] on this server.
-    scripts: [String; 4],
+    scripts: [String; 5],
     prefix: String,
     /// The server's name where it may become another, else empty.
     primary: String,
     highest: Arc<AtomicU64>,
+    /// The run of its journal, if it has one.
+    run: Option<u64>,
+    backlog_bytes_max: usize,
     /// The count of commits that this attempt is made on.
     count: u64,
+    /// The count of which everything is that was read or written.
+    done: u64,
     /// What is read of one moment while commits go on.
     moment: Option<Moment>,
 }
@@ -256,7 +329,13 @@ impl RedisLink {
             None if begins => command.arg("").arg("").arg(0),
             None => command.arg(self.count).arg("").arg(0),
         };
+        command.arg(self.run_name());
         command
+    }
+
+    /// What the server has as the journal's run.
+    fn run_name(&self) -> String {
+        self.run.map_or_else(String::new, |run| run.to_string())
     }
 
     /// Has a script read, and takes in what it says beside the rows.
@@ -265,10 +344,11 @@ impl RedisLink {
         let mut answer = answer.map_err(|error| lost(&error))?.into_iter();
         let count = number(answer.next().map(bytes).unwrap_or_default());
         let Some(count) = count else {
-            return Err(Failure::Lost("reading one moment took too long".to_owned()));
+            let reason = "reading one moment took too long, or the journal was begun anew";
+            return Err(Failure::Lost(reason.to_owned()));
         };
         if begins {
-            self.count = count;
+            (self.count, self.done) = (count, count);
             self.highest.fetch_max(count, Ordering::Relaxed);
         } else if self.moment.is_none() && count != self.count {
             return Err(Failure::Retry("another process was first".to_owned()));
@@ -314,14 +394,19 @@ impl RedisLink {
     async fn write(&mut self, writes: &Writes, name_primary: bool) -> Result<(), CommitFailure> {
         let mut command = self.script(COMMIT);
         command.arg(self.count).arg(if name_primary { self.primary.as_str() } else { "" });
+        let entry = self.run.map(|_| landing::encode(writes)).unwrap_or_default();
+        command.arg(self.run_name()).arg(entry).arg(self.backlog_bytes_max);
         for ((table, key), row) in writes {
             command.arg(table.name()).arg(key.as_slice()).arg(row.as_deref().unwrap_or_default());
         }
         match command.query_async::<u64>(&mut self.connection).await {
             Ok(1) => {
+                self.done = self.count + 1;
                 self.highest.fetch_max(self.count + 1, Ordering::Relaxed);
                 Ok(())
             }
+            Ok(2) => Err(CommitFailure::Lost("the journal was begun anew".to_owned())),
+            Ok(3) => Err(CommitFailure::Retry("too much has not landed yet".to_owned())),
             Ok(_) => Err(CommitFailure::Retry("another process was first".to_owned())),
             // What the server refuses before it runs a script.
             Err(error) if is_refused(&error) => Err(CommitFailure::Lost(error.to_string())),
@@ -343,7 +428,9 @@ impl Link for RedisLink {
         self.moment = None;
         // Whoever names no rows goes on to scan, which takes more than one round trip.
         if mode == Mode::Read && first.is_empty() {
-            let begun = self.script(WATCH).query_async::<Vec<Value>>(&mut self.connection).await;
+            let mut watch = self.script(WATCH);
+            watch.arg(self.run_name());
+            let begun = watch.query_async::<Vec<Value>>(&mut self.connection).await;
             let begun: Vec<_> =
                 begun.map_err(|error| lost(&error))?.into_iter().map(bytes).collect();
             self.moment = Some(Moment::new(&begun)?);
@@ -376,6 +463,10 @@ impl Link for RedisLink {
 
     async fn commit(&mut self, writes: &Writes) -> Result<(), CommitFailure> {
         self.write(writes, false).await
+    }
+
+    fn position(&self) -> (u64, u64) {
+        (self.run.unwrap_or(0), self.done)
     }
 
     async fn abort(&mut self) -> Result<(), Failure> {

@@ -2,6 +2,9 @@
 -- and how many at most.
 -- Answers as get.lua, with keys and rows by turns.
 local prefix = KEYS[1]
+if ARGV[4] ~= '' and redis.call('HGET', prefix .. ':life', 'run') ~= ARGV[4] then
+  return {'another run'}
+end
 local commits = redis.call('GET', prefix .. ':commits') or '0'
 local undo = {}
 if ARGV[2] ~= '' then
@@ -13,9 +16,9 @@ if ARGV[2] ~= '' then
 elseif ARGV[1] ~= '' and commits ~= ARGV[1] then
   return {commits}
 end
-local rows = prefix .. ':' .. ARGV[4]
+local rows = prefix .. ':' .. ARGV[5]
 local found = {}
-for _, key in ipairs(redis.call('ZRANGEBYLEX', rows .. ':keys', ARGV[5], '+', 'LIMIT', 0, ARGV[6])) do
+for _, key in ipairs(redis.call('ZRANGEBYLEX', rows .. ':keys', ARGV[6], '+', 'LIMIT', 0, ARGV[7])) do
   found[#found + 1] = key
   found[#found + 1] = redis.call('HGET', rows, key) or ''
 end
