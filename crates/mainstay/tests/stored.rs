@@ -243,7 +243,12 @@ fn choosing_a_journal_that_lands_elsewhere_is_configuration_only() {
     };
     let refused = start(&journal("")).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("appendfsync"), "{refused}");
-    kept_from_one_start_to_the_next(&journal(", \"acknowledge\": \"landed\""));
+    let journal = journal(", \"acknowledge\": \"landed\"");
+    kept_from_one_start_to_the_next(&journal);
+    let running = start(&journal).unwrap();
+    let shown = |name: &str| running.metrics().samples().iter().any(|one| one.name == name);
+    assert!(shown("store_landing_lag_seconds") && shown("store_landing_bytes"));
+    running.stop(Duration::ZERO);
     // What it acknowledged is in the target, which no node uses by itself.
     let store = mainstay::store::Store::embedded(&target, Default::default()).unwrap();
     let entities = mainstay::store::dump::Place { table: 2, key: Vec::new() };

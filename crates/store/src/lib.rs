@@ -77,14 +77,14 @@ pub use cache::{Cache, CacheCounts, CacheOptions};
 pub use dump::{DumpError, DumpSummary};
 pub use error::{Error, OpenError, Refusal};
 #[cfg(feature = "redis")]
-pub use landing::{Acknowledge, LandingOptions, LandingReport};
+pub use landing::{Acknowledge, LandingOptions};
 pub use ledger::{
     AuditEntry, Currency, Holdings, Item, ItemId, ItemKind, LedgerOp, Message, Outgoing, Receipt,
     Supply, Transaction, TxnId, Verdict,
 };
 #[doc(hidden)]
 pub use options::Mutant;
-pub use options::{Limits, Options};
+pub use options::{LandingReport, Limits, Options};
 pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 #[cfg(feature = "remote")]
 pub use remote::{Password, ServerOptions};

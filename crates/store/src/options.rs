@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 /// How much a [`Store`](crate::Store) takes in at once, and the limits of its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -112,4 +114,23 @@ impl Default for Limits {
             mutant: None,
         }
     }
+}
+
+/// How far a journal has landed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LandingReport {
+    /// The last entry of the journal.
+    pub position: u64,
+    /// The last entry that has landed.
+    pub landed: u64,
+    /// Bytes of the entries between.
+    pub backlog_bytes: u64,
+    /// How long the oldest of them waits.
+    pub lag: Duration,
+    /// Rows and entries that could not land.
+    pub aside: u64,
+    /// Whether this process lands.
+    pub leads: bool,
+    /// What keeps it from landing, if something does.
+    pub trouble: Option<String>,
 }

@@ -191,9 +191,9 @@ impl Store {
     }
 
     /// How far the journal has landed, `None` if the store has none.
-    #[cfg(feature = "redis")]
     pub fn landing(&self) -> Option<crate::LandingReport> {
         match &*self.backend {
+            #[cfg(feature = "redis")]
             Backend::Journal(_, landing) => Some(landing.report()),
             _ => None,
         }

@@ -51,8 +51,7 @@ impl JournalPlace {
     /// Reads `{"redis": .., "target": {..}, "acknowledge": "journal" | "landed", "interval": ".."}`.
     fn read(item: &Item<'_>, folder: &Path) -> Option<Self> {
         let section = item.section()?;
-        let redis =
-            section.need("redis").and_then(|redis| StoreServer::read(&redis, folder));
+        let redis = section.need("redis").and_then(|redis| StoreServer::read(&redis, folder));
         let target = section.need("target").and_then(|target| {
             let place = StorePlace::read(&target, folder)?;
             if matches!(place, StorePlace::Journal(_)) {
@@ -64,7 +63,9 @@ impl JournalPlace {
         let acknowledge = section.item("acknowledge").and_then(|item| {
             let said = item.text()?;
             if !["journal", "landed"].contains(&said) {
-                item.fail("what is valuable is acknowledged by the \"journal\" or when it has \"landed\"");
+                item.fail(
+                    "what is valuable is acknowledged by the \"journal\" or when it has \"landed\"",
+                );
             }
             Some(said == "landed")
         });
@@ -146,8 +147,7 @@ impl StorePlace {
         let path =
             |name| section.item(name).and_then(|item| item.text()).map(|text| folder.join(text));
         let server = |name| section.item(name).and_then(|item| StoreServer::read(&item, folder));
-        let journal =
-            section.item("journal").and_then(|item| JournalPlace::read(&item, folder));
+        let journal = section.item("journal").and_then(|item| JournalPlace::read(&item, folder));
         let memory = section.item("memory").and_then(|item| item.bool()).unwrap_or(false);
         let named = [
             path("embedded").map(StorePlace::Embedded),

@@ -8,7 +8,7 @@ use env::{Clock, Instant};
 use proto::Incarnation;
 use store::{Answer, NodeBeat, Pulse, Store, Verdict};
 
-use super::gauges::{Gauges, show_all};
+use super::gauges::{Gauges, LandingGauges, show_all};
 use super::inbox::{Inbox, Mail};
 use crate::data::{Beat, BeatAsk, Life, Options};
 
@@ -40,6 +40,7 @@ impl Pacemaker {
         let gauges = (0..inboxes.len())
             .map(|worker| Arc::new(Mutex::new(Gauges::new(&metrics, name, worker))))
             .collect();
+        let landing = store.landing().map(|_| LandingGauges::new(&metrics, name));
         let (stop, stopped) = channel();
         let audit = Arc::new(Mutex::new(None));
         let failed = Arc::new(OnceLock::new());
@@ -54,6 +55,7 @@ impl Pacemaker {
             clock,
             inboxes,
             gauges,
+            landing,
             beating: None,
             reading: None,
             auditing: None,
@@ -91,6 +93,7 @@ struct Heart {
     clock: Clock,
     inboxes: Vec<Arc<Inbox>>,
     gauges: Vec<Arc<Mutex<Gauges>>>,
+    landing: Option<LandingGauges>,
     beating: Option<Answer<Pulse>>,
     reading: Option<Answer<Vec<NodeBeat>>>,
     auditing: Option<Answer<Verdict>>,
@@ -105,6 +108,9 @@ impl Heart {
         loop {
             if self.beat.poll_timeout() <= self.clock.now() {
                 show_all(&self.inboxes, &self.gauges);
+                if let (Some(landing), Some(report)) = (&self.landing, self.store.landing()) {
+                    landing.show(&report);
+                }
             }
             self.beat.handle_timeout(self.clock.now());
             self.ask();

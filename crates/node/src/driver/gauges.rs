@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use env::metrics::{Counter, Gauge, Registry};
+use store::LandingReport;
 
 use super::inbox::{Inbox, Mail};
 use crate::data::Stats;
@@ -59,6 +60,36 @@ impl Gauges {
             counter.add(read(&stats).saturating_sub(read(&self.shown)));
         }
         self.shown = stats;
+    }
+}
+
+/// How far the store's journal has landed, if it has one.
+pub(crate) struct LandingGauges {
+    gauges: Vec<(Gauge, fn(&LandingReport) -> f64)>,
+}
+
+type LandingShown = (&'static str, &'static str, fn(&LandingReport) -> f64);
+
+const LANDING: [LandingShown; 3] = [
+    ("store_landing_lag_seconds", "For how long the oldest commit waits to land.", |report| {
+        report.lag.as_secs_f64()
+    }),
+    ("store_landing_bytes", "Bytes of commits that have not landed.", |report| {
+        report.backlog_bytes as f64
+    }),
+    ("store_landing_set_aside", "Rows that cannot land.", |report| report.aside as f64),
+];
+
+impl LandingGauges {
+    pub fn new(registry: &Registry, node: &str) -> Self {
+        let gauge = |(name, help, read): &LandingShown| {
+            (registry.gauge(name, help, &[("node", node)]), *read)
+        };
+        LandingGauges { gauges: LANDING.iter().map(gauge).collect() }
+    }
+
+    pub fn show(&self, report: &LandingReport) {
+        self.gauges.iter().for_each(|(gauge, read)| gauge.set(read(report)));
     }
 }
 

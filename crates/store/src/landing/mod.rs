@@ -26,7 +26,7 @@ use crate::store::Store;
 use crate::tables::Writes;
 
 pub(crate) use entry::{Aside, Entry, encode};
-pub use options::{Acknowledge, LandingOptions, LandingReport};
+pub use options::{Acknowledge, LandingOptions};
 pub(crate) use settle::Settle;
 pub(crate) use thread::{Landing, Open};
 
@@ -111,11 +111,7 @@ pub(crate) trait Journal {
     /// Removes all.
     fn clear(&mut self, token: u64) -> impl Future<Output = Result<bool, Away>>;
     /// Adds rows.
-    fn fill(
-        &mut self,
-        token: u64,
-        rows: Vec<RawRow>,
-    ) -> impl Future<Output = Result<bool, Away>>;
+    fn fill(&mut self, token: u64, rows: Vec<RawRow>) -> impl Future<Output = Result<bool, Away>>;
     /// Begins with what was filled in.
     fn open(
         &mut self,
@@ -151,7 +147,8 @@ impl Target for Store {
     }
 
     async fn land(&self, span: Span, writes: Writes) -> Result<bool, Error> {
-        let bytes = writes.iter().map(|(place, row)| place.1.len() + row.as_ref().map_or(0, Vec::len));
+        let bytes =
+            writes.iter().map(|(place, row)| place.1.len() + row.as_ref().map_or(0, Vec::len));
         let bytes = bytes.sum();
         self.submit(bytes, move |s| rule::land(s, &span, &writes)).await
     }

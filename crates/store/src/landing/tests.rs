@@ -187,10 +187,7 @@ impl Journal for World {
         self.act(|server| server.aside.clone()).await
     }
 
-    async fn put_aside(
-        &mut self,
-        changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    ) -> Result<(), Away> {
+    async fn put_aside(&mut self, changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), Away> {
         self.act(|server| {
             for (name, row) in changes {
                 match row {
@@ -513,7 +510,9 @@ fn a_damaged_row_is_set_aside_and_the_next_of_its_place_lands() {
     let (good, row) = node_row(1, 10);
     let (bad, mut damaged) = node_row(2, 20);
     damaged[3] ^= 1;
-    world.server().put(&Writes::from([(good.clone(), Some(row.clone())), (bad.clone(), Some(damaged))]));
+    world
+        .server()
+        .put(&Writes::from([(good.clone(), Some(row.clone())), (bad.clone(), Some(damaged))]));
     run(&world, &mut worker);
     assert_eq!(world.landed_rows().get(&good), Some(&row));
     assert_eq!(world.landed_rows().get(&bad), None);

@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep};
 
 use super::adopt::{Adopted, NotAdopted, adopt, is_usable};
 use super::worker::{Pace, Round, Trouble, Worker};
-use super::{Journal, LandingOptions, LandingReport, Settle};
+use super::{Journal, LandingOptions, Settle};
 use crate::error::OpenError;
+use crate::options::LandingReport;
 use crate::store::Store;
 
 /// How long a thread that ends goes on landing what there is.

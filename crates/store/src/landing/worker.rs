@@ -89,7 +89,11 @@ impl Worker {
         }
         let Some(last) = new.last() else {
             let more = !old.is_empty() && landed.position < life.position;
-            return Ok(if more { Round::Landed(landed.position) } else { Round::Idle(landed.position) });
+            return Ok(if more {
+                Round::Landed(landed.position)
+            } else {
+                Round::Idle(landed.position)
+            });
         };
         let end = (last.position, last.total);
         let span = Span { run, from: landed.position, to: end.0, at_ms: pace.now_ms };
@@ -126,7 +130,10 @@ impl Worker {
             return Ok(());
         }
         let names: Vec<String> = aside.keys().map(|name| crate::row::hex(name)).collect();
-        tracing::error!(rows = names.join(" "), "rows of the journal cannot land and are set aside");
+        tracing::error!(
+            rows = names.join(" "),
+            "rows of the journal cannot land and are set aside"
+        );
         let changes = aside.into_iter().map(|(name, row)| (name, Some(row))).collect();
         Ok(journal.put_aside(changes).await?)
     }
@@ -205,7 +212,9 @@ impl Worker {
         let mut back = BTreeMap::new();
         for (name, bytes) in aside.iter() {
             let writes = tables::from_bytes(bytes).filter(|_| name.first() != Some(&255));
-            let Some(writes) = writes.and_then(|groups| groups.into_iter().next()) else { continue };
+            let Some(writes) = writes.and_then(|groups| groups.into_iter().next()) else {
+                continue;
+            };
             let span = Span { run, from: position, to: position, at_ms: 0 };
             if target.land(span, writes).await == Ok(true) {
                 back.insert(name.clone(), None);

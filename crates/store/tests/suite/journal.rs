@@ -1,5 +1,7 @@
 //! A journal in Redis that lands in a database: both are real.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -194,6 +196,66 @@ fn a_full_journal_says_that_it_is_busy_until_it_lands() {
     let target = Store::embedded(folder.file(), Options::default()).unwrap();
     let store = open(&server, target, Acknowledge::Journal);
     patiently(|| store.commit(mint(9_999, 1)).wait()).unwrap();
+}
+
+const CHILD: &str = "MAINSTAY_JOURNAL_CHILD";
+
+/// Not a test by itself: what the killed process runs. It prints a line for each answer.
+#[test]
+fn journal_child() {
+    let Ok(places) = std::env::var(CHILD) else { return };
+    let (url, file) = places.split_once('|').unwrap();
+    let target = Store::embedded(file, Options::default()).unwrap();
+    let store = Store::journal(url, quick(), target, lands(Acknowledge::Landed)).unwrap();
+    let known = patiently(|| store.audit(0, usize::MAX).wait()).unwrap();
+    for step in 0.. {
+        let first = known.len() as u128 + 1 + step * 8;
+        let answers: Vec<_> =
+            (first..first + 8).map(|id| (id, store.commit(mint(id, 1)))).collect();
+        for (id, answer) in answers {
+            answer.wait().unwrap();
+            println!("\ndone {id}");
+        }
+    }
+}
+
+/// The process that writes and lands is killed at any time, again and again; in the end Redis loses all it has.
+#[test]
+fn what_a_killed_process_was_told_has_landed_is_in_the_target() {
+    if servers::skipped() {
+        return;
+    }
+    let (server, folder) = (Redis::start_with(&FORGETFUL).unwrap(), Folder::new("journal"));
+    let file = folder.file();
+    let mut done = 0;
+    for round in 0..5 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "journal::journal_child", "--nocapture", "--test-threads=1"])
+            .env(CHILD, format!("{}|{}", server.url(), file.display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let told = lines
+            .map_while(Result::ok)
+            .filter_map(|line| line.strip_prefix("done ").and_then(|id| id.parse::<u64>().ok()));
+        // After the kill the pipe still holds what was said before it.
+        for (seen, id) in told.enumerate() {
+            done = id;
+            if seen == 5 + round * 3 {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+    }
+    server.kill();
+    let target = Store::embedded(&file, Options::default()).unwrap();
+    assert!(done >= 5 * 6 && gold(&target) >= done, "{done} were told, {} landed", gold(&target));
+    assert_eq!(target.verify().wait().unwrap().faults, Vec::<String>::new());
+    for id in 1..=u128::from(done) {
+        assert!(target.lookup(TxnId(id)).wait().unwrap().is_some(), "{id}");
+    }
 }
 
 #[test]

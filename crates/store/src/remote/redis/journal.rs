@@ -34,7 +34,15 @@ pub(crate) struct RedisJournal {
 impl RedisJournal {
     pub fn new(redis: Arc<Redis>, token: u64) -> Self {
         let lease = redis.journal.as_ref().map_or(0, |journal| journal.lease.as_millis() as u64);
-        RedisJournal { redis, link: None, refused: None, links: 0, adopting: 0, token, lease_ms: lease.max(1) }
+        RedisJournal {
+            redis,
+            link: None,
+            refused: None,
+            links: 0,
+            adopting: 0,
+            token,
+            lease_ms: lease.max(1),
+        }
     }
 
     async fn link(&mut self) -> Result<&mut (RedisLink, String), Away> {
@@ -53,7 +61,10 @@ impl RedisJournal {
         Ok(self.link.as_mut().expect("just made"))
     }
 
-    async fn ask<T: FromRedisValue>(&mut self, arguments: impl FnOnce(&mut Cmd)) -> Result<T, Away> {
+    async fn ask<T: FromRedisValue>(
+        &mut self,
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<T, Away> {
         let (link, _) = self.link().await?;
         let mut command = link.script(JOURNAL);
         arguments(&mut command);
@@ -125,9 +136,9 @@ impl RedisLink {
         let answer = answer.map_err(|error| away(lost(&error)))?;
         let parts = list(Some(answer)).map_err(away)?;
         let is = |at: usize| number(parts.get(at).cloned().unwrap_or_default());
-        let generation = parts.get(9).and_then(|row| {
-            row::decode::<u64>(Table::Meta, rules::GENERATION_KEY, row).ok()
-        });
+        let generation = parts
+            .get(9)
+            .and_then(|row| row::decode::<u64>(Table::Meta, rules::GENERATION_KEY, row).ok());
         Ok(Life {
             run: is(0),
             is_intact: server.is_empty() || parts.get(1).is_some_and(|of| of == server.as_bytes()),
@@ -197,10 +208,7 @@ impl Journal for RedisJournal {
         Ok(pairs.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
     }
 
-    async fn put_aside(
-        &mut self,
-        changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    ) -> Result<(), Away> {
+    async fn put_aside(&mut self, changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), Away> {
         let put = self.does(|command| {
             command.arg("put aside");
             for (name, row) in changes {
@@ -211,7 +219,8 @@ impl Journal for RedisJournal {
     }
 
     async fn begin(&mut self, token: u64) -> Result<bool, Away> {
-        let begun = self.does(|command| _ = command.arg("begin").arg(token).arg(ADOPTING_MS)).await?;
+        let begun =
+            self.does(|command| _ = command.arg("begin").arg(token).arg(ADOPTING_MS)).await?;
         self.adopting = self.links;
         Ok(begun)
     }

@@ -47,7 +47,8 @@ const JOURNAL: usize = 4;
 const EVICTION: [&str; 2] = ["maxmemory", "maxmemory-policy"];
 
 /// What helps beside the settings if there is a journal.
-const OR_LANDED: &str = ", or acknowledge what is valuable when it has landed (`acknowledge: \"landed\"`)";
+const OR_LANDED: &str =
+    ", or acknowledge what is valuable when it has landed (`acknowledge: \"landed\"`)";
 
 /// What must be set for every acknowledged write to be on disk.
 const DURABLE: [(&str, &str); 3] =
@@ -179,7 +180,9 @@ impl Redis {
                 link.run = Some(run);
                 Ok(())
             }
-            None => Err(Failure::Lost("the journal is not ready, or may have lost something".to_owned())),
+            None => Err(Failure::Lost(
+                "the journal is not ready, or may have lost something".to_owned(),
+            )),
         }
     }
 
@@ -262,9 +265,9 @@ impl Redis {
             let info = ask.arg("server").query_async::<String>(&mut connection).await;
             let info = info.map_err(refusal)?;
             let id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-            server = id.map(str::to_owned).ok_or_else(|| {
-                ConnectError::Away("the server does not name its run".to_owned())
-            })?;
+            server = id
+                .map(str::to_owned)
+                .ok_or_else(|| ConnectError::Away("the server does not name its run".to_owned()))?;
         }
         let mut load = ::redis::pipe();
         for script in SCRIPTS {
