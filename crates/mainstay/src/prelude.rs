@@ -3,7 +3,8 @@
 pub use env::{Calendar, WallTime};
 pub use macros::{Document, Message, client, component, entity, rpc, service};
 pub use node::data::{
-    Batch, CommitError, Deal, Document, Draft, Pledge, Record, RecordError, Snapshot, holder,
+    Agenda, Batch, CommitError, Deal, Document, Draft, Overdue, Pledge, Record, RecordError,
+    Snapshot, holder,
 };
 pub use node::{
     CallError, Caller, Component, Cx, Failure, Group, Locks, Missed, Peer, Ref, This, TimerId,

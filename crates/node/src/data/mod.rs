@@ -1,5 +1,6 @@
 //! Stored state: documents of entities, and deals over what they have.
 
+mod agenda;
 mod ask;
 mod beat;
 mod commits;
@@ -11,6 +12,7 @@ mod records;
 mod report;
 mod sheets;
 
+pub use agenda::{Agenda, AgendaFull, Entry, Overdue};
 pub use ask::{Ask, Told, key_of};
 pub use beat::{Beat, BeatAsk, Life, bury_all};
 pub use commits::CommitError;

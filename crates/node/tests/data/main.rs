@@ -1,5 +1,6 @@
 //! Entities kept in the store: one owner, nothing lost that was promised.
 
+mod agenda;
 mod beats;
 mod chaos;
 mod deals;
