@@ -291,12 +291,15 @@ mod databases {
         std::thread::scope(|scope| {
             let store = stores[0].clone();
             let (stop, acknowledged) = (&stop, &acknowledged);
+            // A slow target would take minutes for what piles up meanwhile.
+            let pace = Duration::from_millis(if database.is_slow() { 50 } else { 0 });
             let writing = scope.spawn(move || {
                 let mut id = 0;
                 while !stop.load(Ordering::Relaxed) {
                     id += 1;
                     patiently(|| store.commit(mint(id, 1)).wait()).unwrap();
                     acknowledged.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(pace);
                 }
                 id
             });
