@@ -178,7 +178,7 @@ impl Store {
         })?;
         let settle = lands_first.then(|| thread.settle());
         let remote = crate::remote::Remote::open_settled(server()?, options.clone(), settle)?;
-        Ok(Store { backend: Arc::new(Backend::Journal(remote, thread)) })
+        Ok(Store { backend: Arc::new(Backend::Journal(remote, thread)), is_shard: false })
     }
 
     /// The store in which the journal lands, to look at; `None` if this store has no journal.
