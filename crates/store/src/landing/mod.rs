@@ -1,4 +1,4 @@
-//! A fast journal with the rows of a shard, and the workers that land it in another store (decision 0009).
+//! A fast journal with the rows of a shard, and the workers that land it in another store (decision 0010).
 //!
 //! The journal's server keeps every row and an entry for each commit, in one step. A worker writes entries into the
 //! target, in their order, each span together with its end, so what has landed is always the whole shard as it was
