@@ -120,6 +120,9 @@ impl<'a, E: Entity, S: 'static> Turn<'a, E, S> {
         let Turn { cx, state } = self;
         let shard = Rc::clone(cx.shard());
         let entity = cx.index();
+        if E::KIND.document {
+            shard.show_early(entity);
+        }
         let Some(id) = shard.open_turn(entity) else {
             let origin = shard.take_origin();
             shard.answer(origin, Err(Fault::BUSY));

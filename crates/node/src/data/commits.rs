@@ -58,6 +58,8 @@ pub(crate) struct CommitRequest {
     /// Whose claim it shows.
     pub who: Option<EntityId>,
     pub deal: Deal,
+    /// What of its documents had changed before the turn that asks: it is saved in any case.
+    pub shown: Patch,
     /// What of the entity's documents is written with it.
     pub patch: Option<Patch>,
     pub at_ms: u64,
@@ -96,7 +98,10 @@ pub(crate) enum CommitOutcome {
 
 impl Keeper {
     /// An entity wants a transaction done. One [`Act::Deliver`] with its tag follows.
-    pub fn handle_commit(&mut self, now: Instant, request: CommitRequest) {
+    pub fn handle_commit(&mut self, now: Instant, mut request: CommitRequest) {
+        if let Some(owned) = request.who.and_then(|id| self.owned(id)) {
+            owned.pending.append(&mut request.shown);
+        }
         if self.commits.len() >= self.options.commits_max {
             if let (Some(id), Some(_)) = (request.who, request.patch) {
                 self.acts.push_back(Act::Written(id, false));
@@ -110,6 +115,9 @@ impl Keeper {
         };
         if request.patch.is_some() {
             let tag = request.tag;
+            // What waits so far goes along, under what the transaction writes; what comes later is
+            // newer and waits for its own turn.
+            request.shown = std::mem::take(&mut owned.pending);
             owned.commits.push_back(request);
             self.write(now, id);
             if self.owned(id).is_some_and(|owned| !owned.commits.is_empty()) {
@@ -124,7 +132,8 @@ impl Keeper {
     pub(super) fn queued_too_long(&mut self, now: Instant, id: EntityId, tag: u64) {
         let Some(owned) = self.owned(id) else { return };
         let Some(at) = owned.commits.iter().position(|request| request.tag == tag) else { return };
-        owned.commits.remove(at);
+        let shown = owned.commits.remove(at).map(|request| request.shown);
+        owned.put_back(at, shown.unwrap_or_default());
         self.acts.push_back(Act::Written(id, false));
         self.handle_touched(now, id);
         self.deliver(tag, Err(CommitError::Unavailable));
@@ -141,10 +150,9 @@ impl Keeper {
     }
 
     /// The entity's turn to be written by a transaction has come.
-    pub(super) fn commit_writes(&mut self, now: Instant, id: EntityId, request: CommitRequest) {
+    pub(super) fn commit_writes(&mut self, now: Instant, id: EntityId, mut request: CommitRequest) {
         let Some(owned) = self.owned(id) else { return };
-        // What still waits to be saved goes along, under what the transaction writes.
-        let pending = std::mem::take(&mut owned.pending);
+        let pending = std::mem::take(&mut request.shown);
         let mut patch = pending.clone();
         patch.extend(request.patch.clone().unwrap_or_default());
         owned.flight = Flight::Commit;

@@ -360,21 +360,23 @@ impl<E: Entity> Cx<E> {
     /// transaction. `state` is the handler's `self`.
     pub fn commit_with(&self, state: &E, deal: Deal) -> Commit {
         let shard = self.shard();
-        let patch = shard
+        let patches = shard
             .sheets
             .borrow_mut()
             .get_mut(&self.slot())
             .map(|sheets| sheets.take_for_deal(|sheets| state.save(sheets)));
-        self.begin_commit(deal, patch)
+        self.begin_commit(deal, patches)
     }
 
-    fn begin_commit(&self, deal: Deal, patch: Option<store::Patch>) -> Commit {
+    fn begin_commit(&self, deal: Deal, patches: Option<(store::Patch, store::Patch)>) -> Commit {
         let hub = self.hub();
         let mut desk = hub.desk.borrow_mut();
         let (tag, wait) = desk.wait();
         let who = E::KIND.document.then(|| self.id());
         let at_ms = hub.wall.get().0;
-        desk.wishes.commits.push(CommitRequest { tag, who, deal, patch, at_ms });
+        let (shown, patch) = patches.unzip();
+        let shown = shown.unwrap_or_default();
+        desk.wishes.commits.push(CommitRequest { tag, who, deal, shown, patch, at_ms });
         let place = (self.shard().index, self.slot());
         *hub.deals.borrow_mut().entry(place).or_insert(0) += 1;
         Commit { wait, hub: Rc::clone(hub), place }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use env::{FastMap, Instant, Random};
 use proto::EntityId;
 use proto::frame::Status;
-use store::{Activate, Activated, Claim, Documents, Entity, Error, Incarnation, Patch, Save};
+use store::{Activate, Activated, Claim, Documents, Error, Incarnation, Patch};
 
 use super::ask::{Ask, Told, key_of};
 use super::commits::{CommitFlight, CommitOutcome, CommitRequest};
-use super::options::{Mutant, Options};
+use super::options::Options;
 use super::report::{Stats, Trouble};
-use super::sheets::{BadDocument, Changes};
+use super::sheets::{BadDocument, Changes, Found};
 
 /// What the keeper wants done with an entity.
 #[derive(Debug)]
@@ -59,14 +59,16 @@ pub(crate) struct Keeper {
     /// The node stops: nothing is taken any more.
     closed: bool,
     parked: bool,
-    entries: FastMap<EntityId, Entry>,
+    pub(super) entries: FastMap<EntityId, Entry>,
     wanted: VecDeque<EntityId>,
-    /// What is to be collected and when; in order, since all wait equally long.
+    /// What is to be collected, and since when it has changed.
     due: VecDeque<(Instant, EntityId)>,
-    /// What was to be collected while a turn was under way.
+    /// What could not be looked at when it was to be collected.
     again: VecDeque<(Instant, EntityId)>,
     timers: BTreeSet<(Instant, EntityId)>,
     dirty_bytes: usize,
+    /// The slowest save of late, and when that was.
+    pub(super) slowest: (Duration, Instant),
     pub(super) commits: BTreeMap<u64, CommitFlight>,
     pub(super) commit_timers: BTreeSet<(Instant, u64)>,
     /// Until when transactions wait for their entity's turn to be written; in order.
@@ -78,14 +80,14 @@ pub(crate) struct Keeper {
 }
 
 #[derive(Debug)]
-struct Entry {
-    state: State,
-    timer: Option<Instant>,
-    attempts: u32,
+pub(super) struct Entry {
+    pub state: State,
+    pub timer: Option<Instant>,
+    pub attempts: u32,
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// Waits to be asked for.
     Wanted(Want),
     Asked(Want),
@@ -100,11 +102,11 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Want {
+pub(super) struct Want {
     /// The epoch under which it stands as this node's.
-    reclaim: Option<u64>,
+    pub reclaim: Option<u64>,
     /// Nobody wants it any more: it is given back if it comes.
-    abandoned: bool,
+    pub abandoned: bool,
 }
 
 #[derive(Debug)]
@@ -116,21 +118,23 @@ pub(super) struct Owned {
     pub flight: Flight,
     /// Transactions that write it, and what they write.
     pub commits: VecDeque<CommitRequest>,
-    retry_at: Option<Instant>,
+    pub retry_at: Option<Instant>,
+    /// When the write under way was asked for.
+    pub sent: Instant,
     /// Since when there are changes that are not saved.
-    unsaved: Option<Instant>,
+    pub unsaved: Option<Instant>,
     /// Whether it is in the queue of those to be collected.
-    queued: bool,
-    poisoned: bool,
-    leaving: bool,
+    pub queued: bool,
+    pub poisoned: bool,
+    pub leaving: bool,
     /// Somebody asked for it while it was leaving.
-    wanted_again: bool,
+    pub wanted_again: bool,
     /// It cannot be read here: it is left alone for a while once it is given back.
-    unreadable: bool,
+    pub unreadable: bool,
     /// What it counts for in `dirty_bytes`.
-    counted: usize,
+    pub counted: usize,
     /// Bytes of its documents when they were last looked at.
-    size: usize,
+    pub size: usize,
 }
 
 /// The one request about an entity that is under way.
@@ -176,6 +180,7 @@ impl Keeper {
             again: VecDeque::new(),
             timers: BTreeSet::new(),
             dirty_bytes: 0,
+            slowest: (Duration::ZERO, Instant::ZERO),
             commits: BTreeMap::new(),
             commit_timers: BTreeSet::new(),
             queued: VecDeque::new(),
@@ -289,31 +294,31 @@ impl Keeper {
     /// An entity handled something, so it may have changed.
     pub fn handle_touched(&mut self, now: Instant, id: EntityId) {
         self.stats.touched += 1;
-        let due = now + self.options.save_after;
         // One that has ended has shown its last changes.
         let Some(owned) = self.owned(id).filter(|owned| !owned.leaving) else { return };
         owned.unsaved.get_or_insert(now);
         if !std::mem::replace(&mut owned.queued, true) {
             let size = if owned.poisoned { 0 } else { owned.size };
             self.count(id, size);
-            self.due.push_back((due, id));
+            self.due.push_back((now, id));
         }
     }
 
-    /// What [`Act::Collect`] found. `None`: a turn is under way, or will be.
-    pub fn handle_collected(&mut self, now: Instant, id: EntityId, found: Option<(Changes, bool)>) {
-        let Some((changes, may_change)) = found else {
-            self.again.push_back((now + BUSY_RETRY, id));
-            return;
+    /// What [`Act::Collect`] found. `None`: nothing can be seen of it now.
+    pub fn handle_collected(&mut self, now: Instant, id: EntityId, found: Option<Found>) {
+        let (changes, may_change) = match found {
+            Some(Found::All(changes, may_change)) => (changes, may_change),
+            // What the turn changes is nobody's yet: it is not answered.
+            Some(Found::Before(changes)) => (changes, true),
+            None => return self.again.push_back((now + BUSY_RETRY, id)),
         };
-        let due = now + self.options.save_after;
         self.report_bad(id, &changes.bad);
         let Some(owned) = self.owned(id) else { return };
         owned.size = changes.bytes;
         owned.pending.extend(changes.patch);
         owned.queued = may_change;
         if may_change {
-            self.due.push_back((due, id));
+            self.due.push_back((now, id));
         }
         self.write(now, id);
     }
@@ -390,17 +395,18 @@ impl Keeper {
             self.queued_too_long(now, id, tag);
         }
         let mut collected = 0;
-        while let Some(&(at, id)) = self.again.front().filter(|(at, _)| *at <= now) {
+        while let Some(&(_, id)) = self.again.front().filter(|(at, _)| *at <= now) {
             self.again.pop_front();
-            self.collect(at, id);
+            self.collect(id);
         }
-        while let Some(&(at, id)) = self.due.front().filter(|(at, _)| *at <= now) {
+        let wait = self.save_wait();
+        while let Some(&(_, id)) = self.due.front().filter(|(at, _)| *at + wait <= now) {
             if collected == COLLECT_MAX {
                 break;
             }
             self.due.pop_front();
             collected += 1;
-            self.collect(at, id);
+            self.collect(id);
         }
         self.ask_for_wanted(now);
     }
@@ -420,7 +426,7 @@ impl Keeper {
             self.timers.first().map(|(at, _)| *at),
             self.commit_timers.first().map(|(at, _)| *at),
             self.queued.front().map(|(at, ..)| *at),
-            self.due.front().map(|(at, _)| *at),
+            self.due.front().map(|(at, _)| *at + self.save_wait()),
             self.again.front().map(|(at, _)| *at),
         ]
         .into_iter()
@@ -592,7 +598,7 @@ impl Keeper {
     }
 
     /// The next pause of an entity's retries: doubled each time, with jitter.
-    fn pause(&mut self, id: EntityId) -> Duration {
+    pub(super) fn pause(&mut self, id: EntityId) -> Duration {
         let attempts = self.entries.get_mut(&id).map_or(0, |entry| {
             entry.attempts = entry.attempts.saturating_add(1);
             entry.attempts - 1
@@ -605,189 +611,6 @@ impl Keeper {
         let pause = self.options.retry_first.saturating_mul(1 << attempts.min(16)).min(longest);
         let jitter = self.random.below(pause.as_nanos() as u64 / 2 + 1);
         pause / 2 + Duration::from_nanos(jitter)
-    }
-
-    // -- saving --
-
-    fn collect(&mut self, _at: Instant, id: EntityId) {
-        if self.owned(id).is_some_and(|owned| owned.queued) {
-            self.acts.push_back(Act::Collect(id));
-        }
-    }
-
-    /// Does the next thing that there is to do about an entity, one request at a time.
-    pub(super) fn write(&mut self, now: Instant, id: EntityId) {
-        let releases_first = self.options.mutant == Some(Mutant::ReleasedUnsaved);
-        let Some(owned) = self.owned(id) else { return };
-        let skips = releases_first && owned.leaving;
-        if !matches!(owned.flight, Flight::None) || owned.retry_at.is_some_and(|at| at > now) {
-            return;
-        }
-        if let Some(request) = owned.commits.pop_front() {
-            return self.commit_writes(now, id, request);
-        }
-        if !owned.pending.is_empty() && !skips {
-            let patch = std::mem::take(&mut owned.pending);
-            let save = Save { claim: owned.claim, version: owned.version, patch: patch.clone() };
-            owned.flight = Flight::Save(patch);
-            self.asks.push_back(Ask::Save(id, save));
-            return;
-        }
-        if owned.queued {
-            return;
-        }
-        owned.unsaved = None;
-        if owned.leaving {
-            owned.flight = Flight::Release;
-            let ask = Ask::Release(id, owned.claim, owned.version);
-            self.asks.push_back(ask);
-        }
-        self.count(id, 0);
-    }
-
-    fn saved(&mut self, now: Instant, id: EntityId, epoch: u64, result: Result<u64, Error>) {
-        let Some(owned) = self.owned_under(id, epoch) else { return };
-        let Flight::Save(patch) = std::mem::replace(&mut owned.flight, Flight::None) else {
-            return;
-        };
-        match result {
-            Ok(version) => {
-                owned.version = version;
-                owned.poisoned = false;
-                owned.retry_at = None;
-                if owned.queued {
-                    // What came since waits no longer than for its own turn.
-                    owned.unsaved = Some(now);
-                }
-                self.stats.saved += 1;
-                self.stats.saved_bytes += bytes_of(&patch) as u64;
-                self.entries.entry(id).and_modify(|entry| entry.attempts = 0);
-                self.write(now, id);
-            }
-            Err(error) => {
-                self.stats.save_errors += 1;
-                self.not_saved(now, id, patch, &error);
-            }
-        }
-    }
-
-    fn not_saved(&mut self, now: Instant, id: EntityId, patch: Patch, error: &Error) {
-        match error {
-            Error::Fenced { .. } => self.lose(id),
-            Error::Generation { .. } => self.failed_over(now),
-            Error::Dead(_) => self.handle_dead(now),
-            Error::Unknown(_) | Error::Conflict { .. } => {
-                self.note_stop(error);
-                if let Some(owned) = self.owned(id) {
-                    owned.flight = Flight::Resolve(patch);
-                }
-                let pause = self.pause(id);
-                self.set_timer(id, Some(now + pause));
-            }
-            Error::Busy | Error::Stopped(_) | Error::Unavailable(_) => {
-                self.note_stop(error);
-                let pause = self.pause(id);
-                self.write_later(id, patch, now + pause);
-            }
-            other => {
-                let problem = other.to_string();
-                let pause = self.options.poison_retry;
-                self.write_later(id, patch, now + pause);
-                if let Some(owned) = self.owned(id)
-                    && !std::mem::replace(&mut owned.poisoned, true)
-                {
-                    // It must not hold up the others.
-                    self.count(id, 0);
-                    self.trouble(Trouble::Poisoned { id, problem });
-                }
-            }
-        }
-    }
-
-    /// What was not written waits; newer values of it stay.
-    pub(super) fn write_later(&mut self, id: EntityId, patch: Patch, at: Instant) {
-        let Some(owned) = self.owned(id) else { return };
-        for (name, bytes) in patch {
-            owned.pending.entry(name).or_insert(bytes);
-        }
-        owned.retry_at = Some(at);
-        self.set_timer(id, Some(at));
-    }
-
-    /// Reads what became of a write, for [`Flight::Resolve`].
-    pub(super) fn resolve(&mut self, now: Instant, id: EntityId, patch: Patch) {
-        if let Some(owned) = self.owned(id) {
-            owned.flight = Flight::Resolve(patch);
-            self.set_timer(id, Some(now));
-        }
-    }
-
-    fn loaded(
-        &mut self,
-        now: Instant,
-        id: EntityId,
-        epoch: u64,
-        result: Result<Option<Entity>, Error>,
-    ) {
-        let me = self.me;
-        let Some(owned) = self.owned_under(id, epoch) else { return };
-        let Flight::Resolve(patch) = std::mem::replace(&mut owned.flight, Flight::None) else {
-            return;
-        };
-        match result {
-            Ok(Some(found)) => {
-                let owner = found.owner;
-                if owner.epoch != epoch || owner.incarnation != me {
-                    return self.lose(id);
-                }
-                if owner.released {
-                    // Only this worker could have given it back.
-                    return self.given_back(now, id);
-                }
-                // Written or not: whole values may be written once more.
-                owned.version = found.version;
-                for (name, bytes) in patch {
-                    owned.pending.entry(name).or_insert(bytes);
-                }
-                self.write(now, id);
-            }
-            Ok(None) => self.lose(id),
-            Err(error) => {
-                owned.flight = Flight::Resolve(patch);
-                self.note_stop(&error);
-                let pause = self.pause(id);
-                self.set_timer(id, Some(now + pause));
-            }
-        }
-    }
-
-    fn released(&mut self, now: Instant, id: EntityId, epoch: u64, result: Result<(), Error>) {
-        let Some(owned) = self.owned_under(id, epoch) else { return };
-        if !matches!(owned.flight, Flight::Release) {
-            return;
-        }
-        owned.flight = Flight::None;
-        match result {
-            Ok(()) | Err(Error::Fenced { .. }) => self.given_back(now, id),
-            Err(error) => self.not_saved(now, id, Patch::new(), &error),
-        }
-    }
-
-    fn given_back(&mut self, now: Instant, id: EntityId) {
-        let found = self.owned(id).map(|owned| (owned.wanted_again, owned.unreadable));
-        let (wanted, unreadable) = found.unwrap_or_default();
-        self.stats.released += 1;
-        self.forget(id);
-        if unreadable {
-            // Another release may have it meanwhile; here it would only be read in vain again.
-            let until = now + self.options.poison_retry;
-            let state = State::Refused { until, status: Status::Failed, unsure: false };
-            self.entries.insert(id, Entry { state, timer: None, attempts: 0 });
-            self.set_timer(id, Some(until));
-        }
-        if wanted {
-            self.handle_activate(now, id);
-        }
     }
 
     // -- losing --
@@ -905,13 +728,13 @@ impl Keeper {
         }
     }
 
-    fn count(&mut self, id: EntityId, size: usize) {
+    pub(super) fn count(&mut self, id: EntityId, size: usize) {
         let Some(owned) = self.owned(id) else { return };
         let before = std::mem::replace(&mut owned.counted, size);
         self.dirty_bytes = self.dirty_bytes + size - before;
     }
 
-    fn forget(&mut self, id: EntityId) {
+    pub(super) fn forget(&mut self, id: EntityId) {
         self.count(id, 0);
         self.set_timer(id, None);
         self.entries.remove(&id);
@@ -941,7 +764,7 @@ impl Keeper {
         }
     }
 
-    fn trouble(&mut self, trouble: Trouble) {
+    pub(super) fn trouble(&mut self, trouble: Trouble) {
         if self.troubles.len() < TROUBLES_MAX {
             self.troubles.push_back(trouble);
         }
@@ -957,6 +780,7 @@ impl Owned {
             flight: Flight::None,
             commits: VecDeque::new(),
             retry_at: None,
+            sent: Instant::ZERO,
             unsaved: None,
             queued: false,
             poisoned: false,
@@ -971,8 +795,14 @@ impl Owned {
     pub fn is_leaving(&self) -> bool {
         self.leaving
     }
-}
 
-fn bytes_of(patch: &Patch) -> usize {
-    patch.iter().map(|(name, bytes)| name.len() + bytes.as_ref().map_or(0, Vec::len)).sum()
+    /// What was not written goes with the transaction at `at` of those that wait, or waits to be
+    /// saved; newer values of it stay.
+    pub fn put_back(&mut self, at: usize, patch: Patch) {
+        let request = self.commits.get_mut(at).map(|request| &mut request.shown);
+        let into = request.unwrap_or(&mut self.pending);
+        for (name, bytes) in patch {
+            into.entry(name).or_insert(bytes);
+        }
+    }
 }

@@ -10,6 +10,7 @@ pub(crate) mod keeper;
 mod options;
 mod records;
 mod report;
+mod saves;
 mod sheets;
 
 pub use agenda::{Agenda, AgendaFull, Entry, Overdue};
@@ -26,4 +27,5 @@ pub use options::Mutant;
 pub use options::Options;
 pub use records::{Batch, Draft, Record, RecordAsk, RecordError, RecordTold, Snapshot};
 pub use report::{Stats, Trouble};
+pub(crate) use sheets::Found;
 pub use sheets::{BadDocument, Changes, OWN, Sheets};

@@ -3,7 +3,8 @@ use std::time::Duration;
 /// How a node keeps the documents of its entities. Plain data, as a configuration file holds it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long a change waits for others to be saved with it: what a crash may lose.
+    /// Until when a change is saved, if the store is as fast as it was of late: what a crash may
+    /// lose. It waits for others for a tenth of that less, or for half of it if the store is slow.
     pub save_after: Duration,
     /// How often the node tells the store that it lives.
     pub beat_every: Duration,

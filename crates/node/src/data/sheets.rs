@@ -54,6 +54,15 @@ pub struct Changes {
     pub bytes: usize,
 }
 
+/// What can be seen of an entity that is to be saved.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// All that changed, and whether an open turn may change more.
+    All(Changes, bool),
+    /// A turn has it to itself: what changed before that turn.
+    Before(Changes),
+}
+
 impl Sheets {
     /// What the store has of the entity.
     pub(crate) fn stored(documents: Documents, claim: Option<Claim>) -> Self {
@@ -65,15 +74,16 @@ impl Sheets {
         self.claim
     }
 
-    /// The same as it was last given to the store, for an entity that starts again.
-    pub(crate) fn again(&self) -> Self {
+    /// The same as it was last shown, for an entity that starts again.
+    pub(crate) fn again(&mut self) -> Self {
         let stored = self.known.iter().map(|(name, sheet)| {
             let bytes = sheet.before.as_ref().unwrap_or(&sheet.bytes);
             ((*name).to_owned(), bytes.clone())
         });
         // What was never stored is not there.
         let stored = stored.filter(|(_, bytes)| !bytes.is_empty());
-        Sheets::stored(stored.collect(), self.claim)
+        let patch = std::mem::take(&mut self.patch);
+        Sheets { patch, ..Sheets::stored(stored.collect(), self.claim) }
     }
 
     /// Reads the sub-document `name` into a fresh value. What the store does not have stays fresh.
@@ -108,12 +118,19 @@ impl Sheets {
     }
 
     /// What changed, for a transaction: until [`written`](Self::written) nobody knows whether it is
-    /// stored.
-    pub(crate) fn take_for_deal(&mut self, show: impl FnOnce(&mut Sheets)) -> Patch {
+    /// stored. Before it what was shown and not taken yet, which is to be stored in any case.
+    pub(crate) fn take_for_deal(&mut self, show: impl FnOnce(&mut Sheets)) -> (Patch, Patch) {
+        let shown = std::mem::take(&mut self.patch);
         self.in_deal = true;
         show(self);
         self.in_deal = false;
-        self.take_changes().patch
+        (shown, self.take_changes().patch)
+    }
+
+    /// Shows an entity before a turn that has it to itself; what is bad is told when it is collected.
+    pub(crate) fn show_early(&mut self, show: impl FnOnce(&mut Sheets)) {
+        show(self);
+        self.bad.clear();
     }
 
     /// The transaction has ended. What it did not store counts as changed again.

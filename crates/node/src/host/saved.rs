@@ -6,7 +6,7 @@ use proto::frame::CloseCode;
 use store::{Claim, Documents};
 
 use super::Host;
-use crate::data::{Changes, CommitOutcome, Wishes};
+use crate::data::{Changes, CommitOutcome, Found, Wishes};
 
 impl Host {
     /// The time that it was told last.
@@ -44,9 +44,8 @@ impl Host {
         }
     }
 
-    /// What changed of an entity since it was last asked, and whether an open turn may change more.
-    /// `None` while a turn has it to itself.
-    pub(crate) fn collect(&mut self, id: EntityId) -> Option<(Changes, bool)> {
+    /// What changed of an entity since it was last asked. `None` while that cannot be seen.
+    pub(crate) fn collect(&mut self, id: EntityId) -> Option<Found> {
         let shard = self.hub.shard_of_kind(id.kind)?;
         let target = shard.target(id)?;
         shard.collect(target.index)

@@ -29,7 +29,7 @@ use super::topics::Ears;
 use super::turns::{NewTurn, TurnId};
 use super::watch::method_path;
 use crate::cx::{Cx, Peer};
-use crate::data::{Changes, Sheets};
+use crate::data::{Changes, Found, Sheets};
 use crate::entity::{Class, Entity, Hook, Hooks, KindInfo, OnPanic};
 use crate::error::Fault;
 use crate::step::{Step, Turn};
@@ -795,7 +795,7 @@ pub(crate) trait AnyShard {
         documents: Documents,
         claim: Claim,
     ) -> Result<(), String>;
-    fn collect(self: Rc<Self>, index: u32) -> Option<(Changes, bool)>;
+    fn collect(self: Rc<Self>, index: u32) -> Option<Found>;
     fn written(&self, index: u32, is_stored: bool);
     fn evict(self: Rc<Self>, index: u32);
     fn let_go_all(self: Rc<Self>, code: CloseCode);

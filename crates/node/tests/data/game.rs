@@ -2,7 +2,7 @@
 
 use macros::{Document, Message, component, entity, rpc};
 use node::data::{CommitError, Deal, Pledge};
-use node::rt::{Component, Cx, Ref};
+use node::rt::{Component, Cx, Ref, This};
 use store::{Currency, ItemId, ItemKind, TxnId};
 
 use crate::rig::say;
@@ -110,6 +110,17 @@ impl Avatar {
             self.level -= 1;
         }
         told(done.map(|receipt| receipt.sequence))
+    }
+
+    /// As `train`, while others go on.
+    #[invoke(server, interleave)]
+    async fn train_aside(this: This<Self>, cx: &mut Cx<Self>, id: u64) -> String {
+        let deal = Deal::new(TxnId(u128::from(id)), "train").mint(cx.holder(), GOLD, 1);
+        let done = this.with(|avatar| {
+            avatar.level += 1;
+            cx.commit_with(avatar, deal)
+        });
+        told(done.await.map(|receipt| receipt.sequence))
     }
 
     #[invoke(server)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use macros::{entity, rpc};
-use node::data::{Ask, Options, Trouble, key_of};
+use node::data::{Ask, Options, Trouble, key_of, read_document};
 use node::rt::{CallError, Cx, Ref};
 use node::{Entity, Host};
 use store::{Error, Limits};
@@ -95,6 +95,95 @@ fn a_change_is_saved_within_its_second() {
     assert!(took <= SECOND + Duration::from_millis(10), "{took:?}");
     rig.run_for(Duration::from_millis(5));
     assert_eq!(rig.worker(node).stats().data.lag, Duration::ZERO);
+}
+
+fn level(rig: &Rig, key: u64) -> u64 {
+    let mut avatar = Avatar::default();
+    match stored(rig, key).documents.get("self") {
+        Some(bytes) => drop(read_document(&mut avatar, bytes).unwrap()),
+        None => return 0,
+    }
+    avatar.level
+}
+
+/// A turn that waited for another player had its own to itself for seconds. What had been answered
+/// before was not saved as long, and a crash took it all.
+#[test]
+fn what_was_answered_before_a_long_turn_is_saved_in_its_time() {
+    let mut rig = rig();
+    let node = rig.start();
+    rise(&mut rig, node, 1, 5).unwrap();
+    rig.run_for(SECOND / 2);
+    let mut turn =
+        rig.begin(node, |out| async move { out.entity::<Avatar>(1).ponder(3_900).await });
+    rig.run_for(SECOND / 2);
+    // As it was between turns; what the turn has done so far is not there.
+    assert_eq!(level(&rig, 1), 5);
+    rig.run_for(2 * SECOND);
+    assert_eq!(level(&rig, 1), 5);
+    assert_eq!(rig.finish(&mut turn), Ok(7));
+    rig.run_for(SECOND);
+    assert_eq!(level(&rig, 1), 7);
+}
+
+#[test]
+fn turn_after_turn_does_not_put_saving_off() {
+    let mut rig = rig();
+    let node = rig.start();
+    rise(&mut rig, node, 1, 1).unwrap();
+    // There is always one under way, and others wait.
+    let begin = |rig: &mut Rig| {
+        rig.begin(node, |out| async move { out.entity::<Avatar>(1).ponder(170).await })
+    };
+    let mut turns: std::collections::VecDeque<_> = (0..3).map(|_| begin(&mut rig)).collect();
+    let mut told = Vec::new();
+    for _ in 0..40 {
+        let level = rig.finish(&mut turns.pop_front().unwrap()).unwrap();
+        turns.push_back(begin(&mut rig));
+        told.push((rig.hand.now(), level));
+        let old = told.iter().rfind(|(at, _)| rig.hand.now() - *at > SECOND);
+        let stored = self::level(&rig, 1);
+        assert!(old.is_none_or(|(_, level)| stored >= *level), "{stored} of {old:?}");
+    }
+    assert!(count(&rig, "save") <= 9, "{} saves in seven seconds", count(&rig, "save"));
+}
+
+#[test]
+fn a_slow_store_is_written_to_earlier() {
+    let mut rig = rig();
+    let node = rig.start();
+    rig.way = Duration::from_millis(100);
+    for (n, most) in [(1, 1_200), (2, 1_000), (3, 1_000)] {
+        rise(&mut rig, node, 1, 1).unwrap();
+        let told = rig.hand.now();
+        while level(&rig, 1) < n {
+            rig.run_for(Duration::from_millis(1));
+        }
+        // Written, but not yet answered.
+        let took = rig.hand.now() - told;
+        assert!(took <= Duration::from_millis(most), "{n}: {took:?}");
+        rig.run_for(SECOND);
+    }
+}
+
+/// A transaction waited for the save before it. What changed meanwhile went out with it, under the
+/// older value that the transaction wrote, and was never written.
+#[test]
+fn what_changes_while_a_deal_waits_is_saved_after_it() {
+    let mut rig = rig();
+    let node = rig.start();
+    rise(&mut rig, node, 1, 1).unwrap();
+    rig.run_for(SECOND / 2);
+    rig.cut(node, true);
+    rig.run_for(SECOND / 2);
+    let mut deal =
+        rig.begin(node, |out| async move { out.entity::<Avatar>(1).train_aside(9).await });
+    rise(&mut rig, node, 1, 10).unwrap();
+    rig.run_for(SECOND + SECOND / 2);
+    rig.cut(node, false);
+    assert_eq!(rig.finish(&mut deal), Ok("ok 1".to_owned()));
+    rig.run_for(2 * SECOND);
+    assert_eq!(level(&rig, 1), 12);
 }
 
 #[test]
@@ -431,9 +520,10 @@ fn an_entity_is_saved_between_its_turns_never_inside_one() {
     rise(&mut rig, node, 1, 1).unwrap();
     let ponder = rig.call(node, |out| async move { out.entity::<Avatar>(1).ponder(2_500).await });
     assert_eq!(ponder, Ok(3));
-    assert_eq!(stored(&rig, 1).version, 0);
+    // As it was before the turn.
+    assert_eq!((stored(&rig, 1).version, level(&rig, 1)), (1, 1));
     rig.run_for(2 * SECOND);
-    assert_eq!(stored(&rig, 1).version, 1);
+    assert_eq!((stored(&rig, 1).version, level(&rig, 1)), (2, 3));
 }
 
 #[test]

@@ -20,9 +20,6 @@ use proto::link::WorkerId;
 use proto::{Incarnation, KindId};
 use store::{Error, Store};
 
-/// How long a request or an answer is under way.
-const WAY: Duration = Duration::from_millis(2);
-
 /// What a node sends and is sent.
 enum Post {
     Ask(usize, Ask),
@@ -63,6 +60,8 @@ pub struct Rig {
     seats: Vec<Option<Seat>>,
     posts: BTreeMap<(Instant, u64), Post>,
     number: u64,
+    /// How long a request or an answer is under way.
+    pub way: Duration,
     /// So many of the next answers are lost after the store did what was asked.
     pub lose_answers: usize,
     /// What of the asks is refused with which error, while it gives one.
@@ -113,6 +112,7 @@ impl Rig {
             seats: Vec::new(),
             posts: BTreeMap::new(),
             number: 0,
+            way: Duration::from_millis(2),
             lose_answers: 0,
             refuse: None,
             asked: Vec::new(),
@@ -174,7 +174,7 @@ impl Rig {
 
     /// Nothing of the node reaches the store any more, or all of it again: late, not lost.
     pub fn cut(&mut self, node: usize, cut: bool) {
-        let at = self.hand.now() + WAY;
+        let at = self.hand.now() + self.way;
         let seat = self.seat(node);
         seat.cut = cut;
         if !cut {
@@ -306,7 +306,7 @@ impl Rig {
         }
         let busy = !posts.is_empty();
         for post in posts {
-            self.post(now + WAY, post);
+            self.post(now + self.way, post);
         }
         busy
     }
@@ -317,7 +317,7 @@ impl Rig {
     }
 
     fn deliver(&mut self, now: Instant, post: Post) {
-        let back = now + WAY;
+        let back = now + self.way;
         match post {
             Post::Ask(node, ask) => {
                 if let Some(seat) = self.seats[node].as_mut().filter(|seat| seat.cut) {
@@ -343,12 +343,12 @@ impl Rig {
                 self.post(back, Post::Beaten(node, told));
             }
             Post::Told(node, told) => match &mut self.seats[node] {
-                Some(seat) if seat.frozen => self.post(now + WAY, Post::Told(node, told)),
+                Some(seat) if seat.frozen => self.post(now + self.way, Post::Told(node, told)),
                 Some(seat) => seat.worker.handle_told(now, told),
                 None => {}
             },
             Post::Beaten(node, told) => match &mut self.seats[node] {
-                Some(seat) if seat.frozen => self.post(now + WAY, Post::Beaten(node, told)),
+                Some(seat) if seat.frozen => self.post(now + self.way, Post::Beaten(node, told)),
                 Some(seat) => match told {
                     BeatTold::Beat(result) => seat.beat.handle_beat(now, result),
                     BeatTold::Nodes(result) => seat.beat.handle_nodes(now, result),

@@ -51,6 +51,8 @@ pub struct Book {
     /// How late after an answer what it told of must be stored, if nothing is wrong.
     pub window: Duration,
     troubles: Vec<Trouble>,
+    /// Nodes that are cut off from the store, and since when.
+    cut_off: BTreeMap<usize, Instant>,
     /// Which node each incarnation is.
     nodes: BTreeMap<u64, usize>,
     /// Nodes that alone are cut off from the store while it works, and since when.
@@ -114,6 +116,18 @@ impl Book {
     /// Something is wrong with a node, or with the store, from one time to another.
     pub fn trouble(&mut self, node: Option<usize>, from: Instant, to: Instant) {
         self.troubles.push(Trouble { from, to, node });
+    }
+
+    /// A node is cut off from the store from now on.
+    pub fn is_cut_off(&mut self, now: Instant, node: usize) {
+        self.cut_off.insert(node, now);
+    }
+
+    /// It is not any more.
+    pub fn is_joined(&mut self, now: Instant, node: usize) {
+        if let Some(began) = self.cut_off.remove(&node) {
+            self.trouble(Some(node), began, now);
+        }
     }
 
     /// A node has that incarnation.
@@ -266,16 +280,18 @@ impl Book {
     fn check_loss(&mut self, of: Key, steps: u64) {
         let Some(player) = (1..=PLAYERS_MAX).find(|player| key(*player) == of) else { return };
         let window = self.window;
-        let troubles = &self.troubles;
+        let (troubles, cut_off) = (&self.troubles, &self.cut_off);
         let answers = self.answers.entry(player).or_default();
         let lost = answers.iter().filter(|(_, answer)| answer.steps > steps);
         let is_excused = |(node, answer): &(usize, Answer)| {
             let to = answer.at + window;
-            troubles.iter().any(|trouble| {
-                trouble.node.is_none_or(|of| of == *node)
-                    && trouble.to + AFTERMATH >= answer.at
-                    && trouble.from <= to
-            })
+            // A node that is still cut off has saved nothing since.
+            cut_off.get(node).is_some_and(|began| *began <= to)
+                || troubles.iter().any(|trouble| {
+                    trouble.node.is_none_or(|of| of == *node)
+                        && trouble.to + AFTERMATH >= answer.at
+                        && trouble.from <= to
+                })
         };
         let bad = lost.clone().find(|answer| !is_excused(answer)).copied();
         self.seen.lost_answers += lost.count() as u64;

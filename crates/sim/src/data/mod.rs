@@ -60,7 +60,6 @@ struct Fault {
     node: usize,
     /// Cut off from that node, not from the store.
     from: Option<usize>,
-    began: Instant,
     until: Instant,
 }
 
@@ -327,14 +326,15 @@ impl Script {
                 let cuts = [Cut::Both, Cut::Answers, Cut::Refused];
                 let cut = cuts[self.random.below(3) as usize];
                 self.cluster.cut_store(node, Some(cut));
-                self.faults.push(Fault { node, from: None, began: now, until });
+                self.book.is_cut_off(now, node);
+                self.faults.push(Fault { node, from: None, until });
             }
             9 => {
                 let from = (node + 1) % self.cluster.nodes();
                 let is_split = |fault: &Fault| fault.from == Some(from) && fault.node == node;
                 if from != node && !self.faults.iter().any(is_split) {
                     self.cluster.split_nodes(node, from, true);
-                    self.faults.push(Fault { node, from: Some(from), began: now, until });
+                    self.faults.push(Fault { node, from: Some(from), until });
                 }
             }
             _ => {}
@@ -355,13 +355,13 @@ impl Script {
     }
 
     fn mend(&mut self, at: usize) {
-        let Fault { node, from, began, .. } = self.faults.remove(at);
+        let Fault { node, from, .. } = self.faults.remove(at);
         let now = self.cluster.now();
         match from {
             Some(from) => self.cluster.split_nodes(node, from, false),
             None => {
                 self.cluster.cut_store(node, None);
-                self.book.trouble(Some(node), began, now);
+                self.book.is_joined(now, node);
             }
         }
     }
@@ -512,10 +512,10 @@ impl Script {
 /// the run's faults make it.
 fn window(options: &testkit::Options) -> Duration {
     let faults = &options.store_faults;
-    // A turn that has its player to itself puts saving off: a trade that waits for the other player.
-    let mut window = Duration::from_millis(1_200) + Duration::from_secs(6);
+    // A second, and a write: a sync takes up to 3.5 ms, the way to the store some more.
+    let mut window = Duration::from_millis(1_010);
     if faults.slow_sync > 0 {
-        // One that waits for another.
+        // One that waits for another, of which no other gave warning.
         window += 2 * faults.slow_max;
     }
     let breaks = faults.lose_request + faults.lose_answer + faults.delay;

@@ -108,7 +108,7 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.load(id, documents, claim)
     }
 
-    fn collect(self: Rc<Self>, index: u32) -> Option<(Changes, bool)> {
+    fn collect(self: Rc<Self>, index: u32) -> Option<Found> {
         self.changes(index)
     }
 

@@ -73,7 +73,7 @@ impl<E: Entity> Shard<E> {
 
     /// The state as it was last given to the store, for an entity that starts again.
     pub fn begin_again(&self, index: u32, id: EntityId) -> Result<Option<E>, Fault> {
-        let mut sheets = match self.sheets.borrow().get(&index) {
+        let mut sheets = match self.sheets.borrow_mut().get_mut(&index) {
             Some(sheets) => sheets.again(),
             None => return Ok(None),
         };
@@ -101,9 +101,11 @@ impl<E: Entity> Shard<E> {
         false
     }
 
-    /// What changed of an entity, and whether a turn that is open may change more. `None` while an
-    /// exclusive turn has it.
-    pub fn changes(self: &Rc<Self>, index: u32) -> Option<(Changes, bool)> {
+    /// What changed of an entity; while a turn has it to itself, what it was before that turn.
+    pub fn changes(self: &Rc<Self>, index: u32) -> Option<Found> {
+        if let Some(shown) = self.shown(index) {
+            return Some(Found::Before(shown));
+        }
         if !self.may_look(index) {
             return None;
         }
@@ -130,12 +132,41 @@ impl<E: Entity> Shard<E> {
             }
             slot.turns != NONE
         };
-        Some((self.changes_of(index)?, open))
+        Some(Found::All(self.changes_of(index)?, open))
     }
 
+    /// Between turns, and not on its way out.
     fn may_look(&self, index: u32) -> bool {
         let cells = self.cells.borrow();
-        cells.get(index).is_some_and(|slot| slot.flags & (BUSY | LOADING | CLOSING) == 0)
+        cells.get(index).is_some_and(|slot| {
+            let leaves = slot.flags & (CLOSING | ENDING) == CLOSING;
+            slot.flags & (BUSY | LOADING) == 0 && !leaves
+        })
+    }
+
+    /// Of an entity that a turn has to itself: what was shown before that turn began. Not while that
+    /// turn is its hook before a save, after which there is more to see.
+    fn shown(&self, index: u32) -> Option<Changes> {
+        let is_busy = self.cells.borrow().get(index)?.flags & BUSY != 0;
+        let mut all = self.sheets.borrow_mut();
+        let sheets = all.get_mut(&index).filter(|sheets| is_busy && !sheets.hooked)?;
+        Some(sheets.take_changes())
+    }
+
+    /// Shows an entity before a turn that will have it to itself: however long that takes, what it
+    /// was before is saved in its time.
+    #[inline(never)]
+    pub fn show_early(&self, index: u32) {
+        if interleaves::<E>(self.hub.running.method.get()) || !self.may_look(index) {
+            return;
+        }
+        let Some(state) = self.cells.borrow().get(index).and_then(|slot| slot.state.clone()) else {
+            return;
+        };
+        let Ok(state) = state.try_borrow() else { return };
+        if let Some(sheets) = self.sheets.borrow_mut().get_mut(&index) {
+            sheets.show_early(|sheets| state.save(sheets));
+        }
     }
 
     fn changes_of(&self, index: u32) -> Option<Changes> {
