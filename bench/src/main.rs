@@ -17,8 +17,9 @@ bench NAME
 
   arena    a thousand bots in one arena at 20 steps a second, gate hop included
   crash    a server killed at random points under trades and saves: what was promised is there
-           (--backend embedded|sqlite|postgres|mysql|mongodb, --times N, --seed N; all but
-           the first need their feature)
+           (--backend embedded|sqlite|postgres|mysql|mongodb|redis, --kills N, --seed N, or
+           --outage SECONDS for databases that are away once under load;
+           all of them, 200 times each and the last two 20 times, take about two hours)
   entity   local messages, calls and idle entities, next to actor libraries
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   raw      the limit: a bare epoll echo server under the common load generator

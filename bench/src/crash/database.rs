@@ -1,6 +1,6 @@
 //! What the store of a round lies in.
 
-use anyhow::bail;
+use anyhow::Context;
 
 /// A database of our own, or none: then the store is a file.
 pub enum Database {
@@ -11,27 +11,43 @@ pub enum Database {
     Mariadb(servers::Mariadb),
     #[cfg(feature = "mongodb")]
     Mongo(servers::Mongo),
+    #[cfg(feature = "redis")]
+    Redis(servers::Redis),
+}
+
+/// What is killed, and how often unless it is told.
+#[derive(Clone, Copy)]
+pub struct Backend {
+    pub name: &'static str,
+    pub kills: u32,
 }
 
 /// The backends that are built in.
-pub const BACKENDS: &[&str] = &[
-    "embedded",
+pub const BACKENDS: &[Backend] = &[
+    Backend { name: "embedded", kills: 200 },
     #[cfg(feature = "sqlite")]
-    "sqlite",
+    Backend { name: "sqlite", kills: 200 },
     #[cfg(feature = "postgres")]
-    "postgres",
+    Backend { name: "postgres", kills: 200 },
     #[cfg(feature = "mysql")]
-    "mysql",
+    Backend { name: "mysql", kills: 200 },
     #[cfg(feature = "mongodb")]
-    "mongodb",
+    Backend { name: "mongodb", kills: 20 },
+    #[cfg(feature = "redis")]
+    Backend { name: "redis", kills: 20 },
 ];
+
+impl Backend {
+    pub fn find(name: &str) -> anyhow::Result<Backend> {
+        let found = BACKENDS.iter().find(|backend| backend.name == name).copied();
+        let names = || BACKENDS.iter().map(|backend| backend.name).collect::<Vec<_>>().join(", ");
+        found.with_context(|| format!("{name} is not built in: there are {}", names()))
+    }
+}
 
 impl Database {
     /// Starts what a backend needs; the store as a cluster file names it.
     pub fn start(backend: &str) -> anyhow::Result<(Database, String)> {
-        if !BACKENDS.contains(&backend) {
-            bail!("{backend} is not built in: there are {}", BACKENDS.join(", "));
-        }
         let (database, place) = match backend {
             #[cfg(feature = "postgres")]
             "postgres" => {
@@ -51,6 +67,12 @@ impl Database {
                 let url = server.url();
                 (Database::Mongo(server), url)
             }
+            #[cfg(feature = "redis")]
+            "redis" => {
+                let server = servers::Redis::start()?;
+                let url = server.url();
+                (Database::Redis(server), url)
+            }
             _ => (Database::None, "game.store".to_owned()),
         };
         Ok((database, format!("{{{backend:?}: {place:?}}}")))
@@ -61,26 +83,33 @@ impl Database {
         !matches!(self, Database::None)
     }
 
-    /// Kills it, and starts it again on what lies on its disk.
-    pub fn kill_and_start(&self) -> anyhow::Result<()> {
+    /// Kills it.
+    pub fn kill(&self) {
         match self {
             Database::None => {}
             #[cfg(feature = "postgres")]
-            Database::Postgres(server) => {
-                server.kill();
-                server.start_again()?;
-            }
+            Database::Postgres(server) => server.kill(),
             #[cfg(feature = "mysql")]
-            Database::Mariadb(server) => {
-                server.kill();
-                server.start_again()?;
-            }
+            Database::Mariadb(server) => server.kill(),
             #[cfg(feature = "mongodb")]
-            Database::Mongo(server) => {
-                server.kill();
-                server.start_again()?;
-            }
+            Database::Mongo(server) => server.kill(),
+            #[cfg(feature = "redis")]
+            Database::Redis(server) => server.kill(),
         }
-        Ok(())
+    }
+
+    /// Starts it again on what lies on its disk.
+    pub fn start_again(&self) -> anyhow::Result<()> {
+        match self {
+            Database::None => Ok(()),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(server) => Ok(server.start_again()?),
+            #[cfg(feature = "mysql")]
+            Database::Mariadb(server) => Ok(server.start_again()?),
+            #[cfg(feature = "mongodb")]
+            Database::Mongo(server) => Ok(server.start_again()?),
+            #[cfg(feature = "redis")]
+            Database::Redis(server) => Ok(server.start_again()?),
+        }
     }
 }

@@ -22,6 +22,7 @@ pub enum Op {
 struct Asked {
     account: u64,
     op: Op,
+    at: Instant,
     is_acknowledged: bool,
 }
 
@@ -45,6 +46,8 @@ pub struct Model {
     pub accounts: BTreeMap<u64, Account>,
     /// Place in the store's audit up to which all is accounted for.
     sequence: u64,
+    /// The slowest transaction of a single player since the last crash: what a flush took.
+    flush: Duration,
     pub totals: Totals,
 }
 
@@ -62,7 +65,9 @@ pub struct Totals {
     pub faults: Vec<String>,
     pub levels: u64,
     pub worst_loss: Duration,
-    /// The slowest acknowledged transaction: a flush cannot have taken longer than is granted by it.
+    /// By how much the worst loss was more than the bound and a flush of the same round.
+    pub over: Duration,
+    /// The slowest of all flushes.
     pub slowest_flush: Duration,
 }
 
@@ -76,16 +81,17 @@ impl Model {
     pub fn ask(&mut self, account: u64, op: Op) -> u64 {
         let id = self.next;
         self.next += 1;
-        self.open.insert(id, Asked { account, op, is_acknowledged: false });
+        self.open.insert(id, Asked { account, op, at: Instant::now(), is_acknowledged: false });
         id
     }
 
     /// The server said that it is done.
-    pub fn acknowledge(&mut self, id: u64, took: Duration) {
+    pub fn acknowledge(&mut self, id: u64) {
         self.totals.acknowledged += 1;
-        self.totals.slowest_flush = self.totals.slowest_flush.max(took);
-        if let Some(asked) = self.open.get_mut(&id) {
-            asked.is_acknowledged = true;
+        let Some(asked) = self.open.get_mut(&id) else { return };
+        asked.is_acknowledged = true;
+        if asked.op == Op::Mint {
+            self.flush = self.flush.max(asked.at.elapsed());
         }
     }
 
@@ -95,13 +101,26 @@ impl Model {
         self.account(account).answered.push((Instant::now(), level));
     }
 
-    /// Holds what the store has after a crash at `killed` against what was said. `sums`: also reads
-    /// all of its rows and adds them up.
-    pub fn settle(&mut self, store: &Store, killed: Instant, sums: bool) -> anyhow::Result<()> {
+    /// Holds what the store has after a crash at `killed` against what was said; `bound` is the loss
+    /// that is allowed beside a flush. `sums`: also reads all of its rows and adds them up.
+    pub fn settle(
+        &mut self,
+        store: &Store,
+        (killed, bound): (Instant, Duration),
+        sums: bool,
+    ) -> anyhow::Result<()> {
+        // What was under way at the kill had taken that long already.
+        let mints = self.open.values().filter(|asked| asked.op == Op::Mint);
+        let waiting = mints.filter(|asked| !asked.is_acknowledged);
+        let waited = waiting.map(|asked| killed.saturating_duration_since(asked.at)).max();
+        let flush = std::mem::take(&mut self.flush).max(waited.unwrap_or_default());
+        self.totals.slowest_flush = self.totals.slowest_flush.max(flush);
         self.settle_transactions(store)?;
         let accounts: Vec<u64> = self.accounts.keys().copied().collect();
         for account in accounts {
-            self.settle_account(store, account, killed)?;
+            let lost = self.settle_account(store, account, killed)?;
+            self.totals.worst_loss = self.totals.worst_loss.max(lost);
+            self.totals.over = self.totals.over.max(lost.saturating_sub(bound + flush));
         }
         if !sums {
             return Ok(());
@@ -179,7 +198,13 @@ impl Model {
         self.accounts.get_mut(&account).expect("all are known")
     }
 
-    fn settle_account(&mut self, store: &Store, of: u64, killed: Instant) -> anyhow::Result<()> {
+    /// How old the oldest of its levels is that was answered and is gone.
+    fn settle_account(
+        &mut self,
+        store: &Store,
+        of: u64,
+        killed: Instant,
+    ) -> anyhow::Result<Duration> {
         let holder = key_of(Ref::<Trader>::keyed(of).id());
         let held = store.holdings(holder).wait()?;
         let mut stored = Trader::default();
@@ -211,9 +236,8 @@ impl Model {
         }
         account.level = stored.level;
         account.answered.clear();
-        self.totals.worst_loss = self.totals.worst_loss.max(lost);
         faults.into_iter().for_each(|fault| self.fault(fault));
-        Ok(())
+        Ok(lost)
     }
 
     pub fn fault(&mut self, line: String) {

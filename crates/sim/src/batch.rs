@@ -1,6 +1,7 @@
 //! Many seeds, on some threads; and what is said about them.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::PanicHookInfo;
 use std::sync::Mutex;
@@ -51,6 +52,8 @@ pub struct Report {
     mutant: Option<Mutant>,
     /// The failed seed that comes first, and what was violated.
     pub failure: Option<(u64, Vec<String>)>,
+    /// All that failed, each with what was violated first.
+    failed: BTreeMap<u64, String>,
 }
 
 impl Batch {
@@ -69,6 +72,7 @@ impl Batch {
             sights: Tally::default(),
             mutant: self.mutant,
             failure: None,
+            failed: BTreeMap::new(),
         };
         let report = Mutex::new(empty);
         std::thread::scope(|scope| {
@@ -121,6 +125,9 @@ impl Report {
         self.simulated += outcome.simulated;
         self.faults.add(&outcome.faults);
         self.sights.add(&outcome.sights);
+        if let Some(text) = outcome.violations.first() {
+            self.failed.insert(seed, text.clone());
+        }
         let is_first = self.failure.as_ref().is_none_or(|(first, _)| seed < *first);
         if !outcome.violations.is_empty() && is_first {
             self.failure = Some((seed, outcome.violations));
@@ -160,6 +167,9 @@ impl Report {
         );
         if self.is_void() {
             println!("never seen: {}", self.unseen().join(", "));
+        }
+        for (seed, text) in &self.failed {
+            println!("failed: seed {seed}: {text}");
         }
         if self.failure.is_none() {
             println!("no violation");

@@ -3,6 +3,7 @@
 //! What waits is done as one batch, written as one record, synced, and only then answered, as
 //! every store must. It ends at the first sync that fails, and believes only its disk afterwards.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -238,6 +239,8 @@ pub(crate) struct Vault {
     pub facts: Vec<Fact>,
     /// The transactions of each record.
     done: Vec<(u64, TxnId)>,
+    /// Requests for transactions that were refused.
+    refused: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -265,6 +268,7 @@ impl Vault {
             lies_until: Instant::ZERO,
             facts: Vec::new(),
             done: Vec::new(),
+            refused: BTreeSet::new(),
         };
         vault.start();
         vault.facts.clear();
@@ -309,13 +313,22 @@ impl Vault {
         if self.stalled_until > now {
             return None;
         }
-        let Vault { up, facts, done, .. } = self;
+        let Vault { up, facts, done, refused, .. } = self;
         let up = up.as_mut().filter(|up| up.flight.is_none() && !up.waiting.is_empty())?;
         let mut answers = Vec::new();
         for (id, want) in std::mem::take(&mut up.waiting) {
+            // Drivers number their batches on the server: of a request that was answered, no second
+            // copy is tried. One of a request that was done is done no more by its own id.
+            if refused.contains(&id) {
+                continue;
+            }
             let reply = run(&up.store, want, facts);
-            if let Reply::Told(Told::Committed(_, Ok(receipt))) = &reply {
-                done.push((up.records, receipt.id));
+            match &reply {
+                Reply::Told(Told::Committed(_, Ok(receipt))) => {
+                    done.push((up.records, receipt.id));
+                }
+                Reply::Told(Told::Committed(_, Err(_))) => drop(refused.insert(id)),
+                _ => {}
             }
             answers.push((id, reply));
         }

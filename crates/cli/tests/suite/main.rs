@@ -3,4 +3,5 @@
 mod arena;
 mod command;
 mod data;
+mod disk;
 mod player;

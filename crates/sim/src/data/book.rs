@@ -56,7 +56,7 @@ pub struct Book {
     /// Which node each incarnation is.
     nodes: BTreeMap<u64, usize>,
     /// Nodes that alone are cut off from the store while it works, and since when.
-    pub alone: BTreeMap<usize, Instant>,
+    alone: BTreeMap<usize, Instant>,
     answers: BTreeMap<u64, Vec<(usize, Answer)>>,
     /// The newest epoch and steps that were heard by when.
     heard: BTreeMap<u64, Vec<(Instant, (u64, u64))>>,
@@ -116,6 +116,14 @@ impl Book {
     /// Something is wrong with a node, or with the store, from one time to another.
     pub fn trouble(&mut self, node: Option<usize>, from: Instant, to: Instant) {
         self.troubles.push(Trouble { from, to, node });
+    }
+
+    /// Which node alone is cut off from the store now, if one is.
+    pub fn is_alone(&mut self, now: Instant, node: Option<usize>) {
+        self.alone.retain(|known, _| Some(*known) == node);
+        if let Some(node) = node {
+            self.alone.entry(node).or_insert(now);
+        }
     }
 
     /// A node is cut off from the store from now on.
@@ -430,5 +438,80 @@ impl Seen {
             ("answers of which a crash took the steps", self.lost_answers),
             ("stores that went back after a lie", self.failovers),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    /// Player 1 is at node 0, under epoch 1, and said at 20 s that it has taken 5 steps.
+    fn book() -> Book {
+        let mut book = Book::new(SECOND);
+        for node in 0..2 {
+            book.is_node(Incarnation(node), node as usize);
+        }
+        take(&mut book, 0, 1);
+        book.answered(1, Answer { since: at(20_000), at: at(20_000), steps: 5, epoch: 1 });
+        book
+    }
+
+    /// A node becomes the owner of player 1, of whom nothing is stored.
+    fn take(book: &mut Book, node: u64, epoch: u64) {
+        let claim = Claim { key: key(1), generation: 1, epoch, incarnation: Incarnation(node) };
+        book.learn(at(30_000), Fact::Activated(claim));
+    }
+
+    #[test]
+    fn what_is_lost_without_a_fault_is_a_violation() {
+        let mut book = book();
+        take(&mut book, 1, 2);
+        assert_eq!(book.violations().len(), 1, "{:?}", book.violations());
+        assert!(book.violations()[0].starts_with("lost: "), "{:?}", book.violations());
+    }
+
+    #[test]
+    fn what_is_lost_by_a_kill_within_the_window_is_allowed_and_no_more() {
+        for (killed, violations) in [(20_900, 0), (21_100, 1)] {
+            let mut book = book();
+            book.trouble(Some(0), at(killed), at(killed + 500));
+            take(&mut book, 1, 2);
+            assert_eq!(book.violations().len(), violations, "killed at {killed}");
+        }
+    }
+
+    /// Seed 3405: a node was cut off from the store, and was still when another took what it had. The
+    /// fault was written down only when it ended, so what the node could not save was a violation.
+    #[test]
+    fn a_node_that_is_still_cut_off_cannot_have_saved() {
+        let mut book = book();
+        book.is_cut_off(at(20_500), 0);
+        take(&mut book, 1, 2);
+        assert_eq!(book.violations(), [""; 0]);
+        // Later than its second: it was saved before the cut, or should have been.
+        let mut book = self::book();
+        book.is_cut_off(at(21_500), 0);
+        take(&mut book, 1, 2);
+        assert_eq!(book.violations().len(), 1);
+    }
+
+    /// Seed 1522: one node was joined again in the moment in which another was cut off, and passed for
+    /// cut off as long as that one was.
+    #[test]
+    fn only_the_node_that_is_cut_off_has_to_stand_still() {
+        let mut book = book();
+        book.is_alone(at(1_000), Some(0));
+        book.is_alone(at(2_000), Some(1));
+        book.answered(1, Answer { since: at(21_000), at: at(21_000), steps: 6, epoch: 1 });
+        assert_eq!(book.violations(), [""; 0]);
+        book.is_alone(at(22_000), Some(0));
+        book.answered(1, Answer { since: at(28_000), at: at(28_000), steps: 7, epoch: 1 });
+        assert!(book.violations()[0].starts_with("parks: "), "{:?}", book.violations());
     }
 }

@@ -164,10 +164,11 @@ impl Script {
         self.store_was_away = away;
         let nodes = 0..self.cluster.nodes();
         let cut: Vec<usize> = nodes.clone().filter(|node| self.cluster.is_cut(*node)).collect();
-        match cut[..] {
-            [node] if !away => drop(self.book.alone.entry(node).or_insert(now)),
-            _ => self.book.alone.clear(),
-        }
+        let alone = match cut[..] {
+            [node] if !away => Some(node),
+            _ => None,
+        };
+        self.book.is_alone(now, alone);
         for node in nodes {
             self.book.is_node(self.cluster.incarnation(node), node);
         }

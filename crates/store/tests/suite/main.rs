@@ -5,6 +5,7 @@
 mod cache;
 mod conformance;
 mod crash;
+mod cuts;
 #[cfg(feature = "remote")]
 mod database;
 mod disk;
