@@ -253,12 +253,12 @@ fn crash(backend: &str, kills: u32, seed: u64) -> anyhow::Result<bool> {
         let store = place.store()?;
         let mut model = lock(&model);
         let is_last = run.killed >= kills;
-        let sums = !place.database.is_server() || run.killed % SUMS_EVERY == 0 || is_last;
+        let sums = !place.database.is_server() || run.killed.is_multiple_of(SUMS_EVERY) || is_last;
         model.settle(&store, (killed, D1_BOUND), sums)?;
         if !model.totals.faults.is_empty() {
             break;
         }
-        if run.killed % 20 == 0 {
+        if run.killed.is_multiple_of(20) {
             let worst = ms(model.totals.worst_loss);
             let acknowledged = model.totals.acknowledged;
             eprintln!(
