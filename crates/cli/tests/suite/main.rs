@@ -3,5 +3,4 @@
 mod arena;
 mod command;
 mod data;
-mod disk;
 mod player;
