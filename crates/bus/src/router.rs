@@ -1,115 +1,69 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
+use env::Instant;
+
+use crate::recent::Recent;
 use crate::subject::{is_pattern, is_subject, matches};
-use crate::{Delivery, Error};
+use crate::topics::Topics;
+use crate::types::{Accepted, Listen, Post, Taken, Verdict, cut};
+use crate::{Counters, Dead, Delivery, Error, Options};
 
-/// Limits of an embedded bus.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Most subscriptions open at once.
-    pub subscriptions_max: usize,
-    /// Most messages that wait for one listener or are in its hands.
-    pub queue_messages_max: usize,
-    /// Most bytes of messages that wait for one listener.
-    pub queue_bytes_max: usize,
-    /// Longest message, in bytes.
-    pub message_bytes_max: usize,
-    /// How many published ids are remembered.
-    pub ids_kept: usize,
-    /// How often a message is given out at most before it is set aside.
-    pub attempts_max: u32,
-    /// Most messages kept that were set aside.
-    pub dead_max: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            subscriptions_max: 65_536,
-            queue_messages_max: 1024,
-            queue_bytes_max: 1024 * 1024,
-            message_bytes_max: 256 * 1024,
-            ids_kept: 65_536,
-            attempts_max: 5,
-            dead_max: 1024,
-        }
-    }
-}
-
-/// What a bus did since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Counters {
-    pub published: u64,
-    /// Published while nobody listened.
-    pub unheard: u64,
-    pub delivered: u64,
-    /// Lost to a full listener, where the topic allows it.
-    pub dropped: u64,
-    /// Refused because a listener was full, where the topic allows no loss.
-    pub busy: u64,
-    /// Published again under an id that was known.
-    pub repeated: u64,
-    /// Given out again.
-    pub redelivered: u64,
-    /// Set aside after too many attempts.
-    pub dead: u64,
-}
-
-/// The pure core: who listens to what, and what waits for whom.
+/// The pure core of a bus within one process: who listens to what, and what waits for whom.
 ///
 /// Inputs that make somebody ready append that one's waker to `wakers`.
 #[derive(Debug)]
 pub(crate) struct Router {
     options: Options,
-    declared: BTreeMap<String, Delivery>,
+    topics: Topics,
     listeners: BTreeMap<u64, Listener>,
     next_listener: u64,
-    /// Targets by exact subject, and those with wildcards.
-    exact: BTreeMap<String, BTreeSet<Target>>,
-    wild: BTreeMap<String, BTreeSet<Target>>,
-    groups: BTreeMap<(String, String), Group>,
-    /// Messages that were given out and not finished, by receipt.
+    queues: BTreeMap<u64, Queue>,
+    next_queue: u64,
+    groups: BTreeMap<(String, String), u64>,
+    /// Queues by exact subject, and those with wildcards.
+    exact: BTreeMap<String, BTreeSet<u64>>,
+    wild: BTreeMap<String, BTreeSet<u64>>,
+    /// Messages that were given out and not finished, by receipt, and when that must be done.
     held: BTreeMap<u64, Held>,
+    leases: BTreeSet<(Instant, u64)>,
     next_receipt: u64,
-    ids: BTreeSet<u128>,
-    ids_in_order: VecDeque<u128>,
-    dead: VecDeque<(String, Arc<[u8]>)>,
+    next_id: u128,
+    ids: Recent,
+    dead: VecDeque<(Option<u64>, Dead)>,
+    next_place: u128,
     counters: Counters,
 }
 
-/// Who gets one copy.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
-    Listener(u64),
-    Group(String),
+/// What waits for a listener, or for whichever member of a group asks first.
+#[derive(Debug)]
+struct Queue {
+    pattern: String,
+    group: Option<String>,
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// Given out and not finished; they count as waiting.
+    held: usize,
+    members: BTreeSet<u64>,
+    dropped: u64,
 }
 
 #[derive(Debug)]
 struct Listener {
-    pattern: String,
-    group: Option<String>,
-    queue: VecDeque<Item>,
-    queue_bytes: usize,
-    /// Messages given out and not finished; they count as waiting.
+    queue: u64,
+    credits: usize,
+    lease: Duration,
     held: usize,
     waker: Option<Waker>,
-    dropped: u64,
-}
-
-#[derive(Debug, Default)]
-struct Group {
-    members: VecDeque<u64>,
-    /// What the last member left behind.
-    backlog: VecDeque<Item>,
 }
 
 #[derive(Clone, Debug)]
 struct Item {
     subject: Arc<str>,
     body: Arc<[u8]>,
+    id: Option<u128>,
     attempts: u32,
     /// It may not be lost.
     is_kept: bool,
@@ -118,54 +72,46 @@ struct Item {
 #[derive(Debug)]
 struct Held {
     listener: u64,
-    /// Where it belongs if the listener is gone.
-    group: Option<(String, String)>,
+    queue: u64,
+    until: Instant,
     item: Item,
-}
-
-/// A message on its way to a listener.
-#[derive(Debug)]
-pub(crate) struct Taken {
-    pub subject: Arc<str>,
-    pub body: Arc<[u8]>,
-    pub attempt: u32,
-    pub receipt: Option<u64>,
 }
 
 impl Router {
     pub(crate) fn new(options: Options) -> Self {
         Router {
+            ids: Recent::new(options.ids_kept),
             options,
-            declared: BTreeMap::new(),
+            topics: Topics::default(),
             listeners: BTreeMap::new(),
             next_listener: 1,
+            queues: BTreeMap::new(),
+            next_queue: 1,
+            groups: BTreeMap::new(),
             exact: BTreeMap::new(),
             wild: BTreeMap::new(),
-            groups: BTreeMap::new(),
             held: BTreeMap::new(),
+            leases: BTreeSet::new(),
             next_receipt: 1,
-            ids: BTreeSet::new(),
-            ids_in_order: VecDeque::new(),
+            // Above those that a program is likely to number its own messages with.
+            next_id: 1 << 127,
             dead: VecDeque::new(),
+            next_place: 1,
             counters: Counters::default(),
         }
     }
 
     pub(crate) fn declare(&mut self, pattern: &str, delivery: Delivery) -> Result<(), Error> {
-        if !is_pattern(pattern) {
-            return Err(Error::BadSubject(pattern.into()));
-        }
-        match self.declared.insert(pattern.into(), delivery) {
-            Some(first) if first != delivery => {
-                let (topic, second) = (pattern.into(), delivery);
-                self.declared.insert(pattern.into(), first);
-                Err(Error::Contradiction { topic, first, second })
-            }
-            _ => Ok(()),
-        }
+        let listeners = self.queues.values().map(|queue| queue.pattern.as_str());
+        self.topics.declare(pattern, delivery, listeners)
     }
 
-    pub(crate) fn subscribe(&mut self, pattern: &str, group: Option<&str>) -> Result<u64, Error> {
+    pub(crate) fn listen(
+        &mut self,
+        listen: &Listen,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<u64, Error> {
+        let Listen { pattern, group, credits, lease } = listen;
         if !is_pattern(pattern) {
             return Err(Error::BadSubject(pattern.into()));
         }
@@ -174,99 +120,107 @@ impl Router {
         }
         let id = self.next_listener;
         self.next_listener += 1;
-        let mut listener = Listener {
-            pattern: pattern.into(),
-            group: group.map(Into::into),
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            held: 0,
-            waker: None,
-            dropped: 0,
+        let key = group.clone().map(|group| (pattern.clone(), group));
+        let queue = match key.as_ref().and_then(|key| self.groups.get(key)) {
+            Some(queue) => *queue,
+            None => self.open(pattern, group.as_deref()),
         };
-        let target = match group {
-            None => Target::Listener(id),
-            Some(name) => {
-                let group = self.groups.entry((pattern.into(), name.into())).or_default();
-                group.members.push_back(id);
-                for item in group.backlog.drain(..) {
-                    listener.push_back(item);
-                }
-                Target::Group(name.into())
-            }
-        };
-        self.targets(pattern).entry(pattern.into()).or_default().insert(target);
+        self.queue(queue).members.insert(id);
+        let lease = lease.unwrap_or(self.options.lease);
+        let listener = Listener { queue, credits: *credits, lease, held: 0, waker: None };
         self.listeners.insert(id, listener);
+        self.wake(queue, wakers);
         Ok(id)
     }
 
-    pub(crate) fn unsubscribe(&mut self, id: u64, wakers: &mut Vec<Waker>) {
-        let Some(listener) = self.listeners.remove(&id) else { return };
-        let Listener { pattern, group, queue, .. } = listener;
-        let Some(name) = group else {
-            self.remove_target(&pattern, &Target::Listener(id));
-            return;
+    fn open(&mut self, pattern: &str, group: Option<&str>) -> u64 {
+        let number = self.next_queue;
+        self.next_queue += 1;
+        let queue = Queue {
+            pattern: pattern.into(),
+            group: group.map(Into::into),
+            items: VecDeque::new(),
+            bytes: 0,
+            held: 0,
+            members: BTreeSet::new(),
+            dropped: 0,
         };
-        let key = (pattern, name);
-        let group = self.groups.get_mut(&key).expect("a member's group is there");
-        group.members.retain(|member| *member != id);
-        // What may be lost is lost with its listener, also in a group.
-        for item in queue.into_iter().filter(|item| item.is_kept) {
-            self.pass_on(&key, item, wakers);
+        self.queues.insert(number, queue);
+        if let Some(group) = group {
+            self.groups.insert((pattern.into(), group.into()), number);
         }
-        self.forget_group(&key);
+        let by_pattern = if is_subject(pattern) { &mut self.exact } else { &mut self.wild };
+        by_pattern.entry(pattern.into()).or_default().insert(number);
+        number
+    }
+
+    pub(crate) fn unlisten(&mut self, id: u64, wakers: &mut Vec<Waker>) {
+        let Some(listener) = self.listeners.remove(&id) else { return };
+        let number = listener.queue;
+        let queue = self.queue(number);
+        queue.members.remove(&id);
+        if queue.members.is_empty() {
+            // What may be lost is lost with the last who listens, also in a group.
+            let is_group = queue.group.is_some();
+            queue.items.retain(|item| is_group && item.is_kept);
+            queue.bytes = queue.items.iter().map(|item| item.body.len()).sum();
+        }
+        self.wake(number, wakers);
+        self.close_idle(number);
     }
 
     pub(crate) fn publish(
         &mut self,
-        subject: &str,
-        id: Option<u128>,
-        body: Arc<[u8]>,
+        post: Post,
         wakers: &mut Vec<Waker>,
-    ) -> Result<usize, Error> {
-        if !is_subject(subject) {
-            return Err(Error::BadSubject(subject.into()));
+    ) -> Result<Accepted, Error> {
+        let Post { subject, id, body, .. } = post;
+        if !is_subject(&subject) {
+            return Err(Error::BadSubject(subject));
         }
         let (bytes, max) = (body.len(), self.options.message_bytes_max);
         if bytes > max {
             return Err(Error::TooLong { bytes, max });
         }
-        if id.is_some_and(|id| self.ids.contains(&id)) {
+        if id.is_some_and(|id| self.ids.has(id)) {
             self.counters.repeated += 1;
-            return Ok(0);
+            return Ok(Accepted::Repeated);
         }
-        let is_kept = self.delivery(subject) != Delivery::AtMostOnce;
-        let receivers = self.receivers(subject, bytes);
-        let is_full = |id: &u64| !self.listeners[id].has_room(&self.options, bytes);
+        let is_kept = self.topics.delivery(&subject).is_kept();
+        let receivers = self.receivers(&subject);
+        let is_full = |number: &u64| !self.queues[number].has_room(&self.options, bytes);
         if is_kept && receivers.iter().any(is_full) {
             self.counters.busy += 1;
-            return Err(Error::Busy(subject.into()));
+            return Err(Error::Busy(subject));
         }
         if let Some(id) = id {
-            self.remember(id);
+            self.ids.add(id);
         }
+        let id = id.or_else(|| is_kept.then(|| self.fresh_id()));
         self.counters.published += 1;
         if receivers.is_empty() {
             self.counters.unheard += 1;
         }
         let subject: Arc<str> = subject.into();
-        for id in &receivers {
-            let listener = self.listeners.get_mut(id).expect("receivers are there");
-            if listener.has_room(&self.options, bytes) {
+        for number in receivers {
+            let queue = self.queues.get_mut(&number).expect("receivers are there");
+            if queue.has_room(&self.options, bytes) {
                 let (subject, body) = (subject.clone(), body.clone());
-                listener.push_back(Item { subject, body, attempts: 0, is_kept });
-                wakers.extend(listener.waker.take());
+                queue.push_back(Item { subject, body, id, attempts: 0, is_kept });
+                self.wake(number, wakers);
             } else {
-                listener.dropped += 1;
+                queue.dropped += 1;
                 self.counters.dropped += 1;
             }
         }
-        Ok(receivers.len())
+        Ok(Accepted::New)
     }
 
     /// The next message of a listener, or its waker is kept.
-    pub(crate) fn take_or_wait(&mut self, id: u64, waker: &Waker) -> Option<Taken> {
-        let taken = self.take(id);
+    pub(crate) fn take(&mut self, now: Instant, id: u64, waker: Option<&Waker>) -> Option<Taken> {
+        let taken = self.take_now(now, id);
         if taken.is_none()
+            && let Some(waker) = waker
             && let Some(listener) = self.listeners.get_mut(&id)
         {
             match &mut listener.waker {
@@ -277,164 +231,214 @@ impl Router {
         taken
     }
 
-    pub(crate) fn take(&mut self, id: u64) -> Option<Taken> {
+    fn take_now(&mut self, now: Instant, id: u64) -> Option<Taken> {
         let listener = self.listeners.get_mut(&id)?;
-        let mut item = listener.queue.pop_front()?;
-        listener.queue_bytes -= item.body.len();
+        let queue = self.queues.get_mut(&listener.queue).expect("a listener's queue is there");
+        if queue.items.front()?.is_kept && listener.held >= listener.credits {
+            return None;
+        }
+        let mut item = queue.items.pop_front()?;
+        queue.bytes -= item.body.len();
         item.attempts += 1;
         self.counters.delivered += 1;
         self.counters.redelivered += u64::from(item.attempts > 1);
-        let (subject, body) = (item.subject.clone(), item.body.clone());
-        let attempt = item.attempts;
+        let (subject, body, attempt) = (item.subject.clone(), item.body.clone(), item.attempts);
+        let message_id = item.id;
         let receipt = item.is_kept.then(|| {
             let receipt = self.next_receipt;
             self.next_receipt += 1;
-            let group = listener.group.clone().map(|name| (listener.pattern.clone(), name));
-            self.held.insert(receipt, Held { listener: id, group, item });
+            let until = now + listener.lease;
+            self.leases.insert((until, receipt));
+            self.held.insert(receipt, Held { listener: id, queue: listener.queue, until, item });
             listener.held += 1;
+            queue.held += 1;
             receipt
         });
-        Some(Taken { subject, body, attempt, receipt })
+        Some(Taken { subject, body, id: message_id, attempt, receipt })
     }
 
-    /// A message is finished with.
-    pub(crate) fn done(&mut self, receipt: u64) {
-        let Some(held) = self.held.remove(&receipt) else { return };
-        if let Some(listener) = self.listeners.get_mut(&held.listener) {
-            listener.held -= 1;
+    /// What a listener says of a message in its hands. One whose lease ran out is not in them.
+    pub(crate) fn settle(
+        &mut self,
+        now: Instant,
+        receipt: u64,
+        verdict: Verdict,
+        wakers: &mut Vec<Waker>,
+    ) {
+        let Some(held) = self.held.get_mut(&receipt) else { return };
+        if verdict == Verdict::Extend {
+            let Some(listener) = self.listeners.get(&held.listener) else { return };
+            self.leases.remove(&(held.until, receipt));
+            held.until = now + listener.lease;
+            self.leases.insert((held.until, receipt));
+            return;
         }
-        if let Some(key) = held.group {
-            self.forget_group(&key);
-        }
-    }
-
-    /// A message was dropped unfinished: it goes back to the front of its queue, or to the rest
-    /// of its group.
-    pub(crate) fn give_back(&mut self, receipt: u64, wakers: &mut Vec<Waker>) {
-        let Some(held) = self.held.remove(&receipt) else { return };
-        let Held { listener, group, item } = held;
+        let held = self.held.remove(&receipt).expect("it is there");
+        self.leases.remove(&(held.until, receipt));
+        let Held { listener, queue: number, item, .. } = held;
         if let Some(listener) = self.listeners.get_mut(&listener) {
             listener.held -= 1;
-        }
-        if item.attempts >= self.options.attempts_max {
-            self.counters.dead += 1;
-            if self.dead.len() == self.options.dead_max {
-                self.dead.pop_front();
-            }
-            self.dead.push_back((item.subject.as_ref().into(), item.body));
-        } else if let Some(listener) = self.listeners.get_mut(&listener) {
-            listener.queue_bytes += item.body.len();
-            listener.queue.push_front(item);
+            // A credit is free again.
             wakers.extend(listener.waker.take());
-        } else if let Some(key) = &group {
-            self.pass_on(key, item, wakers);
         }
-        if let Some(key) = group {
-            self.forget_group(&key);
+        let queue = self.queue(number);
+        queue.held -= 1;
+        if let Verdict::Again(cause) = verdict {
+            let has_heirs = queue.group.is_some() || !queue.members.is_empty();
+            if item.attempts >= self.options.attempts_max {
+                self.set_aside(number, item, cause);
+            } else if has_heirs {
+                let queue = self.queue(number);
+                queue.bytes += item.body.len();
+                queue.items.push_front(item);
+                self.wake(number, wakers);
+            }
+        }
+        self.close_idle(number);
+    }
+
+    /// Takes back what was held for too long.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
+        while let Some(&(until, receipt)) = self.leases.first()
+            && until <= now
+        {
+            self.counters.expired += 1;
+            let cause = "its lease ran out".to_owned();
+            self.settle(now, receipt, Verdict::Again(cause), wakers);
         }
     }
 
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.leases.first().map(|(until, _)| *until)
+    }
+
+    fn set_aside(&mut self, queue: u64, item: Item, cause: String) {
+        self.counters.dead += 1;
+        if self.options.dead_max == 0 {
+            return;
+        }
+        if self.dead.len() == self.options.dead_max {
+            self.dead.pop_front();
+        }
+        let place = self.next_place;
+        self.next_place += 1;
+        let dead = Dead {
+            subject: item.subject.as_ref().into(),
+            id: item.id.unwrap_or_default(),
+            body: item.body,
+            group: self.queues[&queue].group.clone(),
+            attempts: item.attempts,
+            cause: cut(cause),
+            place,
+        };
+        self.dead.push_back((Some(queue), dead));
+    }
+
+    pub(crate) fn dead(&self, scope: &str, max: usize) -> Vec<Dead> {
+        let all = self.dead.iter().map(|(_, dead)| dead);
+        all.filter(|dead| dead.subject.starts_with(scope)).take(max).cloned().collect()
+    }
+
+    /// Takes a dead letter away, and gives it to its queue again if so asked.
+    pub(crate) fn bury(
+        &mut self,
+        place: u128,
+        replay: bool,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), Error> {
+        let is_it = |(_, dead): &(Option<u64>, Dead)| dead.place == place;
+        let at = self.dead.iter().position(is_it).ok_or(Error::NotFound)?;
+        let (queue, dead) = &self.dead[at];
+        if replay {
+            // The group may have been closed meanwhile, and be another queue now.
+            let number = queue.filter(|number| self.queues.contains_key(number)).or_else(|| {
+                let mut all = self.queues.iter();
+                let found = all.find(|(_, queue)| {
+                    queue.group == dead.group && matches(&queue.pattern, &dead.subject)
+                });
+                found.map(|(number, _)| *number)
+            });
+            let number = number.ok_or(Error::NotFound)?;
+            let item = Item {
+                subject: dead.subject.as_str().into(),
+                body: dead.body.clone(),
+                id: Some(dead.id),
+                attempts: 0,
+                is_kept: true,
+            };
+            self.queue(number).push_back(item);
+            self.wake(number, wakers);
+        }
+        self.dead.remove(at);
+        Ok(())
+    }
+
+    /// How many messages its queue lost.
     pub(crate) fn dropped(&self, id: u64) -> u64 {
-        self.listeners.get(&id).map_or(0, |listener| listener.dropped)
+        self.listeners.get(&id).map_or(0, |listener| self.queues[&listener.queue].dropped)
     }
 
     pub(crate) fn counters(&self) -> Counters {
         self.counters
     }
 
-    pub(crate) fn take_dead(&mut self) -> Vec<(String, Arc<[u8]>)> {
-        std::mem::take(&mut self.dead).into()
-    }
-
-    fn delivery(&self, subject: &str) -> Delivery {
-        let of = self.declared.iter().filter(|(pattern, _)| matches(pattern, subject));
-        of.map(|(_, delivery)| *delivery).max().unwrap_or_default()
-    }
-
-    /// Who gets a message of so many bytes: every listener of its own, and of each group the next
-    /// member that has room.
-    fn receivers(&mut self, subject: &str, bytes: usize) -> Vec<u64> {
-        let mut receivers = Vec::new();
-        let exact = self.exact.get_key_value(subject).into_iter();
+    /// The queues that get a copy.
+    fn receivers(&self, subject: &str) -> Vec<u64> {
+        let exact = self.exact.get(subject).into_iter();
         let wild = self.wild.iter().filter(|(pattern, _)| matches(pattern, subject));
-        for (pattern, targets) in exact.chain(wild) {
-            for target in targets {
-                match target {
-                    Target::Listener(id) => receivers.push(*id),
-                    Target::Group(name) => {
-                        let key = (pattern.clone(), name.clone());
-                        let Some(group) = self.groups.get_mut(&key) else { continue };
-                        let listeners = &self.listeners;
-                        let has_room = |id: &u64| listeners[id].has_room(&self.options, bytes);
-                        let at = group.members.iter().position(has_room).unwrap_or(0);
-                        if let Some(id) = group.members.remove(at) {
-                            group.members.push_back(id);
-                            receivers.push(id);
-                        }
-                    }
-                }
-            }
-        }
-        receivers
+        exact.chain(wild.map(|(_, queues)| queues)).flatten().copied().collect()
     }
 
-    /// Gives a message that may not be lost to a member of its group, or keeps it for the next.
-    fn pass_on(&mut self, key: &(String, String), item: Item, wakers: &mut Vec<Waker>) {
-        let Some(group) = self.groups.get_mut(key) else { return };
-        let Some(id) = group.members.pop_front() else {
-            group.backlog.push_back(item);
+    /// Wakes all who could take from a queue: a waiter may have gone without a word.
+    fn wake(&mut self, number: u64, wakers: &mut Vec<Waker>) {
+        let queue = &self.queues[&number];
+        if queue.items.is_empty() {
             return;
-        };
-        group.members.push_back(id);
-        let listener = self.listeners.get_mut(&id).expect("members are there");
-        // Over its limit if need be: it was accepted once.
-        listener.push_back(item);
-        wakers.extend(listener.waker.take());
-    }
-
-    /// Forgets a group without members and mail.
-    fn forget_group(&mut self, key: &(String, String)) {
-        let is_held = |held: &Held| held.group.as_ref() == Some(key);
-        let is_idle = |group: &Group| group.members.is_empty() && group.backlog.is_empty();
-        if self.groups.get(key).is_some_and(is_idle) && !self.held.values().any(is_held) {
-            self.groups.remove(key);
-            self.remove_target(&key.0, &Target::Group(key.1.clone()));
+        }
+        for id in &queue.members {
+            let listener = self.listeners.get_mut(id);
+            wakers.extend(listener.and_then(|listener| listener.waker.take()));
         }
     }
 
-    fn targets(&mut self, pattern: &str) -> &mut BTreeMap<String, BTreeSet<Target>> {
-        if is_subject(pattern) { &mut self.exact } else { &mut self.wild }
-    }
-
-    fn remove_target(&mut self, pattern: &str, target: &Target) {
-        let by_pattern = self.targets(pattern);
-        if let Some(targets) = by_pattern.get_mut(pattern) {
-            targets.remove(target);
-            if targets.is_empty() {
-                by_pattern.remove(pattern);
+    /// Forgets a queue that nobody is in and nothing waits in.
+    fn close_idle(&mut self, number: u64) {
+        let queue = &self.queues[&number];
+        if !queue.members.is_empty() || !queue.items.is_empty() || queue.held > 0 {
+            return;
+        }
+        let Queue { pattern, group, .. } = self.queues.remove(&number).expect("it is there");
+        let exact = is_subject(&pattern);
+        let by_pattern = if exact { &mut self.exact } else { &mut self.wild };
+        if let Some(queues) = by_pattern.get_mut(&pattern) {
+            queues.remove(&number);
+            if queues.is_empty() {
+                by_pattern.remove(&pattern);
             }
         }
+        if let Some(group) = group {
+            self.groups.remove(&(pattern, group));
+        }
     }
 
-    fn remember(&mut self, id: u128) {
-        if self.ids_in_order.len() >= self.options.ids_kept
-            && let Some(oldest) = self.ids_in_order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-        self.ids.insert(id);
-        self.ids_in_order.push_back(id);
+    fn queue(&mut self, number: u64) -> &mut Queue {
+        self.queues.get_mut(&number).expect("the queue is there")
+    }
+
+    fn fresh_id(&mut self) -> u128 {
+        self.next_id += 1;
+        self.next_id
     }
 }
 
-impl Listener {
+impl Queue {
     fn has_room(&self, options: &Options, bytes: usize) -> bool {
-        self.queue.len() + self.held < options.queue_messages_max
-            && (self.queue_bytes + bytes <= options.queue_bytes_max || self.queue.is_empty())
+        self.items.len() + self.held < options.queue_messages_max
+            && (self.bytes + bytes <= options.queue_bytes_max || self.items.is_empty())
     }
 
     fn push_back(&mut self, item: Item) {
-        self.queue_bytes += item.body.len();
-        self.queue.push_back(item);
+        self.bytes += item.body.len();
+        self.items.push_back(item);
     }
 }

@@ -1,5 +1,5 @@
 /// The longest subject or pattern, in bytes.
-pub const SUBJECT_BYTES_MAX: usize = 256;
+pub const SUBJECT_BYTES_MAX: usize = 255;
 
 /// Whether `text` names one subject: words of `a-z A-Z 0-9 _ -` joined by dots.
 pub fn is_subject(text: &str) -> bool {
@@ -32,6 +32,30 @@ pub fn matches(pattern: &str, subject: &str) -> bool {
     words.next().is_none()
 }
 
+/// The subjects that two good patterns share, as a pattern.
+pub(crate) fn intersection(one: &str, other: &str) -> Option<String> {
+    let (mut ones, mut others) = (one.split('.'), other.split('.'));
+    let mut shared: Vec<&str> = Vec::new();
+    loop {
+        match (ones.next(), others.next()) {
+            (None, None) => return Some(shared.join(".")),
+            (Some(">"), Some(word)) => {
+                shared.push(word);
+                shared.extend(others);
+                return Some(shared.join("."));
+            }
+            (Some(word), Some(">")) => {
+                shared.push(word);
+                shared.extend(ones);
+                return Some(shared.join("."));
+            }
+            (Some("*"), Some(word)) | (Some(word), Some("*")) => shared.push(word),
+            (Some(a), Some(b)) if a == b => shared.push(a),
+            _ => return None,
+        }
+    }
+}
+
 fn is_word(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
@@ -45,7 +69,7 @@ mod tests {
         for good in ["a", "a.b", "guild-7.chat_x.9"] {
             assert!(is_subject(good) && is_pattern(good), "{good}");
         }
-        for bad in ["", ".", "a.", ".a", "a..b", "a b", "ä", "a.*", ">", &"x".repeat(257)] {
+        for bad in ["", ".", "a.", ".a", "a..b", "a b", "ä", "a.*", ">", &"x".repeat(256)] {
             assert!(!is_subject(bad), "{bad}");
         }
         for good in ["*", ">", "a.*.b", "*.*", "a.>"] {
@@ -75,6 +99,25 @@ mod tests {
         ];
         for (pattern, subject, expected) in table {
             assert_eq!(matches(pattern, subject), expected, "{pattern} {subject}");
+        }
+    }
+
+    #[test]
+    fn patterns_share_subjects() {
+        let table = [
+            ("a.b", "a.b", Some("a.b")),
+            ("a.b", "a.c", None),
+            ("a.*", "*.b", Some("a.b")),
+            ("a.>", "a", None),
+            ("a.>", "*.b.c", Some("a.b.c")),
+            (">", "a.*", Some("a.*")),
+            ("a.>", "*.>", Some("a.>")),
+            ("a.*", "a.>", Some("a.*")),
+            ("a.*.c", "a.b", None),
+        ];
+        for (one, other, expected) in table {
+            assert_eq!(intersection(one, other).as_deref(), expected, "{one} {other}");
+            assert_eq!(intersection(other, one).as_deref(), expected, "{other} {one}");
         }
     }
 }

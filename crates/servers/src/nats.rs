@@ -1,7 +1,10 @@
+use std::fs;
+
 use rustix::process::Signal;
 
 use crate::error::Error;
 use crate::instance::{Instance, Plan, Program, arguments, instance};
+use crate::port::Port;
 use crate::program::find;
 
 /// A NATS server with JetStream.
@@ -11,26 +14,52 @@ use crate::program::find;
 #[derive(Debug)]
 pub struct Nats {
     instance: Instance,
+    mqtt: Port,
 }
 
 instance!(Nats);
 
 impl Nats {
-    /// Starts one.
+    /// Starts one that speaks MQTT as well.
     pub fn start() -> Result<Self, Error> {
+        let this = Self::prepare(true)?;
+        this.start_again()?;
+        Ok(this)
+    }
+
+    /// Starts one without JetStream, and so without MQTT.
+    pub fn start_core() -> Result<Self, Error> {
+        let this = Self::prepare(false)?;
+        this.start_again()?;
+        Ok(this)
+    }
+
+    fn prepare(has_jetstream: bool) -> Result<Self, Error> {
         let path = find("nats-server")?;
         let instance = Instance::prepare(Plan {
             server: "nats",
             user: None,
             stop: Signal::TERM,
-            probe: crate::probe::nats,
+            probe: if has_jetstream { crate::probe::nats } else { crate::probe::nats_core },
         })?;
-        let this = Self { instance };
-        let (port, folder) = (this.port().to_string(), this.folder().join("jetstream"));
-        let flags = arguments!["-a", "127.0.0.1", "-p", port, "-js", "-sd", folder];
+        let this = Self { instance, mqtt: Port::reserve()? };
+        let port = this.port().to_string();
+        let mut flags = arguments!["-a", "127.0.0.1", "-p", port];
+        if has_jetstream {
+            let file = this.folder().join("settings");
+            let mqtt = this.mqtt.number;
+            let settings =
+                format!("server_name: mainstay\nmqtt {{ host: 127.0.0.1, port: {mqtt} }}\n");
+            fs::write(&file, settings).map_err(Error::system("settings of NATS"))?;
+            flags.extend(arguments!["-js", "-sd", this.folder().join("jetstream"), "-c", file]);
+        }
         this.set_programs(vec![Program { path, arguments: flags, environment: vec![] }]);
-        this.start_again()?;
         Ok(this)
+    }
+
+    /// Where it speaks MQTT, on 127.0.0.1.
+    pub fn mqtt_port(&self) -> u16 {
+        self.mqtt.number
     }
 
     /// `nats://..`

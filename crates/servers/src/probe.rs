@@ -61,6 +61,11 @@ pub(crate) fn nats(port: u16) -> bool {
         .is_some_and(|answer| String::from_utf8_lossy(&answer).contains("\"jetstream\":true"))
 }
 
+/// The greeting, with or without JetStream.
+pub(crate) fn nats_core(port: u16) -> bool {
+    starts(port, b"", b"INFO")
+}
+
 /// Protocol header of AMQP 0-9-1; the answer is a method frame.
 pub(crate) fn rabbitmq(port: u16) -> bool {
     starts(port, b"AMQP\0\0\x09\x01", &[1])

@@ -7,7 +7,7 @@ use crate::error::Error;
 pub const MONGO_PACKAGE: &str = "mongoeco[wire]==4.11.0";
 
 /// Programs and the Debian package of each.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("initdb", "postgresql"),
     ("pg_basebackup", "postgresql"),
     ("mariadbd", "mariadb-server"),
@@ -16,6 +16,8 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("etcd", "etcd-server"),
     ("nats-server", "nats-server"),
     ("rabbitmq-server", "rabbitmq-server"),
+    // Not started here: the stock client of MQTT that tests run.
+    ("mosquitto_sub", "mosquitto-clients"),
 ];
 
 /// What is not there of what this crate starts.

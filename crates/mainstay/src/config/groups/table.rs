@@ -396,6 +396,23 @@ static BUS: Table<bus::Options> = Table {
         count!(ids_kept, 0, 100_000_000, "How many published ids are remembered."),
         count!(attempts_max, 1, 1_000, "How often a message is given out before it is set aside."),
         count!(dead_max, 0, 10_000_000, "Most messages kept that were set aside."),
+        span!(lease, 10, DAY, "How long a listener may hold a message that may not be lost."),
+        count!(kept_messages_max, 1, 1 << 30, "Most messages that wait at a server of a topic."),
+        count!(unconfirmed_max, 1, 1 << 24, "Most messages that a server has not confirmed."),
+        span!(ids_wait, 100, DAY, "How long a server remembers ids, where it does."),
+        span!(
+            idle_wait,
+            1_000,
+            DAY,
+            "How long a server keeps the mail of a listener or group that nobody speaks for."
+        ),
+        span!(
+            silence_wait,
+            1_000,
+            HOUR,
+            "After how much silence of a process a server gives its messages to others."
+        ),
+        span!(answer_wait, 10, HOUR, "How long a start waits for a server's word on a topic."),
     ],
 };
 

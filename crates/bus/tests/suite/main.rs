@@ -1,0 +1,6 @@
+//! The bus as its users see it, on every backend.
+
+mod bench;
+mod conformance;
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+mod servers_of_buses;

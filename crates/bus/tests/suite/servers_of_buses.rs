@@ -1,0 +1,136 @@
+//! Buses with servers, for the conformance suite, and what only they can go through.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bus::{Bus, Options};
+use env::Clock;
+
+use crate::bench::*;
+
+/// One server for all cases; each has a prefix of its own.
+#[cfg(feature = "nats")]
+pub fn nats() -> Option<Box<dyn Fn(Options) -> Bench>> {
+    if servers::skipped() {
+        return None;
+    }
+    let server = Arc::new(servers::Nats::start().unwrap());
+    let next = AtomicU32::new(0);
+    Some(Box::new(move |options| {
+        let prefix = format!("t{}", next.fetch_add(1, Ordering::Relaxed));
+        let url = server.url();
+        let attach = move || attach_nats(&url, &prefix, options.clone());
+        Bench { attach: Box::new(attach), server: Some(server.clone()) }
+    }))
+}
+
+#[cfg(feature = "nats")]
+fn attach_nats(url: &str, prefix: &str, options: Options) -> Bus {
+    let mut nats = bus::NatsOptions::new([url.to_owned()], prefix);
+    nats.request_wait = std::time::Duration::from_secs(2);
+    Bus::nats(nats, options, &Clock::system()).unwrap()
+}
+
+macro_rules! server {
+    ($name:ty) => {
+        impl Server for $name {
+            fn kill(&self) {
+                servers::Instance::kill(self);
+            }
+            fn start_again(&self) {
+                servers::Instance::start_again(self).unwrap();
+            }
+            fn freeze(&self) {
+                servers::Instance::freeze(self);
+            }
+            fn thaw(&self) {
+                servers::Instance::thaw(self);
+            }
+        }
+    };
+}
+
+#[cfg(feature = "nats")]
+server!(servers::Nats);
+
+/// A topic that may lose nothing needs JetStream: a server without it is found out at start.
+#[cfg(feature = "nats")]
+#[test]
+fn nats_without_jetstream_refuses_what_may_not_be_lost() {
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Nats::start_core().unwrap();
+    let bus = attach_nats(&server.url(), "core", options());
+    let error = bus.declare("work.>", bus::Delivery::AtLeastOnce).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "\"work.>\" is declared at least once, which the nats bus cannot give: switch JetStream \
+         on in the server, or declare it at most once"
+    );
+    let mut heard = subscribe(&bus, "chat");
+    send(&bus, "chat", "hello").unwrap();
+    assert_eq!(take(&mut heard, 1), "hello");
+}
+
+/// A stock client of MQTT reaches a service that listens on the bus, and receives what is pushed.
+#[cfg(feature = "nats")]
+#[test]
+fn a35_an_mqtt_client_reaches_a_service_and_receives_a_push() {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Nats::start().unwrap();
+    let bus = attach_nats(&server.url(), "game", options());
+    let mut service = listen(&bus, bus::Listen::to("greet.*").in_group("greeters"));
+    let mqtt = |program: &str| {
+        let mut command = Command::new(program);
+        let port = server.mqtt_port().to_string();
+        command.args(["-h", "127.0.0.1", "-p", &port, "-q", "1"]);
+        command
+    };
+    let mut client = mqtt("mosquitto_sub")
+        .args(["-t", "game/live/push/ann", "-C", "1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let sent = mqtt("mosquitto_pub").args(["-t", "game/live/greet/ann", "-m", "hello"]).status();
+    assert!(sent.unwrap().success());
+    let message = next(&mut service);
+    assert_eq!((message.subject(), text(&message)), ("greet.ann", "hello".to_owned()));
+    // What is pushed before the server knows of it goes nowhere.
+    let mut ended = None;
+    eventually("the client has one message and ends", || {
+        send(&bus, "push.ann", "welcome").unwrap();
+        ended = client.try_wait().unwrap();
+        ended.is_some()
+    });
+    let mut output = String::new();
+    client.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    assert_eq!((output.trim(), ended.unwrap().success()), ("welcome", true));
+}
+
+#[cfg(feature = "rabbitmq")]
+pub fn rabbitmq() -> Option<Box<dyn Fn(Options) -> Bench>> {
+    if servers::skipped() {
+        return None;
+    }
+    let server = Arc::new(servers::Rabbitmq::start().unwrap());
+    let next = AtomicU32::new(0);
+    Some(Box::new(move |options| {
+        let prefix = format!("t{}", next.fetch_add(1, Ordering::Relaxed));
+        let url = server.url();
+        let attach = move || {
+            let mut rabbitmq = bus::RabbitmqOptions::new([url.clone()], &prefix);
+            rabbitmq.request_wait = std::time::Duration::from_secs(4);
+            Bus::rabbitmq(rabbitmq, options.clone(), &Clock::system()).unwrap()
+        };
+        Bench { attach: Box::new(attach), server: Some(server.clone()) }
+    }))
+}
+
+#[cfg(feature = "rabbitmq")]
+server!(servers::Rabbitmq);
