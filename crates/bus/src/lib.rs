@@ -7,6 +7,7 @@
 mod answer;
 mod backend;
 mod bus;
+mod connect;
 mod local;
 mod recent;
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
@@ -14,6 +15,7 @@ mod remote;
 mod router;
 mod subject;
 mod topics;
+mod trigger;
 mod types;
 
 pub use answer::Answer;
@@ -23,4 +25,5 @@ pub use remote::nats::NatsOptions;
 #[cfg(feature = "rabbitmq")]
 pub use remote::rabbitmq::RabbitmqOptions;
 pub use subject::{SUBJECT_BYTES_MAX, is_pattern, is_subject, matches};
+pub use trigger::{Trigger, Undelivered};
 pub use types::{Accepted, Counters, Dead, Delivery, Error, Listen, Options};

@@ -83,6 +83,7 @@ pub mod rt {
 
 pub use app::{App, AppError};
 pub use bots;
+pub use bus;
 pub use client;
 pub use env;
 pub use macros::test;

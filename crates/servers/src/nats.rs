@@ -15,6 +15,8 @@ use crate::program::find;
 pub struct Nats {
     instance: Instance,
     mqtt: Port,
+    /// Name and password, with a colon between and an `@` behind.
+    credentials: String,
 }
 
 instance!(Nats);
@@ -22,19 +24,26 @@ instance!(Nats);
 impl Nats {
     /// Starts one that speaks MQTT as well.
     pub fn start() -> Result<Self, Error> {
-        let this = Self::prepare(true)?;
+        let this = Self::prepare(true, None)?;
         this.start_again()?;
         Ok(this)
     }
 
     /// Starts one without JetStream, and so without MQTT.
     pub fn start_core() -> Result<Self, Error> {
-        let this = Self::prepare(false)?;
+        let this = Self::prepare(false, None)?;
         this.start_again()?;
         Ok(this)
     }
 
-    fn prepare(has_jetstream: bool) -> Result<Self, Error> {
+    /// Starts one that lets in nobody but this user.
+    pub fn start_guarded(user: &str, password: &str) -> Result<Self, Error> {
+        let this = Self::prepare(true, Some((user, password)))?;
+        this.start_again()?;
+        Ok(this)
+    }
+
+    fn prepare(has_jetstream: bool, user: Option<(&str, &str)>) -> Result<Self, Error> {
         let path = find("nats-server")?;
         let instance = Instance::prepare(Plan {
             server: "nats",
@@ -42,7 +51,9 @@ impl Nats {
             stop: Signal::TERM,
             probe: if has_jetstream { crate::probe::nats } else { crate::probe::nats_core },
         })?;
-        let this = Self { instance, mqtt: Port::reserve()? };
+        let credentials = user.map(|(user, password)| format!("{user}:{password}@"));
+        let credentials = credentials.unwrap_or_default();
+        let this = Self { instance, mqtt: Port::reserve()?, credentials };
         let port = this.port().to_string();
         let mut flags = arguments!["-a", "127.0.0.1", "-p", port];
         if has_jetstream {
@@ -53,6 +64,9 @@ impl Nats {
             fs::write(&file, settings).map_err(Error::system("settings of NATS"))?;
             flags.extend(arguments!["-js", "-sd", this.folder().join("jetstream"), "-c", file]);
         }
+        if let Some((user, password)) = user {
+            flags.extend(arguments!["--user", user, "--pass", password]);
+        }
         this.set_programs(vec![Program { path, arguments: flags, environment: vec![] }]);
         Ok(this)
     }
@@ -62,8 +76,8 @@ impl Nats {
         self.mqtt.number
     }
 
-    /// `nats://..`
+    /// `nats://..`, with user and password if it is guarded.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port())
+        format!("nats://{}127.0.0.1:{}", self.credentials, self.port())
     }
 }

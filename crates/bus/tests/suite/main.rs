@@ -4,3 +4,4 @@ mod bench;
 mod conformance;
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 mod servers_of_buses;
+mod trigger;

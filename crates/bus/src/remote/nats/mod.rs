@@ -169,6 +169,13 @@ async fn connect(shared: &Shared, nats: &NatsOptions) -> Option<Client> {
             .event_callback(|event| async move {
                 tracing::info!(%event, "NATS");
             });
+        // The client takes no notice of what stands in an address.
+        if let Some((user, password)) = nats.urls.iter().find_map(|url| in_address(url)) {
+            options = match password {
+                Some(password) => options.user_and_password(user, password),
+                None => options.token(user),
+            };
+        }
         if let Some(path) = &nats.credentials {
             match std::fs::read_to_string(path).and_then(|text| options.credentials(&text)) {
                 Ok(with) => options = with,
@@ -191,6 +198,35 @@ async fn connect(shared: &Shared, nats: &NatsOptions) -> Option<Client> {
             return None;
         }
     }
+}
+
+/// User and password in an address, or a token alone.
+fn in_address(url: &str) -> Option<(String, Option<String>)> {
+    let (_, rest) = url.split_once("://")?;
+    let (who, _) = rest.split('/').next()?.rsplit_once('@')?;
+    let (user, password) = who.split_once(':').map_or((who, None), |(u, p)| (u, Some(p)));
+    Some((unescape(user), password.map(unescape)))
+}
+
+/// Undoes `%41` and the like.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let code = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        let code = code.and_then(|two| u8::from_str_radix(two, 16).ok());
+        match code.filter(|_| first == b'%') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Does what the front orders.
@@ -417,4 +453,20 @@ fn hex(id: u128) -> String {
 
 fn unhex(text: &str) -> Option<u128> {
     u128::from_str_radix(text, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_read_from_an_address() {
+        let read = |url| in_address(url);
+        let pair = |user: &str, password: &str| Some((user.into(), Some(password.into())));
+        assert_eq!(read("nats://a:b@host:4222"), pair("a", "b"));
+        assert_eq!(read("tls://a:p%40ss%2F@host/x@y"), pair("a", "p@ss/"));
+        assert_eq!(read("nats://token@host"), Some(("token".into(), None)));
+        assert_eq!(read("nats://a:50%@host"), pair("a", "50%"));
+        assert_eq!(read("nats://host:4222"), None);
+    }
 }
