@@ -1,4 +1,4 @@
-//! What a landing target knows of the journal that lands in it (decision 0009).
+//! What a landing target knows of the journal that lands in it (decision 0010).
 
 use super::{generation, raw, rows};
 use crate::error::Error;
