@@ -46,9 +46,22 @@ pub struct Model {
     pub accounts: BTreeMap<u64, Account>,
     /// Place in the store's audit up to which all is accounted for.
     sequence: u64,
-    /// The slowest transaction of a single player since the last crash: what a flush took.
+    /// The slowest transaction of a single player since the last crash, while the database was there:
+    /// what a flush took.
     flush: Duration,
+    /// That the database was killed apart since the last crash.
+    away: Option<Away>,
     pub totals: Totals,
+}
+
+/// A time without a database.
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    killed: Instant,
+    /// When it took connections again.
+    ready: Option<Instant>,
+    /// When a transaction was acknowledged again.
+    serves: Option<Instant>,
 }
 
 /// Counts over all crashes.
@@ -64,7 +77,10 @@ pub struct Totals {
     /// Everything that does not add up, one line each.
     pub faults: Vec<String>,
     pub levels: u64,
+    /// The age of the oldest level lost, without the time in which the database was away.
     pub worst_loss: Duration,
+    /// The same with that time.
+    pub worst_age: Duration,
     /// By how much the worst loss was more than the bound and a flush of the same round.
     pub over: Duration,
     /// The slowest of all flushes.
@@ -90,7 +106,8 @@ impl Model {
         self.totals.acknowledged += 1;
         let Some(asked) = self.open.get_mut(&id) else { return };
         asked.is_acknowledged = true;
-        if asked.op == Op::Mint {
+        let was_there = Away::was_there(self.away, asked.at);
+        if asked.op == Op::Mint && was_there {
             self.flush = self.flush.max(asked.at.elapsed());
         }
     }
@@ -99,6 +116,25 @@ impl Model {
     pub fn level(&mut self, account: u64, level: u64) {
         self.totals.levels += 1;
         self.account(account).answered.push((Instant::now(), level));
+    }
+
+    /// The database is killed.
+    pub fn database_killed(&mut self) {
+        self.away = Some(Away { killed: Instant::now(), ready: None, serves: None });
+    }
+
+    /// The database takes connections again.
+    pub fn database_ready(&mut self) {
+        if let Some(away) = &mut self.away {
+            away.ready = Some(Instant::now());
+        }
+    }
+
+    /// A transaction was acknowledged by the database that is back.
+    pub fn database_serves(&mut self) {
+        if let Some(away) = &mut self.away {
+            away.serves = Some(Instant::now());
+        }
     }
 
     /// Holds what the store has after a crash at `killed` against what was said; `bound` is the loss
@@ -111,14 +147,19 @@ impl Model {
     ) -> anyhow::Result<()> {
         // What was under way at the kill had taken that long already.
         let mints = self.open.values().filter(|asked| asked.op == Op::Mint);
-        let waiting = mints.filter(|asked| !asked.is_acknowledged);
+        let away = self.away.take();
+        let waiting =
+            mints.filter(|asked| !asked.is_acknowledged && Away::was_there(away, asked.at));
         let waited = waiting.map(|asked| killed.saturating_duration_since(asked.at)).max();
         let flush = std::mem::take(&mut self.flush).max(waited.unwrap_or_default());
         self.totals.slowest_flush = self.totals.slowest_flush.max(flush);
         self.settle_transactions(store)?;
         let accounts: Vec<u64> = self.accounts.keys().copied().collect();
         for account in accounts {
-            let lost = self.settle_account(store, account, killed)?;
+            let Some(at) = self.settle_account(store, account)? else { continue };
+            let age = killed.saturating_duration_since(at);
+            let lost = age.saturating_sub(Away::between(away, at, killed));
+            self.totals.worst_age = self.totals.worst_age.max(age);
             self.totals.worst_loss = self.totals.worst_loss.max(lost);
             self.totals.over = self.totals.over.max(lost.saturating_sub(bound + flush));
         }
@@ -198,13 +239,8 @@ impl Model {
         self.accounts.get_mut(&account).expect("all are known")
     }
 
-    /// How old the oldest of its levels is that was answered and is gone.
-    fn settle_account(
-        &mut self,
-        store: &Store,
-        of: u64,
-        killed: Instant,
-    ) -> anyhow::Result<Duration> {
+    /// When the oldest of its levels was answered that is gone.
+    fn settle_account(&mut self, store: &Store, of: u64) -> anyhow::Result<Option<Instant>> {
         let holder = key_of(Ref::<Trader>::keyed(of).id());
         let held = store.holdings(holder).wait()?;
         let mut stored = Trader::default();
@@ -230,7 +266,7 @@ impl Model {
             faults.push(format!("player {of} is trained {is} times and paid for {due}"));
         }
         let lost = account.answered.iter().find(|(_, level)| *level > stored.level);
-        let lost = lost.map_or(Duration::ZERO, |(at, _)| killed.saturating_duration_since(*at));
+        let lost = lost.map(|(at, _)| *at);
         if stored.level < account.level {
             faults.push(format!("player {of} fell from saved level {}", account.level));
         }
@@ -244,5 +280,18 @@ impl Model {
         if self.totals.faults.len() < 100 {
             self.totals.faults.push(line);
         }
+    }
+}
+
+impl Away {
+    /// Whether what was asked for at `asked` met nothing but a database that is there.
+    fn was_there(away: Option<Away>, asked: Instant) -> bool {
+        away.is_none_or(|away| away.serves.is_some_and(|serves| asked >= serves))
+    }
+
+    /// How much of the time from `from` to `to` the database was away.
+    fn between(away: Option<Away>, from: Instant, to: Instant) -> Duration {
+        let Some(Away { killed, ready, .. }) = away else { return Duration::ZERO };
+        ready.unwrap_or(to).min(to).saturating_duration_since(killed.max(from))
     }
 }

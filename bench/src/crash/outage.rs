@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::*;
 
-/// Mainstay may rest for so long between two tries; then what waited is saved.
-const CATCH_UP: Duration = Duration::from_secs(12);
+/// What waited is saved within this time after the database acknowledged again.
+const CATCH_UP: Duration = Duration::from_secs(3);
 
 /// What the log has to say.
 const SAID: [&str; 4] = ["store is away", "stand still", "store is back", "go on"];

@@ -212,6 +212,17 @@ pub enum Fact {
     Unreadable(String),
 }
 
+/// What becomes of a copy of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It waits for its turn.
+    Waits,
+    /// Nobody listened, to this copy or another.
+    Refused,
+    /// Nobody listens to this copy; another was taken before.
+    Unknown,
+}
+
 /// What the vault asks of whoever moves its time.
 pub(crate) enum Next {
     /// Call `synced` with this life then.
@@ -239,8 +250,10 @@ pub(crate) struct Vault {
     pub facts: Vec<Fact>,
     /// The transactions of each record.
     done: Vec<(u64, TxnId)>,
-    /// Requests for transactions that were refused.
+    /// Requests that were refused, by the store or because nobody listened.
     refused: BTreeSet<u64>,
+    /// Requests of which a copy was taken.
+    taken: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -269,6 +282,7 @@ impl Vault {
             facts: Vec::new(),
             done: Vec::new(),
             refused: BTreeSet::new(),
+            taken: BTreeSet::new(),
         };
         vault.start();
         vault.facts.clear();
@@ -299,13 +313,21 @@ impl Vault {
         }
     }
 
-    /// Takes a request. `false` if nobody listens.
-    pub fn take(&mut self, id: u64, want: Want) -> bool {
+    /// Takes a request, or a second copy of it.
+    pub fn take(&mut self, id: u64, want: Want) -> Taken {
         match &mut self.up {
-            Some(up) => up.waiting.push((id, want)),
-            None => return false,
+            Some(up) => {
+                self.taken.insert(id);
+                up.waiting.push((id, want));
+                Taken::Waits
+            }
+            None if self.taken.contains(&id) => Taken::Unknown,
+            // Whoever is told that nobody listened is told that it is not done: no other copy is.
+            None => {
+                self.refused.insert(id);
+                Taken::Refused
+            }
         }
-        true
     }
 
     /// Begins with what waits, unless a batch is under way.
@@ -522,5 +544,35 @@ fn note(ask: Ask, told: &Told, is_new: bool, facts: &mut Vec<Fact>) {
             facts.extend(txn.writes.into_iter().map(Fact::Wrote));
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat() -> Want {
+        Want::Beat(BeatAsk::Beat, store::Incarnation(7))
+    }
+
+    /// Seed 2734 of the data suite: a deal was told not to be done, since the store was away, and was
+    /// done by a second copy of its request that came when it was back.
+    #[test]
+    fn a_request_that_nobody_took_is_not_done_by_a_later_copy() {
+        let mut vault = Vault::new(Random::from_seed(1), Limits::default(), None);
+        drop(vault.crash(false));
+        assert_eq!(vault.take(1, beat()), Taken::Refused);
+        vault.start();
+        assert_eq!(vault.take(1, beat()), Taken::Waits);
+        let Some(Next::Answer(answers)) = vault.work(Instant::ZERO) else { panic!("it works") };
+        assert!(answers.is_empty(), "{answers:?}");
+    }
+
+    #[test]
+    fn a_request_that_was_taken_is_never_said_to_be_refused() {
+        let mut vault = Vault::new(Random::from_seed(1), Limits::default(), None);
+        assert_eq!(vault.take(1, beat()), Taken::Waits);
+        drop(vault.crash(false));
+        assert_eq!(vault.take(1, beat()), Taken::Unknown);
     }
 }

@@ -12,7 +12,7 @@ use store::{Error, NodeBeat, Pulse};
 
 use crate::cluster::Cluster;
 use crate::net::{Happening, Place};
-use crate::vault::Next;
+use crate::vault::{Next, Taken};
 
 /// A request to the store.
 #[derive(Clone, Debug)]
@@ -128,10 +128,12 @@ impl Cluster {
 
     pub(crate) fn handle_request(&mut self, now: Instant, id: u64, want: Want) {
         self.trace.note(now, 4, id, &[]);
-        if !self.vault.take(id, want) {
-            return self.refuse_later(now, id);
+        match self.vault.take(id, want) {
+            Taken::Waits => self.work_at_store(now),
+            Taken::Refused => self.refuse_later(now, id),
+            // No answer comes, so that its outcome is unknown.
+            Taken::Unknown => {}
         }
-        self.work_at_store(now);
     }
 
     /// Lets the store do what waits.

@@ -75,7 +75,7 @@ pub(crate) struct CommitFlight {
     was_unknown: bool,
     /// Why it is not to be done, while the store is told so.
     given_up: Option<CommitError>,
-    attempts: u32,
+    pub(super) attempts: u32,
 }
 
 /// What a transaction writes of the entity that asks.
@@ -330,6 +330,7 @@ impl Keeper {
         let attempts = flight.attempts - 1;
         let at = now + self.backoff(attempts);
         self.commit_timers.insert((at, tag));
+        self.note_stalled_commits(now);
     }
 
     pub(super) fn retry_commit(&mut self, now: Instant, tag: u64) {

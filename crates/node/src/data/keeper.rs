@@ -13,6 +13,7 @@ use super::commits::{CommitFlight, CommitOutcome, CommitRequest};
 use super::options::Options;
 use super::report::{Stats, Trouble};
 use super::sheets::{BadDocument, Changes, Found};
+use super::stalled::Stalled;
 
 /// What the keeper wants done with an entity.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub(crate) struct Keeper {
     tell_away_at: Instant,
     /// When to look next whether it may go on without.
     look_at: Instant,
+    /// When it went on without the store last.
+    alone_at: Instant,
     dead: bool,
     /// The node stops: nothing is taken any more.
     closed: bool,
@@ -69,6 +72,7 @@ pub(crate) struct Keeper {
     dirty_bytes: usize,
     /// The slowest save of late, and when that was.
     pub(super) slowest: (Duration, Instant),
+    pub(super) stalled: Stalled,
     pub(super) commits: BTreeMap<u64, CommitFlight>,
     pub(super) commit_timers: BTreeSet<(Instant, u64)>,
     /// Until when transactions wait for their entity's turn to be written; in order.
@@ -171,6 +175,7 @@ impl Keeper {
             away_until: Instant::ZERO,
             tell_away_at: Instant::ZERO,
             look_at: Instant::ZERO,
+            alone_at: Instant::ZERO,
             dead: false,
             closed: false,
             parked: false,
@@ -181,6 +186,7 @@ impl Keeper {
             timers: BTreeSet::new(),
             dirty_bytes: 0,
             slowest: (Duration::ZERO, Instant::ZERO),
+            stalled: Stalled::default(),
             commits: BTreeMap::new(),
             commit_timers: BTreeSet::new(),
             queued: VecDeque::new(),
@@ -203,6 +209,7 @@ impl Keeper {
         let newest = self.pulse.map_or(sent, |(at, _)| at.max(sent));
         self.pulse = Some((newest, generation));
         self.away_until = Instant::ZERO;
+        self.store_answers(now);
     }
 
     /// The store says that this node is dead.
@@ -353,6 +360,9 @@ impl Keeper {
 
     /// An answer of the store.
     pub fn handle_told(&mut self, now: Instant, told: Told) {
+        if told.is_answer() {
+            self.store_answers(now);
+        }
         match told {
             Told::Activated(each) => {
                 for (id, result) in each {
@@ -655,7 +665,7 @@ impl Keeper {
 
     // -- time --
 
-    fn fire(&mut self, now: Instant, id: EntityId) {
+    pub(super) fn fire(&mut self, now: Instant, id: EntityId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.timer = None;
         match &mut entry.state {
@@ -693,9 +703,21 @@ impl Keeper {
         heard > 0 && 2 * (heard + 1) > self.known
     }
 
+    /// Whether it may go on although it is cut off. Not any more once it had to stand still: it may
+    /// have been declared dead by those who reached the store meanwhile.
+    fn goes_on_alone(&mut self, now: Instant) -> bool {
+        let Some((pulse, _)) = self.pulse else { return true };
+        let since = self.alone_at.max(pulse + self.options.park_after);
+        let goes_on = self.is_away_for_most(now) && now.since(since) <= self.options.away_after;
+        if goes_on {
+            self.alone_at = now;
+        }
+        goes_on
+    }
+
     /// Looks whether entities have to stand still.
     fn park(&mut self, now: Instant) {
-        let cut_off = self.pulse.is_some() && self.is_cut_off(now) && !self.is_away_for_most(now);
+        let cut_off = self.is_cut_off(now) && !self.goes_on_alone(now);
         self.look_at = now + LOOK_EVERY;
         let max = self.options.dirty_bytes_max;
         // Once full, it has to become a good deal emptier.
@@ -804,5 +826,61 @@ impl Owned {
         for (name, bytes) in patch {
             into.entry(name).or_insert(bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: Duration = Duration::from_secs(100);
+
+    fn keeper() -> Keeper {
+        let mut keeper =
+            Keeper::new(Options::default(), proto::Incarnation(1), Random::from_seed(1));
+        let now = Instant::ZERO + BEGIN;
+        keeper.handle_known(4);
+        keeper.handle_pulse(now, now, 1);
+        keeper
+    }
+
+    /// Has nodes of `away` say each half second, from one second on to another, that the store is away.
+    /// Whether it stood still then.
+    fn run(keeper: &mut Keeper, seconds: std::ops::Range<u64>, away: &[u64]) -> bool {
+        for half in seconds.start * 2..seconds.end * 2 {
+            let now = Instant::ZERO + BEGIN + Duration::from_millis(500 * half);
+            for node in away {
+                keeper.handle_away(now, proto::Incarnation(*node));
+            }
+            keeper.handle_timeout(now);
+        }
+        keeper.is_parked()
+    }
+
+    #[test]
+    fn a_node_goes_on_while_most_are_cut_off_as_well() {
+        let mut keeper = keeper();
+        assert!(!run(&mut keeper, 0..60, &[2, 3]));
+        assert!(run(&mut keeper, 60..63, &[2]), "one is not most of them");
+    }
+
+    /// Seed 4879 of the data suite: it stood still, was declared dead, and went on in memory when
+    /// others were cut off much later.
+    #[test]
+    fn a_node_that_stood_still_goes_on_only_when_the_store_answers_it() {
+        let mut keeper = keeper();
+        assert!(run(&mut keeper, 0..8, &[]));
+        assert!(run(&mut keeper, 8..20, &[2, 3]), "it may be dead by now");
+        let now = Instant::ZERO + BEGIN + Duration::from_secs(20);
+        keeper.handle_pulse(now, now, 1);
+        assert!(!run(&mut keeper, 20..22, &[]));
+    }
+
+    /// A process that was stopped knows nothing of the time in between.
+    #[test]
+    fn a_node_that_was_stopped_does_not_go_on_alone() {
+        let mut keeper = keeper();
+        assert!(!run(&mut keeper, 0..8, &[2, 3]));
+        assert!(run(&mut keeper, 18..20, &[2, 3]));
     }
 }

@@ -12,6 +12,7 @@ mod records;
 mod report;
 mod saves;
 mod sheets;
+mod stalled;
 
 pub use agenda::{Agenda, AgendaFull, Entry, Overdue};
 pub use ask::{Ask, Told, key_of};

@@ -113,9 +113,11 @@ impl Keeper {
                 }
                 let pause = self.pause(id);
                 self.set_timer(id, Some(now + pause));
+                self.note_stalled(now, id, error);
             }
             Error::Busy | Error::Stopped(_) | Error::Unavailable(_) => {
                 self.note_stop(error);
+                self.note_stalled(now, id, error);
                 let pause = self.pause(id);
                 self.write_later(id, patch, now + pause);
             }
@@ -183,6 +185,7 @@ impl Keeper {
                 self.note_stop(&error);
                 let pause = self.pause(id);
                 self.set_timer(id, Some(now + pause));
+                self.note_stalled(now, id, &error);
             }
         }
     }

@@ -232,6 +232,47 @@ fn a_load_error_is_never_an_empty_document() {
     assert_eq!(rise(&mut rig, node, 1, 1), Ok(6));
 }
 
+/// A killed database was back for 4 s before the saves that it had missed were tried again.
+#[test]
+fn what_a_store_that_was_away_missed_is_saved_as_soon_as_it_is_back() {
+    let mut rig = rig();
+    let node = rig.start();
+    for key in 1..=8 {
+        rise(&mut rig, node, key, 5).unwrap();
+    }
+    rig.run_for(2 * SECOND);
+    for key in 1..=8 {
+        rise(&mut rig, node, key, 1).unwrap();
+    }
+    rig.away = true;
+    let saves = count(&rig, "save");
+    rig.run_for(30 * SECOND);
+    let tries = count(&rig, "save") - saves;
+    assert!(tries < 8 * 20, "it is not asked without a pause: {tries}");
+    rig.away = false;
+    // The next beat is answered within a second.
+    rig.run_for(SECOND + SECOND / 10);
+    for key in 1..=8 {
+        assert_eq!(stored(&rig, key).version, 2, "player {key}");
+    }
+}
+
+/// Another shard that answers must not have those of one that is away asked for without end.
+#[test]
+fn saves_that_fail_while_other_requests_succeed_keep_their_pauses() {
+    let mut rig = rig();
+    let node = rig.start();
+    rise(&mut rig, node, 1, 5).unwrap();
+    rig.refuse =
+        Some(|ask| matches!(ask, Ask::Save(..)).then(|| Error::Unavailable("away".to_owned())));
+    for key in 2..=200 {
+        rise(&mut rig, node, key, 0).unwrap();
+        rig.run_for(SECOND / 5);
+    }
+    let tries = count(&rig, "save");
+    assert!((5..60).contains(&tries), "{tries} in 40 s");
+}
+
 #[test]
 fn unreadable_documents_are_set_aside_and_reported() {
     let mut rig = rig();

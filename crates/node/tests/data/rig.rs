@@ -66,6 +66,8 @@ pub struct Rig {
     pub lose_answers: usize,
     /// What of the asks is refused with which error, while it gives one.
     pub refuse: Option<fn(&Ask) -> Option<Error>>,
+    /// Whether the store cannot be reached by anyone.
+    pub away: bool,
     /// All asks so far, by their names.
     pub asked: Vec<&'static str>,
     seed: u64,
@@ -115,6 +117,7 @@ impl Rig {
             way: Duration::from_millis(2),
             lose_answers: 0,
             refuse: None,
+            away: false,
             asked: Vec::new(),
             seed: 0,
         }
@@ -332,7 +335,11 @@ impl Rig {
                     return seat.held.push(Post::Beat(node, ask));
                 }
                 let me = store::Incarnation(100 + node as u64);
+                let gone = || Error::Unavailable("away".to_owned());
                 let told = match ask {
+                    BeatAsk::Beat if self.away => BeatTold::Beat(Err(gone())),
+                    BeatAsk::Nodes if self.away => BeatTold::Nodes(Err(gone())),
+                    BeatAsk::MarkDead(who, _) if self.away => BeatTold::Marked(who, Err(gone())),
                     BeatAsk::Beat => BeatTold::Beat(self.store.beat(me).wait()),
                     BeatAsk::Nodes => BeatTold::Nodes(self.store.nodes().wait()),
                     BeatAsk::MarkDead(who, beat) => {
@@ -360,6 +367,9 @@ impl Rig {
     }
 
     fn do_ask(&mut self, ask: Ask) -> Told {
+        if self.away {
+            return told_error(&ask, Error::Unavailable("away".to_owned()));
+        }
         if let Some(error) = self.refuse.and_then(|refuse| refuse(&ask)) {
             return told_error(&ask, error);
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay::store::{
-    Claim, Key, LedgerOp, MoveEnd, Shard, Slot, SlotAsk, SlotTold, Transaction, TxnId,
+    Claim, Key, LedgerOp, MoveEnd, Shard, Slot, SlotAsk, SlotInfo, SlotTold, Transaction, TxnId,
 };
 
 use super::{GOLD, Notes, PLAYERS, SHARDS, START};
@@ -172,20 +172,20 @@ impl Book {
     }
 
     fn judge_slots(&mut self, shards: &mut [Shard]) {
-        let mut owners: BTreeMap<Slot, Vec<&str>> = BTreeMap::new();
+        let mut rows: BTreeMap<Slot, Vec<(&str, SlotInfo)>> = BTreeMap::new();
         for (at, shard) in shards.iter_mut().enumerate() {
             let Ok(SlotTold::Shard(info)) = shard.slots(&SlotAsk::Describe) else {
                 return self.violation("a shard does not say what it has".to_owned());
             };
-            for slot in info.slots.iter().filter(|slot| slot.state.is_here()) {
-                owners.entry(slot.slot).or_default().push(SHARDS[at]);
+            for slot in info.slots {
+                rows.entry(slot.slot).or_default().push((SHARDS[at], slot));
             }
         }
         for player in 0..PLAYERS {
             let slot = Slot::of(Key(player.into()));
-            let owners = owners.get(&slot).cloned().unwrap_or_default();
-            if owners.len() != 1 {
-                self.violation(format!("{slot} of player {player} is with {owners:?}"));
+            let rows = rows.get(&slot).map(Vec::as_slice).unwrap_or_default();
+            if rows.iter().filter(|(_, row)| row.state.is_here()).count() != 1 {
+                self.violation(format!("{slot} of player {player} is with {rows:?}"));
             }
         }
     }

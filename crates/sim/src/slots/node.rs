@@ -302,7 +302,7 @@ impl Node {
             if slot.state.is_here() && slot.version >= place.version {
                 let (version, moved) = (slot.version, None);
                 self.map.insert(slot.slot, Place { shard, version, moved });
-            } else if let (SlotState::Gone, Some(to)) = (slot.state, to)
+            } else if let (SlotState::Gone | SlotState::Cleaned, Some(to)) = (slot.state, to)
                 && slot.version > place.version
             {
                 let (version, moved) = (slot.version, Some((slot.token, slot.offset)));

@@ -195,7 +195,7 @@ impl<S: Server> Driver<S> {
     /// Makes the first connection, waiting for a server that is still starting.
     async fn open(&mut self) -> Result<(), OpenError> {
         let until = Instant::now() + self.options.open_wait;
-        let mut pause = self.options.pause_max / 50;
+        let mut pause = self.options.pause_max / 10;
         loop {
             let reason = match self.connect().await {
                 Ok(link) => {
@@ -256,7 +256,7 @@ impl<S: Server> Driver<S> {
         if self.outage.is_none() {
             tracing::warn!(server = self.server.shown(), reason, "store is away");
             let now = Instant::now();
-            let pause = self.options.pause_max / 50;
+            let pause = self.options.pause_max / 10;
             let is_young = now < self.connected_at + 10 * pause;
             let next_try = if is_young { now + pause } else { now };
             self.outage = Some(Outage { since: now, pause, next_try, reason });

@@ -24,7 +24,7 @@ pub struct ServerOptions {
     /// How long requests wait for a server that went away before they are
     /// [`Unavailable`](crate::Error::Unavailable).
     pub away_wait: Duration,
-    /// The longest pause between two tries to connect; the first is a fiftieth of it.
+    /// The longest pause between two tries to connect; the first is a tenth of it.
     pub pause_max: Duration,
     /// Bytes of rows that one durable transaction reads; what needs more is divided.
     pub rows_bytes_max: usize,
@@ -47,7 +47,7 @@ impl Default for ServerOptions {
             lock_wait: Duration::from_secs(2),
             holder_wait: Duration::from_secs(5),
             away_wait: Duration::from_secs(5),
-            pause_max: Duration::from_secs(5),
+            pause_max: Duration::from_secs(1),
             rows_bytes_max: 64 << 20,
             password: None,
             authorities: None,

@@ -1,7 +1,7 @@
 //! Which shard has which slot, as one process knows it. Pure.
 
 use crate::error::Error;
-use crate::slots::{SLOTS, ShardInfo, Slot};
+use crate::slots::{SLOTS, ShardInfo, Slot, SlotState};
 
 /// Where a slot is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,6 +107,16 @@ impl Map {
             }
         }
         self.whole += u64::from(raised);
+    }
+
+    /// Takes in what a shard has given up. The one that got it may not serve it yet, and has to be
+    /// told by which move it came.
+    pub fn learn_gone(&mut self, info: &ShardInfo) {
+        for slot in &info.slots {
+            if matches!(slot.state, SlotState::Gone | SlotState::Cleaned) {
+                self.learn_moved(slot.slot, &slot.peer, slot.version, (slot.token, slot.offset));
+            }
+        }
     }
 
     /// The first slot of which nobody knows where it is.

@@ -99,7 +99,8 @@ fn share(plan: &[String], name: &str) -> Vec<Slot> {
 fn finish(members: &[(String, Store)], infos: &[ShardInfo]) -> Result<bool, OpenError> {
     let mut any = false;
     for gone in infos.iter().flat_map(|info| &info.slots) {
-        if gone.state != SlotState::Gone {
+        // A move that would bring it back may have cleared it meanwhile.
+        if !matches!(gone.state, SlotState::Gone | SlotState::Cleaned) {
             continue;
         }
         let Some(to) = members.iter().position(|(name, _)| *name == gone.peer) else { continue };

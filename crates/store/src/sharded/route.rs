@@ -70,11 +70,12 @@ impl Sharded {
         gather(answers, move |infos| {
             let learn = |set: &Arc<Self>| {
                 let mut map = set.map();
-                for (shard, info) in infos.into_iter().enumerate() {
+                for (shard, info) in infos.iter().enumerate() {
                     if let Ok(info) = info {
-                        map.learn_shard(shard, &info);
+                        map.learn_shard(shard, info);
                     }
                 }
+                infos.iter().flatten().for_each(|info| map.learn_gone(info));
             };
             drop(with(&set, learn));
             then();

@@ -270,6 +270,37 @@ fn f18_a_move_that_is_cut_off_at_any_step_loses_and_doubles_nothing() {
     assert!(steps > 12, "a move of {steps} steps is no move");
 }
 
+/// Seed 331 of the suite of slots: a slot was on its way, and another move that would have brought it
+/// back had already removed what was left at its source. Nobody served it any more.
+#[test]
+fn f18_a_slot_on_its_way_is_taken_over_although_its_source_was_cleared() {
+    for opened_before in [true, false] {
+        let shards = Shards::new();
+        let (store, other) = (shards.open(), shards.open());
+        populate(&store);
+        let slots = slots_of(&store, 0);
+        assert_eq!(move_all(&store, 0, 1, 5), MoveEnd::Moved);
+        // Back, up to the moment in which the target would be told that it has them.
+        let there = slots.clone();
+        let stopped = store.move_slots(there, (1, 0), 6, 1, |step| step.step() != "arrive");
+        assert!(stopped.1.rows > 0, "{stopped:?}");
+        let (mut after, mut steps) = (None, 0);
+        loop {
+            let slots = slots.clone();
+            let clear = SlotAsk::Clear { slots, token: 0, back: false, after };
+            match shards.stores[1].1.slots(clear).wait().unwrap() {
+                SlotTold::Next(None) => break,
+                SlotTold::Next(next) => after = next,
+                told => panic!("{told:?}"),
+            }
+            steps += 1;
+            assert!(steps < 1_000);
+        }
+        let store = if opened_before { other } else { shards.open() };
+        check(&store, &format!("opened before: {opened_before}"));
+    }
+}
+
 #[test]
 fn f18_the_late_steps_of_a_move_that_was_given_up_do_nothing() {
     let shards = Shards::new();
