@@ -83,9 +83,10 @@ impl Keeper {
         }
         stalled.woken = Some(now);
         stalled.times += 1;
+        let is_first = stalled.times == 1;
         if std::mem::take(&mut stalled.commits) {
             for (_, tag) in std::mem::take(&mut self.commit_timers) {
-                if let Some(flight) = self.commits.get_mut(&tag) {
+                if let Some(flight) = self.commits.get_mut(&tag).filter(|_| is_first) {
                     flight.attempts = 0;
                 }
                 self.retry_commit(now, tag);
@@ -94,7 +95,9 @@ impl Keeper {
         for id in std::mem::take(&mut self.stalled.ids) {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             if let Entry { state: State::Owned(_), timer: Some(_), attempts } = entry {
-                *attempts = 0;
+                if is_first {
+                    *attempts = 0;
+                }
                 self.set_timer(id, None);
                 self.fire(now, id);
             }

@@ -265,10 +265,8 @@ fn saves_that_fail_while_other_requests_succeed_keep_their_pauses() {
     rise(&mut rig, node, 1, 5).unwrap();
     rig.refuse =
         Some(|ask| matches!(ask, Ask::Save(..)).then(|| Error::Unavailable("away".to_owned())));
-    for key in 2..=200 {
-        rise(&mut rig, node, key, 0).unwrap();
-        rig.run_for(SECOND / 5);
-    }
+    // Beats are answered each second.
+    rig.run_for(40 * SECOND);
     let tries = count(&rig, "save");
     assert!((5..60).contains(&tries), "{tries} in 40 s");
 }
