@@ -5,6 +5,7 @@ mod check;
 mod data;
 mod demo;
 mod new;
+mod trigger;
 
 use std::path::PathBuf;
 
@@ -35,6 +36,8 @@ enum Command {
     /// currency. By default it is the one in the folder `data`, as `mainstay demo` and every game
     /// without a cluster file use it. Stop the server first: an embedded store is for one process.
     Data(data::Data),
+    /// Sends an event to a game over its bus, such as a task to its workers.
+    Trigger(trigger::Arguments),
     /// Prints a ticket for an account, sealed with the keys of a cluster file or data folder.
     Ticket(TicketArguments),
     /// Prints the arena's interface; a game prints its own by `cargo run -- --schema`.
@@ -77,6 +80,7 @@ fn main() -> Exit {
         Command::New(new) => new.run(),
         Command::Check(check) => check.run(),
         Command::Data(data) => data.run(),
+        Command::Trigger(trigger) => trigger.run(),
         Command::Ticket(ticket) => Ok(run(&ticket.words())),
         Command::Schema(schema) => Ok(run(&schema.words())),
         Command::Serve { arguments } => Ok(run(&arguments)),

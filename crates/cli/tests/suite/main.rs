@@ -4,3 +4,5 @@ mod arena;
 mod command;
 mod data;
 mod player;
+#[cfg(feature = "nats")]
+mod trigger;
