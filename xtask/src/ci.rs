@@ -71,6 +71,10 @@ fn static_checks(steps: &mut Steps) -> anyhow::Result<()> {
                 "warnings",
             ],
         )
+    })?;
+    // What the first command builds: without the features, other code may be unused.
+    steps.step("clippy of the default build", || {
+        run(".", "cargo", &["clippy", "-q", "-p", "cli", "--", "-D", "warnings"])
     })
 }
 
