@@ -52,6 +52,10 @@ mod embedded;
 mod error;
 pub mod journal;
 #[cfg(feature = "remote")]
+#[cfg_attr(
+    not(feature = "redis"),
+    expect(dead_code, unused_imports, reason = "only a journal in Redis lands")
+)]
 mod landing;
 mod ledger;
 mod options;

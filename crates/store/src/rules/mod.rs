@@ -1,6 +1,10 @@
 //! The rules of a shard: each reads rows, compares, and puts its writes on a [`Stage`].
 
 mod commit;
+#[cfg_attr(
+    not(any(test, feature = "remote")),
+    expect(dead_code, reason = "only a journal in Redis lands")
+)]
 pub(crate) mod landing;
 mod owner;
 pub(crate) mod raw;
