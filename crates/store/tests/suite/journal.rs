@@ -190,8 +190,12 @@ fn a_full_journal_says_that_it_is_busy_until_it_lands() {
     };
     let server_options = ServerOptions { lock_wait: Duration::from_millis(300), ..quick() };
     let store = Store::journal(&server.url(), server_options, target, options).unwrap();
-    // What begins the journal has landed by then, or will not for long.
-    let full = (1..1_000u128).find_map(|id| store.commit(mint(id, 1)).wait().err());
+    // The target lands as long as something comes, but a hundred at once are too many for it.
+    let full = (0..100u128).find_map(|burst| {
+        let ids = burst * 100 + 1..burst * 100 + 101;
+        let answers: Vec<_> = ids.map(|id| store.commit(mint(id, 1))).collect();
+        answers.into_iter().find_map(|answer| answer.wait().err())
+    });
     assert_eq!(full, Some(Error::Busy));
     let report = store.landing().unwrap();
     drop(store);
@@ -199,7 +203,7 @@ fn a_full_journal_says_that_it_is_busy_until_it_lands() {
     // Whoever comes next lands it.
     let target = Store::embedded(folder.file(), Options::default()).unwrap();
     let store = open(&server, target, Acknowledge::Journal);
-    patiently(|| store.commit(mint(9_999, 1)).wait()).unwrap();
+    patiently(|| store.commit(mint(99_999, 1)).wait()).unwrap();
 }
 
 const CHILD: &str = "MAINSTAY_JOURNAL_CHILD";
