@@ -39,6 +39,9 @@ pub(crate) struct Front {
     next_post: u64,
     /// What may be lost and was not given to the driver yet.
     live: VecDeque<Live>,
+    /// How many of those were given to the driver, and whether it still has the last of them.
+    live_taken: u64,
+    live_in_hand: bool,
     ids: Recent,
     finished: BTreeMap<(String, String), Recent>,
     orders: VecDeque<Order>,
@@ -94,6 +97,8 @@ pub(crate) struct Listening {
     /// A name that no other listener has.
     pub name: String,
     pub credits: usize,
+    /// How many of the messages that may be lost were published before: they are not for it.
+    pub after: u64,
     /// The topics that may lose nothing: topic, what of it is listened to, class.
     pub kept: Vec<(String, String, Delivery)>,
 }
@@ -199,6 +204,8 @@ impl Front {
             unsent: BTreeSet::new(),
             next_post: 1,
             live: VecDeque::new(),
+            live_taken: 0,
+            live_in_hand: false,
             finished: BTreeMap::new(),
             orders: VecDeque::new(),
             counters: Counters::default(),
@@ -345,9 +352,17 @@ impl Front {
         !self.unsent.is_empty() || !self.live.is_empty()
     }
 
-    /// The next message that may be lost.
+    /// The next message that may be lost. Who asks is done with the one before.
     pub fn next_live(&mut self) -> Option<Live> {
-        self.live.pop_front()
+        let next = self.live.pop_front();
+        self.live_in_hand = next.is_some();
+        self.live_taken += u64::from(self.live_in_hand);
+        next
+    }
+
+    /// Whether as many of the messages that may be lost were said to the server.
+    pub fn is_live_said(&self, count: u64) -> bool {
+        self.live_taken - u64::from(self.live_in_hand) >= count
     }
 
     /// The next message to be published: the oldest whose topic the server has.
@@ -424,7 +439,8 @@ impl Front {
         let name = format!("{:032x}", u128::from_le_bytes(self.random.bytes()));
         let (pattern, group) = (pattern.clone(), group.clone());
         let parts = kept.len() + 1;
-        let listening = Listening { ear, pattern, group, name, credits: *credits, kept };
+        let after = self.live_taken + self.live.len() as u64;
+        let listening = Listening { ear, pattern, group, name, credits: *credits, after, kept };
         let (sender, answer) = channel();
         let this = Ear {
             listening: listening.clone(),
@@ -725,5 +741,31 @@ impl Ear {
         self.bytes += item.body.len();
         self.queue.push_back(item);
         wakers.extend(self.waker.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_waits_until_what_was_published_before_it_is_said() {
+        let now = Instant::ZERO;
+        let mut front = Front::new("test", Options::default(), Random::from_seed(1));
+        let mut publish = |front: &mut Front| {
+            let post = Post { subject: "a".into(), id: None, body: [].into(), within: None };
+            front.publish(now, post).unwrap();
+        };
+        publish(&mut front);
+        publish(&mut front);
+        front.listen(now, &Listen::to("a")).unwrap();
+        let Some(Order::Listen(Listening { after, .. })) = front.poll_order() else { panic!() };
+        publish(&mut front);
+        let mut said = Vec::new();
+        while front.next_live().is_some() {
+            said.push(front.is_live_said(after));
+        }
+        assert_eq!(said, [false, false, true]);
+        assert!(front.is_live_said(after));
     }
 }

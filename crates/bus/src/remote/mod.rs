@@ -20,7 +20,7 @@ use crate::answer::channel;
 use crate::backend::Backend;
 use crate::types::{Accepted, Listen, Post, Taken, Verdict};
 use crate::{Answer, Counters, Dead, Delivery, Error, Options};
-use front::{Front, Incoming, Order};
+use front::{Front, Incoming, Live, Order};
 
 /// The first and the longest pause between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     orders: Notify,
     /// There is something to publish.
     posts: Notify,
+    /// A message that may be lost was said to the server.
+    said: Notify,
     /// A listener has room again.
     room: Notify,
     stopped: AtomicBool,
@@ -64,6 +66,24 @@ impl Shared {
             self.posts.notify_one();
         }
         result
+    }
+
+    /// The next message that may be lost. Who asks is done with the one before.
+    fn next_live(&self) -> Option<Live> {
+        let next = self.lock().next_live();
+        self.said.notify_waiters();
+        next
+    }
+
+    /// Returns when as many of those were said to the server.
+    async fn live_said(&self, count: u64) {
+        loop {
+            let said = self.said.notified();
+            if self.lock().is_live_said(count) {
+                return;
+            }
+            said.await;
+        }
     }
 
     /// A message came for a listener.
@@ -114,6 +134,7 @@ fn start<F: Future<Output = ()>>(
         front: Mutex::new(front),
         orders: Notify::new(),
         posts: Notify::new(),
+        said: Notify::new(),
         room: Notify::new(),
         stopped: AtomicBool::new(false),
     });

@@ -17,8 +17,7 @@ const ASK: Duration = Duration::from_secs(5);
 
 /// Starts the tasks of a listener.
 pub fn listen(line: &Arc<Line>, listening: Listening) -> Vec<JoinHandle<()>> {
-    let Listening { ear, pattern, group, .. } = listening.clone();
-    let mut tasks = vec![tokio::spawn(hear(line.clone(), ear, pattern, group))];
+    let mut tasks = vec![tokio::spawn(hear(line.clone(), listening.clone()))];
     for (topic, filter, delivery) in listening.kept.clone() {
         let line = line.clone();
         let consumed = (topic, filter, delivery);

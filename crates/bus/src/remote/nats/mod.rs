@@ -23,7 +23,7 @@ use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::front::{Live, Order, Outgoing};
+use super::front::{Listening, Live, Order, Outgoing};
 use super::{LAST_WORDS, PAUSES, Remote, Shared};
 use crate::types::Accepted;
 use crate::{Delivery, Error, Options};
@@ -313,9 +313,7 @@ fn is_final(code: ErrorCode) -> bool {
 async fn publish(line: Arc<Line>) {
     loop {
         let posted = line.shared.posts.notified();
-        loop {
-            let next = line.shared.lock().next_live();
-            let Some(live) = next else { break };
+        while let Some(live) = line.shared.next_live() {
             publish_live(&line, live).await;
         }
         loop {
@@ -403,8 +401,10 @@ async fn stay_alive(line: Arc<Line>) {
 }
 
 /// Listens over core NATS for one listener.
-async fn hear(line: Arc<Line>, ear: u64, pattern: String, group: Option<String>) {
+async fn hear(line: Arc<Line>, listening: Listening) {
+    let Listening { ear, pattern, group, after, .. } = listening;
     let subject = line.subject("live", &pattern);
+    line.shared.live_said(after).await;
     let mut pause = PAUSES.0;
     loop {
         let heard = match &group {

@@ -38,6 +38,9 @@ async fn consume(
     let ear = listening.ear;
     let mut is_ready = false;
     let mut pause = PAUSES.0;
+    if part.is_none() {
+        line.shared.live_said(listening.after).await;
+    }
     loop {
         match open(&line, &listening, part.as_ref()).await {
             Ok((channel, mut consumer)) => {

@@ -295,9 +295,7 @@ async fn publish_over(line: &Arc<Line>, kept: &Channel) {
     let mut confirms = JoinSet::new();
     loop {
         let posted = line.shared.posts.notified();
-        loop {
-            let next = line.shared.lock().next_live();
-            let Some(live) = next else { break };
+        while let Some(live) = line.shared.next_live() {
             publish_live(line, live).await;
         }
         loop {
