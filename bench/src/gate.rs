@@ -767,6 +767,7 @@ fn start_app(
         mesh_key: mesh::Key::none(),
         store: None,
         metrics: env::metrics::Registry::new(),
+        bus: None,
     };
     let handle = Node::start(app, options, env)?;
     ensure!(handle.incarnation() == node_id(), "the seed gives the node's incarnation");

@@ -70,6 +70,7 @@ fn start() -> anyhow::Result<NodeHandle> {
         mesh_key: mesh::Key::none(),
         store: None,
         metrics: env::metrics::Registry::new(),
+        bus: None,
     };
     Ok(Node::start(&app, options, env)?)
 }

@@ -63,7 +63,7 @@ impl<T> Drop for Sender<T> {
 
 impl<T> Answer<T> {
     /// One that is there already.
-    pub(crate) fn given(value: Result<T, Error>) -> Self {
+    pub fn given(value: Result<T, Error>) -> Self {
         Answer(Arc::new(Cell { slot: Mutex::new(Slot::Ready(value)), ready: Condvar::new() }))
     }
 

@@ -24,9 +24,11 @@ impl Check {
             print!("{}", Config::describe());
             return Ok(Exit::Well);
         }
-        let roles = arena::app().role_names();
+        let app = arena::app();
+        let roles = app.role_names();
         let file = self.file.expect("clap asks for it");
         let config = Config::check(&file, &roles).map_err(anyhow::Error::new)?;
+        config.check_app(&app)?;
         println!("{}: {} processes, no fault found", file.display(), config.processes.len());
         if let Some(against) = self.against {
             let second = Config::check(&against, &roles).map_err(anyhow::Error::new)?;

@@ -6,6 +6,7 @@ mod data;
 mod demo;
 mod new;
 mod trigger;
+mod users;
 
 use std::path::PathBuf;
 
@@ -38,6 +39,8 @@ enum Command {
     Data(data::Data),
     /// Sends an event to a game over its bus, such as a task to its workers.
     Trigger(trigger::Arguments),
+    /// Pushes to players of a running game or closes them, over its bus: all, some accounts, or by tags.
+    Users(users::Users),
     /// Prints a ticket for an account, sealed with the keys of a cluster file or data folder.
     Ticket(TicketArguments),
     /// Prints the arena's interface; a game prints its own by `cargo run -- --schema`.
@@ -81,6 +84,7 @@ fn main() -> Exit {
         Command::Check(check) => check.run(),
         Command::Data(data) => data.run(),
         Command::Trigger(trigger) => trigger.run(),
+        Command::Users(users) => users.run(),
         Command::Ticket(ticket) => Ok(run(&ticket.words())),
         Command::Schema(schema) => Ok(run(&schema.words())),
         Command::Serve { arguments } => Ok(run(&arguments)),

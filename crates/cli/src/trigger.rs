@@ -12,17 +12,8 @@ pub struct Arguments {
     subject: String,
     /// What it says; without it, what comes on the standard input.
     body: Option<String>,
-    /// The bus, with user and password: `nats://..`, `tls://..`, `amqp://..` or `amqps://..`. Given
-    /// several times for the servers of one cluster.
-    /// Without it the addresses in the environment variable `MAINSTAY_BUS`, joined by commas.
-    #[arg(long)]
-    bus: Vec<String>,
-    /// What the names of all topics at the bus begin with.
-    #[arg(long, default_value = "mainstay")]
-    prefix: String,
-    /// The zone or developer whose names these are.
-    #[arg(long)]
-    scope: Option<String>,
+    #[command(flatten)]
+    place: Place,
     /// The topic as the game declares it, such as `work.>`: without it the event may be lost.
     #[arg(long)]
     topic: Option<String>,
@@ -32,9 +23,46 @@ pub struct Arguments {
     /// Of events with the same key one is taken.
     #[arg(long)]
     key: Option<String>,
+}
+
+/// Which bus, and how long it is tried.
+#[derive(clap::Args)]
+pub struct Place {
+    /// The bus, with user and password: `nats://..`, `tls://..`, `amqp://..` or `amqps://..`. Given
+    /// several times for the servers of one cluster.
+    /// Without it the addresses in the environment variable `MAINSTAY_BUS`, joined by commas.
+    #[arg(long)]
+    bus: Vec<String>,
+    /// What the names of all topics at the bus begin with: the name of the cluster, unless its file says
+    /// otherwise.
+    #[arg(long, default_value = "mainstay")]
+    prefix: String,
+    /// The zone or developer whose names these are.
+    #[arg(long)]
+    scope: Option<String>,
     /// For how many seconds it is tried.
     #[arg(long, default_value_t = 10)]
     within: u64,
+}
+
+impl Place {
+    /// For how long it is tried.
+    pub fn within(&self) -> Duration {
+        Duration::from_secs(self.within)
+    }
+
+    /// The bus, which need not answer yet.
+    pub fn open(&self, clock: &Clock) -> anyhow::Result<Bus> {
+        let options = Options { answer_wait: self.within(), ..Options::default() };
+        let from_environment = || std::env::var("MAINSTAY_BUS").unwrap_or_default();
+        let urls = match self.bus.is_empty() {
+            true => from_environment().split(',').map(str::to_owned).collect(),
+            false => self.bus.clone(),
+        };
+        anyhow::ensure!(urls != [""], "name the bus by --bus or in MAINSTAY_BUS");
+        let bus = Bus::connect(&urls, &self.prefix, options, clock)?;
+        Ok(self.scope.as_deref().map_or_else(|| Ok(bus.clone()), |name| bus.scope(name))?)
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -47,16 +75,8 @@ impl Arguments {
     /// Sends one event, and says what became of it.
     pub fn run(self) -> anyhow::Result<Exit> {
         let clock = Clock::system();
-        let within = Duration::from_secs(self.within);
-        let options = Options { answer_wait: within, ..Options::default() };
-        let from_environment = || std::env::var("MAINSTAY_BUS").unwrap_or_default();
-        let urls = match self.bus.is_empty() {
-            true => from_environment().split(',').map(str::to_owned).collect(),
-            false => self.bus,
-        };
-        anyhow::ensure!(urls != [""], "name the bus by --bus or in MAINSTAY_BUS");
-        let bus = Bus::connect(&urls, &self.prefix, options, &clock)?;
-        let bus = self.scope.as_deref().map_or_else(|| Ok(bus.clone()), |name| bus.scope(name))?;
+        let within = self.place.within();
+        let bus = self.place.open(&clock)?;
         match (&self.topic, self.class) {
             (None, _) => {}
             (Some(topic), Class::AtLeastOnce) => bus.declare(topic, Delivery::AtLeastOnce)?,

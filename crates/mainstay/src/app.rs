@@ -1,15 +1,18 @@
 use std::sync::Arc;
 
+use bus::Delivery;
 use node::data::Record;
 use node::route::{RouteApp, Routed};
 use node::session::{Binding, Login, Refusal};
-use node::{Class, ClientInterface, Entity, Host, KindInfo, NodeApp};
+use node::{
+    Class, ClientInterface, Done, Entity, Host, KindInfo, NodeApp, Queue, UsersOrder, Work,
+};
 use proto::schema::{Schema, SchemaBuilder, SchemaError};
-use proto::{EntityId, KindId};
+use proto::{EntityId, KindId, Message};
 use web::Asset;
 use web::axum::Router;
 
-use crate::config::{Role, Roles};
+use crate::config::{BusPlace, Role, Roles};
 
 type Choose = Arc<dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + Sync>;
 type Make = Arc<dyn Fn(NodeApp) -> NodeApp + Send + Sync>;
@@ -29,12 +32,17 @@ pub struct App {
     routes: Option<Arc<dyn Fn() -> Router + Send + Sync>>,
     guests: bool,
     accepted: Vec<u64>,
+    topics: Vec<(String, Delivery)>,
+    queues: Vec<Queue>,
 }
 
 /// Why a game's declarations do not fit together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppError {
+    /// Name another bus in the cluster file, or declare less.
+    #[error("{0}")]
+    BusCannotGive(String),
     /// A stream of every login leads to a kind that the app does not offer.
     #[error(
         "the stream {stream:?} of each login leads to `{kind}`, which the app does not offer: \
@@ -81,6 +89,8 @@ impl App {
             routes: None,
             guests: true,
             accepted: Vec::new(),
+            topics: Vec::new(),
+            queues: Vec::new(),
         }
     }
 
@@ -133,6 +143,57 @@ impl App {
         assert!(!clash, "two sorts of record of app {:?} are called {:?}", self.name, R::NAME);
         self.records.push(Sort { name: R::NAME, add: NodeApp::record::<R> });
         self
+    }
+
+    /// Declares what the topics that `pattern` matches promise: `"chat.*"`, `"deeds.>"`. What is not declared
+    /// is at most once. A topic that may lose nothing is taken by [`consume`](App::consume), others also by
+    /// `cx.subscribe`.
+    #[must_use]
+    pub fn topic(mut self, pattern: &str, delivery: Delivery) -> Self {
+        self.topics.push((pattern.to_owned(), delivery));
+        self
+    }
+
+    /// Has a queue of jobs: `cx.submit(&job)` gives it one. Processes whose role runs all entities, or names
+    /// the queue among its entities, have its pull workers.
+    ///
+    /// # Panics
+    ///
+    /// If another queue, kind or service has the same name.
+    #[must_use]
+    pub fn queue(mut self, queue: Queue) -> Self {
+        let kinds = self.kinds.iter().map(|kind| kind.info.name);
+        let mut names = kinds.chain(self.queues.iter().map(Queue::name));
+        let clash = names.any(|name| name == queue.name());
+        assert!(!clash, "two queues or kinds of app {:?} are called {:?}", self.name, queue.name());
+        self.queues.push(queue);
+        self
+    }
+
+    /// Has the messages of `topic`, which may lose nothing, handled once by the group of pull workers called
+    /// `group`, in whichever process: a service of its own, which may be away while they are published.
+    ///
+    /// # Panics
+    ///
+    /// As [`queue`](App::queue).
+    #[must_use]
+    pub fn consume<M: Message, F>(
+        self,
+        (topic, delivery): (&str, Delivery),
+        group: &str,
+        act: impl Fn(M, Work) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Done> + 'static,
+    {
+        self.queue(Queue::topic(group, (topic, delivery), act))
+    }
+
+    /// Lets whoever may publish on the bus push to users and close them, chosen as [`node::Users`] does,
+    /// by tags and without some: [`node::UsersOrder`], `mainstay users`.
+    #[must_use]
+    pub fn users_from_bus(self) -> Self {
+        self.queue(UsersOrder::queue())
     }
 
     /// Offers a service of routes, in the style of small frameworks. Its stream is bound by the
@@ -270,9 +331,28 @@ impl App {
         Ok(())
     }
 
+    /// What it declares on a bus that is `shared` with other processes or not.
+    pub(crate) fn topics(&self, shared: bool) -> Vec<(String, Delivery)> {
+        let of_queues = self.queues.iter().flat_map(|queue| queue.topics(shared));
+        self.topics.iter().cloned().chain(of_queues).collect()
+    }
+
+    /// Whether the bus can give what it declares, as far as that is known without asking a server.
+    /// `alone` tells that one process of the cluster runs entities.
+    ///
+    /// # Errors
+    ///
+    /// `BusCannotGive`, with what to do.
+    pub fn check_bus(&self, bus: &BusPlace, alone: bool) -> Result<(), AppError> {
+        let topics = self.topics(bus.is_shared());
+        let mut refused = topics.iter().filter_map(|(topic, d)| bus.refuses(topic, *d, alone));
+        refused.next().map_or(Ok(()), |problem| Err(AppError::BusCannotGive(problem)))
+    }
+
     /// The roles that its cluster file may name.
     pub fn role_names(&self) -> Roles {
         let names = self.kinds.iter().map(|kind| kind.info.name);
+        let names = names.chain(self.queues.iter().map(Queue::name));
         if self.roles.is_empty() {
             return Roles::standard(names);
         }
@@ -295,10 +375,12 @@ impl App {
     /// The node part of it: the kinds for which `offered` holds, and the bindings.
     pub(crate) fn node_app(&self, offered: impl Fn(&str) -> bool) -> NodeApp {
         let kinds: Vec<_> = self.kinds.iter().filter(|kind| offered(kind.info.name)).collect();
+        let works = self.queues.iter().map(|queue| (queue.clone(), offered(queue.name())));
         // Where there are no entities nobody reads or writes records.
         let records = self.records.iter().filter(|_| !kinds.is_empty());
         let app = kinds.iter().fold(NodeApp::new(), |app, kind| (kind.add)(app));
         let app = records.fold(app, |app, sort| (sort.add)(app));
+        let app = works.fold(app, |app, (queue, works)| app.queue(queue, works));
         let choose = self.chooser();
         app.bindings(move |login| choose(login))
     }

@@ -22,6 +22,7 @@
 //!     },
 //!     "store": {"embedded": "arena.store"},
 //!     "coordinator": {"etcd": {"endpoints": ["http://10.0.0.3:2379"]}},
+//!     "bus": {"nats": {"url": "nats://arena@10.0.0.4:4222", "password": {"env": "ARENA_BUS"}}},
 //!     "options": {"gate": {"heartbeat": "6s"}},
 //!     "zones": {"east": {"options": {"session": {"resume_window": "2min"}}}},
 //!     "roles": {"battle": {"entities": ["room"]}},
@@ -42,6 +43,9 @@ use std::path::{Path, PathBuf};
 
 use tables::Problem;
 
+use crate::{App, AppError};
+
+mod bus;
 mod coordinator;
 mod groups;
 mod input;
@@ -53,6 +57,7 @@ mod roles;
 mod show;
 mod store;
 
+pub use bus::{BusPlace, BusServer};
 pub use coordinator::CoordinatorPlace;
 pub use groups::{DrainOptions, LogOptions, NodeLimits, Options, StoreOptions};
 pub use input::Input;
@@ -129,6 +134,18 @@ impl Config {
     /// [`ConfigError::Invalid`] with everything that is wrong.
     pub fn from_input(input: &Input, roles: &Roles) -> Result<Config, ConfigError> {
         layers::read(input, roles).map_err(ConfigError::Invalid)
+    }
+
+    /// Whether the processes have what the game declares: a bus that gives the delivery of each topic.
+    ///
+    /// # Errors
+    /// What is missing, with what to do.
+    pub fn check_app(&self, app: &App) -> Result<(), AppError> {
+        let runs = self.processes.iter().filter(|process| process.holds_entities());
+        for process in runs {
+            app.check_bus(&process.bus, !process.shares_entities)?;
+        }
+        Ok(())
     }
 
     /// The process called `name`.

@@ -1,5 +1,6 @@
 //! What most modules of a game use.
 
+pub use bus::Delivery;
 pub use env::{Calendar, WallTime};
 pub use macros::{Document, Message, client, component, entity, rpc, service};
 pub use node::data::{
@@ -7,8 +8,8 @@ pub use node::data::{
     Snapshot, holder,
 };
 pub use node::{
-    CallError, Caller, Component, Cx, Failure, Group, Locks, Missed, Peer, Ref, This, TimerId,
-    Times,
+    CallError, Caller, Component, Cx, Done, Failure, Group, Job, Locks, Missed, Peer, Pull, Queue,
+    Ref, This, TimerId, Times, Work,
 };
 pub use proto::frame::CloseCode;
 pub use proto::{AccountId, Bytes, EntityId, Message};

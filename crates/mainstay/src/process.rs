@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bus::Bus;
 use cluster::Cluster;
 use env::metrics::Registry;
 use env::{Clock, Random, WallTime};
 use mesh::Key;
-use node::{Node, NodeApp, NodeEnv, NodeHandle, NodeOptions};
+use node::{Node, NodeApp, NodeBus, NodeEnv, NodeHandle, NodeOptions};
 use proto::ticket::{Claims, Grant, TicketKeys};
 use proto::{AccountId, Incarnation};
 use store::Store;
@@ -20,7 +21,9 @@ use transport::Board;
 use web::axum::Router;
 use web::{Guests, Server};
 
-use crate::config::{CoordinatorPlace, JournalPlace, Keys, Process, StorePlace, StoreServer};
+use crate::config::{
+    BusPlace, BusServer, CoordinatorPlace, JournalPlace, Keys, Process, StorePlace, StoreServer,
+};
 use crate::{App, console};
 
 /// How long a gate has to say what it holds.
@@ -75,6 +78,15 @@ pub enum StartError {
         /// What is missing.
         reason: String,
     },
+    /// Build with that feature, or name another bus.
+    #[error("the bus needs a build with the feature {0:?}")]
+    BusNotBuilt(&'static str),
+    /// Put it where the file says it is.
+    #[error("the password of the bus: {0}")]
+    BusPassword(String),
+    /// The game declares what the bus does not give.
+    #[error("the bus: {0}")]
+    Bus(#[from] bus::Error),
     /// Build with that feature, or name another coordinator.
     #[error("the coordinator needs a build with the feature {0:?}")]
     CoordinatorNotBuilt(&'static str),
@@ -136,6 +148,7 @@ impl Running {
         keys: &Keys,
     ) -> Result<Running, StartError> {
         app.check()?;
+        app.check_bus(&process.bus, !process.shares_entities)?;
         let clock = Clock::system();
         let registry = Registry::new();
         let nodes = open_coordinator(process, &clock)?;
@@ -156,7 +169,10 @@ impl Running {
         };
         let runs = &process.runs;
         if process.holds_entities() {
-            let node_app = app.node_app(|kind| runs.entities.has(kind)).schema(app.schema()?);
+            let users = node::UsersOrder::queue();
+            let offers =
+                |name: &str| runs.entities.has(name) || runs.sessions && name == users.name();
+            let node_app = app.node_app(offers).schema(app.schema()?);
             let env = NodeEnv {
                 clock: clock.clone(),
                 random: Random::from_os(),
@@ -165,6 +181,7 @@ impl Running {
                 mesh_key: mesh_key.clone(),
                 store: store_of(&node_app, process)?,
                 metrics: registry.clone(),
+                bus: Some(open_bus(app, process, &clock)?),
             };
             running.node =
                 Some(Arc::new(Node::start(&node_app, node_options(cluster, process), env)?));
@@ -355,6 +372,51 @@ fn open_etcd(
 #[cfg(not(feature = "etcd"))]
 fn open_etcd(_: &[String], _: &str, _: cluster::Options, _: &Clock) -> Result<Cluster, StartError> {
     Err(StartError::CoordinatorNotBuilt("etcd"))
+}
+
+/// Opens the bus and declares on it what the game has. A server need not be there yet.
+fn open_bus(app: &App, process: &Process, clock: &Clock) -> Result<NodeBus, StartError> {
+    let options = process.options.bus.clone();
+    let bus = match &process.bus {
+        BusPlace::Embedded => Bus::embedded(options, clock),
+        BusPlace::Nats(server) => open_nats(server, options, clock)?,
+        BusPlace::Rabbitmq(server) => open_rabbitmq(server, options, clock)?,
+    };
+    let shared = process.bus.is_shared();
+    Ok(NodeBus::new(bus, shared, app.topics(shared))?)
+}
+
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+fn addresses(server: &BusServer) -> Result<Vec<String>, StartError> {
+    server.addresses(&crate::config::Vault::system()).map_err(StartError::BusPassword)
+}
+
+#[cfg(feature = "nats")]
+fn open_nats(server: &BusServer, options: bus::Options, clock: &Clock) -> Result<Bus, StartError> {
+    let mut nats = bus::NatsOptions::new(addresses(server)?, &server.prefix);
+    nats.credentials.clone_from(&server.credentials);
+    nats.replicas = server.replicas;
+    Bus::nats(nats, options, clock).map_err(system("cannot use the bus"))
+}
+
+#[cfg(not(feature = "nats"))]
+fn open_nats(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, StartError> {
+    Err(StartError::BusNotBuilt("nats"))
+}
+
+#[cfg(feature = "rabbitmq")]
+fn open_rabbitmq(
+    server: &BusServer,
+    options: bus::Options,
+    clock: &Clock,
+) -> Result<Bus, StartError> {
+    let rabbitmq = bus::RabbitmqOptions::new(addresses(server)?, &server.prefix);
+    Bus::rabbitmq(rabbitmq, options, clock).map_err(system("cannot use the bus"))
+}
+
+#[cfg(not(feature = "rabbitmq"))]
+fn open_rabbitmq(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, StartError> {
+    Err(StartError::BusNotBuilt("rabbitmq"))
 }
 
 /// Opens the store, if the game keeps anything.

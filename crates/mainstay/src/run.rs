@@ -71,6 +71,7 @@ fn begin(
         Wish::Check => {
             let path = arguments.cluster.as_deref().ok_or("`--check` needs `--cluster FILE`")?;
             let config = Config::check(path, &app.role_names()).map_err(|e| e.to_string())?;
+            config.check_app(app).map_err(|error| format!("{}: {error}", path.display()))?;
             println!("{}: {} processes, no fault found", path.display(), config.processes.len());
         }
         Wish::Show => show(app, &arguments)?,

@@ -582,28 +582,6 @@ impl<E: Entity> Cx<E> {
         Blocking::start(&*pool, work)
     }
 
-    // -- topics --
-
-    /// Sends to all subscribers of `topic`, whoever they are. With none it goes nowhere.
-    pub fn notify<M: Message>(&self, topic: &str, message: &M) {
-        self.hub().notify(topic, proto::encode(message));
-    }
-
-    /// Listens to `topic`: each message of it becomes the message that `make` makes. Listening
-    /// twice replaces. Ends with the entity.
-    pub fn subscribe<M: Message>(&self, topic: &str, make: impl Fn(M) -> E::Message + 'static) {
-        self.shard.subscribe(
-            self.entity,
-            topic,
-            Box::new(move |body| proto::decode::<M>(body).map(&make)),
-        );
-    }
-
-    /// Stops listening to `topic`.
-    pub fn unsubscribe(&self, topic: &str) {
-        self.shard.unsubscribe(self.entity, topic);
-    }
-
     // -- clients --
 
     /// The clients that are bound to this entity, connected or away.
@@ -780,10 +758,8 @@ impl Outside {
         spawn(&self.hub, state)
     }
 
-    /// Sends to all subscribers of `topic`.
-    pub fn notify<M: Message>(&self, topic: &str, message: &M) {
-        self.hub.poke();
-        self.hub.notify(topic, proto::encode(message));
+    pub(crate) fn hub_of(&self) -> &Hub {
+        &self.hub
     }
 }
 

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fmt, io, thread};
 
+use bus::Subscription;
 use cluster::{Cluster, NodeInfo, SESSION_KIND};
 use env::metrics::Registry;
 use env::{Clock, Random};
@@ -27,7 +28,9 @@ use crate::driver::{
 use crate::entity::Entity;
 use crate::host::Host;
 use crate::options::HostOptions;
+use crate::pull::{Crew, Puller, Queue, found, founded};
 use crate::session::{self, Binding, Bindings, Login, Refusal};
+use crate::topics::NodeBus;
 use crate::worker::{DataParts, Worker, WorkerParts, WorkerStats};
 
 /// Limits, waits and names of a node. Plain data, as a configuration file holds it.
@@ -119,6 +122,8 @@ pub struct NodeEnv {
     pub store: Option<Store>,
     /// Where its counters are shown.
     pub metrics: Registry,
+    /// The bus with the topics of the game. Without one, topics go over the mesh and there are no queues.
+    pub bus: Option<NodeBus>,
 }
 
 type Register = Arc<dyn Fn(&mut Host) + Send + Sync>;
@@ -131,6 +136,8 @@ pub struct NodeApp {
     /// The first kind that has a document, or sort of record.
     kept: Option<&'static str>,
     register: Vec<Register>,
+    /// Queues, and whether this node has workers for them.
+    queues: Vec<(Queue, bool)>,
     bindings: Option<Choose>,
     interface: u64,
     schema: Option<Arc<Schema>>,
@@ -159,6 +166,13 @@ impl NodeApp {
     #[must_use]
     pub fn record<R: Record>(mut self) -> Self {
         self.kept.get_or_insert(R::NAME);
+        self
+    }
+
+    /// Gives jobs to a queue, and does them if `works`.
+    #[must_use]
+    pub fn queue(mut self, queue: Queue, works: bool) -> Self {
+        self.queues.push((queue, works));
         self
     }
 
@@ -235,6 +249,9 @@ pub enum NodeError {
     /// The system has no threads or descriptors left.
     #[error("the system refuses a thread or descriptor: {0}")]
     System(#[from] io::Error),
+    /// Declare less, or configure a bus that gives it.
+    #[error(transparent)]
+    Bus(#[from] bus::Error),
     /// Give it a store.
     #[error("{kept:?} is to be kept, and node {node:?} has no store to keep it in")]
     NoStore {
@@ -259,6 +276,8 @@ pub struct NodeHandle {
     beacons: Vec<Arc<Beacon>>,
     answer_wait: Duration,
     pool: Pool,
+    crew: Crew,
+    flush_wait: Duration,
     running: RwLock<Option<Running>>,
 }
 
@@ -316,11 +335,13 @@ impl Node {
         options: NodeOptions,
         env: NodeEnv,
     ) -> Result<NodeHandle, NodeError> {
-        let NodeEnv { clock, mut random, cluster, board, mesh_key, store, metrics } = env;
+        let NodeEnv { clock, mut random, cluster, board, mesh_key, store, metrics, bus } = env;
         let workers = check(&options, &mesh_key)?;
         if let (Some(kept), None) = (app.kept, &store) {
             return Err(NodeError::NoStore { node: options.name, kept });
         }
+        let crew = Crew::new();
+        let (pullers, founding) = hire(app, &crew, bus.as_ref(), (&metrics, &options.name))?;
         let incarnation = Incarnation(random.u64() | 1);
         let mut mesh_addr = options.mesh_listen;
         let mut seats = Vec::new();
@@ -357,6 +378,8 @@ impl Node {
                 mesh_key: mesh_key.clone(),
                 pool: pool.clone(),
                 has_store: store.is_some(),
+                bus: bus.clone(),
+                inbox: inboxes[usize::from(index)].clone(),
             };
             let seat = Seat {
                 index,
@@ -416,7 +439,7 @@ impl Node {
                 return Err(error);
             }
         };
-        Ok(NodeHandle {
+        let node = NodeHandle {
             name: options.name,
             incarnation,
             mesh_addr,
@@ -426,9 +449,35 @@ impl Node {
             beacons,
             answer_wait: options.answer_wait,
             pool,
+            crew,
+            flush_wait: options.flush_wait,
             running: RwLock::new(Some(Running { threads, keeper, pacemaker })),
-        })
+        };
+        for (puller, worker) in pullers.into_iter().zip((0..workers).cycle()) {
+            drop(node.spawn(worker, |outside| puller.run(outside)));
+        }
+        drop(node.spawn(0, |_| founded(founding)));
+        Ok(node)
     }
+}
+
+/// The node's pull workers, and the groups that it holds for others.
+fn hire(
+    app: &NodeApp,
+    crew: &Crew,
+    bus: Option<&NodeBus>,
+    metrics: (&Registry, &str),
+) -> Result<(Vec<Puller>, Vec<Subscription>), bus::Error> {
+    let (mut pullers, mut founding) = (Vec::new(), Vec::new());
+    let Some(bus) = bus else { return Ok((pullers, founding)) };
+    for (queue, works) in &app.queues {
+        if *works {
+            pullers.extend(crew.hire(queue, bus, metrics)?);
+        } else if bus.is_shared() {
+            founding.extend(found(queue, bus)?);
+        }
+    }
+    Ok((pullers, founding))
 }
 
 /// What one worker is made of, on its way to its thread.
@@ -442,6 +491,8 @@ struct Parts {
     mesh_key: Key,
     pool: Pool,
     has_store: bool,
+    bus: Option<NodeBus>,
+    inbox: Arc<Inbox>,
 }
 
 impl Parts {
@@ -469,6 +520,10 @@ impl Parts {
             random: self.random,
             data: self.has_store.then_some(DataParts { options: options.data }),
         });
+        if let Some(bus) = self.bus {
+            let inbox = self.inbox;
+            worker.set_bus(bus, move || inbox.wake());
+        }
         worker.host().set_blocking_pool(Rc::new(self.pool));
         self.app.register_on(worker.host());
         worker
@@ -626,6 +681,18 @@ impl NodeHandle {
         NodeStats { workers, turns: turns.collect(), stuck: self.stuck() }
     }
 
+    /// For how long the worker that is longest in one turn is in it; `None` if none is. Asks no worker.
+    pub fn longest_turn(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        self.beacons.iter().filter_map(|beacon| beacon.since()).map(|since| now - since).max()
+    }
+
+    /// Turns that all workers did so far. Asks no worker.
+    pub fn turns(&self) -> u64 {
+        let turns = |beacon: &Arc<Beacon>| beacon.turns.load(std::sync::atomic::Ordering::Relaxed);
+        self.beacons.iter().map(turns).sum()
+    }
+
     /// The turns that took too long so far, oldest first. Asks no worker.
     pub fn stuck(&self) -> Vec<Stuck> {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
@@ -651,6 +718,11 @@ impl NodeHandle {
         let running = self.running.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(running) = running else { return StopReport::default() };
         running.keeper.stop();
+        // While the entities that their jobs call are still there.
+        let left = self.crew.stop(self.flush_wait);
+        if left > 0 {
+            tracing::warn!(left, "jobs were broken off; they come again elsewhere");
+        }
         self.inboxes.iter().for_each(|inbox| inbox.push(Mail::Stop));
         let workers = running.threads.into_iter().map(|thread| thread.join().ok()).collect();
         // Its last saves need it to be alive.

@@ -143,6 +143,16 @@ impl Chosen {
         C::cast(GroupLink::to(self))
     }
 
+    /// Sends to all their clients; `body` are the arguments.
+    pub fn push_raw(&self, method: MethodId, mode: PushMode, body: Vec<u8>) {
+        let mode = match mode {
+            PushMode::Reliable => PushTo::Reliable,
+            PushMode::Latest(key) => PushTo::Latest(key),
+            PushMode::Unreliable => PushTo::Unreliable,
+        };
+        self.act(OwnedAct::Push { method, mode, body });
+    }
+
     /// Ends their sessions; a code that lets a client resume only closes its connection. The
     /// clients are told code and reason.
     pub fn kick(&self, code: CloseCode, reason: &str) {
@@ -211,14 +221,9 @@ impl Port for Chosen {
         mode: PushMode,
         body: &dyn Fn(&mut Vec<u8>),
     ) -> Told {
-        let mode = match mode {
-            PushMode::Reliable => PushTo::Reliable,
-            PushMode::Latest(key) => PushTo::Latest(key),
-            PushMode::Unreliable => PushTo::Unreliable,
-        };
         let mut bytes = Vec::new();
         body(&mut bytes);
-        self.act(OwnedAct::Push { method, mode, body: bytes });
+        self.push_raw(method, mode, bytes);
         Told(Ok(()))
     }
 }

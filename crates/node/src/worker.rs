@@ -3,6 +3,7 @@
 
 mod clients;
 mod data;
+mod ears;
 mod links;
 mod topics;
 mod users;
@@ -32,6 +33,7 @@ use crate::session::{
 
 use clients::client_out;
 pub use data::DataParts;
+use ears::Ears;
 use links::{Links, View};
 use topics::Topics;
 
@@ -134,6 +136,7 @@ pub struct Worker {
     publishes_lost: u64,
     reports_lost: u64,
     keeper: Option<Keeper>,
+    ears: Option<Ears>,
 }
 
 /// A group and the entity that opened it, if one did.
@@ -157,6 +160,7 @@ impl Worker {
             workers,
             directory: RefCell::new(Arc::new(Directory::default())),
             users: Rc::default(),
+            bus: RefCell::default(),
         });
         let router = Rc::clone(&view) as Rc<dyn Router>;
         let host = Host::new(host, HostSetup { me, workers, clock, random, router });
@@ -176,6 +180,7 @@ impl Worker {
             publishes_lost: 0,
             reports_lost: 0,
             keeper,
+            ears: None,
         }
     }
 
@@ -440,6 +445,7 @@ impl Worker {
                 self.announce(now, (node, workers), &topic, true);
             }
         }
+        let heard_all = self.hear_the_bus();
         let mut next = None;
         for _ in 0..ROUNDS_MAX {
             next = self.host.turn(now, wall);
@@ -459,6 +465,7 @@ impl Worker {
             self.mesh.poll_timeout(),
             self.view.users.poll_timeout(),
             self.keeper.as_ref().and_then(Keeper::poll_timeout),
+            (!heard_all).then_some(now),
         ];
         timeouts.into_iter().flatten().min()
     }
@@ -580,6 +587,11 @@ impl Worker {
 
     /// Tells all other workers that this one listens, or no longer does.
     fn listen(&mut self, now: Instant, topic: &str, on: bool) {
+        if let Some(ears) = &mut self.ears
+            && ears.takes(topic)
+        {
+            return ears.listen(topic, on);
+        }
         self.topics.set_mine(topic, on);
         let directory = self.directory();
         let nodes = directory.nodes().filter(|info| !info.kinds.is_empty());

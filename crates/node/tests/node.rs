@@ -119,6 +119,7 @@ impl Process {
             mesh_key: key,
             store: None,
             metrics: env::metrics::Registry::new(),
+            bus: None,
         }
     }
 

@@ -752,7 +752,7 @@ mod tests {
     fn a_listener_waits_until_what_was_published_before_it_is_said() {
         let now = Instant::ZERO;
         let mut front = Front::new("test", Options::default(), Random::from_seed(1));
-        let mut publish = |front: &mut Front| {
+        let publish = |front: &mut Front| {
             let post = Post { subject: "a".into(), id: None, body: [].into(), within: None };
             front.publish(now, post).unwrap();
         };

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use mainstay::bus::{Bus, Delivery, Listen, Options, Subscription};
 use mainstay::env::Clock;
+use mainstay::node::{USERS_TOPIC, UsersOrder};
 
 use crate::command::{mainstay, well};
 
@@ -52,4 +53,55 @@ fn e11_the_command_sends_an_event_to_workers_and_needs_credentials() {
     let (went_well, said) = mainstay(&forged);
     assert!(!went_well && said.contains("the bus is not there"), "{said}");
     assert!(chat.try_next().is_none());
+}
+
+#[test]
+fn e11_the_command_orders_what_is_done_with_users() {
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Nats::start().unwrap();
+    let url = server.url();
+    let options = Options { answer_wait: LONG, ..Options::default() };
+    let bus = Bus::connect(std::slice::from_ref(&url), "inn", options, &Clock::system()).unwrap();
+    bus.declare(USERS_TOPIC, Delivery::AtLeastOnce).unwrap();
+    let mut node = bus.listen(Listen::to(USERS_TOPIC).in_group("users")).unwrap();
+    assert!(node.wait_ready(LONG));
+    let place = ["--bus", &url, "--prefix", "inn", "--within", "60"];
+    let mut order = |words: &[&str]| {
+        assert_eq!(well(&[words, &place[..]].concat()), "accepted\n");
+        let end = Instant::now() + LONG;
+        loop {
+            if let Some(message) = node.try_next() {
+                let body = message.body().to_vec();
+                message.done();
+                return body;
+            }
+            assert!(Instant::now() < end, "an order in time");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    };
+    let push = UsersOrder {
+        whom: "logged_in".to_owned(),
+        tags: vec!["vip".to_owned()],
+        except: vec![7, 8],
+        act: "push".to_owned(),
+        text: "hear".to_owned(),
+        arguments: mainstay::proto::encode(&("rain".to_owned(), -5i32, true, 0.5f64)),
+        accounts: Vec::new(),
+    };
+    let words =
+        ["users", "push", "hear", "[\"rain\", -5, true, 0.5]", "--logged-in", "--tag", "vip"];
+    let said = order(&[&words[..], &["--except", "7", "--except", "8"]].concat());
+    assert_eq!(said, push.encode());
+    let close = UsersOrder {
+        whom: "accounts".to_owned(),
+        accounts: vec![3],
+        act: "close".to_owned(),
+        text: "the inn is closed".to_owned(),
+        ..UsersOrder::default()
+    };
+    assert_eq!(order(&["users", "close", "the inn is closed", "--account", "3"]), close.encode());
+    let (went_well, said) = mainstay(&["users", "push", "hear", "7", "--bus", &url]);
+    assert!(!went_well && said.contains("JSON array"), "{said}");
 }

@@ -5,7 +5,7 @@ use tables::{Data, Item, Limits, Map, Place, Problem, Problems, Value, parse, se
 
 use super::process::{self, Cluster};
 use super::roles::Roles;
-use super::{Config, CoordinatorPlace, Input, KeyRefs, Options, StorePlace, groups};
+use super::{BusPlace, Config, CoordinatorPlace, Input, KeyRefs, Options, StorePlace, groups};
 
 /// The layers of a configuration as they were read, before their options are sorted out.
 #[derive(Clone)]
@@ -179,6 +179,8 @@ impl Layers {
             _ => CoordinatorPlace::Embedded(data.join("coordinator")),
         });
         all.iter_mut().for_each(|process| process.coordinator = coordinator.clone());
+        let bus = root.item("bus").and_then(|item| BusPlace::read(&item, folder, &cluster));
+        all.iter_mut().for_each(|process| process.bus = bus.clone().unwrap_or_default());
         process::check(&all, &facts, problems);
         let holders = all.iter().filter(|process| process.holds_entities()).count();
         all.iter_mut().for_each(|process| process.shares_entities = holders > 1);

@@ -6,7 +6,7 @@ use tables::{Entry, Item, Place, Problems, Value, nearest};
 
 use super::layers::check_name;
 use super::roles::{Role, Roles};
-use super::{CoordinatorPlace, KeyRefs, Kinds, Options, StorePlace};
+use super::{BusPlace, CoordinatorPlace, KeyRefs, Kinds, Options, StorePlace};
 
 /// One process of the cluster, with all layers applied.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct Process {
     pub store: StorePlace,
     /// Through what it finds the other processes of the cluster.
     pub coordinator: CoordinatorPlace,
+    /// Over what topics and jobs travel.
+    pub bus: BusPlace,
     /// Whether other processes of the cluster hold entities or sessions too.
     pub shares_entities: bool,
     /// Limits and waits.
@@ -107,6 +109,7 @@ pub(super) fn read(
             None => StorePlace::Embedded(cluster.data.join(format!("{}.store", entry.name))),
         },
         coordinator: CoordinatorPlace::Process,
+        bus: BusPlace::Embedded,
         shares_entities: false,
         options,
         effective,

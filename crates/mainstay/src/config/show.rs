@@ -181,6 +181,35 @@ const FIELDS: &[[&str; 4]] = &[
         "Members of an etcd v3 cluster instead, for processes on several machines. Needs the feature etcd.",
     ],
     ["coordinator.etcd.prefix", "text", "\"mainstay/CLUSTER/\"", "What its keys begin with."],
+    [
+        "bus",
+        "\"embedded\" or object",
+        "\"embedded\"",
+        "Over what topics and jobs travel: the mesh and each process itself, or the servers named below.",
+    ],
+    [
+        "bus.nats",
+        "url or object",
+        "none",
+        "NATS: nats://game@10.0.0.4:4222 or tls://.., in an object as url, which may be a list. No password in it. Needs the feature nats.",
+    ],
+    ["bus.nats.password", "secret", "none", "The user's password."],
+    ["bus.nats.prefix", "text", "the cluster's name", "What the names of all topics begin with."],
+    ["bus.nats.credentials", "path", "none", "A credentials file (.creds)."],
+    ["bus.nats.replicas", "1..=5", "1", "How many servers keep what may not be lost."],
+    [
+        "bus.rabbitmq",
+        "url or object",
+        "none",
+        "RabbitMQ: amqp://game@10.0.0.4:5672 or amqps://.., in an object as url, which may be a list. No password in it. Needs the feature rabbitmq.",
+    ],
+    ["bus.rabbitmq.password", "secret", "none", "The user's password."],
+    [
+        "bus.rabbitmq.prefix",
+        "text",
+        "the cluster's name",
+        "What the names of all queues begin with.",
+    ],
     ["options", "object", "{}", "Options of all processes, see below."],
     ["zones.NAME.options", "object", "{}", "Options of the processes of a zone."],
     ["roles.NAME.gate", "true or false", "false", "Processes with this role take in clients."],
@@ -337,6 +366,7 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
 fn masked(path: &str, value: &Value) -> String {
     let reference = path.ends_with(".env") || path.ends_with(".file") || path.ends_with(".id");
     let secret = path.starts_with("keys.")
+        || ["bus.nats.password", "bus.rabbitmq.password"].iter().any(|at| path.starts_with(at))
         || path.starts_with("store.") && path.split('.').skip(2).any(|part| part == "password");
     if secret && !reference { "\"***\"".to_string() } else { value.to_string() }
 }

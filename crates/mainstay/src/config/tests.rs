@@ -603,3 +603,38 @@ fn the_day_of_the_game_changes_where_and_when_the_file_says() {
         assert!(error.contains("options.host.daily"), "{error}");
     }
 }
+
+#[test]
+fn a_bus_is_read_and_what_is_wrong_with_one_is_said() {
+    let with = |bus: &str| {
+        format!(r#"{{"cluster": "a", "bus": {bus}, "processes": {{"n": {{"roles": ["node"]}}}}}}"#)
+    };
+    let bus = |text: &str| read(&with(text)).expect("valid").processes[0].bus.clone();
+    assert_eq!(bus("\"embedded\""), BusPlace::Embedded);
+    let BusPlace::Nats(nats) = bus(r#"{"nats": "nats://10.0.0.1:4222"}"#) else {
+        panic!("no NATS")
+    };
+    assert_eq!((nats.prefix.as_str(), nats.replicas), ("a", 1));
+    let text = r#"{"nats": {"url": ["nats://g@h:1", "nats://g@i:1"], "password": "p@/1", "prefix": "b", "replicas": 3}}"#;
+    let BusPlace::Nats(nats) = bus(text) else { panic!("no NATS") };
+    assert_eq!((nats.prefix.as_str(), nats.replicas), ("b", 3));
+    let addresses = nats.addresses(&Vault::system()).unwrap();
+    assert_eq!(addresses, ["nats://g:p%40%2F1@h:1", "nats://g:p%40%2F1@i:1"]);
+    let config = read(&with(text)).expect("valid");
+    let shown = config.effective(&config.processes[0]);
+    assert!(shown.iter().any(|value| value.path.starts_with("bus.nats.password")));
+    assert!(shown.iter().all(|value| !value.value.contains("p@/1")), "{shown:?}");
+    let wrong = [
+        ("\"carrier\"", "no bus"),
+        ("{}", "name the bus"),
+        (r#"{"nats": "amqp://h:1"}"#, "begins with nats:// or tls://"),
+        (r#"{"nats": "nats://u:p@h:1"}"#, "no password in the address"),
+        (r#"{"nats": "nats://h:1", "rabbitmq": "amqp://h:1"}"#, "name only one"),
+        (r#"{"rabbitmq": {"url": "amqp://h:1", "replicas": 3}}"#, "replicas"),
+        (r#"{"nats": {"url": []}}"#, "at least one server"),
+    ];
+    for (text, part) in wrong {
+        let said = read(&with(text)).expect_err(text).to_string();
+        assert!(said.contains(part), "{text}: {said}");
+    }
+}

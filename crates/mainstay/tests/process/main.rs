@@ -1,6 +1,7 @@
 //! A game as a process of its own: signals, exit codes and what it says. The process is this test
 //! binary, called again.
 
+mod bus;
 mod cluster;
 
 use std::io::{BufRead, BufReader, Read};
@@ -18,6 +19,8 @@ use mainstay::proto::ticket::{Claims, TicketKeys};
 
 /// Names the arguments of the child, one per line.
 const ARGUMENTS: &str = "GAME_ARGUMENTS";
+/// Names the game of the child, if it is not the bells.
+const GAME: &str = "GAME_NAME";
 
 const KEY: [u8; 32] = [0xab; 32];
 
@@ -49,7 +52,10 @@ impl Bell {
 #[test]
 fn child() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
-    let app = App::new("bells").entity::<Bell>().bind::<Bell>("bell", |_| 1);
+    let app = match std::env::var(GAME).as_deref() {
+        Ok("post") => bus::app(),
+        _ => App::new("bells").entity::<Bell>().bind::<Bell>("bell", |_| 1),
+    };
     let exit = mainstay::run_with(app, arguments.lines().map(str::to_owned), |_| {});
     std::process::exit(match exit {
         Exit::Well => 0,
@@ -80,9 +86,14 @@ impl Game {
     }
 
     fn spawn(data: PathBuf, arguments: &[&str]) -> Game {
+        Game::spawn_game("bells", data, arguments)
+    }
+
+    fn spawn_game(game: &str, data: PathBuf, arguments: &[&str]) -> Game {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["child", "--exact", "--nocapture"])
             .env(ARGUMENTS, arguments.join("\n"))
+            .env(GAME, game)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

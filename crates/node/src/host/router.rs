@@ -3,6 +3,7 @@ use std::rc::Rc;
 use proto::EntityId;
 use proto::link::WorkerId;
 
+use crate::topics::NodeBus;
 use crate::users::UserLane;
 
 /// Where an entity is, as far as this worker has heard.
@@ -29,6 +30,11 @@ pub trait Router {
 
     /// The way to the cluster's users, if there is one.
     fn users(&self) -> Option<Rc<UserLane>> {
+        None
+    }
+
+    /// The bus, if there is one.
+    fn bus(&self) -> Option<NodeBus> {
         None
     }
 }

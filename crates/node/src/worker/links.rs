@@ -10,6 +10,7 @@ use proto::{AccountId, EntityId, Incarnation};
 
 use crate::host::{Place, Router};
 use crate::session::{Outlet, Places};
+use crate::topics::NodeBus;
 use crate::users::UserLane;
 
 /// Where frames of the session cores go: to the mesh.
@@ -47,6 +48,7 @@ pub(super) struct View {
     pub workers: u8,
     pub directory: RefCell<Arc<Directory>>,
     pub users: Rc<UserLane>,
+    pub bus: RefCell<Option<NodeBus>>,
 }
 
 impl Places for View {
@@ -86,5 +88,9 @@ impl Router for View {
 
     fn users(&self) -> Option<Rc<UserLane>> {
         Some(Rc::clone(&self.users))
+    }
+
+    fn bus(&self) -> Option<NodeBus> {
+        self.bus.borrow().clone()
     }
 }

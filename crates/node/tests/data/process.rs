@@ -50,6 +50,7 @@ fn env(store: Option<Store>) -> NodeEnv {
         mesh_key: mesh::Key::none(),
         store,
         metrics: env::metrics::Registry::new(),
+        bus: None,
     }
 }
 
