@@ -201,6 +201,7 @@ impl Mesh {
     /// # Errors
     ///
     /// See [`SendError`]; nothing was sent then.
+    #[inline(always)]
     pub fn send(
         &mut self,
         now: Instant,
@@ -217,6 +218,7 @@ impl Mesh {
     ///
     /// As `send`, but not `Full`: at the hard limit the link is closed instead, which gives
     /// `Down`. (`Full` comes only from a node not reached yet or a worker of this node.)
+    #[inline(always)]
     pub fn send_reply(
         &mut self,
         now: Instant,
@@ -226,6 +228,7 @@ impl Mesh {
         self.put(now, to, self.options.queue_bytes_hard, write)
     }
 
+    #[inline(always)]
     fn put(
         &mut self,
         now: Instant,
@@ -237,12 +240,10 @@ impl Mesh {
             return self.put_local(self.me.id, to.worker, limit, write);
         }
         if self.recent.0 != to.node || find(&mut self.links, self.recent.1).is_none() {
-            let at = *self.peer_index.get(&to.node).ok_or(SendError::Unknown)?;
-            let peer = self.peers[at as usize].as_mut().expect("indexed peers are there");
-            let Some(id) = peer.link else {
-                return self.put_pending(now, at, limit, write);
-            };
-            self.recent = (to.node, id);
+            match self.look_up(to.node)? {
+                Ok(id) => self.recent = (to.node, id),
+                Err(at) => return self.put_pending(now, at, limit, write),
+            }
         }
         let id = self.recent.1;
         let link = find(&mut self.links, id).expect("a peer's link is there");
@@ -262,6 +263,15 @@ impl Mesh {
             self.outputs.push_back(Output::Flush(id));
         }
         Ok(())
+    }
+
+    /// The link to a node, or the place of one that has none yet.
+    #[cold]
+    #[inline(never)]
+    fn look_up(&self, node: Incarnation) -> Result<Result<LinkId, u32>, SendError> {
+        let at = *self.peer_index.get(&node).ok_or(SendError::Unknown)?;
+        let peer = self.peers[at as usize].as_ref().expect("indexed peers are there");
+        Ok(peer.link.ok_or(at))
     }
 
     fn put_local(
@@ -706,6 +716,10 @@ fn find(links: &mut [LinkSlot], id: LinkId) -> Option<&mut Link> {
 }
 
 /// Appends one frame, or nothing if its payload is over `max`.
+///
+/// Part of who sends, as all on the way here: what `write` has put together is not copied, which
+/// would have to wait until it is written.
+#[inline(always)]
 fn append(
     out: &mut Vec<u8>,
     max: usize,

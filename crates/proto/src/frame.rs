@@ -210,7 +210,7 @@ pub fn split_frame(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, W
 ///
 /// The length is known only afterwards, so one byte is reserved and the rarer longer payload is
 /// moved by the few bytes its length needs. Allocates nothing but what `out` grows by.
-#[inline]
+#[inline(always)]
 pub fn put_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.push(0);

@@ -216,11 +216,12 @@ impl<E: Entity> Node<E> {
         std::mem::forget(std::mem::replace(&mut self.body, body));
     }
 
-    /// Fills a node that is empty with what a client sent.
+    /// Fills a node that is empty with what a client sent, which is taken where it lies.
     #[inline(always)]
-    pub fn put_client(&mut self, body: Body<E>, origin: Origin, method: u16) {
-        self.fill(Some(body));
-        self.other = origin;
+    pub fn put_client(&mut self, message: &mut Option<E::Message>, origin: Origin, method: u16) {
+        self.fill(message.take().map(Body::Message));
+        // It had none: nothing is to be dropped.
+        std::mem::forget(std::mem::replace(&mut self.other, origin));
         self.sender = Sender::CLIENT;
         self.method = method;
     }

@@ -9,7 +9,7 @@ use proto::{DecodeError, Decoder, EntityId, KindId, MethodId};
 
 use super::calls::Waiter;
 use super::hub::{Hub, bump};
-use super::mail::{Body, Origin};
+use super::mail::{Body, Node, Origin};
 use super::requests::Ended;
 use super::shard::{Cells, Shard, Target};
 use crate::cx::Peer;
@@ -492,8 +492,8 @@ impl<E: Entity> Shard<E> {
             }
             newer
         };
-        let body = match decoded {
-            Ok(message) => Body::Message(message),
+        let mut decoded = match decoded {
+            Ok(message) => Some(message),
             Err(error) => return Err(self.bad_client_argument(method, &error)),
         };
         match &message.request {
@@ -502,9 +502,14 @@ impl<E: Entity> Shard<E> {
                 hub.sweep_by(deadline);
                 let at = (self.index, index);
                 let request = hub.requests.borrow_mut().insert(peer.clone(), *tag, deadline, at);
-                self.push_client(index, method, Origin::Request(request), body);
+                self.push_client(index, |node| {
+                    node.put_client(&mut decoded, Origin::Request(request), method)
+                });
             }
-            None => self.push_client(index, method, Origin::Client(peer.clone(), key), body),
+            None => {
+                let origin = Origin::Client(peer.clone(), key);
+                self.push_client(index, |node| node.put_client(&mut decoded, origin, method));
+            }
         }
         Ok(())
     }
@@ -521,11 +526,11 @@ impl<E: Entity> Shard<E> {
     }
 
     #[inline(always)]
-    fn push_client(&self, index: u32, method: u16, origin: Origin, body: Body<E>) {
+    fn push_client(&self, index: u32, fill: impl FnOnce(&mut Node<E>)) {
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, .. } = &mut *cells;
         let slot = &mut slots[index as usize];
-        room.push_with(&mut slot.mailbox, |node| node.put_client(body, origin, method));
+        room.push_with(&mut slot.mailbox, fill);
         self.make_ready(slot, index);
     }
 
