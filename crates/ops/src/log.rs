@@ -43,6 +43,8 @@ impl Default for Options {
 pub enum LogError {
     /// The levels are not readable.
     Levels(String),
+    /// A word stands alone that is no level, such as `inof`.
+    NoLevel(String),
     /// The folder or file cannot be written.
     Folder {
         /// Where.
@@ -60,6 +62,11 @@ impl std::fmt::Display for LogError {
             LogError::Levels(levels) => write!(
                 f,
                 "log levels `{levels}` are not readable: write `info` or `info,gate=debug`"
+            ),
+            LogError::NoLevel(word) => write!(
+                f,
+                "log levels: `{word}` is not one of off, error, warn, info, debug and trace; for \
+                 all that the target `{word}` says, write `{word}=trace`"
             ),
             LogError::Folder { path, error } => {
                 write!(f, "cannot write logs to {}: {error}", path.display())
@@ -139,6 +146,13 @@ impl Drop for Log {
 }
 
 fn parse(levels: &str) -> Result<Targets, LogError> {
+    // `Targets` takes a word that stands alone for a target, so that a mistyped level would
+    // silence everything else.
+    let words = levels.split(',').map(str::trim);
+    let mut alone = words.filter(|word| !word.is_empty() && !word.contains('='));
+    if let Some(word) = alone.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(LogError::NoLevel(word.to_owned()));
+    }
     let targets: Targets = levels.parse().map_err(|_| LogError::Levels(levels.to_owned()))?;
     // A bare target list would silence all else, warnings too.
     Ok(match targets.default_level() {
@@ -156,4 +170,24 @@ fn flush_on_panic(sinks: Vec<Arc<Sink>>) {
         sinks.iter().for_each(|sink| sink.flush());
         before(panic);
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k1_a_mistyped_level_is_refused_and_never_taken_for_a_target() {
+        for good in
+            ["info", "INFO", "info,gate=debug", "gate=debug", " warn , node::host=trace", ""]
+        {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in ["inof", "info,gate", "gate,debug"] {
+            assert!(matches!(parse(bad), Err(LogError::NoLevel(_))), "{bad}");
+        }
+        assert!(matches!(parse("gate=debgu"), Err(LogError::Levels(_))));
+        let told = parse("inof").unwrap_err().to_string();
+        assert!(told.contains("`inof`") && told.contains("`inof=trace`"), "{told}");
+    }
 }

@@ -25,20 +25,26 @@ pub(super) struct Roll {
     number: u32,
     file: File,
     written: u64,
+    today: Box<dyn Fn() -> Date + Send>,
 }
 
 impl Roll {
     pub(super) fn open(options: RollOptions) -> io::Result<Roll> {
+        let today = || jiff::Timestamp::now().to_zoned(TimeZone::UTC).date();
+        Roll::open_on(options, Box::new(today))
+    }
+
+    fn open_on(options: RollOptions, today: Box<dyn Fn() -> Date + Send>) -> io::Result<Roll> {
         fs::create_dir_all(&options.folder)?;
         let date = today();
         let (file, number) = create(&options, date, 0)?;
-        let roll = Roll { options, date, number, file, written: 0 };
+        let roll = Roll { options, date, number, file, written: 0, today };
         roll.remove_old();
         Ok(roll)
     }
 
     fn roll_if_due(&mut self, next: usize) -> io::Result<()> {
-        let date = today();
+        let date = (self.today)();
         let full = self.written > 0 && self.written + next as u64 > self.options.file_bytes_max;
         if date == self.date && !full {
             return Ok(());
@@ -81,10 +87,6 @@ impl Write for Roll {
     }
 }
 
-fn today() -> Date {
-    jiff::Timestamp::now().to_zoned(TimeZone::UTC).date()
-}
-
 fn create(options: &RollOptions, date: Date, from: u32) -> io::Result<(File, u32)> {
     let process = std::process::id();
     for number in from.. {
@@ -101,7 +103,47 @@ fn create(options: &RollOptions, date: Date, from: u32) -> io::Result<(File, u32
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI8, Ordering};
+
     use super::*;
+
+    #[test]
+    fn a_new_day_begins_a_new_file() {
+        let folder = std::env::temp_dir().join(format!("mainstay-days-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        let options = RollOptions {
+            folder: folder.clone(),
+            name: "node".to_owned(),
+            file_bytes_max: 100,
+            files_max: 9,
+        };
+        let day = Arc::new(AtomicI8::new(30));
+        let today = {
+            let day = day.clone();
+            move || Date::constant(2026, 11, day.load(Ordering::Relaxed))
+        };
+        let mut roll = Roll::open_on(options, Box::new(today)).unwrap();
+        roll.write_all(b"of the 30th\n").unwrap();
+        roll.write_all(b"also of the 30th\n").unwrap();
+        day.store(29, Ordering::Relaxed);
+        roll.write_all(b"the clock was set back\n").unwrap();
+        let mut files: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .flatten()
+            .map(|file| {
+                let name = file.file_name().to_string_lossy().into_owned();
+                (name[..15].to_owned(), fs::read_to_string(file.path()).unwrap())
+            })
+            .collect();
+        files.sort();
+        let expected = [
+            ("node.2026-11-29", "the clock was set back\n"),
+            ("node.2026-11-30", "of the 30th\nalso of the 30th\n"),
+        ];
+        assert_eq!(files, expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
+        fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn files_roll_by_size_and_old_ones_go() {
