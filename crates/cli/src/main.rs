@@ -6,6 +6,7 @@ mod data;
 mod demo;
 mod new;
 mod trigger;
+mod up;
 mod users;
 
 use std::path::PathBuf;
@@ -29,6 +30,16 @@ enum Command {
     Bots(bots::Bots),
     /// Makes a game package that compiles, runs in the browser and has a passing test.
     New(new::New),
+    /// Starts all processes of a cluster file on this machine and looks after them.
+    ///
+    /// A process that ends is started again, after pauses that grow; one that is silent or stuck is killed
+    /// and started again. What they say is shown with their names. Ctrl-C stops all, gates first, and
+    /// reports how each ended. See them with `mainstay status`.
+    Up(up::Up),
+    /// Shows how the processes of a cluster file on this machine are.
+    Status(up::Status),
+    /// Has one process finish, save and end while the others go on; it stays down.
+    Drain(up::Drain),
     /// Checks a cluster file without starting anything, or prints what one may hold.
     Check(check::Check),
     /// Looks into a store, copies it, checks it, and brings a player back to an earlier time.
@@ -81,6 +92,9 @@ fn main() -> Exit {
         Command::Demo(demo) => demo.run(),
         Command::Bots(bots) => bots.run(),
         Command::New(new) => new.run(),
+        Command::Up(up) => up.run(),
+        Command::Status(status) => status.run(),
+        Command::Drain(drain) => drain.run(),
         Command::Check(check) => check.run(),
         Command::Data(data) => data.run(),
         Command::Trigger(trigger) => trigger.run(),

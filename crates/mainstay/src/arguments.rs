@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The command line of a game's own binary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -8,6 +9,10 @@ pub(crate) struct Arguments {
     pub(crate) settings: Vec<String>,
     pub(crate) listen: Option<String>,
     pub(crate) data: Option<PathBuf>,
+    /// For `--up`: which machine, how this program's arguments begin, and when a process has stalled.
+    pub(crate) host: Option<String>,
+    pub(crate) up_words: Vec<String>,
+    pub(crate) stall_after: Option<Duration>,
     pub(crate) wish: Wish,
 }
 
@@ -16,6 +21,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Wish {
     #[default]
     Run,
+    Up,
     Help,
     Check,
     Show,
@@ -38,6 +44,12 @@ Runs the game server.
   --set a.b=value    overrides one setting; may be given several times
   --listen ADDRESS   where clients come in, when there is no cluster file (default 127.0.0.1:7000)
   --data FOLDER      where keys, stores and logs are kept (default ./data)
+
+  --up               starts all processes of the cluster file and looks after them: one that ends or
+                     stalls is started again. Ctrl-C stops all, gates first
+  --host NAME        with --up: only the processes of this host, as the file calls it
+  --stall-after SECONDS
+                     with --up: a process that is silent or stuck for so long is killed (default 30)
 
   --check            checks the cluster file and ends
   --show             prints every effective setting with its origin and ends
@@ -64,6 +76,17 @@ impl Arguments {
                 "--set" => arguments.settings.push(value()?),
                 "--listen" => arguments.listen = Some(value()?),
                 "--data" => arguments.data = Some(value()?.into()),
+                "--up" => arguments.wish = Wish::Up,
+                "--host" => arguments.host = Some(value()?),
+                // How `mainstay up` has its own subcommand come first; of no use to people.
+                "--up-word" => arguments.up_words.push(value()?),
+                "--stall-after" => {
+                    let text = value()?;
+                    let seconds = text.parse().ok().filter(|seconds| (1..=3_600).contains(seconds));
+                    let seconds =
+                        seconds.ok_or(format!("`{text}` is no number of seconds, 1 to 3600"))?;
+                    arguments.stall_after = Some(Duration::from_secs(seconds));
+                }
                 "--check" => arguments.wish = Wish::Check,
                 "--show" => arguments.wish = Wish::Show,
                 "--schema" => arguments.wish = Wish::Schema(SchemaForm::Json),

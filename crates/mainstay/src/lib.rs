@@ -69,11 +69,15 @@ mod app;
 mod arguments;
 pub mod config;
 mod console;
+mod control;
 mod interface;
+pub mod operate;
 pub mod prelude;
 mod process;
 mod run;
 pub mod testkit;
+mod up;
+mod vitals;
 
 /// What generated code uses. Not for games.
 pub mod rt {

@@ -1,3 +1,4 @@
+use std::io::Read;
 use std::path::Path;
 use std::process::{ExitCode, Termination};
 use std::sync::Weak;
@@ -13,7 +14,10 @@ use proto::ticket::TicketKeys;
 use crate::App;
 use crate::arguments::{Arguments, HELP, SchemaForm, Wish};
 use crate::config::{Config, Input, Process, Vault};
+use crate::control::Control;
 use crate::process::{Running, claims};
+use crate::up::{Plan, SUPERVISED};
+use crate::vitals::Vitals;
 
 /// How often the store is looked at.
 const STORE_LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -76,6 +80,7 @@ fn begin(
         }
         Wish::Show => show(app, &arguments)?,
         Wish::Ticket(account) => print_ticket(app, &arguments, *account)?,
+        Wish::Up => return up(app, &arguments),
         Wish::Run => return serve(app, &arguments, started),
     }
     Ok(Exit::Well)
@@ -110,10 +115,63 @@ fn keys(config: &Config, data: &Path) -> Result<crate::config::Keys, String> {
     })
 }
 
+/// Starts all processes of the cluster file and looks after them.
+fn up(app: &App, arguments: &Arguments) -> Result<Exit, String> {
+    let signals =
+        Signals::listen().map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let path = arguments.cluster.as_deref().ok_or("`--up` needs `--cluster FILE`")?;
+    let config = Config::load(Some(path), &arguments.settings, &app.role_names());
+    let config = config.map_err(|error| error.to_string())?;
+    config.check_app(app).map_err(|error| format!("{}: {error}", path.display()))?;
+    // Made once, and not by each process for itself.
+    keys(&config, &config.data)?;
+    let plan = Plan {
+        file: path.to_path_buf(),
+        host: arguments.host.clone(),
+        words: arguments.up_words.clone(),
+        settings: arguments.settings.clone(),
+        stall_after: arguments.stall_after,
+    };
+    crate::up::run(plan, &config, signals)
+}
+
+/// Lets others of this machine ask how the process is, and tell it to end. It runs without that as well.
+fn open_control(running: &Running, process: &Process) -> Option<Control> {
+    let vitals = Vitals::of(running, process);
+    let answer = move |order: &str, _: &str| match order {
+        "status" => vitals.show(),
+        "drain" => match ops::tell_process(std::process::id(), Signal::Finish) {
+            Ok(()) => serde_json::json!({"state": "stopping"}),
+            Err(error) => serde_json::json!({"error": error.to_string()}),
+        },
+        other => serde_json::json!({"error": format!("there is no order {other:?}")}),
+    };
+    match Control::open(&process.data, &process.name, Box::new(answer)) {
+        Ok(control) => Some(control),
+        Err(error) => {
+            tracing::warn!(%error, "no port for `mainstay status` and `mainstay drain`");
+            None
+        }
+    }
+}
+
+/// Ends this process when its supervisor has gone, in whatever way: nobody would look after it.
+fn follow_supervisor() {
+    if std::env::var_os(SUPERVISED).is_none() {
+        return;
+    }
+    std::thread::spawn(|| {
+        let mut rest = [0; 64];
+        while std::io::stdin().read(&mut rest).is_ok_and(|read| read > 0) {}
+        let _ = ops::tell_process(std::process::id(), Signal::Finish);
+    });
+}
+
 fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Result<Exit, String> {
     // First of all, so that a signal during the start is honoured.
     let mut signals =
         Signals::listen().map_err(|error| format!("cannot listen to signals: {error}"))?;
+    follow_supervisor();
     let (config, process) = load(app, arguments)?;
     let log = start_log(&process)?;
     let keys = keys(&config, &process.data)?;
@@ -123,6 +181,7 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
         println!("{} is ready: http://{address}", app.name());
     }
     tracing::info!(process = process.name, roles = ?process.roles, "started");
+    let control = open_control(&running, &process);
     started(&running);
     if let Some(node) = running.watched() {
         std::thread::spawn(move || mind_the_store(&node));
@@ -143,6 +202,7 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     tracing::info!(?signal, "stopping");
     let give_up = process.options.drain.node_max;
     std::thread::spawn(move || force(signals, give_up));
+    drop(control);
     let stopped = running.stop(span);
     tracing::info!(
         connections = stopped.connections,

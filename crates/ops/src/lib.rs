@@ -6,4 +6,4 @@ pub mod log;
 mod signal;
 
 pub use console::{ConsoleOptions, State, routes};
-pub use signal::{Signal, Signals};
+pub use signal::{Signal, Signals, tell_process};

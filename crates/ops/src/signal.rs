@@ -51,6 +51,14 @@ impl Signals {
         *self.0.borrow_and_update()
     }
 
+    /// The newest signal that was not given before.
+    pub fn newest_once(&mut self) -> Option<Signal> {
+        match self.0.has_changed() {
+            Ok(true) => self.newest(),
+            _ => None,
+        }
+    }
+
     /// Waits for the next signal, from a thread without a runtime.
     pub fn wait(&mut self) -> Signal {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -68,6 +76,32 @@ impl Signals {
                 return signal;
             }
         }
+    }
+}
+
+/// Sends a signal to another process. Its number must be that of a child that was not waited for.
+///
+/// # Errors
+///
+/// What the system says; `Unsupported` where there are no signals.
+pub fn tell_process(number: u32, signal: Signal) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Pid, Signal as System, kill_process};
+        let signal = match signal {
+            Signal::Finish => System::TERM,
+            Signal::Replace => System::HUP,
+            Signal::Stop => System::INT,
+            Signal::Force => System::KILL,
+        };
+        let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(kill_process(pid, signal)?)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (number, signal);
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

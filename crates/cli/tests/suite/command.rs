@@ -29,7 +29,7 @@ impl Drop for Folder {
     }
 }
 
-fn command() -> Command {
+pub fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_mainstay"))
 }
 
@@ -75,19 +75,28 @@ impl Server {
 
     /// Asks for a guest ticket, with a pass if there is one: status and body.
     pub fn ticket(&self, name: &str, pass: Option<&str>) -> (u16, serde_json::Value) {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        let pass = pass.map(|pass| format!("Authorization: Bearer {pass}\r\n"));
-        let request = format!(
-            "POST /ticket/guest?name={name} HTTP/1.1\r\nHost: test\r\n{}Content-Length: 0\r\n\
-             Connection: close\r\n\r\n",
-            pass.unwrap_or_default()
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+        ticket(self.address, name, pass).unwrap()
     }
+}
+
+/// Asks a gate for a guest ticket.
+pub fn ticket(
+    address: SocketAddr,
+    name: &str,
+    pass: Option<&str>,
+) -> std::io::Result<(u16, serde_json::Value)> {
+    let mut stream = TcpStream::connect(address)?;
+    let pass = pass.map(|pass| format!("Authorization: Bearer {pass}\r\n"));
+    let request = format!(
+        "POST /ticket/guest?name={name} HTTP/1.1\r\nHost: test\r\n{}Content-Length: 0\r\n\
+         Connection: close\r\n\r\n",
+        pass.unwrap_or_default()
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::InvalidData)?;
+    Ok((head[9..12].parse().unwrap(), serde_json::from_str(body)?))
 }
 
 impl Drop for Server {

@@ -6,3 +6,5 @@ mod data;
 mod player;
 #[cfg(feature = "nats")]
 mod trigger;
+#[cfg(feature = "sqlite")]
+mod up;

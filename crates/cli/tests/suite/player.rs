@@ -60,10 +60,17 @@ impl Player {
     pub async fn login(server: &Server, name: &str, pass: Option<&str>) -> Player {
         let (status, text) = server.ticket(name, pass);
         assert_eq!(status, 200, "{text}");
-        let options = Options::new(Address::tcp(server.address.to_string()));
-        let (client, events) = Client::connect(options, grant(&text)).await.unwrap();
+        let mut player = Player::login_with(server.address, &text).await;
+        player.purse = player.ask("wallet.purse").await;
+        player
+    }
+
+    /// Logs in at a gate with what was given for a ticket, and asks for nothing.
+    pub async fn login_with(address: std::net::SocketAddr, text: &serde_json::Value) -> Player {
+        let options = Options::new(Address::tcp(address.to_string()));
+        let (client, events) = Client::connect(options, grant(text)).await.unwrap();
         let pass = text["pass"].as_str().unwrap().to_owned();
-        let mut player = Player {
+        Player {
             client,
             events,
             mirror: Mirror::new(rules::layout()),
@@ -71,9 +78,7 @@ impl Player {
             purse: Purse::default(),
             told_at: Instant::now(),
             pass,
-        };
-        player.purse = player.ask("wallet.purse").await;
-        player
+        }
     }
 
     async fn ask<R: Message>(&self, method: &str) -> R {
@@ -86,6 +91,17 @@ impl Player {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Asks once for its profile: whether it was answered.
+    pub async fn is_answered(&self) -> bool {
+        self.client.request::<_, Profile>("avatar", method_id("profile"), &()).await.is_ok()
+    }
+
+    /// Whether its session has ended.
+    pub fn has_ended(&mut self) -> bool {
+        std::iter::from_fn(|| self.events.try_next())
+            .any(|event| matches!(event, Event::Ended { .. }))
     }
 
     pub async fn profile(&self) -> Profile {

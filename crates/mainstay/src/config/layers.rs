@@ -25,8 +25,16 @@ impl std::fmt::Debug for Layers {
 
 /// Names beginning with `MAINSTAY_` that are no settings: what the command itself reads, and what
 /// benchmarks, simulator and tests do.
-const OTHER_NAMES: &[&str] =
-    &["MAINSTAY_CONFIG", "MAINSTAY_PROCESS", "MAINSTAY_BENCH_", "MAINSTAY_SIM_", "MAINSTAY_TEST_"];
+const OTHER_NAMES: &[&str] = &[
+    "MAINSTAY_CONFIG",
+    "MAINSTAY_PROCESS",
+    "MAINSTAY_BUS",
+    "MAINSTAY_SUPERVISED",
+    "MAINSTAY_SKIP_SERVERS",
+    "MAINSTAY_BENCH_",
+    "MAINSTAY_SIM_",
+    "MAINSTAY_TEST_",
+];
 
 /// The address of clients and browsers where no file gives another.
 const LOCAL: &str = "127.0.0.1:7000";

@@ -268,3 +268,20 @@ fn k12_one_command_serves() {
     game.signal("-INT");
     assert_eq!(game.end().0.code(), Some(0));
 }
+
+/// All of the only worker's time goes into one turn that does not end.
+#[test]
+fn k5_a_process_answers_while_its_workers_are_stuck() {
+    let mut game = Game::start("stuck", &["--set", "processes.local.workers=1"]);
+    let mut ann = player(game.address());
+    ann.tell("bell", MethodId::of("hang"), &()).unwrap();
+    while ann.poll().is_some() {}
+    game.wait_for("hanging");
+    std::thread::park_timeout(Duration::from_millis(50));
+    let begun = std::time::Instant::now();
+    let states = mainstay::operate::status(&game.data);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!((states[0].name.as_str(), states[0].state.as_str()), ("local", "running"));
+    assert_eq!(states[0].pid, Some(u64::from(game.child.id())));
+    assert!(states[0].figure("turn_ms").is_some_and(|ms| ms >= 10), "{states:?}");
+}

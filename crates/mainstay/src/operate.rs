@@ -1,0 +1,230 @@
+//! Looking at the processes of a cluster on this machine, and telling them what to do: what `mainstay status`
+//! and `mainstay drain` do. It works for every game, and needs nothing but its cluster file.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use tables::{Limits, parse};
+
+use crate::control;
+use crate::up::SUPERVISOR;
+
+/// How one process is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcessState {
+    /// Its name in the cluster file.
+    pub name: String,
+    /// `running`, `starting`, `stopping`, `waiting` (for its restart), `crash loop`, `stopped`, or
+    /// `gone` for one without a supervisor that does not answer.
+    pub state: String,
+    /// Its number at the system.
+    pub pid: Option<u64>,
+    /// How often its supervisor started it again.
+    pub restarts: Option<u64>,
+    /// How it ended last.
+    pub ended: Option<String>,
+    /// What it says of itself; nothing if it does not answer. See [`figure`](Self::figure).
+    pub said: Option<Value>,
+}
+
+impl ProcessState {
+    /// One of its figures: `up_s`, `cpu_ms`, `turn_ms` (for how long a worker is in one turn), `turns`,
+    /// `sessions`, `entities`, `mail`, `calls`, `requests`, `busy`, `connections`, `frames`.
+    pub fn figure(&self, name: &str) -> Option<u64> {
+        self.said.as_ref()?.get(name)?.as_u64()
+    }
+}
+
+/// Why nothing could be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperateError {
+    /// Correct it.
+    #[error("{0}")]
+    File(String),
+    /// It runs on another machine, or not at all.
+    #[error("nothing of {0} runs on this machine")]
+    NotUp(PathBuf),
+    /// What it answered.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A cluster file's data folder: where its processes can be found.
+///
+/// # Errors
+///
+/// `File` if it cannot be read.
+pub fn data_of(file: &Path) -> Result<PathBuf, OperateError> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let problem = |text: String| OperateError::File(format!("{}: {text}", file.display()));
+    let bytes = std::fs::read(file).map_err(|error| problem(error.to_string()))?;
+    let source = file.display().to_string();
+    let value = parse(&source, &bytes, &Limits::default());
+    let value = value.map_err(|problem| OperateError::File(problem.to_string()))?;
+    let data = value.get("data").and_then(|data| data.as_text()).unwrap_or("data");
+    Ok(folder.join(data))
+}
+
+/// How the processes that keep their things in `data` are. Asks them all; each answers at once or has a second.
+pub fn status(data: &Path) -> Vec<ProcessState> {
+    let mut states: Vec<ProcessState> = Vec::new();
+    let supervised = control::ask(data, SUPERVISOR, "status", "");
+    for row in
+        supervised.as_ref().and_then(|said| said["processes"].as_array()).into_iter().flatten()
+    {
+        let text = |name: &str| row[name].as_str().map(str::to_owned);
+        states.push(ProcessState {
+            name: text("name").unwrap_or_default(),
+            state: text("state").unwrap_or_default(),
+            pid: row["pid"].as_u64(),
+            restarts: row["restarts"].as_u64(),
+            ended: text("ended"),
+            said: None,
+        });
+    }
+    for name in control::names(data) {
+        if !states.iter().any(|state| state.name == name) {
+            states.push(ProcessState { name, state: "gone".to_owned(), ..Default::default() });
+        }
+    }
+    std::thread::scope(|scope| {
+        for state in &mut states {
+            scope.spawn(|| {
+                state.said = control::ask(data, &state.name, "status", "");
+                if state.said.is_some() && state.state == "gone" {
+                    state.state = "running".to_owned();
+                    state.pid = state.figure("pid");
+                }
+            });
+        }
+    });
+    states
+}
+
+/// Has a process finish: it leaves the registry, lets its clients go, saves, and ends, and its supervisor does
+/// not start it again. An order that was given before changes nothing.
+///
+/// # Errors
+///
+/// `NotUp`, or `Refused` with the names there are.
+pub fn drain(data: &Path, name: &str) -> Result<(), OperateError> {
+    order(data, "drain", name)
+}
+
+/// Has a supervisor start a process that was drained.
+///
+/// # Errors
+///
+/// As [`drain`].
+pub fn start(data: &Path, name: &str) -> Result<(), OperateError> {
+    order(data, "start", name)
+}
+
+fn order(data: &Path, order: &str, name: &str) -> Result<(), OperateError> {
+    let said = control::ask(data, SUPERVISOR, order, name)
+        .or_else(|| control::ask(data, name, order, name))
+        .ok_or_else(|| OperateError::NotUp(data.to_path_buf()))?;
+    match said.get("error").and_then(Value::as_str) {
+        Some(error) => Err(OperateError::Refused(error.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// A table for people. With the states of `passed` before, it shows what happened each second since.
+pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)>) -> String {
+    let head = [
+        "process", "state", "pid", "up", "restarts", "cpu", "turn", "clients", "sessions",
+        "entities", "mail", "turns/s", "frames/s",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for state in states {
+        let shown = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+        let rate = |name: &str| {
+            let (states, passed) = before?;
+            let old = states.iter().find(|old| old.name == state.name && old.pid == state.pid)?;
+            let more = state.figure(name)?.checked_sub(old.figure(name)?)?;
+            Some(more as f64 / passed.as_secs_f64().max(0.001))
+        };
+        let per_second =
+            |name: &str| rate(name).map_or("-".to_owned(), |rate| format!("{rate:.0}"));
+        let cpu = rate("cpu_ms").map_or("-".to_owned(), |rate| format!("{:.0} %", rate / 10.0));
+        rows.push(vec![
+            state.name.clone(),
+            state.state.clone(),
+            shown(state.pid),
+            state.figure("up_s").map_or("-".to_owned(), |up| format!("{up} s")),
+            shown(state.restarts),
+            cpu,
+            state.figure("turn_ms").map_or("-".to_owned(), |turn| format!("{turn} ms")),
+            shown(state.figure("connections")),
+            shown(state.figure("sessions")),
+            shown(state.figure("entities")),
+            shown(state.figure("mail")),
+            per_second("turns"),
+            per_second("frames"),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut out = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(at, (cell, width))| match at {
+                0 | 1 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            })
+            .collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+    }
+    for state in states {
+        if let Some(ended) = state.ended.as_ref().filter(|_| state.said.is_none()) {
+            let _ = writeln!(out, "{} ended: {ended}", state.name);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn k5_the_table_shows_what_happens_each_second() {
+        let state = |name: &str, turns: u64, cpu: u64| ProcessState {
+            name: name.to_owned(),
+            state: "running".to_owned(),
+            pid: Some(7),
+            restarts: Some(1),
+            ended: None,
+            said: Some(
+                json!({"up_s": 61, "cpu_ms": cpu, "turn_ms": 3, "turns": turns, "sessions": 2, "mail": 0}),
+            ),
+        };
+        let ended = Some("signal: 9 (SIGKILL)".to_owned());
+        let down = ProcessState {
+            name: "node-10".to_owned(),
+            state: "waiting".to_owned(),
+            ended,
+            ..Default::default()
+        };
+        let before = [state("gate", 100, 1_000), down.clone()];
+        let now = [state("gate", 350, 1_500), down];
+        let shown = table(&now, Some((&before, Duration::from_millis(500))));
+        expect![[r#"
+            process  state    pid    up  restarts    cpu  turn  clients  sessions  entities  mail  turns/s  frames/s
+            gate     running    7  61 s         1  100 %  3 ms        -         2         -     0      500         -
+            node-10  waiting    -     -         -      -     -        -         -         -     -        -         -
+            node-10 ended: signal: 9 (SIGKILL)
+        "#]]
+        .assert_eq(&shown);
+    }
+}
