@@ -1,7 +1,7 @@
 //! The promise to older peers, checked with a game's other tests.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use proto::schema::{Lock, Schema};
@@ -63,7 +63,23 @@ fn check(path: &Path, schema: Schema, wish: &str) -> Result<(), String> {
             lock.update(schema, accept_breaking).map_err(|error| error.to_string())?
         }
     };
-    fs::write(path, next.render()).map_err(|error| error.to_string())
+    replace(path, next.render().as_bytes()).map_err(|error| format!("it is as it was: {error}"))
+}
+
+/// Writes the whole of a file or leaves it as it was: half a lock would promise less.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let draft = path.with_file_name(name);
+    let written = fs::File::create(&draft).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    let replaced = written.and_then(|()| fs::rename(&draft, path));
+    if replaced.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    replaced
 }
 
 #[cfg(test)]
@@ -154,6 +170,26 @@ mod tests {
         let again = check(schema::<grown::Bell>(), "update").unwrap_err();
         assert!(again.contains("reuses the id"), "{again}");
         assert!(check(schema::<grown::Bell>(), "yes").unwrap_err().contains("`update` or `break`"));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// A disk that was full left half a lock, which promised less than the whole one.
+    #[test]
+    fn a_lock_that_cannot_be_written_stays_as_it_was() {
+        let folder = std::env::temp_dir().join(format!("mainstay-kept-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("interface.lock");
+        check(&path, schema::<first::Bell>(), "update").unwrap();
+        let whole = fs::read(&path).unwrap();
+        // The draft cannot be made.
+        let draft = folder.join(format!("interface.lock.{}", std::process::id()));
+        fs::create_dir(&draft).unwrap();
+        let refused = check(&path, schema::<grown::Bell>(), "update").unwrap_err();
+        assert!(refused.contains("it is as it was"), "{refused}");
+        assert!(fs::read(&path).unwrap() == whole);
+        fs::remove_dir(&draft).unwrap();
+        check(&path, schema::<grown::Bell>(), "update").unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no draft is left");
         fs::remove_dir_all(&folder).unwrap();
     }
 

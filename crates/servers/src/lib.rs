@@ -7,6 +7,8 @@
 //! Servers run as configured for production where it matters for what is promised: every acknowledged write is
 //! synced. Caches are small.
 //!
+//! Beside servers there are disks that fail, for what writes files: [`failing_sync`] and [`small_disk`].
+//!
 //! A test begins with:
 //!
 //! ```
@@ -17,6 +19,7 @@
 //! # }
 //! ```
 
+mod disk;
 mod error;
 mod etcd;
 mod instance;
@@ -31,6 +34,7 @@ mod program;
 mod rabbitmq;
 mod redis;
 
+pub use disk::{SYNC_FAILS, failing_sync, small_disk};
 pub use error::Error;
 pub use etcd::Etcd;
 pub use instance::Instance;

@@ -134,15 +134,21 @@ impl Export {
             );
             Ok(summary)
         });
-        let summary = match summary {
+        let placed = summary.and_then(|summary| {
+            std::fs::rename(&part, &self.file)?;
+            Ok(summary)
+        });
+        let summary = match placed {
             Ok(summary) => summary,
             Err(error) => {
                 let _ = std::fs::remove_file(&part);
                 return Err(error.context(format!("{shown} was not written")));
             }
         };
-        std::fs::rename(&part, &self.file)?;
-        File::open(folder_of(&self.file))?.sync_all()?;
+        let synced = File::open(folder_of(&self.file)).and_then(|folder| folder.sync_all());
+        synced.with_context(|| {
+            format!("{shown} is whole, but a power cut may take it: export it again elsewhere")
+        })?;
         println!("{shown} is written");
         tell(&summary);
         Ok(Exit::Well)

@@ -3,6 +3,8 @@
 mod arena;
 mod command;
 mod data;
+#[cfg(target_os = "linux")]
+mod disk;
 mod player;
 #[cfg(feature = "nats")]
 mod trigger;

@@ -54,7 +54,8 @@ impl Place {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&new)?;
-        writeln!(file, "{} {}", address.socket, address.token)?;
+        // What is written is of no use to anybody but while this host lives, so it need not be synced.
+        file.write_all(format!("{} {}\n", address.socket, address.token).as_bytes())?;
         drop(file);
         fs::rename(new, self.0.join("address"))
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use env::{Clock, Instant, Random};
 
-use super::file::StateFile;
+use super::file::{FileError, StateFile};
 use super::place::{Address, Place};
 use super::{FRAME_BYTES_MAX, read_frame, write_frame};
 use crate::host::{Host, first_revision};
@@ -66,7 +66,12 @@ impl Server {
         let first = first_revision(clock.wall());
         let (file, stored) = match StateFile::open(&place.state(), first) {
             Ok(opened) => opened,
-            Err(error) => {
+            // Nothing is wrong with what is stored: whoever tries again finds it.
+            Err(FileError::Disk(error)) => {
+                let what = "the coordinator's state cannot be opened or written";
+                return Err(io::Error::other(format!("{what}: {error}")));
+            }
+            Err(error @ FileError::Damaged(_)) => {
                 // It holds hints and settings; to go on without is better than not to go on.
                 let aside = place.state().with_extension("bad");
                 tracing::error!(%error, aside = %aside.display(), "the coordinator's state cannot be read: it is put aside, and begun anew");
@@ -77,6 +82,8 @@ impl Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let token = format!("{:016x}{:016x}", Random::from_os().u64(), Random::from_os().u64());
         let address = Address { socket: listener.local_addr()?, token: token.clone() };
+        // While nothing of ours holds the lock on: whoever tries after a disk that was full finds it free.
+        place.write_address(&address)?;
         let (events, received) = channel();
         let host = Host::new(clock.now(), options.keys.clone(), options.lease, stored);
         let mut core = Core {
@@ -102,7 +109,6 @@ impl Server {
             // Held to the end: the next host opens the file that this one has closed.
             drop(lock);
         })?;
-        place.write_address(&address)?;
         Ok(Server { events, address, thread: Some(thread) })
     }
 }

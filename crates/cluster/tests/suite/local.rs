@@ -142,6 +142,61 @@ fn a_state_that_cannot_be_read_is_put_aside() {
     assert!(folder.path().join("state.bad").exists());
 }
 
+/// Tells the child which folder is its small disk.
+#[cfg(target_os = "linux")]
+const DISK: &str = "CLUSTER_DISK";
+
+/// Not a test of its own: a coordinator whose disk is full for a while.
+#[cfg(target_os = "linux")]
+#[test]
+fn disk_child() {
+    let Some(disk) = std::env::var_os(DISK).map(std::path::PathBuf::from) else { return };
+    let (place, ballast) = (disk.join("place"), disk.join("ballast"));
+    let attach = || {
+        let options = cluster::Options { answer_wait: LEASE, ..options() };
+        Cluster::attach(&place, options, &Clock::system()).unwrap()
+    };
+    let cluster = attach();
+    cluster.put("config/by", *b"us", None, Expect::Any).unwrap();
+    drop(cluster);
+    std::fs::write(&ballast, vec![1; 16 << 20]).unwrap_err();
+    let cluster = attach();
+    let written = cluster.put("config/by", *b"nobody", None, Expect::Any);
+    assert_eq!(written, Err(KeyError::Unavailable));
+    std::fs::remove_file(&ballast).unwrap();
+    eventually("there is room again", || is_there(&cluster));
+    assert_eq!(&*cluster.get("config/by").unwrap().value, b"us");
+    assert!(!place.join("state.bad").exists());
+    // And it fills while the coordinator works.
+    std::fs::write(&ballast, vec![1; 16 << 20]).unwrap_err();
+    let large = |n: u64| vec![n as u8; 60 << 10];
+    let key = |n: u64| format!("config/large-{n}");
+    let refused = (0..1_000).find(|n| cluster.put(&key(*n), large(*n), None, Expect::Any).is_err());
+    let refused = refused.expect("it is full");
+    std::fs::remove_file(&ballast).unwrap();
+    eventually("somebody hosts again", || is_there(&cluster));
+    for n in 0..refused {
+        assert!(cluster.get(&key(n)).is_some_and(|found| *found.value == *large(n)), "{n}");
+    }
+    cluster.put(&key(refused), large(refused), None, Expect::Any).unwrap();
+    println!("it went well");
+}
+
+/// The state was put aside because it could not be written, and all settings were gone; or the lock was
+/// held for ever by a host that had failed to say where it is.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_takes_no_settings_and_hosting_goes_on_when_there_is_room() {
+    let folder = Folder::new("full");
+    std::fs::create_dir_all(folder.path()).unwrap();
+    let Some(mut command) = servers::small_disk(folder.path(), 12 << 20) else { return };
+    command.arg(std::env::current_exe().unwrap()).env(DISK, folder.path());
+    command.args(["local::disk_child", "--exact", "--nocapture"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(said.contains("it went well"), "{said}");
+}
+
 /// Whoever is on this machine may connect, but not come in.
 #[test]
 fn who_does_not_show_the_token_is_cut_off() {

@@ -166,15 +166,21 @@ impl Keys {
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&draft)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all())?;
+        let written = options.open(&draft).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
         // A link fails where a rename would replace what another process has just begun to use.
-        let linked = std::fs::hard_link(&draft, &path);
-        std::fs::remove_file(&draft)?;
+        let linked = written.and_then(|()| std::fs::hard_link(&draft, &path));
+        let removed = std::fs::remove_file(&draft);
         match linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Self::parse_kept(&path, &std::fs::read(&path)?),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => removed?,
         }
+        // Nothing is signed by keys whose name may not outlive a power cut.
+        #[cfg(unix)]
+        std::fs::File::open(folder)?.sync_all()?;
+        Self::parse_kept(&path, &std::fs::read(&path)?)
     }
 
     fn parse_kept(path: &Path, bytes: &[u8]) -> io::Result<Keys> {
