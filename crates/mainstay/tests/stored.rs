@@ -213,6 +213,101 @@ fn choosing_mariadb_is_configuration_only() {
     kept_from_one_start_to_the_next(&file(&folder.0, &store));
 }
 
+/// Until `done` holds; it takes a minute only by a fault.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A node plays on while a replica that was away for some time is promoted: what was saved meanwhile is
+/// gone, so the entity is activated anew with what there is, and is saved again.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn goes_on_after_a_failover_that_lost_something(
+    store: &str,
+    replica: &servers::Instance,
+    [catch_up, switch]: [&dyn Fn(); 2],
+) {
+    let folder = Folder::new("reef");
+    let text = file(&folder.0, store);
+    let config = Config::from_input(
+        &Input::of_text("reef.json", &text),
+        &mainstay::config::Roles::standard(["diver"]),
+    );
+    let other = mainstay::open_store(&config.unwrap().processes[0].store).unwrap();
+    let key = mainstay::node::data::key_of(Ref::<Diver>::keyed(1).id());
+    let stored = || {
+        let mut diver = Diver::default();
+        let found = other.load(key).wait().ok().flatten();
+        if let Some(bytes) = found.as_ref().and_then(|found| found.documents.get("self")) {
+            mainstay::node::data::read_document(&mut diver, bytes).unwrap();
+        }
+        diver.depth
+    };
+    let running = start(&text).unwrap();
+    let node = running.node().expect("it holds entities");
+    let sunk = |to: u32| {
+        let answer = node.spawn(0, move |out| async move { out.entity::<Diver>(1).sink(to).await });
+        answer.blocking_recv().unwrap().ok()
+    };
+    assert_eq!(sunk(30), Some(30));
+    eventually("it is saved", || stored() == 30);
+    catch_up();
+    replica.stop().unwrap();
+    assert_eq!(sunk(50), Some(50));
+    eventually("the primary has it", || stored() == 50);
+    switch();
+    eventually("it is what the replica had", || sunk(10) == Some(30));
+    eventually("it plays on", || sunk(40) == Some(40));
+    eventually("it is saved there", || stored() == 40);
+    assert_eq!(other.generation().wait(), Ok(2));
+    running.stop(Duration::ZERO);
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn a_game_goes_on_when_a_standby_that_lacks_commits_is_promoted() {
+    if servers::skipped() {
+        return;
+    }
+    let primary = servers::Postgres::start().unwrap();
+    let standby = servers::Postgres::standby(&primary, &[]).unwrap();
+    let ports = (primary.port(), standby.port());
+    let url = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres", ports.0, ports.1);
+    let switch = || {
+        primary.kill();
+        standby.start_again().unwrap();
+        standby.promote().unwrap();
+    };
+    let steps: [&dyn Fn(); 2] = [&|| standby.await_primary(&primary).unwrap(), &switch];
+    let store = format!("\"store\": {{\"postgres\": {url:?}}},");
+    goes_on_after_a_failover_that_lost_something(&store, &standby, steps);
+}
+
+#[cfg(feature = "mysql")]
+#[test]
+fn a_game_goes_on_when_a_replica_that_lacks_commits_is_promoted() {
+    if servers::skipped() {
+        return;
+    }
+    let flags = ["--server-id=1", "--log-bin=binlog"];
+    let primary = servers::Mariadb::start_with(&flags).unwrap();
+    let replica = servers::Mariadb::replica(&primary).unwrap();
+    let ports = (primary.port(), replica.port());
+    let url = format!("mysql://root@127.0.0.1:{},127.0.0.1:{}/mainstay", ports.0, ports.1);
+    let switch = || {
+        primary.kill();
+        replica.start_again().unwrap();
+        replica.promote().unwrap();
+    };
+    let steps: [&dyn Fn(); 2] = [&|| replica.await_primary(&primary).unwrap(), &switch];
+    let store = format!("\"store\": {{\"mysql\": {url:?}}},");
+    goes_on_after_a_failover_that_lost_something(&store, &replica, steps);
+}
+
 #[cfg(feature = "redis")]
 #[test]
 fn choosing_redis_is_configuration_only() {

@@ -1,5 +1,7 @@
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -7,6 +9,9 @@ use crate::error::Error;
 use crate::instance::{Instance, Plan, Program, arguments, instance};
 use crate::process::copy;
 use crate::program::{cache, find};
+
+/// How long a standby may take to have what its primary has.
+const STANDBY_WAIT: Duration = Duration::from_secs(90);
 
 /// A PostgreSQL server. Every acknowledged commit is synced.
 #[derive(Debug)]
@@ -60,6 +65,35 @@ impl Postgres {
         this.run(&find("pg_basebackup")?, &flags)?;
         this.start_programs(settings)?;
         Ok(this)
+    }
+
+    /// Waits until a standby has all that its primary has by now.
+    pub fn await_primary(&self, primary: &Self) -> Result<(), Error> {
+        let position = primary.sql("SELECT pg_current_wal_lsn()")?;
+        let (position, start) = (position.trim(), Instant::now());
+        let there = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'");
+        while self.sql(&there)?.trim() != "t" {
+            let waited = start.elapsed();
+            if waited > STANDBY_WAIT {
+                let what = "have what its primary has";
+                return Err(Error::Late { server: "postgres", what, waited, log: self.log() });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Runs a statement as the administrator; what it answers.
+    pub fn sql(&self, sql: &str) -> Result<String, Error> {
+        let port = self.port().to_string();
+        let words = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-qAtc", sql];
+        let output = Command::new(find("psql")?).args(words).output();
+        let output = output.map_err(Error::system("psql"))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let output = format!("{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        Err(Error::Program { program: "psql".to_owned(), output })
     }
 
     /// Makes a standby a primary.

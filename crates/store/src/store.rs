@@ -126,8 +126,8 @@ impl Store {
         Ok(Self::of_remote(crate::remote::Remote::open(server, options)?))
     }
 
-    /// A store in the MariaDB or MySQL database at `url` (`mysql://user@host:port/database`). Else as
-    /// `Store::postgres`; to go without encryption the address says `require_ssl=false`.
+    /// A store in the MariaDB or MySQL database at `url` (`mysql://user@host:port/database`, also
+    /// several hosts). Else as `Store::postgres`; to go without encryption the address says `require_ssl=false`.
     #[cfg(feature = "mysql")]
     pub fn mysql(url: &str, options: crate::ServerOptions) -> Result<Self, OpenError> {
         let server = crate::remote::Mysql::new(url, &options)?;

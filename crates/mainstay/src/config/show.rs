@@ -98,7 +98,12 @@ const FIELDS: &[[&str; 4]] = &[
         "none",
         "MariaDB or MySQL database instead, which any number of processes may share: its url, or an object with what follows. Needs the feature mysql.",
     ],
-    ["store.mysql.url", "url", "required", "mysql://game@db.example:3306/game. No password in it."],
+    [
+        "store.mysql.url",
+        "url",
+        "required",
+        "mysql://game@db.example:3306/game; several hosts by commas, of which the one that takes writes is used. No password in it.",
+    ],
     ["store.mysql.password", "secret", "none", "The user's password."],
     [
         "store.mysql.authorities",

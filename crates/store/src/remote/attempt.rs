@@ -8,6 +8,8 @@ use super::{Found, Page, Place};
 use crate::error::Error;
 use crate::options::Limits;
 use crate::queue::Job;
+use crate::row;
+use crate::rules;
 use crate::tables::{Read, Stage, Table, Visit, Writes};
 
 /// Rows whose last known values are worth guessing by: few, and read by nearly every rule.
@@ -30,6 +32,13 @@ impl Remembered {
         for (place, found) in seen.filter(|(place, _)| REMEMBERED.contains(&place.0)) {
             self.rows.insert(place.clone(), found.clone());
         }
+    }
+
+    /// The shard's generation as it was seen last.
+    pub fn generation(&self) -> Option<u64> {
+        let place: Place = (Table::Meta, rules::GENERATION_KEY.to_vec());
+        let row = self.rows.get(&place)?.as_ref()?;
+        row::decode(place.0, &place.1, row).ok()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::ledger::Verdict;
 use crate::queue::{Job, Queue, StopOnEnd};
 use crate::row;
 use crate::rules;
-use crate::tables::Table;
+use crate::tables::{Table, Writes};
 use crate::thread::{Thread, check_format};
 
 /// Rows of one page of a scan, at first and at most.
@@ -110,6 +110,12 @@ struct Driver<S: Server> {
     /// The key of this writer's row, and the number of its last commit.
     writer: [u8; 16],
     commits: u64,
+    /// The last of them that the server said is done, and the highest generation that was seen.
+    acknowledged: u64,
+    generation: u64,
+    /// The host that is used, and of each how far the commits went when it was left for another.
+    host: usize,
+    left: Vec<Option<u64>>,
     remembered: Remembered,
     /// How many rows the next round trip may ask for.
     fetch: usize,
@@ -147,7 +153,7 @@ enum Attempted {
 
 impl<S: Server> Driver<S> {
     fn new(server: Arc<S>, queue: Arc<Queue>, options: ServerOptions) -> Self {
-        let mut random = Random::from_os();
+        let (mut random, hosts) = (Random::from_os(), server.hosts());
         Driver {
             server,
             queue,
@@ -158,6 +164,10 @@ impl<S: Server> Driver<S> {
             writer: random.bytes(),
             random,
             commits: 0,
+            acknowledged: 0,
+            generation: 0,
+            host: 0,
+            left: vec![None; hosts],
             remembered: Remembered::default(),
             fetch: FETCH_MIN,
             settle: None,
@@ -213,9 +223,92 @@ impl<S: Server> Driver<S> {
         }
     }
 
-    /// One try to connect, with a look at the stored format.
+    /// One try to connect to the host that takes writes and has all that was acknowledged here; if
+    /// none has, to the one that has most.
     async fn connect(&mut self) -> Result<S::Link, ConnectError> {
-        connect(&*self.server, &self.options).await
+        let (server, mut reasons) = (Arc::clone(&self.server), Vec::new());
+        let mut best: Option<(u64, usize, S::Link)> = None;
+        for host in 0..server.hosts() {
+            let mut link = match connect(&*server, &self.options, host).await {
+                Ok(link) => link,
+                Err(ConnectError::Away(reason)) => {
+                    reasons.push(reason);
+                    continue;
+                }
+                Err(refused) => return Err(refused),
+            };
+            if S::SEES_LOSS || self.acknowledged == 0 {
+                self.host = host;
+                return Ok(link);
+            }
+            match self.written(&mut link).await {
+                Ok(number) if number >= self.acknowledged => {
+                    self.change_to(host);
+                    return Ok(link);
+                }
+                // It was not made a replica of the one that took over from it.
+                Ok(number) if self.left[host].is_some_and(|left| number <= left) => {
+                    reasons.push("a former primary takes writes: stop it".to_owned());
+                }
+                Ok(number) if best.as_ref().is_some_and(|(most, ..)| *most >= number) => {}
+                Ok(number) => best = Some((number, host, link)),
+                Err(Failure::Retry(reason) | Failure::Lost(reason)) => reasons.push(reason),
+            }
+        }
+        let away = || ConnectError::Away(reasons.join("; "));
+        let (number, host, mut link) = best.ok_or_else(away)?;
+        let (server, acknowledged) = (server.shown(), self.acknowledged);
+        tracing::error!(server, acknowledged, number, "the store has lost what it acknowledged");
+        self.change_to(host);
+        match self.raise_generation(&mut link).await {
+            Ok(()) => Ok(link),
+            Err(Failure::Retry(reason) | Failure::Lost(reason)) => Err(ConnectError::Away(reason)),
+        }
+    }
+
+    fn change_to(&mut self, host: usize) {
+        if host != self.host {
+            self.left[self.host] = Some(self.commits);
+            self.host = host;
+        }
+    }
+
+    /// The number of the last commit of this writer that the server has.
+    async fn written(&self, link: &mut S::Link) -> Result<u64, Failure> {
+        let (wait, marker) = (self.options.reply_wait, self.marker());
+        let found = within(wait, link.begin(Mode::Read, std::slice::from_ref(&marker))).await?;
+        within(wait, link.abort()).await?;
+        Ok(number(&marker, found.first())?.unwrap_or(0))
+    }
+
+    /// Ends all claims after commits were lost: a standby took over that had not received all, or a
+    /// backup was put back, and what claims and versions were built on may be gone.
+    async fn raise_generation(&mut self, link: &mut S::Link) -> Result<(), Failure> {
+        let wait = self.options.reply_wait;
+        let places = [self.marker(), (Table::Meta, rules::GENERATION_KEY.to_vec())];
+        let found = within(wait, link.begin(Mode::Write, &places)).await?;
+        let gone = || Failure::Lost("all that was stored there is gone: restore it".to_owned());
+        let current = number(&places[1], found.get(1))?.ok_or_else(gone)?;
+        self.commits += 1;
+        let [marker, generation] = places;
+        let row = row::encode(marker.0, &marker.1, &self.commits);
+        let mut writes = Writes::from([(marker, Some(row))]);
+        // Another process may have raised it already, above all that was seen here.
+        if current <= self.generation {
+            let row = row::encode(generation.0, &generation.1, &(self.generation + 1));
+            writes.insert(generation, Some(row));
+        }
+        let raised = within(wait, async {
+            link.commit(&writes).await.map_err(|failure| match failure {
+                CommitFailure::Retry(reason) => Failure::Retry(reason),
+                CommitFailure::Lost(reason) | CommitFailure::Unknown(reason) => {
+                    Failure::Lost(reason)
+                }
+            })
+        });
+        raised.await?;
+        self.acknowledged = self.commits;
+        Ok(())
     }
 
     /// One try to end an outage; the next is set if it fails.
@@ -378,7 +471,8 @@ impl<S: Server> Driver<S> {
         let mut found = within(wait, link.begin(mode, &first)).await?;
         if !batch.pending.is_empty() {
             let (marker, row) = (first.remove(0), found.remove(0));
-            if let Some(done) = committed(&batch.pending, &marker, row)? {
+            if let Some((number, done)) = committed(&batch.pending, &marker, row)? {
+                self.acknowledged = self.acknowledged.max(number);
                 self.position = link.position();
                 within(wait, link.abort()).await?;
                 return Ok(done);
@@ -396,6 +490,9 @@ impl<S: Server> Driver<S> {
             self.fetch(&mut attempt, wanted).await?;
         }
         self.remembered.learn(&attempt);
+        if let Some(seen) = self.remembered.generation() {
+            self.generation = self.generation.max(seen);
+        }
         self.finish(attempt, &mut batch.pending).await
     }
 
@@ -423,6 +520,7 @@ impl<S: Server> Driver<S> {
         let sent = timeout(wait, link.commit(attempt.writes())).await;
         match sent {
             Ok(Ok(())) => {
+                self.acknowledged = self.commits;
                 self.position = link.position();
                 Ok(done)
             }
@@ -469,30 +567,34 @@ impl<S: Server> Driver<S> {
     }
 }
 
-/// Of how many jobs a commit of unknown outcome turned out to be done, if it was.
+/// Which commit of unknown outcome turned out to be done, if one was, and of how many jobs it is.
 fn committed(
     pending: &[(u64, usize)],
     marker: &Place,
     row: Found,
-) -> Result<Option<usize>, Failure> {
-    let Some(row) = row else { return Ok(None) };
-    let number: u64 =
-        row::decode(marker.0, &marker.1, &row).map_err(|error| Failure::Lost(error.to_string()))?;
-    Ok(pending.iter().find(|(pending, _)| *pending == number).map(|(_, jobs)| *jobs))
+) -> Result<Option<(u64, usize)>, Failure> {
+    let number = number(marker, Some(&row))?;
+    Ok(pending.iter().find(|(pending, _)| Some(*pending) == number).copied())
 }
 
-/// One connection, with a look at the stored format.
+/// The number in a row, `None` if there is none.
+fn number(place: &Place, row: Option<&Found>) -> Result<Option<u64>, Failure> {
+    let Some(Some(row)) = row else { return Ok(None) };
+    let number = row::decode(place.0, &place.1, row);
+    number.map(Some).map_err(|error| Failure::Lost(error.to_string()))
+}
+
+/// One connection to a host, with a look at the stored format.
 pub(super) async fn connect<S: Server>(
     server: &S,
     options: &ServerOptions,
+    host: usize,
 ) -> Result<S::Link, ConnectError> {
     let away = |failure| match failure {
         Failure::Retry(reason) | Failure::Lost(reason) => ConnectError::Away(reason),
     };
-    let connecting = timeout(options.connect_wait, server.connect());
-    let mut link = connecting.await.map_err(|_| {
-        ConnectError::Away(format!("no connection within {:?}", options.connect_wait))
-    })??;
+    let late = |_| ConnectError::Away(format!("no connection within {:?}", options.connect_wait));
+    let mut link = timeout(options.connect_wait, server.connect(host)).await.map_err(late)??;
     let format: Place = (Table::Meta, rules::FORMAT_KEY.to_vec());
     let begun = within(options.reply_wait, link.begin(Mode::Read, std::slice::from_ref(&format)));
     let found = begun.await.map_err(away)?.pop().flatten();

@@ -61,13 +61,22 @@ pub(crate) trait Server: Send + Sync + 'static {
     /// What it is: "postgres".
     const KIND: &'static str;
 
+    /// Whether connecting raises the generation by itself where commits were lost. Otherwise the
+    /// driver does, by the rows of writers.
+    const SEES_LOSS: bool = false;
+
     /// Where it is, for log lines and errors: no password.
     fn shown(&self) -> String;
 
-    /// Connects, checks that what is acknowledged is durable there, and makes the tables and the
-    /// first rows (`rules::found`) if there are none; several processes may do so at once. The
-    /// stored format is checked by the caller.
-    fn connect(&self) -> impl Future<Output = Result<Self::Link, ConnectError>>;
+    /// At how many hosts it may be, one of which takes writes at a time.
+    fn hosts(&self) -> usize {
+        1
+    }
+
+    /// Connects to one of the hosts if that takes writes, checks that what is acknowledged is durable
+    /// there, and makes the tables and the first rows (`rules::found`) if there are none; several
+    /// processes may do so at once. The stored format is checked by the caller.
+    fn connect(&self, host: usize) -> impl Future<Output = Result<Self::Link, ConnectError>>;
 }
 
 /// A connection. The caller limits how long each call may take; one that is given up half-way ends
@@ -122,6 +131,18 @@ pub(crate) fn first_writes() -> Writes {
     let mut stage = Stage::new(&empty, &limits);
     rules::found(&mut stage);
     stage.into_writes()
+}
+
+/// The address of each host in one that may name several.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub(crate) fn each_host(url: &str) -> Vec<String> {
+    let Some((scheme, rest)) = url.split_once("://") else { return vec![url.to_owned()] };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (user, hosts) = match authority.rsplit_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), authority),
+    };
+    hosts.split(',').map(|host| format!("{scheme}://{user}{host}{path}")).collect()
 }
 
 /// Whether what is said to a host does not leave this machine.

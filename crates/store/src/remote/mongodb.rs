@@ -129,7 +129,7 @@ impl Server for Mongodb {
         self.shown.clone()
     }
 
-    async fn connect(&self) -> Result<MongodbLink, ConnectError> {
+    async fn connect(&self, _: usize) -> Result<MongodbLink, ConnectError> {
         let client = self.client().await.map_err(|error| refusal(&self.shown, &error))?;
         let database = client.database(&self.database);
         let inner = Inner {

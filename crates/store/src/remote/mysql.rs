@@ -12,8 +12,8 @@ use mysql_async::{Conn, DriverError, Opts, OptsBuilder, Row, SslOpts};
 
 use super::options::ServerOptions;
 use super::{
-    CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, first_writes,
-    stays_here,
+    CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, each_host,
+    first_writes, stays_here,
 };
 use crate::error::OpenError;
 use crate::row::{hex, push_hex};
@@ -22,7 +22,9 @@ use crate::tables::{Table, Writes};
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS mainstay_rows (tab SMALLINT NOT NULL, \
     k VARBINARY(255) NOT NULL, r LONGBLOB NOT NULL, PRIMARY KEY (tab, k)) \
     ENGINE = InnoDB ROW_FORMAT = DYNAMIC";
-const LOCK: &str = "SELECT 1 FROM mainstay_rows WHERE tab = 0 AND k = 'format' FOR UPDATE";
+/// A former primary may be made read-only while users with all rights still write.
+const LOCK: &str =
+    "SELECT @@read_only FROM mainstay_rows WHERE tab = 0 AND k = 'format' FOR UPDATE";
 /// What the server must take in one packet: the largest row in hexadecimal, with room to spare.
 const PACKET_MIN: usize = 8 << 20;
 /// Bytes of one statement that writes, at most but for one row.
@@ -35,38 +37,50 @@ const IN_THE_WAY: [u16; 2] = [1205, 1213];
 
 /// Where the database is.
 pub(crate) struct Mysql {
-    opts: Opts,
+    /// One for each host.
+    opts: Vec<Opts>,
     shown: String,
     options: ServerOptions,
 }
 
 impl Mysql {
-    /// Reads an address: `mysql://user@host:port/database`.
+    /// Reads an address: `mysql://user@host:port/database`, or several hosts by commas.
     pub fn new(url: &str, options: &ServerOptions) -> Result<Self, OpenError> {
-        let opts = Opts::from_url(url).map_err(|error| OpenError::Malformed(error.to_string()))?;
-        let Some(database) = opts.db_name() else {
+        let mut all = Vec::new();
+        for url in each_host(url) {
+            all.push(
+                Opts::from_url(&url).map_err(|error| OpenError::Malformed(error.to_string()))?,
+            );
+        }
+        let Some(database) = all.first().and_then(Opts::db_name).map(str::to_owned) else {
             return Err(OpenError::Malformed("it names no database".to_owned()));
         };
-        let at = format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port());
-        let shown = format!("MySQL database {database} at {at}");
-        let is_local = stays_here(opts.ip_or_hostname()) || opts.socket().is_some();
+        let at: Vec<_> = all
+            .iter()
+            .map(|opts| format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port()))
+            .collect();
+        let shown = format!("MySQL database {database} at {}", at.join(","));
         let is_plain = url.contains("require_ssl=false");
-        let mut ssl = opts.ssl_opts().cloned();
-        if ssl.is_none() && !is_local && !is_plain {
-            ssl = Some(SslOpts::default());
-        }
-        if let (Some(ssl), Some(file)) = (&mut ssl, &options.authorities) {
-            *ssl = ssl.clone().with_root_certs(vec![file.clone().into()]);
-        }
-        let mut builder = OptsBuilder::from_opts(opts)
-            .ssl_opts(ssl)
-            // It would leave the address it was given for one the server names.
-            .prefer_socket(false)
-            .tcp_keepalive(Some(Duration::from_secs(10)));
-        if let Some(password) = &options.password {
-            builder = builder.pass(Some(password.0.clone()));
-        }
-        Ok(Mysql { opts: builder.into(), shown, options: options.clone() })
+        let opts = all.into_iter().map(|opts| {
+            let is_local = stays_here(opts.ip_or_hostname()) || opts.socket().is_some();
+            let mut ssl = opts.ssl_opts().cloned();
+            if ssl.is_none() && !is_local && !is_plain {
+                ssl = Some(SslOpts::default());
+            }
+            if let (Some(ssl), Some(file)) = (&mut ssl, &options.authorities) {
+                *ssl = ssl.clone().with_root_certs(vec![file.clone().into()]);
+            }
+            let mut builder = OptsBuilder::from_opts(opts)
+                .ssl_opts(ssl)
+                // It would leave the address it was given for one the server names.
+                .prefer_socket(false)
+                .tcp_keepalive(Some(Duration::from_secs(10)));
+            if let Some(password) = &options.password {
+                builder = builder.pass(Some(password.0.clone()));
+            }
+            builder.into()
+        });
+        Ok(Mysql { opts: opts.collect(), shown, options: options.clone() })
     }
 
     fn refuse(&self, reason: &str) -> ConnectError {
@@ -166,9 +180,13 @@ impl Server for Mysql {
         self.shown.clone()
     }
 
-    async fn connect(&self) -> Result<MysqlLink, ConnectError> {
+    fn hosts(&self) -> usize {
+        self.opts.len()
+    }
+
+    async fn connect(&self, host: usize) -> Result<MysqlLink, ConnectError> {
         let refusal = |error: mysql_async::Error| self.refusal(&error);
-        let mut conn = Conn::new(self.opts.clone()).await.map_err(refusal)?;
+        let mut conn = Conn::new(self.opts[host].clone()).await.map_err(refusal)?;
         self.check(&mut conn).await?;
         let seconds = |wait: Duration| wait.as_secs().max(1);
         let holder = seconds(self.options.holder_wait);
@@ -316,7 +334,9 @@ impl MysqlLink {
         let read = self.run(text, |mut row| {
             // The lock's own answer has one column.
             if row.len() != 3 {
-                return Ok(());
+                let is_read_only = row.get_opt::<u8, _>(0).and_then(Result::ok).unwrap_or(0) != 0;
+                let refused = || Failure::Lost("it has become read-only".to_owned());
+                return if is_read_only { Err(refused()) } else { Ok(()) };
             }
             let table = row.get_opt::<u8, _>(0).and_then(Result::ok);
             let (key, bytes) = (bytes(&mut row, 1)?, bytes(&mut row, 2)?);

@@ -15,8 +15,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::options::ServerOptions;
 use super::{
-    CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, first_writes,
-    stays_here,
+    CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, each_host,
+    first_writes, stays_here,
 };
 use crate::error::OpenError;
 use crate::tables::{Table, Writes};
@@ -42,7 +42,8 @@ type Columns<'a> = (Vec<i16>, Vec<&'a [u8]>);
 
 /// Where the database is.
 pub(crate) struct Postgres {
-    config: Config,
+    /// One for each host: one that hangs must not keep us from the others.
+    configs: Vec<Config>,
     tls: Option<MakeRustlsConnect>,
     shown: String,
     /// What every session is set to.
@@ -53,44 +54,49 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Reads an address: `postgres://user@host:port/database`, or several hosts by commas.
     pub fn new(url: &str, options: &ServerOptions) -> Result<Self, OpenError> {
-        let mut config: Config = url.parse().map_err(|error| {
-            // What is wrong is in the source; neither shows the address.
-            OpenError::Malformed(shown(&error))
-        })?;
-        if let Some(password) = &options.password {
-            config.password(&password.0);
+        let (mut configs, mut hosts, mut tls) = (Vec::new(), Vec::new(), None);
+        for url in each_host(url) {
+            let mut config: Config = url.parse().map_err(|error| {
+                // What is wrong is in the source; neither shows the address.
+                OpenError::Malformed(shown(&error))
+            })?;
+            if let Some(password) = &options.password {
+                config.password(&password.0);
+            }
+            config.application_name("mainstay");
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            config.connect_timeout(options.connect_wait);
+            config.keepalives_idle(Duration::from_secs(10));
+            config.keepalives_interval(Duration::from_secs(3));
+            config.tcp_user_timeout(options.reply_wait);
+            match (config.get_ssl_mode(), config.get_hosts().iter().all(is_local)) {
+                (SslMode::Disable, _) | (SslMode::Prefer, true) => {
+                    config.ssl_mode(SslMode::Disable);
+                }
+                _ => {
+                    config.ssl_mode(SslMode::Require);
+                    tls = Some(MakeRustlsConnect::new(trust(options)?));
+                }
+            }
+            hosts.extend(config.get_hosts().iter().map(host));
+            configs.push(config);
         }
-        config.application_name("mainstay");
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        config.connect_timeout(options.connect_wait);
-        config.keepalives_idle(Duration::from_secs(10));
-        config.keepalives_interval(Duration::from_secs(3));
-        config.tcp_user_timeout(options.reply_wait);
-        let tls = match (config.get_ssl_mode(), config.get_hosts().iter().all(is_local)) {
-            (SslMode::Disable, _) | (SslMode::Prefer, true) => {
-                config.ssl_mode(SslMode::Disable);
-                None
-            }
-            _ => {
-                config.ssl_mode(SslMode::Require);
-                Some(MakeRustlsConnect::new(trust(options)?))
-            }
-        };
-        let hosts: Vec<String> = config.get_hosts().iter().map(host).collect();
-        let database = config.get_dbname().or(config.get_user()).unwrap_or("?");
+        let database = configs.first().and_then(|one| one.get_dbname().or(one.get_user()));
+        let database = database.unwrap_or("?");
         let shown = format!("PostgreSQL database {database} at {}", hosts.join(","));
         let session = session(options);
-        Ok(Postgres { config, tls, shown, session, accept_loss: options.accept_loss })
+        Ok(Postgres { configs, tls, shown, session, accept_loss: options.accept_loss })
     }
 
-    async fn client(&self) -> Result<Client, tokio_postgres::Error> {
-        let client = if let Some(tls) = &self.tls {
-            let (client, connection) = self.config.connect(tls.clone()).await?;
+    async fn client(&self, config: &Config) -> Result<Client, tokio_postgres::Error> {
+        let tls = self.tls.as_ref().filter(|_| config.get_ssl_mode() == SslMode::Require);
+        let client = if let Some(tls) = tls {
+            let (client, connection) = config.connect(tls.clone()).await?;
             // Its end is seen by the client.
             tokio::spawn(async move { drop(connection.await) });
             client
         } else {
-            let (client, connection) = self.config.connect(NoTls).await?;
+            let (client, connection) = config.connect(NoTls).await?;
             tokio::spawn(async move { drop(connection.await) });
             client
         };
@@ -160,9 +166,13 @@ impl Server for Postgres {
         self.shown.clone()
     }
 
-    async fn connect(&self) -> Result<PostgresLink, ConnectError> {
+    fn hosts(&self) -> usize {
+        self.configs.len()
+    }
+
+    async fn connect(&self, host: usize) -> Result<PostgresLink, ConnectError> {
         let refusal = |error: tokio_postgres::Error| self.refusal(&error);
-        let mut client = self.client().await.map_err(refusal)?;
+        let mut client = self.client(&self.configs[host]).await.map_err(refusal)?;
         self.check(&client).await?;
         self.found(&mut client).await.map_err(refusal)?;
         let (get, page, put, remove) = tokio::try_join!(

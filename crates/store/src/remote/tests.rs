@@ -33,6 +33,8 @@ struct World {
     fates: VecDeque<Fate>,
     /// Tries to connect that fail.
     away: usize,
+    /// Raised when another server takes over: the connections to the one before are gone.
+    life: u64,
     trips: usize,
 }
 
@@ -46,6 +48,7 @@ struct Fake {
 struct FakeLink {
     fake: Fake,
     seen: u64,
+    life: u64,
 }
 
 impl Fake {
@@ -55,6 +58,17 @@ impl Fake {
 
     fn then(&self, fates: impl IntoIterator<Item = Fate>) {
         self.world.lock().unwrap().fates.extend(fates);
+    }
+
+    /// Another server takes over, with what it had received.
+    fn fail_over(&self, received: MemoryTables) {
+        let mut world = self.world.lock().unwrap();
+        world.tables = received;
+        world.life += 1;
+    }
+
+    fn tables(&self) -> MemoryTables {
+        self.world.lock().unwrap().tables.clone()
     }
 
     fn trips(&self) -> usize {
@@ -78,7 +92,7 @@ impl Server for Fake {
         "fake".to_owned()
     }
 
-    async fn connect(&self) -> Result<FakeLink, ConnectError> {
+    async fn connect(&self, _: usize) -> Result<FakeLink, ConnectError> {
         let mut world = self.world.lock().unwrap();
         if world.away > 0 {
             world.away -= 1;
@@ -87,14 +101,21 @@ impl Server for Fake {
         if world.tables == MemoryTables::default() {
             world.tables.apply(first_writes());
         }
-        Ok(FakeLink { fake: self.clone(), seen: 0 })
+        Ok(FakeLink { fake: self.clone(), seen: 0, life: world.life })
     }
 }
 
 impl Link for FakeLink {
     async fn begin(&mut self, _: Mode, first: &[Place]) -> Result<Vec<Found>, Failure> {
         drop(self.fake.gate.lock().unwrap());
-        self.seen = self.fake.world.lock().unwrap().commits;
+        let (commits, life) = {
+            let world = self.fake.world.lock().unwrap();
+            (world.commits, world.life)
+        };
+        if life != self.life {
+            return Err(Failure::Lost("the server is gone".to_owned()));
+        }
+        self.seen = commits;
         self.get_many(first).await
     }
 
@@ -279,4 +300,44 @@ fn scan_over_many_pages_shows_each_row_once() {
     assert_eq!(sequences, (1..=700).collect::<Vec<_>>());
     let verdict = store.verify().wait().expect("reads");
     assert_eq!(verdict.faults, Vec::<String>::new());
+}
+
+/// A standby that had not received the last commits took over: owners went on with claims and
+/// versions that were built on what is gone.
+#[test]
+fn a_failover_that_lost_commits_raises_the_generation_once() {
+    let fake = Fake::default();
+    let stores = [fake.store(), fake.store()];
+    let claim = activate(&stores[0], 1);
+    stores[1].beat(A).wait().expect("beats");
+    // Nothing is lost: everything goes on.
+    fake.fail_over(fake.tables());
+    assert_eq!(stores[0].save(save(claim, 0)).wait(), Ok(1));
+    let received = fake.tables();
+    for (store, id) in stores.iter().zip(1..) {
+        store.commit(mint(id)).wait().expect("is done");
+    }
+    fake.fail_over(received);
+    for (store, id) in stores.iter().zip(1..) {
+        assert_eq!(store.lookup(TxnId(id)).wait(), Ok(None));
+        let late = store.commit(mint(id)).wait();
+        assert_eq!(late, Err(Error::Generation { current: 2 }));
+    }
+    assert_eq!(stores[0].save(save(claim, 1)).wait(), Err(Error::Generation { current: 2 }));
+    // The next one raises it again, also where the raises before are lost.
+    let received = fake.tables();
+    let again = Transaction { generation: 2, ..mint(1) };
+    stores[1].commit(again.clone()).wait().expect("is done");
+    fake.fail_over(received);
+    assert_eq!(stores[1].commit(again).wait(), Err(Error::Generation { current: 3 }));
+    let all_gone = {
+        let mut tables = MemoryTables::default();
+        tables.apply(first_writes());
+        tables
+    };
+    fake.fail_over(all_gone);
+    for store in stores.iter().rev() {
+        assert_eq!(store.generation().wait(), Ok(4), "above all that was seen");
+    }
+    assert_eq!(balance(&stores[0]), 0);
 }

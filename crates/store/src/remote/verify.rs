@@ -24,10 +24,19 @@ pub(super) fn verify<S: Server>(
         Failure::Retry(reason) | Failure::Lost(reason) => Error::Unavailable(reason),
     };
     let link = runtime.block_on(async {
-        let mut link = connect(server, options).await.map_err(|error| match error {
-            ConnectError::Away(reason) => Error::Unavailable(reason),
-            ConnectError::Refused(error) => Error::Unavailable(error.to_string()),
-        })?;
+        let mut reason = String::new();
+        let mut found = None;
+        for host in 0..server.hosts() {
+            match connect(server, options, host).await {
+                Ok(link) => {
+                    found = Some(link);
+                    break;
+                }
+                Err(ConnectError::Away(why)) => reason = why,
+                Err(ConnectError::Refused(error)) => reason = error.to_string(),
+            }
+        }
+        let mut link = found.ok_or(Error::Unavailable(reason))?;
         within(options.reply_wait, link.begin(Mode::Read, &[])).await.map_err(unavailable)?;
         Ok::<_, Error>(link)
     })?;

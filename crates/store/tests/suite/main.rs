@@ -10,6 +10,8 @@ mod cuts;
 mod database;
 mod disk;
 mod dump;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod failover;
 mod faults;
 mod folder;
 #[cfg(feature = "redis")]

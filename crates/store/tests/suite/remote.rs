@@ -121,36 +121,6 @@ fn refused_unless_loss_is_accepted(database: &Database, says: &str) {
     database.open_at(&url, options).unwrap().commit(mint(1)).wait().unwrap();
 }
 
-/// With a synchronous standby nothing that was acknowledged is lost.
-#[cfg(feature = "postgres")]
-#[test]
-fn a_promoted_standby_is_followed_and_has_all_that_was_acknowledged() {
-    if servers::skipped() {
-        return;
-    }
-    let primary = servers::Postgres::start().unwrap();
-    let standby = servers::Postgres::standby(&primary, &[]).unwrap();
-    let ports = (primary.port(), standby.port());
-    let database = Database::Postgres(primary);
-    let name = database.make();
-    database.sql("ALTER SYSTEM SET synchronous_standby_names = '*'");
-    database.sql("SELECT pg_reload_conf()");
-    let url = format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{name}", ports.1, ports.0);
-    let store = database.open_at(&url, quick()).unwrap();
-    for id in 1..=20 {
-        store.commit(mint(id)).wait().unwrap();
-    }
-    let under_way: Vec<_> = (21..=40).map(|id| store.commit(mint(id))).collect();
-    database.instance().kill();
-    standby.promote().unwrap();
-    // Each waits for the new primary, which knows whether it was done.
-    for answer in under_way {
-        answer.wait().unwrap();
-    }
-    assert_eq!(gold(&store), 40);
-    assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
-}
-
 mod tests {
     use super::*;
 

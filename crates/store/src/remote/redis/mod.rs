@@ -233,12 +233,13 @@ impl Redis {
 impl Server for Redis {
     type Link = RedisLink;
     const KIND: &'static str = "redis";
+    const SEES_LOSS: bool = true;
 
     fn shown(&self) -> String {
         self.address.shown.clone()
     }
 
-    async fn connect(&self) -> Result<RedisLink, ConnectError> {
+    async fn connect(&self, _: usize) -> Result<RedisLink, ConnectError> {
         let (mut link, server) = self.link().await?;
         let ready = match self.journal {
             Some(_) => self.join(&mut link, &server).await,
