@@ -65,7 +65,9 @@ impl Database {
             "mongodb" => {
                 let server = servers::Mongo::start()?;
                 let url = server.url();
-                (Database::Mongo(server), url)
+                // It is a single server that has transactions all the same.
+                let place = format!("{{{backend:?}: {{\"url\": {url:?}, \"accept_loss\": true}}}}");
+                return Ok((Database::Mongo(server), place));
             }
             #[cfg(feature = "redis")]
             "redis" => {
