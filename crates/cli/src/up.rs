@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -39,14 +39,27 @@ impl Up {
             words.extend(["--up-word".to_owned(), "serve".to_owned()]);
             return Ok(mainstay::run_with(arena::app(), words.into_iter(), |_| {}));
         };
-        let status = Command::new(&game).args(words).status();
-        let status = status.with_context(|| format!("cannot run {}", game.display()))?;
-        Ok(match status.code() {
-            Some(0) => Exit::Well,
-            Some(2) => Exit::NotStarted,
-            _ => Exit::Unfinished,
-        })
+        run_game(&game, &words)
     }
+}
+
+/// Becomes the game's program, so that signals and the end of this process are its own.
+#[cfg(unix)]
+fn run_game(game: &Path, words: &[String]) -> anyhow::Result<Exit> {
+    use std::os::unix::process::CommandExt;
+    let error = Command::new(game).args(words).exec();
+    Err(error).with_context(|| format!("cannot run {}", game.display()))
+}
+
+#[cfg(not(unix))]
+fn run_game(game: &Path, words: &[String]) -> anyhow::Result<Exit> {
+    let status = Command::new(game).args(words).status();
+    let status = status.with_context(|| format!("cannot run {}", game.display()))?;
+    Ok(match status.code() {
+        Some(0) => Exit::Well,
+        Some(2) => Exit::NotStarted,
+        _ => Exit::Unfinished,
+    })
 }
 
 #[derive(clap::Args)]

@@ -43,7 +43,7 @@ struct Whom {
     #[arg(long = "account", conflicts_with = "logged_in")]
     accounts: Vec<u64>,
     /// Only those that the game has logged in, or with `--logged-in=false` only the others.
-    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     logged_in: Option<bool>,
     /// Only those that have this tag; may be given several times.
     #[arg(long = "tag")]

@@ -14,6 +14,7 @@ mod etcd;
 mod host;
 mod keys;
 mod local;
+mod placement;
 mod registry;
 mod shared;
 mod view;
@@ -25,6 +26,7 @@ pub use directory::{Directory, NodeInfo, SESSION_KIND};
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdOptions;
 pub use keys::{Change, Expect, KEY_BYTES_MAX, Key, KeyError, KeyOptions};
+pub use placement::{Load, NoPlace, Placement, PlacementOptions, Seat, Wanted};
 pub use registry::{Error, Options, Registry};
 pub use watch::Watch;
 

@@ -190,6 +190,8 @@ fn k11_up_starts_again_what_is_killed_and_players_go_on() {
         let (went_well, said) = mainstay(&["drain", "node-3", &file]);
         assert!(!went_well && said.contains("there are gate, node-1, node-2"), "{said}");
         assert!(mainstay(&["drain", "--undo", "node-2", &file]).0);
+        let (went_well, said) = mainstay(&["up", &file, "--game", "/no/such/game"]);
+        assert!(!went_well && said.contains("cannot run /no/such/game"), "{said}");
         let (went_well, said) = mainstay(&["up", &file]);
         assert!(!went_well && said.contains("is up already"), "{said}");
         // All stop in order, with a report.
