@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bus::Delivery;
-use node::data::Record;
+use node::data::{Change, Record};
 use node::route::{RouteApp, Routed};
 use node::session::{Binding, Login, Refusal};
 use node::{
@@ -23,6 +23,7 @@ pub struct App {
     name: String,
     kinds: Vec<Kind>,
     records: Vec<Sort>,
+    changes: Vec<Sort>,
     clients: Vec<fn(&mut SchemaBuilder)>,
     bindings: Vec<Choose>,
     /// Streams that every login gets, and the kinds that they lead to.
@@ -66,7 +67,7 @@ struct Kind {
     describe: fn(&mut SchemaBuilder),
 }
 
-/// A sort of record.
+/// A sort of record, or a change of one.
 #[derive(Clone)]
 struct Sort {
     name: &'static str,
@@ -81,6 +82,7 @@ impl App {
             name: name.into(),
             kinds: Vec::new(),
             records: Vec::new(),
+            changes: Vec::new(),
             clients: Vec::new(),
             bindings: Vec::new(),
             bound: Vec::new(),
@@ -194,6 +196,19 @@ impl App {
     #[must_use]
     pub fn users_from_bus(self) -> Self {
         self.queue(UsersOrder::queue())
+    }
+
+    /// Lets sagas name that change of a record.
+    ///
+    /// # Panics
+    ///
+    /// If another change has the same name.
+    #[must_use]
+    pub fn change<C: Change>(mut self) -> Self {
+        let clash = self.changes.iter().any(|change| change.name == C::NAME);
+        assert!(!clash, "two changes of app {:?} are called {:?}", self.name, C::NAME);
+        self.changes.push(Sort { name: C::NAME, add: NodeApp::change::<C> });
+        self
     }
 
     /// Offers a service of routes, in the style of small frameworks. Its stream is bound by the
@@ -377,7 +392,7 @@ impl App {
         let kinds: Vec<_> = self.kinds.iter().filter(|kind| offered(kind.info.name)).collect();
         let works = self.queues.iter().map(|queue| (queue.clone(), offered(queue.name())));
         // Where there are no entities nobody reads or writes records.
-        let records = self.records.iter().filter(|_| !kinds.is_empty());
+        let records = self.records.iter().chain(&self.changes).filter(|_| !kinds.is_empty());
         let app = kinds.iter().fold(NodeApp::new(), |app, kind| (kind.add)(app));
         let app = records.fold(app, |app, sort| (sort.add)(app));
         let app = works.fold(app, |app, (queue, works)| app.queue(queue, works));

@@ -4,8 +4,8 @@ pub use bus::Delivery;
 pub use env::{Calendar, WallTime};
 pub use macros::{Document, Message, client, component, entity, rpc, service};
 pub use node::data::{
-    Agenda, Batch, CommitError, Deal, Document, Draft, Overdue, Pledge, Record, RecordError,
-    Snapshot, holder,
+    Agenda, Batch, Change, CommitError, Deal, Document, Draft, Overdue, Pledge, Record,
+    RecordError, Snapshot, amend, holder,
 };
 pub use node::{
     CallError, Caller, Component, Cx, Done, Failure, Group, Job, Locks, Missed, Peer, Pull, Queue,
@@ -13,6 +13,7 @@ pub use node::{
 };
 pub use proto::frame::CloseCode;
 pub use proto::{AccountId, Bytes, EntityId, Message};
+pub use store::{Offer, SagaEnd, SagaError, SagaId, SagaPlan, SagaStep, SagaWork};
 pub use tracing;
 
 pub use crate::App;

@@ -21,7 +21,7 @@ use store::Store;
 use transport::{Board, ListenOptions, Sockets};
 
 use crate::cx::Outside;
-use crate::data::{self, Record};
+use crate::data::{self, Change, Record};
 use crate::driver::{
     Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pace, Pacemaker, Pool, Seat, Stuck, Task,
 };
@@ -173,6 +173,14 @@ impl NodeApp {
     #[must_use]
     pub fn queue(mut self, queue: Queue, works: bool) -> Self {
         self.queues.push((queue, works));
+        self
+    }
+
+    /// Lets sagas name that change of a record.
+    #[must_use]
+    pub fn change<C: Change>(mut self) -> Self {
+        self.kept.get_or_insert(C::NAME);
+        self.register.push(Arc::new(|host: &mut Host| host.register_change::<C>()));
         self
     }
 

@@ -21,7 +21,7 @@ use proto::link::{self, GroupId, LinkFrame, WorkerId};
 use proto::{AccountId, Incarnation, SessionId};
 
 use crate::cx::{GroupSlot, Outside};
-use crate::data::{self as data_stats, Keeper, Trouble};
+use crate::data::{self as data_stats, Keeper, Sagas, Trouble};
 use crate::host::{
     Batch, Event, FrameClass, Host, HostSetup, HostStats, MethodStats, Pulse, Router, Target,
 };
@@ -137,6 +137,7 @@ pub struct Worker {
     reports_lost: u64,
     keeper: Option<Keeper>,
     ears: Option<Ears>,
+    sagas: Option<Sagas>,
 }
 
 /// A group and the entity that opened it, if one did.
@@ -154,6 +155,11 @@ impl Worker {
     pub fn new(parts: WorkerParts) -> Self {
         let WorkerParts { me, workers, host, sessions, bindings, mesh, clock, mut random, data } =
             parts;
+        let sagas = data.as_ref().map(|data| {
+            // An incarnation is random; what others draw is not changed by this.
+            let seed = me.node.0 ^ u64::from(me.worker) << 56;
+            Sagas::new(data.options.sagas.clone(), me.worker == 0, Random::from_seed(seed))
+        });
         let keeper = data.map(|data| Keeper::new(data.options, me.node, random.fork()));
         let view = Rc::new(View {
             me,
@@ -181,6 +187,7 @@ impl Worker {
             reports_lost: 0,
             keeper,
             ears: None,
+            sagas,
         }
     }
 
@@ -466,6 +473,7 @@ impl Worker {
             self.view.users.poll_timeout(),
             self.keeper.as_ref().and_then(Keeper::poll_timeout),
             (!heard_all).then_some(now),
+            self.sagas.as_ref().and_then(Sagas::poll_timeout),
         ];
         timeouts.into_iter().flatten().min()
     }

@@ -197,6 +197,9 @@ pub enum Refusal {
         /// Who should have it.
         holder: Key,
     },
+    /// The item is not what it was when its way to another shard was planned: plan anew.
+    #[error("{0} was changed meanwhile")]
+    ItemChanged(ItemId),
     /// The holder has as many items as one may have.
     #[error("{0} has no room for another item")]
     ItemsFull(Key),

@@ -3,6 +3,7 @@ use std::fmt;
 
 use crate::record::RecordWrite;
 use crate::row::Writer;
+use crate::slots::Slot;
 use crate::types::{Claim, Key, Save};
 
 /// Names a transaction for ever. Make it before the first try and keep it with what was asked, so
@@ -110,6 +111,47 @@ pub enum LedgerOp {
         /// How much.
         amount: u64,
     },
+    /// Sends an item off to another shard or store. From then on it is in transit, and nowhere else
+    /// but in the saga that does it.
+    SendItem {
+        /// The item.
+        item: ItemId,
+        /// What it must be.
+        kind: ItemKind,
+        /// Who must have it.
+        holder: Key,
+        /// What the game must keep of it.
+        data: Vec<u8>,
+    },
+    /// Takes in an item that is in transit.
+    ReceiveItem {
+        /// The item.
+        item: ItemId,
+        /// What it is.
+        kind: ItemKind,
+        /// Who gets it.
+        holder: Key,
+        /// What the game keeps of it.
+        data: Vec<u8>,
+    },
+    /// Sends currency off to another shard or store; see [`SendItem`](Self::SendItem).
+    Send {
+        /// Whose balance falls.
+        holder: Key,
+        /// Of which currency.
+        currency: Currency,
+        /// How much.
+        amount: u64,
+    },
+    /// Takes in currency that is in transit.
+    Receive {
+        /// Whose balance rises.
+        holder: Key,
+        /// Of which currency.
+        currency: Currency,
+        /// How much.
+        amount: u64,
+    },
 }
 
 /// A message that leaves the store only if its transaction was committed; see
@@ -148,6 +190,9 @@ pub struct Transaction {
     pub note: String,
     /// When, for the audit and for [`Store::forget`](crate::Store::forget): milliseconds since 1970.
     pub at_ms: u64,
+    /// The slot whose shard does it, if nothing else in it says so. One that does nothing and names
+    /// none uses up its id in all shards.
+    pub slot: Option<Slot>,
 }
 
 impl Transaction {
@@ -164,13 +209,14 @@ impl Transaction {
             messages: Vec::new(),
             note: String::new(),
             at_ms: 0,
+            slot: None,
         }
     }
 
     /// What a second try under the same id must have in common with the first: SHA-256 of what is
     /// to be changed (patches with their keys, ledger operations, messages, note, records).
     ///
-    /// Generation, claims, versions and time are left out: a second try after a failover has others.
+    /// Generation, claims, versions, slot and time are left out: a second try after a failover has others.
     pub fn content_hash(&self) -> [u8; 32] {
         let mut w = Writer::new();
         self.put_content(&mut w);
@@ -220,7 +266,10 @@ impl Transaction {
 impl LedgerOp {
     pub(crate) fn bytes(&self) -> usize {
         let data = match self {
-            LedgerOp::Make { data, .. } | LedgerOp::Change { data, .. } => data.len(),
+            LedgerOp::Make { data, .. }
+            | LedgerOp::Change { data, .. }
+            | LedgerOp::SendItem { data, .. }
+            | LedgerOp::ReceiveItem { data, .. } => data.len(),
             _ => 0,
         };
         64 + data
@@ -321,6 +370,11 @@ pub struct Verdict {
     pub currencies: BTreeMap<Currency, u128>,
     /// How many there are now, by kind of item.
     pub items: BTreeMap<ItemKind, u128>,
+    /// What went to other shards and stores less what came from there, by currency. Over all of them
+    /// it is what sagas have in transit.
+    pub transit: BTreeMap<Currency, i128>,
+    /// The same of items, by kind.
+    pub items_transit: BTreeMap<ItemKind, i128>,
     /// What does not add up, one line each; at most 100. Empty: all is well.
     pub faults: Vec<String>,
 }

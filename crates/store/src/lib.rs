@@ -27,7 +27,7 @@
 //! Nodes keep their entities in it: `node::data` has write-behind, documents and deals.
 //!
 //! # What it is not yet
-//! Missing are indexes, sagas across shards, and the intent to release to one node (for
+//! Missing are indexes, and the intent to release to one node (for
 //! moves). A full disk ends an embedded store like any other failed write.
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -65,6 +65,7 @@ mod record;
 mod remote;
 mod row;
 mod rules;
+mod saga;
 mod shard;
 mod sharded;
 mod slots;
@@ -93,6 +94,12 @@ pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 #[cfg(feature = "remote")]
 pub use remote::{Password, ServerOptions};
 pub use rules::Of;
+#[doc(hidden)]
+pub use saga::SagaMutant;
+pub use saga::{
+    Amend, Amends, Offer, SagaAsk, SagaEnd, SagaError, SagaId, SagaOptions, SagaPlan, SagaRun,
+    SagaStep, SagaTold, SagaWant, SagaWatch, SagaWork,
+};
 pub use shard::Shard;
 pub use sharded::{MoveCounts, MoveEnd, Side, SlotMove};
 pub use slots::{Moving, SLOTS, ShardInfo, Slot, SlotAsk, SlotInfo, SlotState, SlotSums, SlotTold};

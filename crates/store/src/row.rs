@@ -116,6 +116,21 @@ impl Writer {
                 self.u32(currency.0);
                 self.u64(*amount);
             }
+            LedgerOp::SendItem { item, kind, holder, data }
+            | LedgerOp::ReceiveItem { item, kind, holder, data } => {
+                self.u8(if matches!(op, LedgerOp::SendItem { .. }) { 8 } else { 9 });
+                self.u128(item.0);
+                self.u32(kind.0);
+                self.key(*holder);
+                self.blob(data);
+            }
+            LedgerOp::Send { holder, currency, amount }
+            | LedgerOp::Receive { holder, currency, amount } => {
+                self.u8(if matches!(op, LedgerOp::Send { .. }) { 10 } else { 11 });
+                self.key(*holder);
+                self.u32(currency.0);
+                self.u64(*amount);
+            }
         }
     }
 }
@@ -231,6 +246,28 @@ impl<'a> Reader<'a> {
             7 => LedgerOp::Pay {
                 from: self.key()?,
                 to: self.key()?,
+                currency: currency(self)?,
+                amount: self.u64()?,
+            },
+            8 => LedgerOp::SendItem {
+                item: item(self)?,
+                kind: ItemKind(self.u32()?),
+                holder: self.key()?,
+                data: self.blob()?,
+            },
+            9 => LedgerOp::ReceiveItem {
+                item: item(self)?,
+                kind: ItemKind(self.u32()?),
+                holder: self.key()?,
+                data: self.blob()?,
+            },
+            10 => LedgerOp::Send {
+                holder: self.key()?,
+                currency: currency(self)?,
+                amount: self.u64()?,
+            },
+            11 => LedgerOp::Receive {
+                holder: self.key()?,
                 currency: currency(self)?,
                 amount: self.u64()?,
             },

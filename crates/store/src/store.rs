@@ -252,6 +252,12 @@ impl Store {
         self.set().map_or(0, |set| set.shard_of(key))
     }
 
+    /// Which of them is believed to have a slot.
+    #[cfg(test)]
+    pub(crate) fn shard_of_slot(&self, slot: Slot) -> usize {
+        self.set().map_or(0, |set| set.shard_of_slot(slot))
+    }
+
     /// What each shard says of itself and its slots. Blocks; empty if it is no set.
     ///
     /// # Errors

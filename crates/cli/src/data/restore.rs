@@ -112,7 +112,9 @@ fn items_of(
         let (LedgerOp::Make { item, .. }
         | LedgerOp::Move { item, .. }
         | LedgerOp::Change { item, .. }
-        | LedgerOp::Destroy { item, .. }) = op
+        | LedgerOp::Destroy { item, .. }
+        | LedgerOp::SendItem { item, .. }
+        | LedgerOp::ReceiveItem { item, .. }) = op
         else {
             continue;
         };
@@ -189,17 +191,26 @@ fn replay<'a>(me: Key, entries: impl Iterator<Item = &'a AuditEntry>) -> Replaye
     };
     for op in entries.flat_map(|entry| &entry.ops) {
         match op {
-            LedgerOp::Mint { holder, currency, amount } if *holder == me => {
+            LedgerOp::Mint { holder, currency, amount }
+            | LedgerOp::Receive { holder, currency, amount }
+                if *holder == me =>
+            {
                 add(currency, i128::from(*amount));
             }
-            LedgerOp::Burn { holder, currency, amount } if *holder == me => {
+            LedgerOp::Burn { holder, currency, amount }
+            | LedgerOp::Send { holder, currency, amount }
+                if *holder == me =>
+            {
                 add(currency, -i128::from(*amount));
             }
             LedgerOp::Pay { from, to, currency, amount } => {
                 let gained = i128::from(*to == me) - i128::from(*from == me);
                 add(currency, gained * i128::from(*amount));
             }
-            LedgerOp::Make { item, holder, data: made, .. } if *holder == me => {
+            LedgerOp::Make { item, holder, data: made, .. }
+            | LedgerOp::ReceiveItem { item, holder, data: made, .. }
+                if *holder == me =>
+            {
                 items.insert(*item);
                 data.insert(*item, made.clone());
             }
@@ -208,7 +219,9 @@ fn replay<'a>(me: Key, entries: impl Iterator<Item = &'a AuditEntry>) -> Replaye
             }
             LedgerOp::Move { item, to, .. } if *to == me => drop(items.insert(*item)),
             LedgerOp::Move { item, from, .. } if *from == me => drop(items.remove(item)),
-            LedgerOp::Destroy { item, .. } => drop(items.remove(item)),
+            LedgerOp::Destroy { item, .. } | LedgerOp::SendItem { item, .. } => {
+                items.remove(item);
+            }
             _ => {}
         }
     }

@@ -175,7 +175,11 @@ fn concerns(op: &LedgerOp, key: Key) -> bool {
         | LedgerOp::Change { holder, .. }
         | LedgerOp::Destroy { holder, .. }
         | LedgerOp::Mint { holder, .. }
-        | LedgerOp::Burn { holder, .. } => *holder == key,
+        | LedgerOp::Burn { holder, .. }
+        | LedgerOp::SendItem { holder, .. }
+        | LedgerOp::ReceiveItem { holder, .. }
+        | LedgerOp::Send { holder, .. }
+        | LedgerOp::Receive { holder, .. } => *holder == key,
         LedgerOp::Move { from, to, .. } | LedgerOp::Pay { from, to, .. } => {
             *from == key || *to == key
         }
@@ -196,6 +200,14 @@ fn op_line(op: &LedgerOp, me: Key) -> String {
         }
         LedgerOp::Pay { to, currency, amount, .. } => {
             format!("- {amount} of {currency} to {}", shown(*to))
+        }
+        LedgerOp::SendItem { item, .. } => format!("- {item} sent to another shard"),
+        LedgerOp::ReceiveItem { item, .. } => format!("+ {item} from another shard"),
+        LedgerOp::Send { currency, amount, .. } => {
+            format!("- {amount} of {currency} sent to another shard")
+        }
+        LedgerOp::Receive { currency, amount, .. } => {
+            format!("+ {amount} of {currency} from another shard")
         }
     }
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use env::Instant;
 use proto::EntityId;
-use store::{Error, Holdings, Key, Patch, Receipt, Refusal, Save, Transaction, TxnId};
+use store::{
+    Error, Holdings, Key, LedgerOp, Patch, Receipt, Refusal, SagaEnd, SagaError, Save, Transaction,
+    TxnId,
+};
 
 use super::ask::{Ask, key_of};
 use super::deal::Deal;
@@ -94,6 +97,7 @@ pub(crate) enum CommitOutcome {
     Done(Result<Receipt, CommitError>),
     Held(Result<Holdings, Error>),
     Record(Result<RecordTold, Error>),
+    Saga(Result<SagaEnd, SagaError>),
 }
 
 impl Keeper {
@@ -163,7 +167,19 @@ impl Keeper {
     fn send_commit(&mut self, now: Instant, request: CommitRequest, write: Option<(Save, Patch)>) {
         let CommitRequest { tag, who, deal, at_ms, .. } = request;
         let own = who.and_then(|id| self.claim(id)).filter(|_| write.is_none());
+        let is_transit = |op: &LedgerOp| {
+            matches!(
+                op,
+                LedgerOp::SendItem { .. }
+                    | LedgerOp::ReceiveItem { .. }
+                    | LedgerOp::Send { .. }
+                    | LedgerOp::Receive { .. }
+            )
+        };
         let generation = match self.generation() {
+            _ if deal.ops.iter().any(is_transit) => Err(CommitError::Invalid(
+                "only a saga sends off and receives: use `cx.saga`".to_owned(),
+            )),
             Some(now) if deal.generation.is_none_or(|read| read == now) => Ok(now),
             Some(_) => Err(CommitError::Record(RecordError::FailedOver)),
             None => Err(CommitError::Unavailable),

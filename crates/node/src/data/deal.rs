@@ -13,12 +13,13 @@ use proto::codec::{DecodeError, Decoder, Message};
 use proto::schema::{SchemaBuilder, Shape};
 use store::{
     Claim, Currency, Error, Holdings, Incarnation, ItemId, ItemKind, Key, LedgerOp,
-    Message as StoreMessage, Receipt, TxnId,
+    Message as StoreMessage, Receipt, SagaEnd, SagaError, SagaId, SagaPlan, TxnId,
 };
 
 use super::ask::key_of;
 use super::commits::{CommitError, CommitOutcome, CommitRequest};
 use super::records::{RecordAsk, RecordTold};
+use super::sagas::SagaWish;
 use crate::cx::{Cx, Ref};
 use crate::entity::Entity;
 use crate::host::hub::Hub;
@@ -173,7 +174,7 @@ pub(crate) struct Wait {
 }
 
 /// What a worker's entities want of the store and have not been told yet.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Desk {
     next: u64,
     waits: BTreeMap<u64, Rc<RefCell<Wait>>>,
@@ -181,16 +182,20 @@ pub(crate) struct Desk {
 }
 
 /// What entities want of the store, each with its tag.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Wishes {
     pub commits: Vec<CommitRequest>,
     pub readings: Vec<(u64, Key)>,
     pub records: Vec<(u64, RecordAsk)>,
+    pub sagas: Vec<SagaWish>,
 }
 
 impl Wishes {
     pub fn is_empty(&self) -> bool {
-        self.commits.is_empty() && self.readings.is_empty() && self.records.is_empty()
+        self.commits.is_empty()
+            && self.readings.is_empty()
+            && self.records.is_empty()
+            && self.sagas.is_empty()
     }
 
     /// What each gets where there is no store.
@@ -204,7 +209,10 @@ impl Wishes {
         let readings = readings.map(move |(tag, _)| (tag, CommitOutcome::Held(Err(none()))));
         let records = self.records.into_iter();
         let records = records.map(move |(tag, _)| (tag, CommitOutcome::Record(Err(none()))));
-        commits.chain(readings).chain(records)
+        let no_store = || SagaError::Stopped("this node has no store".to_owned());
+        let sagas = self.sagas.into_iter();
+        let sagas = sagas.map(move |wish| (wish.tag, CommitOutcome::Saga(Err(no_store()))));
+        commits.chain(readings).chain(records).chain(sagas)
     }
 }
 
@@ -221,6 +229,13 @@ impl Desk {
         let (tag, wait) = self.wait();
         self.wishes.records.push((tag, ask));
         Waiting { wait }
+    }
+
+    /// Asks for a saga.
+    pub(super) fn saga(&mut self, id: SagaId, plan: SagaPlan) -> Saga {
+        let (tag, wait) = self.wait();
+        self.wishes.sagas.push(SagaWish { tag, id, plan });
+        Saga { wait }
     }
 
     /// The same, of which nobody waits for the answer.
@@ -280,7 +295,7 @@ impl Future for Commit {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         poll_wait(&self.wait, context).map(|outcome| match outcome {
             CommitOutcome::Done(result) => result,
-            CommitOutcome::Held(_) | CommitOutcome::Record(_) => Err(CommitError::Unavailable),
+            _ => Err(CommitError::Unavailable),
         })
     }
 }
@@ -298,7 +313,7 @@ impl Future for Reading {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         poll_wait(&self.wait, context).map(|outcome| match outcome {
             CommitOutcome::Held(result) => result,
-            CommitOutcome::Done(_) | CommitOutcome::Record(_) => Err(Error::Busy),
+            _ => Err(Error::Busy),
         })
     }
 }
@@ -315,7 +330,23 @@ impl Future for Waiting {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         poll_wait(&self.wait, context).map(|outcome| match outcome {
             CommitOutcome::Record(result) => result,
-            CommitOutcome::Done(_) | CommitOutcome::Held(_) => Err(Error::Busy),
+            _ => Err(Error::Busy),
+        })
+    }
+}
+
+/// A saga under way.
+pub(super) struct Saga {
+    wait: Rc<RefCell<Wait>>,
+}
+
+impl Future for Saga {
+    type Output = Result<SagaEnd, SagaError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        poll_wait(&self.wait, context).map(|outcome| match outcome {
+            CommitOutcome::Saga(result) => result,
+            _ => Err(SagaError::Busy),
         })
     }
 }

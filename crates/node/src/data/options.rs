@@ -38,6 +38,8 @@ pub struct Options {
     pub stop_wait: Duration,
     /// How often the sums of the ledger are checked; zero is never.
     pub audit_every: Duration,
+    /// How sagas are driven, and when one that stands still is taken over.
+    pub sagas: store::SagaOptions,
     /// A safety switched off, to prove that a simulation notices.
     #[doc(hidden)]
     pub mutant: Option<Mutant>,
@@ -73,6 +75,7 @@ impl Default for Options {
             commit_wait: Duration::from_secs(2),
             stop_wait: Duration::from_secs(10),
             audit_every: Duration::from_secs(600),
+            sagas: store::SagaOptions::default(),
             mutant: None,
         }
     }

@@ -15,7 +15,8 @@ use env::Instant;
 use proto::KindId;
 use proto::codec::Message;
 use store::{
-    Change, Error, Lock, LockAsk, Record as Stored, RecordId, RecordWrite, Records as StoredRecords,
+    Change, Error, Lock, LockAsk, Receipt, Record as Stored, RecordId, RecordWrite,
+    Records as StoredRecords, Transaction,
 };
 
 use super::deal::{Deal, Waiting};
@@ -119,6 +120,8 @@ pub enum RecordAsk {
     Renew(RecordId, u64),
     /// Give a lock back.
     Unlock(RecordId, u64),
+    /// Do a step of a saga.
+    Commit(Box<Transaction>),
 }
 
 /// What the store says to a [`RecordAsk`].
@@ -133,6 +136,8 @@ pub enum RecordTold {
     Done,
     /// Locked, and as it is.
     Locked(Lock, StoredRecords),
+    /// A step of a saga is done.
+    Committed(Receipt),
 }
 
 impl RecordAsk {
@@ -165,6 +170,9 @@ impl RecordAsk {
             RecordAsk::Unlock(id, fence) => {
                 let answer = store.unlock_record(id, fence);
                 answer.on_ready(|result| tell(result.map(|()| RecordTold::Done)));
+            }
+            RecordAsk::Commit(txn) => {
+                store.commit(*txn).on_ready(|result| tell(result.map(RecordTold::Committed)));
             }
         }
     }

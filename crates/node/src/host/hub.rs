@@ -219,6 +219,8 @@ pub(crate) struct Hub {
     pub deals: RefCell<BTreeMap<(u16, u32), u32>>,
     /// What entities want of the store.
     pub desk: RefCell<Desk>,
+    /// The changes of records that sagas can name.
+    pub amends: RefCell<Arc<store::Amends>>,
 }
 
 #[derive(Default)]
@@ -287,6 +289,7 @@ impl Hub {
             held_turns: RefCell::default(),
             deals: RefCell::default(),
             desk: RefCell::default(),
+            amends: RefCell::default(),
             options,
         })
     }

@@ -1,17 +1,34 @@
 //! What a host has for whoever keeps its entities in the store.
 
-use env::Instant;
+use std::sync::Arc;
+
+use env::{Instant, WallTime};
 use proto::EntityId;
 use proto::frame::CloseCode;
-use store::{Claim, Documents};
+use store::{Amends, Claim, Documents};
 
 use super::Host;
-use crate::data::{Changes, CommitOutcome, Found, Wishes};
+use crate::data::{Change, Changes, CommitOutcome, Found, Wishes, add_change};
 
 impl Host {
     /// The time that it was told last.
     pub(crate) fn now(&self) -> Instant {
         self.hub.now.get()
+    }
+
+    /// The wall clock, as it was told last.
+    pub(crate) fn wall(&self) -> WallTime {
+        self.hub.wall.get()
+    }
+
+    /// Lets sagas name a change of a record.
+    pub fn register_change<C: Change>(&mut self) {
+        add_change::<C>(Arc::make_mut(&mut self.hub.amends.borrow_mut()));
+    }
+
+    /// The changes of records that sagas can name.
+    pub(crate) fn amends(&self) -> Arc<Amends> {
+        Arc::clone(&self.hub.amends.borrow())
     }
 
     /// The documents of an entity that [`Event::Activate`](super::Event::Activate) asked for, and

@@ -7,7 +7,7 @@ use proto::{EntityId, Incarnation};
 
 use super::links::Links;
 use super::{Report, Worker};
-use crate::data::{Act, Ask, Keeper, Life, Options, Stats, Told};
+use crate::data::{Act, Ask, CommitOutcome, Keeper, Life, Options, Sagas, Stats, Told};
 use crate::session::{Outlet, Places};
 
 /// What a worker keeps entities with.
@@ -25,11 +25,18 @@ impl Worker {
 
     /// The next request to the store, to be answered by [`handle_told`](Self::handle_told).
     pub fn poll_ask(&mut self) -> Option<Ask> {
-        self.keeper.as_mut()?.poll_ask()
+        let ask = self.keeper.as_mut()?.poll_ask();
+        ask.or_else(|| self.sagas.as_mut()?.poll_ask())
     }
 
     /// An answer of the store.
     pub fn handle_told(&mut self, now: Instant, told: Told) {
+        let told = match (told, &mut self.sagas) {
+            (Told::Record(tag, told), Some(sagas)) if Sagas::is_ours(tag) => {
+                return sagas.handle_told(now, self.host.wall(), tag, told);
+            }
+            (told, _) => told,
+        };
         if let Some(keeper) = self.keeper() {
             keeper.handle_told(now, told);
         }
@@ -132,6 +139,21 @@ impl Worker {
         // What was just asked for goes out with this turn.
         keeper.handle_timeout(now);
         let mut acted = false;
+        if let Some(sagas) = &mut self.sagas {
+            let is_due = sagas.poll_timeout().is_some_and(|at| at <= now);
+            if is_due || !wishes.sagas.is_empty() {
+                let wall = self.host.wall();
+                sagas.set_amends(self.host.amends());
+                for wish in wishes.sagas {
+                    sagas.handle_wish(now, wall, wish);
+                }
+                sagas.handle_timeout(now, wall);
+            }
+            while let Some((tag, end)) = sagas.poll_end() {
+                acted = true;
+                self.host.deliver_outcome(tag, CommitOutcome::Saga(end));
+            }
+        }
         let (mut ask_back, mut tells_away) = (Vec::new(), false);
         while let Some(act) = keeper.poll_act() {
             acted = true;

@@ -10,3 +10,4 @@ mod keep;
 mod process;
 mod records;
 mod rig;
+mod sagas;

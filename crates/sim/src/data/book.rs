@@ -407,19 +407,23 @@ fn steps_of(documents: &Documents) -> u64 {
 
 fn add_up(op: &LedgerOp, gold: &mut BTreeMap<Key, i128>, swords: &mut BTreeMap<u128, Key>) {
     match op {
-        LedgerOp::Mint { holder, amount, .. } => {
+        LedgerOp::Mint { holder, amount, .. } | LedgerOp::Receive { holder, amount, .. } => {
             *gold.entry(*holder).or_default() += i128::from(*amount);
         }
-        LedgerOp::Burn { holder, amount, .. } => {
+        LedgerOp::Burn { holder, amount, .. } | LedgerOp::Send { holder, amount, .. } => {
             *gold.entry(*holder).or_default() -= i128::from(*amount);
         }
         LedgerOp::Pay { from, to, amount, .. } => {
             *gold.entry(*from).or_default() -= i128::from(*amount);
             *gold.entry(*to).or_default() += i128::from(*amount);
         }
-        LedgerOp::Make { item, holder, .. } => drop(swords.insert(item.0, *holder)),
+        LedgerOp::Make { item, holder, .. } | LedgerOp::ReceiveItem { item, holder, .. } => {
+            swords.insert(item.0, *holder);
+        }
         LedgerOp::Move { item, to, .. } => drop(swords.insert(item.0, *to)),
-        LedgerOp::Destroy { item, .. } => drop(swords.remove(&item.0)),
+        LedgerOp::Destroy { item, .. } | LedgerOp::SendItem { item, .. } => {
+            swords.remove(&item.0);
+        }
         LedgerOp::Change { .. } => {}
     }
 }

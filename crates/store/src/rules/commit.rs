@@ -6,7 +6,7 @@ use super::owner::{claimed, save};
 use super::record;
 use super::rows::{
     FORGOTTEN, HolderRow, OUTBOX_SEQUENCE, OutboxRow, TXN_SEQUENCE, TxnRow, currency_key, held_key,
-    kind_key,
+    kind_key, moved_currency_key, moved_kind_key,
 };
 use super::{at_most, check_generation, made_row, put_made, slots};
 use crate::error::{Error, Refusal};
@@ -43,7 +43,7 @@ pub(crate) fn commit(
         && txn.ops.is_empty()
         && txn.records.is_empty()
     {
-        s.touch(Slot::of_txn(txn.id));
+        s.touch(txn.slot.unwrap_or_else(|| Slot::of_txn(txn.id)));
     }
     let mut versions = BTreeMap::new();
     for write in &txn.writes {
@@ -70,6 +70,7 @@ pub(crate) fn commit(
 /// Rows that a transaction reads unless it is refused early.
 fn rows_of(txn: &Transaction) -> impl Iterator<Item = (Table, Vec<u8>)> {
     let of = |table, key: &[u8]| (table, key.to_vec());
+    let of_row = of;
     let holder = move |key: Key| of(Table::Holder, &key.0.to_be_bytes());
     let item = move |item: ItemId| of(Table::Item, &item.0.to_be_bytes());
     let claims = txn.writes.iter().map(|write| write.claim).chain(txn.claims.iter().copied());
@@ -88,6 +89,14 @@ fn rows_of(txn: &Transaction) -> impl Iterator<Item = (Table, Vec<u8>)> {
             vec![holder(from), of(Table::Supply, &currency_key(currency))]
         }
         LedgerOp::Pay { from, to, .. } => vec![holder(from), holder(to)],
+        LedgerOp::SendItem { item: id, kind, holder: of, .. }
+        | LedgerOp::ReceiveItem { item: id, kind, holder: of, .. } => {
+            vec![item(id), holder(of), of_row(Table::Supply, &moved_kind_key(kind))]
+        }
+        LedgerOp::Send { holder: of, currency, .. }
+        | LedgerOp::Receive { holder: of, currency, .. } => {
+            vec![holder(of), of_row(Table::Supply, &moved_currency_key(currency))]
+        }
     });
     let ledgers = txn.ledgers.keys().map(move |key| holder(*key));
     let counters = [TXN_SEQUENCE, OUTBOX_SEQUENCE].map(|key| of(Table::Meta, key));
@@ -115,12 +124,17 @@ fn check_shape(s: &Stage<'_>, txn: &Transaction) -> Result<(), Error> {
     }
     for op in &txn.ops {
         match op {
-            LedgerOp::Make { data, .. } | LedgerOp::Change { data, .. } => {
+            LedgerOp::Make { data, .. }
+            | LedgerOp::Change { data, .. }
+            | LedgerOp::SendItem { data, .. }
+            | LedgerOp::ReceiveItem { data, .. } => {
                 at_most("bytes of an item's data", data.len(), limits.item_bytes_max)?;
             }
             LedgerOp::Mint { amount: 0, .. }
             | LedgerOp::Burn { amount: 0, .. }
-            | LedgerOp::Pay { amount: 0, .. } => {
+            | LedgerOp::Pay { amount: 0, .. }
+            | LedgerOp::Send { amount: 0, .. }
+            | LedgerOp::Receive { amount: 0, .. } => {
                 return Err(Error::Malformed("an amount is zero"));
             }
             _ => {}
@@ -219,6 +233,34 @@ impl Books<'_, '_> {
             LedgerOp::Pay { from, to, currency, amount } => {
                 self.take(from, currency, amount)?;
                 self.give(to, currency, amount)
+            }
+            LedgerOp::SendItem { item, kind, holder, ref data } => {
+                let row = self.take_item(item, holder)?;
+                if row.kind != kind || row.data != *data {
+                    return Err(Refusal::ItemChanged(item).into());
+                }
+                self.count(&moved_kind_key(kind), |moved| moved.destroyed += 1)?;
+                // It is nobody's here any more, and may come back.
+                self.s.remove(Table::Item, &item.0.to_be_bytes());
+                Ok(())
+            }
+            LedgerOp::ReceiveItem { item, kind, holder, ref data } => {
+                if item_row(self.s, item)?.is_some() {
+                    return Err(Refusal::ItemExists(item).into());
+                }
+                self.count(&moved_kind_key(kind), |moved| moved.made += 1)?;
+                let row = Item { kind, holder: None, last_txn: self.txn, data: data.clone() };
+                self.give_item(item, row, holder)
+            }
+            LedgerOp::Send { holder, currency, amount } => {
+                let gone = |moved: &mut Supply| moved.destroyed += u128::from(amount);
+                self.count(&moved_currency_key(currency), gone)?;
+                self.take(holder, currency, amount)
+            }
+            LedgerOp::Receive { holder, currency, amount } => {
+                let came = |moved: &mut Supply| moved.made += u128::from(amount);
+                self.count(&moved_currency_key(currency), came)?;
+                self.give(holder, currency, amount)
             }
         }
     }

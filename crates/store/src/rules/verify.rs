@@ -140,6 +140,13 @@ fn supplies(s: &Counted<'_, '_>, verdict: &mut Verdict) -> Result<(), Error> {
         if *class < 2 && row.made < row.destroyed {
             fault(verdict, format!("more destroyed than made of supply {class}/{of}"));
         }
+        let away = i128::try_from(row.destroyed).unwrap_or(i128::MAX)
+            - i128::try_from(row.made).unwrap_or(i128::MAX);
+        match class {
+            2 if away != 0 => drop(verdict.transit.insert(Currency(of), away)),
+            3 if away != 0 => drop(verdict.items_transit.insert(ItemKind(of), away)),
+            _ => {}
+        }
         Ok(())
     })?;
     // What came from other shards counts as made here, what went there as destroyed.

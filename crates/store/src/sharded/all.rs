@@ -475,9 +475,18 @@ impl Sharded {
                 for (of, n) in verdict.items {
                     *whole.items.entry(of).or_default() += n;
                 }
+                for (of, n) in verdict.transit {
+                    *whole.transit.entry(of).or_default() += n;
+                }
+                for (of, n) in verdict.items_transit {
+                    *whole.items_transit.entry(of).or_default() += n;
+                }
                 let faults = verdict.faults.into_iter();
                 whole.faults.extend(faults.map(|fault| format!("shard {name}: {fault}")));
             }
+            // What moved with its slot went in one shard and came in another.
+            whole.transit.retain(|_, n| *n != 0);
+            whole.items_transit.retain(|_, n| *n != 0);
             whole.faults.truncate(100);
             Ok(whole)
         })

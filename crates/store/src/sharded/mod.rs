@@ -61,6 +61,11 @@ impl Sharded {
         self.redirects.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    #[cfg(test)]
+    pub fn shard_of_slot(&self, slot: Slot) -> usize {
+        self.map().place(slot).shard
+    }
+
     /// The shard that is believed to have a key.
     pub fn shard_of(&self, key: Key) -> usize {
         self.map().place(Slot::of(key)).shard
@@ -91,7 +96,7 @@ impl Transaction {
         slots.sort_unstable();
         slots.dedup();
         if slots.is_empty() {
-            slots.push(Slot::of_txn(self.id));
+            slots.push(self.slot.unwrap_or_else(|| Slot::of_txn(self.id)));
         }
         slots
     }
@@ -104,6 +109,7 @@ impl Transaction {
             && self.ops.is_empty()
             && self.records.is_empty()
             && self.messages.is_empty()
+            && self.slot.is_none()
     }
 }
 
@@ -115,7 +121,11 @@ impl LedgerOp {
             | LedgerOp::Change { holder, .. }
             | LedgerOp::Destroy { holder, .. }
             | LedgerOp::Mint { holder, .. }
-            | LedgerOp::Burn { holder, .. } => (*holder, None),
+            | LedgerOp::Burn { holder, .. }
+            | LedgerOp::SendItem { holder, .. }
+            | LedgerOp::ReceiveItem { holder, .. }
+            | LedgerOp::Send { holder, .. }
+            | LedgerOp::Receive { holder, .. } => (*holder, None),
             LedgerOp::Move { from, to, .. } | LedgerOp::Pay { from, to, .. } => (*from, Some(*to)),
         };
         std::iter::once(one).chain(other)

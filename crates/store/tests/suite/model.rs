@@ -206,7 +206,14 @@ impl Model {
     ) -> Result<(), Error> {
         let (from, to, currency, amount) = match *op {
             LedgerOp::Mint { holder, currency, amount } => (None, Some(holder), currency, amount),
-            LedgerOp::Burn { holder, currency, amount } => (Some(holder), None, currency, amount),
+            LedgerOp::Burn { holder, currency, amount }
+            | LedgerOp::Send { holder, currency, amount } => (Some(holder), None, currency, amount),
+            LedgerOp::Receive { holder, currency, amount } => {
+                (None, Some(holder), currency, amount)
+            }
+            LedgerOp::SendItem { .. } | LedgerOp::ReceiveItem { .. } => {
+                unreachable!("they are not drawn")
+            }
             LedgerOp::Pay { from, to, currency, amount } => {
                 (Some(from), Some(to), currency, amount)
             }
@@ -308,7 +315,9 @@ impl Draw {
     fn ledger_op(&mut self) -> LedgerOp {
         let (holder, to, item) = (self.key(), self.key(), ItemId(self.random.below(12).into()));
         let (currency, amount) = (Currency(self.random.u32() % 2), 1 + self.random.below(9));
-        match self.random.below(16) {
+        match self.random.below(18) {
+            16 => LedgerOp::Send { holder, currency, amount },
+            17 => LedgerOp::Receive { holder, currency, amount },
             0 => LedgerOp::Mint { holder, currency, amount: u64::MAX },
             1..=4 => LedgerOp::Mint { holder, currency, amount: amount * 3 },
             5 => LedgerOp::Burn { holder, currency, amount },
