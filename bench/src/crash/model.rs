@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use mainstay::node::data::{key_of, read_document};
 use mainstay::prelude::*;
-use mainstay::store::{ItemId, Store, TxnId};
+use mainstay::store::{ItemId, Store};
 
 use super::game::{GOLD, MINTED, THING, Trader};
 
@@ -189,7 +189,9 @@ impl Model {
             let page = store.audit(self.sequence, 1_000).wait()?;
             let Some(last) = page.last() else { break };
             self.sequence = last.sequence;
-            for entry in page {
+            // All asked for at once: one after the other would take a round trip each.
+            let receipts: Vec<_> = page.iter().map(|entry| store.lookup(entry.txn)).collect();
+            for (entry, receipt) in page.into_iter().zip(receipts) {
                 let id = u64::try_from(entry.txn.0).context("an id of ours has 64 bits")?;
                 let Some(asked) = self.open.remove(&id) else {
                     self.totals.doubled += 1;
@@ -197,7 +199,7 @@ impl Model {
                     continue;
                 };
                 self.totals.done_untold += u64::from(!asked.is_acknowledged);
-                ensure!(store.lookup(TxnId(id.into())).wait()?.is_some(), "{id} has no receipt");
+                ensure!(receipt.wait()?.is_some(), "{id} has no receipt");
                 self.apply(id, asked);
             }
         }
