@@ -15,6 +15,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod archive;
 mod records;
 mod roles;
 
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use mainstay::prelude::*;
 
+pub use archive::{Archive, ArchiveError, IDLE_DAYS_MIN, MONEY, Moved, Rules, Survey};
 pub use records::Role;
 pub use roles::{Loaded, Roles, RolesError};
 
@@ -60,7 +62,22 @@ impl Default for Options {
 /// Adds the roles of accounts to a game.
 #[must_use]
 pub fn install(app: App, options: Options) -> App {
-    app.entity_with::<Roles>(move |_| Roles::new(options.clone()))
+    add(app, move || Roles::new(options.clone()))
+}
+
+/// As [`install`], with an archive: an account that `mainstay data archive` or [`Archive::take`] moved
+/// there comes back when it is used.
+///
+/// Every process that has the roles needs the same archive, so with several it is a server's or a
+/// SQLite file.
+#[must_use]
+pub fn install_with_archive(app: App, options: Options, archive: Archive) -> App {
+    add(app, move || Roles::new(options.clone()).with_archive(archive.clone()))
+}
+
+fn add(app: App, make: impl Fn() -> Roles + Clone + Send + Sync + 'static) -> App {
+    app.entity_with::<Roles>(move |_| make())
+        .record::<records::Account>()
         .record::<records::Roster>()
         .record::<records::TakenName>()
         .record::<records::RoleData>()

@@ -25,6 +25,21 @@ pub struct Roster {
     pub roles: Vec<Role>,
 }
 
+/// When an account was used, and where it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Document)]
+#[document(record = "roles.account", key = u64)]
+pub struct Account {
+    /// When it was last used, in milliseconds since 1970; up to a day may be missing.
+    #[persist]
+    pub seen_ms: u64,
+    /// Why it is not archived, such as a guild that it leads.
+    #[persist(len = ..=16)]
+    pub keeps: Vec<String>,
+    /// Which copy in the archive has its roster and roles; `None`: they are here.
+    #[persist]
+    pub archived: Option<u64>,
+}
+
 /// That a name is taken on a server: the key is the server and the name in lower case.
 #[derive(Debug, Default, Document)]
 #[document(record = "roles.name", key = (u32, String))]

@@ -3,13 +3,18 @@
 use mainstay::prelude::*;
 
 use crate::Options;
-use crate::records::{Role, RoleData, Roster, TakenName};
+use crate::archive::{Archive, DAY_MS};
+use crate::records::{Account, Role, RoleData, Roster, TakenName};
+
+/// Reasons that keep an account out of the archive, at most.
+const KEEPS_MAX: usize = 16;
 
 /// The roles of one account, which is its key.
 #[entity]
 #[derive(Default)]
 pub struct Roles {
     options: Options,
+    archive: Option<Archive>,
 }
 
 /// Why something was not done. Each variant says what to do.
@@ -62,7 +67,84 @@ pub struct Loaded {
 impl Roles {
     /// Roles under `options`.
     pub fn new(options: Options) -> Self {
-        Roles { options }
+        Roles { options, archive: None }
+    }
+
+    /// The same, with the archive that accounts come back from.
+    #[must_use]
+    pub fn with_archive(self, archive: Archive) -> Self {
+        Roles { archive: Some(archive), ..self }
+    }
+
+    /// Sees to it that the account is in the live store, and that its use is written down.
+    async fn present(&self, cx: &Cx<Self>) -> Result<(), RolesError> {
+        for _ in 0..8 {
+            let mut account = cx.draft_record::<Account>(&cx.key()).await?;
+            let now = cx.wall().0;
+            let written = match account.archived {
+                None if now < account.seen_ms.saturating_add(DAY_MS) => return Ok(()),
+                None => {
+                    account.seen_ms = now;
+                    cx.write_records(Batch::new().put(account)).await
+                }
+                Some(copy) => self.bring_back(cx, account, copy).await?,
+            };
+            match written {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RolesError::Unavailable)
+    }
+
+    /// Writes the copy back, then removes it from the archive. The inner error is that of the write.
+    async fn bring_back(
+        &self,
+        cx: &Cx<Self>,
+        mut account: Draft<Account>,
+        wanted: u64,
+    ) -> Result<Result<(), RecordError>, RolesError> {
+        let number = cx.key();
+        let Some(archive) = self.archive.clone() else {
+            let problem = "it is archived: give the roles service its archive";
+            tracing::error!(account = number, problem);
+            return Err(RolesError::Unavailable);
+        };
+        let from = archive.clone();
+        let copy = cx.blocking(move || from.copy(number, wanted)).await;
+        let copy = copy.map_err(|_| RolesError::Unavailable)?.map_err(|error| {
+            tracing::error!(account = number, %error, "an account stays in the archive");
+            RolesError::Unavailable
+        })?;
+        let mut batch = Batch::new();
+        let roster = cx.draft_record::<Roster>(&number).await?;
+        let mut is_here = roster.exists();
+        batch = batch.put_stored(roster, copy.roster().cloned().unwrap_or_default());
+        for (role, body) in copy.data() {
+            let data = cx.draft_record::<RoleData>(&role).await?;
+            is_here |= data.exists();
+            batch = batch.put_stored(data, body.clone());
+        }
+        account.archived = None;
+        account.seen_ms = cx.wall().0;
+        if is_here {
+            // Perhaps somebody else has just brought it back: then it is not archived any more.
+            let now = cx.draft_record::<Account>(&number).await?;
+            if now.version() == account.version() {
+                let error = crate::archive::ArchiveError::Both(number);
+                tracing::error!(account = number, %error, "an account stays in the archive");
+                return Err(RolesError::Unavailable);
+            }
+        }
+        if let Err(error) = cx.write_records(batch.put(account)).await {
+            return Ok(Err(error));
+        }
+        let removed = cx.blocking(move || archive.remove(&copy)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(account = number, %error, "a copy is left in the archive: sweep it");
+        }
+        Ok(Ok(()))
     }
 
     fn is_server(&self, server: u32) -> bool {
@@ -154,6 +236,7 @@ impl Roles {
     #[request(client)]
     #[invoke(server)]
     async fn list(&mut self, cx: &mut Cx<Self>) -> Result<Vec<Role>, RolesError> {
+        self.present(cx).await?;
         let roster = cx.read_record::<Roster>(&cx.key()).await?;
         let now = cx.wall().0;
         let roles = roster.map(|roster| roster.roles.clone()).unwrap_or_default();
@@ -168,6 +251,7 @@ impl Roles {
         server: u32,
         name: String,
     ) -> Result<Role, RolesError> {
+        self.present(cx).await?;
         self.check_name(&name)?;
         if !self.is_server(server) {
             return Err(RolesError::NoSuchServer);
@@ -201,6 +285,7 @@ impl Roles {
     /// Deletes a role. It can be restored for some days; its name stays taken that long.
     #[request(client)]
     async fn delete(&mut self, cx: &mut Cx<Self>, id: u64) -> Result<(), RolesError> {
+        self.present(cx).await?;
         let (cx, now) = (&*cx, cx.wall().0);
         self.change(cx, async |roster, batch| {
             let role = find(roster, id)?;
@@ -219,6 +304,7 @@ impl Roles {
     /// Restores a deleted role.
     #[request(client)]
     async fn restore(&mut self, cx: &mut Cx<Self>, id: u64) -> Result<Role, RolesError> {
+        self.present(cx).await?;
         let cx = &*cx;
         self.change(cx, async |roster, batch| {
             let role = find(roster, id)?;
@@ -240,6 +326,7 @@ impl Roles {
     #[request(client)]
     #[invoke(server)]
     async fn load(&mut self, cx: &mut Cx<Self>, id: u64) -> Result<Loaded, RolesError> {
+        self.present(cx).await?;
         let roster = cx.read_record::<Roster>(&cx.key());
         let data = cx.read_record::<RoleData>(&id);
         let (roster, data) = (roster.await?, data.await?);
@@ -262,6 +349,7 @@ impl Roles {
         version: u64,
         data: Bytes,
     ) -> Result<u64, RolesError> {
+        self.present(cx).await?;
         if data.len() > self.options.data_bytes_max {
             return Err(RolesError::TooLarge);
         }
@@ -294,6 +382,7 @@ impl Roles {
         id: u64,
         server: u32,
     ) -> Result<Role, RolesError> {
+        self.present(cx).await?;
         if !self.is_server(server) {
             return Err(RolesError::NoSuchServer);
         }
@@ -316,5 +405,36 @@ impl Roles {
             Ok((role.clone(), batch.remove(old).put(new)))
         })
         .await
+    }
+
+    /// Names what keeps the account out of the archive for inactive ones, such as a guild that it
+    /// leads, until [`let_go`](Self::let_go).
+    #[invoke(server)]
+    async fn keep(&mut self, cx: &mut Cx<Self>, reason: String) -> Result<(), RolesError> {
+        let (now, number) = (cx.wall().0, cx.key());
+        let kept = cx.update_record::<Account, _>(&number, |account| {
+            if account.seen_ms == 0 {
+                account.seen_ms = now;
+            }
+            if account.keeps.contains(&reason) {
+                return Ok(());
+            }
+            if account.keeps.len() >= KEEPS_MAX {
+                return Err(RolesError::TooMany);
+            }
+            account.keeps.push(reason.clone());
+            Ok(())
+        });
+        kept.await?
+    }
+
+    /// Takes back what [`keep`](Self::keep) named.
+    #[invoke(server)]
+    async fn let_go(&mut self, cx: &mut Cx<Self>, reason: String) -> Result<(), RolesError> {
+        let number = cx.key();
+        let gone = cx.update_record::<Account, _>(&number, |account| {
+            account.keeps.retain(|other| *other != reason);
+        });
+        Ok(gone.await?)
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use mainstay::prelude::*;
+use mainstay::store::{self, Limits, RecordId, RecordWrite, Store, Transaction, TxnId};
 use mainstay::testkit::{ClientError, Cluster, Faults, Game, Player};
-use roles::{Loaded, Options, Role, Roles, RolesError};
+use roles::{Archive, Loaded, Moved, Options, Role, Roles, RolesError, Rules, Survey};
 
 /// How long deleted roles are kept here.
 const KEPT: Duration = Duration::from_secs(120);
@@ -27,6 +28,13 @@ impl Keeper {
     ) -> Result<u64, RolesError> {
         let saved = cx.entity::<Roles>(account).save(id, version, Bytes::from(text.into_bytes()));
         saved.await.map_err(app_error)
+    }
+
+    #[request(client)]
+    async fn keep(&mut self, cx: &mut Cx<Self>, is_leader: bool) -> Result<(), RolesError> {
+        let (mine, reason) = (cx.entity::<Roles>(cx.key()), "guild leader".to_owned());
+        let done = if is_leader { mine.keep(reason).await } else { mine.let_go(reason).await };
+        done.map_err(app_error)
     }
 
     #[request(client)]
@@ -216,4 +224,96 @@ async fn two_players_never_get_one_name(cluster: Cluster) {
     all.extend(of_bob);
     all.sort();
     assert_eq!(all, ["1/Mira", "1/Tov", "1/Ulla"]);
+}
+
+/// Does to the game's store what `job` does to a copy of it.
+fn beside<T>(game: &Game, role: u64, job: impl FnOnce(&Store) -> T) -> T {
+    let id = |name, key: u64| RecordId {
+        kind: mainstay::proto::name_hash(name),
+        key: mainstay::proto::encode(&key),
+    };
+    let ids = vec![id("roles.account", 1), id("roles.roster", 1), id("roles.data", role)];
+    let copy = game.store();
+    let before = copy.records(ids.clone()).wait().unwrap();
+    let told = job(&copy);
+    let after = copy.records(ids.clone()).wait().unwrap();
+    let changed = ids.into_iter().zip(before.records.into_iter().zip(after.records));
+    let writes = changed.filter(|(_, (before, after))| before.body != after.body);
+    let writes = writes.map(|(id, (before, after))| {
+        let change = after.body.map_or(store::Change::Remove, store::Change::Put);
+        RecordWrite { id, version: before.version, change, fence: None, unlock: false }
+    });
+    let txn = TxnId(u128::from(game.now().as_nanos()) + 1);
+    let mut txn = Transaction::new(txn, before.generation);
+    txn.records = writes.collect();
+    if !txn.records.is_empty() {
+        game.commit(&txn).unwrap();
+    }
+    told
+}
+
+/// Two hundred days after a role was made.
+fn later(role: &Role) -> u64 {
+    role.created_ms + 200 * 24 * 3_600 * 1_000
+}
+
+fn rules() -> Rules {
+    Rules { idle_days: 180, accounts_max: 10, ..Rules::default() }
+}
+
+#[mainstay::test(seed = 7)]
+async fn f26_an_archived_account_is_back_when_its_player_logs_in(cluster: Cluster) {
+    let kept = Store::memory(Limits::default());
+    let archive = Archive::new(kept.clone());
+    let app = roles::install_with_archive(App::new("tale"), Options::default(), archive.clone());
+    let app = app.entity::<Keeper>().agent::<Keeper>("keeper");
+    let game = cluster.start(&app);
+    let mira = {
+        let ann = enter(&game, 1).await;
+        let mira = ann.create(1, "Mira").await.unwrap();
+        let level = (1u64, mira.id, 1u64, "level 9".to_owned());
+        let saved = ann.player.request("keeper", "save", &level).await;
+        assert_eq!(answer(saved), Ok(2u64));
+        ann.player.leave();
+        mira
+    };
+    let (then, rules) = (later(&mira), rules());
+    let survey = |live: &Store| Archive::survey(live, then, &rules).unwrap();
+    let take = |live: &Store| archive.take(live, 1, then, &rules).unwrap();
+    assert_eq!(survey(&game.store()).idle.keys().copied().collect::<Vec<_>>(), [1]);
+    assert_eq!(beside(&game, mira.id, take), Moved::Done);
+    assert_eq!(survey(&game.store()), Survey::default());
+
+    let (ann, bob) = (enter(&game, 1).await, enter(&game, 2).await);
+    assert_eq!(bob.create(1, "Mira").await, Err(RolesError::NameTaken), "names stay taken");
+    let loaded: Loaded = ann.ask("load", &(mira.id,)).await.unwrap();
+    assert_eq!((&loaded.role, &loaded.data[..]), (&mira, &b"level 9"[..]));
+    assert_eq!(ann.list().await, ["1/Mira"]);
+    let kind = mainstay::proto::name_hash("roles.roster");
+    assert_eq!(kept.scan_records(kind, None, 10).wait().unwrap().len(), 0, "nothing is left there");
+
+    // A duty that the game names keeps it here.
+    let keep = async |is_leader: bool| {
+        answer(ann.player.request::<_, ()>("keeper", "keep", &(is_leader,)).await).unwrap();
+    };
+    keep(true).await;
+    assert_eq!(beside(&game, mira.id, take), Moved::Stays);
+    keep(false).await;
+    assert_eq!(beside(&game, mira.id, take), Moved::Done);
+}
+
+#[mainstay::test(seed = 8)]
+async fn f26_without_its_archive_an_account_is_refused_and_never_empty(cluster: Cluster) {
+    let game = cluster.start(&app());
+    let ann = enter(&game, 1).await;
+    let mira = ann.create(1, "Mira").await.unwrap();
+    let (then, rules) = (later(&mira), rules());
+    let archive = Archive::new(Store::memory(Limits::default()));
+    let take = |live: &Store| archive.take(live, 1, then, &rules).unwrap();
+    assert_eq!(beside(&game, mira.id, take), Moved::Done);
+    assert_eq!(ann.ask::<_, Vec<Role>>("list", &()).await, Err(RolesError::Unavailable));
+    assert_eq!(ann.create(2, "Tov").await, Err(RolesError::Unavailable));
+    let back = |live: &Store| archive.bring_back(live, 1, then).unwrap();
+    assert_eq!(beside(&game, mira.id, back), Moved::Done);
+    assert_eq!(ann.list().await, ["1/Mira"]);
 }

@@ -1,5 +1,6 @@
 //! `mainstay data`: the store of a game, looked at and worked on from outside.
 
+mod archive;
 mod copy;
 mod open;
 mod restore;
@@ -37,6 +38,12 @@ enum Act {
     /// Documents come from a copy, if one is given. All of it is one transaction with a note, and
     /// stands in the history like any other.
     Restore(restore::Restore),
+    /// Moves accounts that nobody uses into another store, from which they come back at login.
+    ///
+    /// Only says what it would do, unless --apply is given. Accounts are those of the roles service;
+    /// who has coins or items, or what the game has named, stays unless it is allowed. A run that was
+    /// cut off is simply done again.
+    Archive(archive::Archive),
     /// Shows which shard of a store has how many slots, and what is moving.
     Slots(slots::Slots),
     /// Moves slots, and with them all that has its key there, from one shard to another.
@@ -55,6 +62,7 @@ impl Data {
             Act::Export(export) => export.run(),
             Act::Import(import) => import.run(),
             Act::Restore(restore) => restore.run(),
+            Act::Archive(job) => job.run(),
             Act::Slots(slots) => slots.run(),
             Act::Move(job) => job.run(),
         }

@@ -89,24 +89,42 @@ impl Where {
         let Some(named) = &self.store else {
             return Ok(StorePlace::Embedded(self.data.join("local.store")));
         };
-        let value = match named.split_once(':') {
-            Some((kind, rest)) if !named.trim_start().starts_with('{') => {
-                format!("{{{kind:?}: {rest:?}}}")
-            }
-            _ => named.clone(),
-        };
-        // Read by the cluster file's own reader, so that it knows every kind of store.
-        let text = format!(
-            "{{\"cluster\": \"data\", \"store\": {value},\n\
-             \"processes\": {{\"local\": {{\"roles\": [\"node\"]}}}}}}"
-        );
-        let input = Input::of_text("", &text);
-        let config = Config::from_input(&input, &arena::app().role_names());
-        let config = config
-            .map_err(anyhow::Error::new)
-            .with_context(|| format!("`{named}` names no store"))?;
-        Ok(config.processes[0].store.clone())
+        place_of(named)
     }
+
+    /// Opens another store, made if it is not there and `make`; `None`: it is not there. It must not be the
+    /// one that is named here.
+    pub fn open_other(&self, named: &str, make: bool) -> anyhow::Result<Option<Store>> {
+        let place = place_of(named)?;
+        ensure!(
+            place != self.place()?,
+            "`{named}` is the store itself: name another one, such as embedded:archive.store"
+        );
+        if !make && must_be_there(&place).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(one(open(&place)?)?))
+    }
+}
+
+/// Reads the name of a store as a cluster file would.
+fn place_of(named: &str) -> anyhow::Result<StorePlace> {
+    let value = match named.split_once(':') {
+        Some((kind, rest)) if !named.trim_start().starts_with('{') => {
+            format!("{{{kind:?}: {rest:?}}}")
+        }
+        _ => named.to_owned(),
+    };
+    // Read by the cluster file's own reader, so that it knows every kind of store.
+    let text = format!(
+        "{{\"cluster\": \"data\", \"store\": {value},\n\
+         \"processes\": {{\"local\": {{\"roles\": [\"node\"]}}}}}}"
+    );
+    let input = Input::of_text("", &text);
+    let config = Config::from_input(&input, &arena::app().role_names());
+    let config =
+        config.map_err(anyhow::Error::new).with_context(|| format!("`{named}` names no store"))?;
+    Ok(config.processes[0].store.clone())
 }
 
 /// The number of the shard of that name.

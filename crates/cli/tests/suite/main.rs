@@ -1,5 +1,6 @@
 //! The built command as its users run it: real processes, real files.
 
+mod archive;
 mod arena;
 mod command;
 mod data;

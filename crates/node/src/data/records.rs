@@ -324,6 +324,17 @@ impl Batch {
         self.add(read.generation, read.id, read.version, change, held)
     }
 
+    /// Writes a record as it was once stored, with whatever a newer release has put into it.
+    pub fn put_stored<R: Record>(mut self, draft: Draft<R>, bytes: Vec<u8>) -> Self {
+        let Draft { read: found, held } = draft;
+        if let Err(error) = read(&mut R::default(), &bytes) {
+            let (id, problem) = (found.id, error.to_string());
+            self.fault.get_or_insert(RecordError::Unreadable { id, problem });
+            return self;
+        }
+        self.add(found.generation, found.id, found.version, Ok(Change::Put(bytes)), held)
+    }
+
     /// Removes a record.
     pub fn remove<R: Record>(self, draft: Draft<R>) -> Self {
         let Draft { read, held } = draft;
