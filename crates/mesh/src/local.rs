@@ -19,6 +19,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// Appends a frame of `from`; gives the length of its payload.
+    #[inline(always)]
     pub(crate) fn push(&mut self, from: WorkerId, write: impl FnOnce(&mut Vec<u8>)) -> usize {
         if self.from != Some(from) {
             self.from = Some(from);

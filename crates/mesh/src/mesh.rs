@@ -274,6 +274,7 @@ impl Mesh {
         Ok(peer.link.ok_or(at))
     }
 
+    #[inline(always)]
     fn put_local(
         &mut self,
         from: WorkerId,
