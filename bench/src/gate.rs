@@ -766,6 +766,7 @@ fn start_app(
         board: board.clone(),
         mesh_key: mesh::Key::none(),
         store: None,
+        stores: Vec::new(),
         metrics: env::metrics::Registry::new(),
         bus: None,
     };

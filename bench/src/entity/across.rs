@@ -69,6 +69,7 @@ fn start() -> anyhow::Result<NodeHandle> {
         board: Board::new(),
         mesh_key: mesh::Key::none(),
         store: None,
+        stores: Vec::new(),
         metrics: env::metrics::Registry::new(),
         bus: None,
     };

@@ -131,7 +131,7 @@ impl Seat {
             mesh: Mesh::new(me, "node", mesh::Options::default(), MeshKey::none(), random.fork()),
             clock: clock.clone(),
             random,
-            data: Some(DataParts { options }),
+            data: Some(DataParts { options, ..DataParts::default() }),
         });
         worker.host().register::<Player>();
         let mut info = NodeInfo::new("node", node);

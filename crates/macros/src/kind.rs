@@ -24,6 +24,7 @@ pub struct Kind {
     steps_per_second: u32,
     /// Where `document` stands.
     pub document: Option<proc_macro2::Span>,
+    store: Option<LitStr>,
 }
 
 impl Kind {
@@ -42,10 +43,14 @@ impl Kind {
             in_flight_max: 0,
             steps_per_second: 0,
             document: None,
+            store: None,
         };
         syn::meta::parser(|meta| kind.option(&meta)).parse2(attr)?;
         if let (Some(span), "Room") = (kind.document, kind.class) {
             return Err(Error::new(span, "a room ends with its node: it has no document"));
+        }
+        if let (Some(store), None) = (&kind.store, kind.document) {
+            return Err(Error::new(store.span(), "what has no `document` is kept in no store"));
         }
         Ok(kind)
     }
@@ -60,6 +65,7 @@ impl Kind {
             "room" | "spawned" if is_entity => self.class = "Room",
             "singleton" if is_entity => self.class = "Singleton",
             "document" if is_entity => self.document = Some(meta.path.span()),
+            "store" if is_entity => self.store = Some(kind_name(meta)?),
             "create" => self.create = Some(meta.value()?.call(Path::parse_mod_style)?),
             "mailbox_max" => self.mailbox_max = number(meta)?,
             "calls_max" => self.calls_max = number(meta)?,
@@ -77,7 +83,7 @@ impl Kind {
             _ => {
                 return Err(meta.error(
                     "unknown option; known here: `name = \"..\"`, `alias = \"..\"`, `room`, \
-                     `singleton`, `document`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, \
+                     `singleton`, `document`, `store = \"..\"`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, \
                      `turns_max = 16`, `in_flight_max = 888`, `steps_per_second = 20`, `on_panic = restart`, `root = path`",
                 ));
             }
@@ -100,12 +106,14 @@ impl Kind {
         let class = format_ident!("{}", self.class);
         let on_panic = format_ident!("{}", self.on_panic);
         let document = self.document.is_some();
+        let store = self.store.as_ref().map(LitStr::value).unwrap_or_default();
         quote! {
             #root::KindInfo {
                 aliases: &[#(#aliases),*],
                 methods: &__TABLE,
                 hooks: #hooks,
                 document: #document,
+                store: #store,
                 on_panic: #root::OnPanic::#on_panic,
                 mailbox_max: #mailbox_max,
                 calls_max: #calls_max,

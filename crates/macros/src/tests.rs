@@ -246,13 +246,18 @@ fn kinds_have_plain_types_and_known_options() {
         "rooms",
         "struct A;",
         expect![[
-            r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `document`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `in_flight_max = 888`, `steps_per_second = 20`, `on_panic = restart`, `root = path`"#
+            r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `document`, `store = ".."`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `in_flight_max = 888`, `steps_per_second = 20`, `on_panic = restart`, `root = path`"#
         ]],
     );
     check_entity(
         "mailbox_max = 0",
         "struct A;",
         expect!["nothing would get in: leave it out or raise it"],
+    );
+    check_entity(
+        "store = \"accounts\"",
+        "struct A;",
+        expect!["what has no `document` is kept in no store"],
     );
     check_entity("on_panic = ignore", "struct A;", expect!["write `restart` or `remove`"]);
     check_entity("name = \"\"", "struct A;", expect!["a name has 1 to 64 bytes"]);

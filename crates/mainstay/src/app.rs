@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bus::Delivery;
@@ -12,7 +13,7 @@ use proto::{EntityId, KindId, Message};
 use web::Asset;
 use web::axum::Router;
 
-use crate::config::{BusPlace, Role, Roles};
+use crate::config::{BusPlace, Process, Role, Roles};
 
 type Choose = Arc<dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + Sync>;
 type Make = Arc<dyn Fn(NodeApp) -> NodeApp + Send + Sync>;
@@ -44,6 +45,16 @@ pub enum AppError {
     /// Name another bus in the cluster file, or declare less.
     #[error("{0}")]
     BusCannotGive(String),
+    /// Name it in the cluster file, or have the kind name another.
+    #[error("`{kind}` is kept in the store {store:?}, which the cluster file does not name{hint}")]
+    UnknownStore {
+        /// Name of the kind.
+        kind: &'static str,
+        /// The store that it names.
+        store: &'static str,
+        /// Which it may mean, or what to write.
+        hint: String,
+    },
     /// A stream of every login leads to a kind that the app does not offer.
     #[error(
         "the stream {stream:?} of each login leads to `{kind}`, which the app does not offer: \
@@ -364,6 +375,31 @@ impl App {
         refused.next().map_or(Ok(()), |problem| Err(AppError::BusCannotGive(problem)))
     }
 
+    /// The stores beside the default one that its kinds name.
+    pub(crate) fn store_names(&self) -> BTreeSet<&'static str> {
+        let names = self.kinds.iter().map(|kind| kind.info.store);
+        names.filter(|name| !name.is_empty()).collect()
+    }
+
+    /// Whether `process` has the stores that kinds name.
+    ///
+    /// # Errors
+    ///
+    /// `UnknownStore`, with the nearest name.
+    pub fn check_stores(&self, process: &Process) -> Result<(), AppError> {
+        let names = || process.stores.iter().map(|(name, _)| name.as_str());
+        let is_there = |store: &str| store.is_empty() || names().any(|name| name == store);
+        let Some(kind) = self.kinds.iter().find(|kind| !is_there(kind.info.store)) else {
+            return Ok(());
+        };
+        let store = kind.info.store;
+        let hint = match tables::nearest(store, names()) {
+            Some(near) => format!("; did you mean {near:?}?"),
+            None => format!(": add \"stores\": {{{store:?}: {{..}}}}"),
+        };
+        Err(AppError::UnknownStore { kind: kind.info.name, store, hint })
+    }
+
     /// The roles that its cluster file may name.
     pub fn role_names(&self) -> Roles {
         let names = self.kinds.iter().map(|kind| kind.info.name);
@@ -394,6 +430,7 @@ impl App {
         // Where there are no entities nobody reads or writes records.
         let records = self.records.iter().chain(&self.changes).filter(|_| !kinds.is_empty());
         let app = kinds.iter().fold(NodeApp::new(), |app, kind| (kind.add)(app));
+        let app = self.kinds.iter().fold(app, |app, kind| app.knows(kind.info));
         let app = records.fold(app, |app, sort| (sort.add)(app));
         let app = works.fold(app, |app, (queue, works)| app.queue(queue, works));
         let choose = self.chooser();

@@ -21,6 +21,7 @@
 //!         "mesh": {"file": "mesh.key"},
 //!     },
 //!     "store": {"embedded": "arena.store"},
+//!     "stores": {"accounts": {"postgres": "postgres://arena@10.0.0.5/accounts"}},
 //!     "coordinator": {"etcd": {"endpoints": ["http://10.0.0.3:2379"]}},
 //!     "bus": {"nats": {"url": "nats://arena@10.0.0.4:4222", "password": {"env": "ARENA_BUS"}}},
 //!     "options": {"gate": {"heartbeat": "6s"}},
@@ -136,7 +137,8 @@ impl Config {
         layers::read(input, roles).map_err(ConfigError::Invalid)
     }
 
-    /// Whether the processes have what the game declares: a bus that gives the delivery of each topic.
+    /// Whether the processes have what the game declares: a bus that gives the delivery of each topic,
+    /// and the stores that kinds name.
     ///
     /// # Errors
     /// What is missing, with what to do.
@@ -144,6 +146,7 @@ impl Config {
         let runs = self.processes.iter().filter(|process| process.holds_entities());
         for process in runs {
             app.check_bus(&process.bus, !process.shares_entities)?;
+            app.check_stores(process)?;
         }
         Ok(())
     }

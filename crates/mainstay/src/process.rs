@@ -149,6 +149,9 @@ impl Running {
     ) -> Result<Running, StartError> {
         app.check()?;
         app.check_bus(&process.bus, !process.shares_entities)?;
+        if process.holds_entities() {
+            app.check_stores(process)?;
+        }
         let clock = Clock::system();
         let registry = Registry::new();
         let nodes = open_coordinator(process, &clock)?;
@@ -173,13 +176,15 @@ impl Running {
             let offers =
                 |name: &str| runs.entities.has(name) || runs.sessions && name == users.name();
             let node_app = app.node_app(offers).schema(app.schema()?);
+            let (store, stores) = stores_of(&node_app, process)?;
             let env = NodeEnv {
                 clock: clock.clone(),
                 random: Random::from_os(),
                 cluster: nodes.clone(),
                 board: board.clone(),
                 mesh_key: mesh_key.clone(),
-                store: store_of(&node_app, process)?,
+                store,
+                stores,
                 metrics: registry.clone(),
                 bus: Some(open_bus(app, process, &clock)?),
             };
@@ -419,25 +424,33 @@ fn open_rabbitmq(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, Start
     Err(StartError::BusNotBuilt("rabbitmq"))
 }
 
-/// Opens the store, if the game keeps anything.
-fn store_of(app: &NodeApp, process: &Process) -> Result<Option<Store>, StartError> {
+/// The default store, and those with names.
+type Stores = (Option<Store>, Vec<(String, Store)>);
+
+/// Opens the stores, if the game keeps anything.
+fn stores_of(app: &NodeApp, process: &Process) -> Result<Stores, StartError> {
     if !app.needs_store() {
-        return Ok(None);
+        return Ok((None, Vec::new()));
     }
-    let Some(file) = process.store.exclusive_file() else {
-        return open_store(&process.store).map(Some);
-    };
+    let shared = process.shares_entities;
+    let named = process.stores.iter();
+    let named = named.map(|(name, place)| Ok((name.clone(), open_to_play(place, shared)?)));
+    Ok((Some(open_to_play(&process.store, shared)?), named.collect::<Result<_, StartError>>()?))
+}
+
+fn open_to_play(place: &StorePlace, shared: bool) -> Result<Store, StartError> {
+    let Some(file) = place.exclusive_file() else { return open_store(place) };
     let path = file.display().to_string();
-    if process.shares_entities {
+    if shared {
         return Err(StartError::StoreShared { path });
     }
-    let store = open_store(&process.store)?;
+    let store = open_store(place)?;
     // Nobody else can have it open, so whoever wrote to it before is gone.
     match node::data::bury_all(&store) {
         Ok(buried) => tracing::debug!(path, buried, "store opened"),
         Err(error) => return Err(StartError::StoreFailed { path, error }),
     }
-    Ok(Some(store))
+    Ok(store)
 }
 
 /// Opens the store that a configuration names, made if it is not there, for tools that work on it

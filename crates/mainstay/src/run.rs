@@ -90,6 +90,16 @@ fn load(app: &App, arguments: &Arguments) -> Result<(Config, Process), String> {
     let mut settings = arguments.settings.clone();
     if arguments.cluster.is_none() {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        // Without a file all stores are files beside each other, unless they are named by hand.
+        let data = arguments.data.clone().unwrap_or_else(|| "data".into());
+        let is_set = |name: &&str| {
+            let own = format!("stores.{name}.");
+            arguments.settings.iter().any(|setting| setting.starts_with(&own))
+        };
+        for name in app.store_names().into_iter().filter(|name| !is_set(name)) {
+            let file = data.join(format!("local.{name}.store")).display().to_string();
+            settings.push(format!("stores.{name}.embedded={}", quoted(&file)));
+        }
         if let Some(listen) = &arguments.listen {
             settings.push(format!("processes.local.listen.clients={}", quoted(listen)));
         }

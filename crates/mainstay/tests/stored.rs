@@ -107,6 +107,87 @@ fn one_process_keeps_its_entities_in_the_data_folder() {
     running.stop(Duration::ZERO);
 }
 
+/// Kept beside the divers, in a store of its own.
+#[entity(document, store = "accounts")]
+#[derive(Default, Document)]
+struct Purse {
+    #[persist]
+    coins: u32,
+}
+
+#[rpc]
+impl Purse {
+    #[invoke(server)]
+    fn earn(&mut self, coins: u32) -> u32 {
+        self.coins += coins;
+        self.coins
+    }
+}
+
+fn start_with_purses(text: &str) -> Result<Running, StartError> {
+    let app = app().entity::<Purse>();
+    let input = Input::of_text("reef.json", text);
+    let roles = mainstay::config::Roles::standard(["diver", "purse"]);
+    let config = Config::from_input(&input, &roles).unwrap();
+    let checked = config.check_app(&app);
+    let keys = Keys { tickets: vec![(1, [7; 32])], ..Keys::default() };
+    let started = Running::start(&app, &config.cluster, &config.processes[0], &keys);
+    assert_eq!(checked.is_ok(), started.is_ok(), "what the check says holds");
+    started
+}
+
+fn earn(running: &Running, key: u64, coins: u32) -> u32 {
+    let node = running.node().expect("it holds entities");
+    let answer =
+        node.spawn(0, move |out| async move { out.entity::<Purse>(key).earn(coins).await });
+    answer.blocking_recv().unwrap().unwrap()
+}
+
+#[test]
+fn f3_several_stores_are_named_in_the_cluster_file_and_used_at_once() {
+    let folder = Folder::new("purses");
+    let path = folder.0.join("accounts.store");
+    let accounts = path.display().to_string();
+    let text = file(
+        &folder.0.join("data"),
+        &format!("\"stores\": {{\"accounts\": {{\"embedded\": {accounts:?}}}}},"),
+    );
+    let running = start_with_purses(&text).unwrap();
+    assert_eq!((dive(&running, 1, 30), earn(&running, 1, 5)), (30, 5));
+    assert!(running.stop(Duration::ZERO).unfinished.is_empty());
+    let running = start_with_purses(&text).unwrap();
+    assert_eq!((dive(&running, 1, 10), earn(&running, 1, 1)), (30, 6));
+    assert!(running.stop(Duration::ZERO).unfinished.is_empty());
+    // Each file has its own kinds, and nothing of the others.
+    let has = |file: &Path, key| {
+        let store = store::Store::embedded(file, store::Options::default()).unwrap();
+        store.load(key).wait().unwrap().is_some()
+    };
+    let (diver, purse) = (holder(Ref::<Diver>::keyed(1)), holder(Ref::<Purse>::keyed(1)));
+    assert!(has(&path, purse) && !has(&path, diver));
+    let default = folder.0.join("data/all.store");
+    assert!(has(&default, diver) && !has(&default, purse));
+}
+
+#[test]
+fn f3_a_store_that_the_cluster_file_does_not_name_is_refused_with_the_nearest() {
+    let folder = Folder::new("purses");
+    let refused = |stores: &str| {
+        let started = start_with_purses(&file(&folder.0, stores));
+        started.map(|_| ()).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused("\"stores\": {\"acounts\": {\"memory\": true}},"),
+        "`purse` is kept in the store \"accounts\", which the cluster file does not name; did you \
+         mean \"acounts\"?"
+    );
+    assert_eq!(
+        refused(""),
+        "`purse` is kept in the store \"accounts\", which the cluster file does not name: add \
+         \"stores\": {\"accounts\": {..}}"
+    );
+}
+
 #[test]
 fn lag_and_saves_are_shown_in_the_metrics() {
     let folder = Folder::new("reef");

@@ -109,6 +109,8 @@ pub struct KindInfo {
     /// Whether its entities are kept in the store: loaded before their first turn, saved after
     /// they change.
     pub document: bool,
+    /// The store that they are kept in, as the cluster file names it; empty is the default one.
+    pub store: &'static str,
     /// What happens to an entity whose handler panicked.
     pub on_panic: OnPanic,
     /// Steps per second if the kind is a scene, 1 to 128; 0 if it is none.
@@ -135,6 +137,7 @@ impl KindInfo {
             methods: &[],
             hooks: Hooks::NONE,
             document: false,
+            store: "",
             on_panic: OnPanic::Restart,
             steps_per_second: 0,
             mailbox_max: 0,

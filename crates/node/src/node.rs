@@ -25,7 +25,7 @@ use crate::data::{self, Change, Record};
 use crate::driver::{
     Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pace, Pacemaker, Pool, Seat, Stuck, Task,
 };
-use crate::entity::Entity;
+use crate::entity::{Entity, KindInfo};
 use crate::host::Host;
 use crate::options::HostOptions;
 use crate::pull::{Crew, Puller, Queue, found, founded};
@@ -120,6 +120,8 @@ pub struct NodeEnv {
     /// Where entities with documents are kept. An embedded one that was just opened is to be
     /// cleared of its former nodes first: [`data::bury_all`](crate::data::bury_all).
     pub store: Option<Store>,
+    /// Stores beside it, for the kinds that name them; at most 63.
+    pub stores: Vec<(String, Store)>,
     /// Where its counters are shown.
     pub metrics: Registry,
     /// The bus with the topics of the game. Without one, topics go over the mesh and there are no queues.
@@ -135,6 +137,8 @@ pub struct NodeApp {
     kinds: Vec<KindId>,
     /// The first kind that has a document, or sort of record.
     kept: Option<&'static str>,
+    /// Kinds with documents, also such as are only offered elsewhere.
+    placed: Vec<&'static KindInfo>,
     register: Vec<Register>,
     /// Queues, and whether this node has workers for them.
     queues: Vec<(Queue, bool)>,
@@ -156,9 +160,19 @@ impl NodeApp {
         if E::KIND.document {
             self.kept.get_or_insert(E::KIND.name);
         }
+        self = self.knows(E::KIND);
         self.register.push(Arc::new(|host: &mut Host| {
             host.register::<E>();
         }));
+        self
+    }
+
+    /// Knows in which store a kind is kept that other nodes offer, for deals that concern its entities.
+    #[must_use]
+    pub fn knows(mut self, kind: &'static KindInfo) -> Self {
+        if kind.document {
+            self.placed.push(kind);
+        }
         self
     }
 
@@ -210,6 +224,9 @@ impl NodeApp {
 
     /// Registers its kinds on a host that somebody else drives, such as a simulation.
     pub fn register_on(&self, host: &mut Host) {
+        for kind in &self.placed {
+            host.place_kind(kind.id, kind.store);
+        }
         for register in &self.register {
             register(host);
         }
@@ -268,6 +285,16 @@ pub enum NodeError {
         /// The kind or sort of record.
         kept: &'static str,
     },
+    /// Give it that store, or have the kind name another.
+    #[error("`{kind}` is kept in the store {store:?}, which node {node:?} does not have")]
+    UnknownStore {
+        /// The node's name.
+        node: String,
+        /// The kind.
+        kind: &'static str,
+        /// The store that it names.
+        store: &'static str,
+    },
     /// The cluster does not list it.
     #[error(transparent)]
     Cluster(#[from] cluster::Error),
@@ -292,7 +319,8 @@ pub struct NodeHandle {
 struct Running {
     threads: Vec<JoinHandle<WorkerStats>>,
     keeper: Keeper,
-    pacemaker: Option<Pacemaker>,
+    /// One for each store, the default one's first.
+    pacemakers: Vec<Pacemaker>,
 }
 
 /// What a node holds and has seen.
@@ -343,11 +371,10 @@ impl Node {
         options: NodeOptions,
         env: NodeEnv,
     ) -> Result<NodeHandle, NodeError> {
-        let NodeEnv { clock, mut random, cluster, board, mesh_key, store, metrics, bus } = env;
+        let NodeEnv { clock, mut random, cluster, board, mesh_key, store, stores, metrics, bus } =
+            env;
         let workers = check(&options, &mesh_key)?;
-        if let (Some(kept), None) = (app.kept, &store) {
-            return Err(NodeError::NoStore { node: options.name, kept });
-        }
+        let (stores, store_names) = check_stores(app, &options, store, stores)?;
         let crew = Crew::new();
         let (pullers, founding) = hire(app, &crew, bus.as_ref(), (&metrics, &options.name))?;
         let incarnation = Incarnation(random.u64() | 1);
@@ -385,7 +412,7 @@ impl Node {
                 random: random.fork(),
                 mesh_key: mesh_key.clone(),
                 pool: pool.clone(),
-                has_store: store.is_some(),
+                stores: (!stores.is_empty()).then(|| store_names.clone()),
                 bus: bus.clone(),
                 inbox: inboxes[usize::from(index)].clone(),
             };
@@ -399,7 +426,7 @@ impl Node {
                 inboxes: inboxes.clone(),
                 beacon: beacons[usize::from(index)].clone(),
                 flush_wait: options.flush_wait,
-                store: store.clone(),
+                stores: stores.clone(),
                 save_wait: options.data.stop_wait,
                 build: Box::new(move || parts.build()),
             };
@@ -423,21 +450,24 @@ impl Node {
             let clock = clock.clone();
             let parts = KeeperParts { clock, lease, beacons: keeper_beacons, stuck_after };
             let keeper = Keeper::start(&options.name, parts)?;
-            let pace = |store| {
-                let (data, inboxes) = (options.data.clone(), inboxes.clone());
+            let names = std::iter::once(String::new()).chain(store_names);
+            let pace = |(number, (store, store_name))| {
                 let pace = Pace {
                     store,
+                    number,
+                    store_name,
                     me: incarnation,
-                    options: data,
-                    clock: pace_clock,
-                    inboxes,
-                    metrics,
+                    options: options.data.clone(),
+                    clock: pace_clock.clone(),
+                    inboxes: inboxes.clone(),
+                    metrics: metrics.clone(),
                 };
                 Pacemaker::start(&options.name, pace)
             };
-            Ok((keeper, store.map(pace).transpose()?))
+            let pacemakers = stores.into_iter().zip(names).enumerate().map(pace);
+            Ok((keeper, pacemakers.collect::<Result<Vec<_>, _>>()?))
         });
-        let (keeper, pacemaker) = match keeper {
+        let (keeper, pacemakers) = match keeper {
             Ok(keepers) => keepers,
             Err(error) => {
                 cluster.deregister(incarnation);
@@ -459,7 +489,7 @@ impl Node {
             pool,
             crew,
             flush_wait: options.flush_wait,
-            running: RwLock::new(Some(Running { threads, keeper, pacemaker })),
+            running: RwLock::new(Some(Running { threads, keeper, pacemakers })),
         };
         for (puller, worker) in pullers.into_iter().zip((0..workers).cycle()) {
             drop(node.spawn(worker, |outside| puller.run(outside)));
@@ -498,7 +528,8 @@ struct Parts {
     random: Random,
     mesh_key: Key,
     pool: Pool,
-    has_store: bool,
+    /// The names of the stores beside the default one; `None` without any.
+    stores: Option<Vec<String>>,
     bus: Option<NodeBus>,
     inbox: Arc<Inbox>,
 }
@@ -526,7 +557,7 @@ impl Parts {
             mesh,
             clock: self.clock,
             random: self.random,
-            data: self.has_store.then_some(DataParts { options: options.data }),
+            data: self.stores.map(|stores| DataParts { options: options.data, stores }),
         });
         if let Some(bus) = self.bus {
             let inbox = self.inbox;
@@ -567,6 +598,35 @@ fn check(options: &NodeOptions, key: &Key) -> Result<u8, NodeError> {
         workers => workers,
     })
 }
+
+/// The stores, the default one first, and the names of the others.
+fn check_stores(
+    app: &NodeApp,
+    options: &NodeOptions,
+    store: Option<Store>,
+    named: Vec<(String, Store)>,
+) -> Result<(Vec<Store>, Vec<String>), NodeError> {
+    let node = options.name.clone();
+    let Some(store) = store else {
+        return match app.kept {
+            Some(kept) => Err(NodeError::NoStore { node, kept }),
+            None => Ok((Vec::new(), Vec::new())),
+        };
+    };
+    if named.len() > STORES_MAX {
+        return Err(NodeError::Option { node, option: "stores", problem: "are at most 63" });
+    }
+    let (names, stores): (Vec<_>, Vec<_>) = named.into_iter().unzip();
+    let is_there =
+        |kind: &&KindInfo| kind.store.is_empty() || names.iter().any(|n| n == kind.store);
+    if let Some(kind) = app.placed.iter().copied().find(|kind| !is_there(kind)) {
+        return Err(NodeError::UnknownStore { node, kind: kind.name, store: kind.store });
+    }
+    Ok((std::iter::once(store).chain(stores).collect(), names))
+}
+
+/// Stores beside the default one; each has a bit of 64.
+const STORES_MAX: usize = 63;
 
 fn listing(
     app: &NodeApp,
@@ -711,13 +771,14 @@ impl NodeHandle {
     /// Only a new start of the process mends that.
     pub fn store_failed(&self) -> Option<String> {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
-        running.as_ref()?.pacemaker.as_ref()?.failed()
+        running.as_ref()?.pacemakers.iter().find_map(Pacemaker::failed)
     }
 
-    /// What the last check of the ledger found; `None` before the first, or without a store.
+    /// What the last check of the default store's ledger found; `None` before the first, or without a
+    /// store. Faults in those of others are in the log.
     pub fn audit(&self) -> Option<store::Verdict> {
         let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
-        running.as_ref()?.pacemaker.as_ref()?.audit()
+        running.as_ref()?.pacemakers.first()?.audit()
     }
 
     /// Takes the node off the list, ends its sessions, closes its streams, and waits until its
@@ -734,9 +795,7 @@ impl NodeHandle {
         self.inboxes.iter().for_each(|inbox| inbox.push(Mail::Stop));
         let workers = running.threads.into_iter().map(|thread| thread.join().ok()).collect();
         // Its last saves need it to be alive.
-        if let Some(pacemaker) = running.pacemaker {
-            pacemaker.stop();
-        }
+        running.pacemakers.into_iter().for_each(Pacemaker::stop);
         self.pool.close();
         StopReport { workers }
     }

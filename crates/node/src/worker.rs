@@ -135,7 +135,8 @@ pub struct Worker {
     topics: Topics,
     publishes_lost: u64,
     reports_lost: u64,
-    keeper: Option<Keeper>,
+    /// One for each store, the default one first; none without stores.
+    keepers: Vec<Keeper>,
     ears: Option<Ears>,
     sagas: Option<Sagas>,
 }
@@ -158,9 +159,14 @@ impl Worker {
         let sagas = data.as_ref().map(|data| {
             // An incarnation is random; what others draw is not changed by this.
             let seed = me.node.0 ^ u64::from(me.worker) << 56;
-            Sagas::new(data.options.sagas.clone(), me.worker == 0, Random::from_seed(seed))
+            let (options, stores) = (data.options.sagas.clone(), data.stores.clone());
+            Sagas::new(options, stores, me.worker == 0, Random::from_seed(seed))
         });
-        let keeper = data.map(|data| Keeper::new(data.options, me.node, random.fork()));
+        let stores = data.as_ref().map(|data| data.stores.clone()).unwrap_or_default();
+        let keepers = data.map_or_else(Vec::new, |data| {
+            let keeper = |_| Keeper::new(data.options.clone(), me.node, random.fork());
+            (0..=data.stores.len()).map(keeper).collect()
+        });
         let view = Rc::new(View {
             me,
             workers,
@@ -169,7 +175,8 @@ impl Worker {
             bus: RefCell::default(),
         });
         let router = Rc::clone(&view) as Rc<dyn Router>;
-        let host = Host::new(host, HostSetup { me, workers, clock, random, router });
+        let mut host = Host::new(host, HostSetup { me, workers, clock, random, router });
+        host.set_stores(stores);
         Worker {
             me,
             host,
@@ -185,7 +192,7 @@ impl Worker {
             topics: Topics::new(TOPICS_HEARD_MAX),
             publishes_lost: 0,
             reports_lost: 0,
-            keeper,
+            keepers,
             ears: None,
             sagas,
         }
@@ -432,9 +439,7 @@ impl Worker {
         self.streams.release_all(&mut out, CloseCode::Unavailable);
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         self.homes.end_all(&mut io, code, reason);
-        if let Some(keeper) = &mut self.keeper {
-            keeper.handle_stop();
-        }
+        self.keepers.iter_mut().for_each(Keeper::handle_stop);
         self.host.let_go_all(code);
     }
 
@@ -471,7 +476,7 @@ impl Worker {
             self.streams.poll_timeout(),
             self.mesh.poll_timeout(),
             self.view.users.poll_timeout(),
-            self.keeper.as_ref().and_then(Keeper::poll_timeout),
+            self.keepers.iter().filter_map(Keeper::poll_timeout).min(),
             (!heard_all).then_some(now),
             self.sagas.as_ref().and_then(Sagas::poll_timeout),
         ];
@@ -549,7 +554,7 @@ impl Worker {
             Event::Activated { id, result } => {
                 self.streams.handle_activated(&mut out, &mut self.host, id, result);
             }
-            Event::Activate(id) => match &mut self.keeper {
+            Event::Activate(id) => match self.keeper_of(id) {
                 Some(keeper) => keeper.handle_activate(now, id),
                 None => {
                     self.host.handle_activated(id, Err(Status::Unavailable));
@@ -558,7 +563,7 @@ impl Worker {
             },
             Event::Gone { id, target, code } => {
                 let last = self.host.take_parting(id);
-                if let Some(keeper) = &mut self.keeper {
+                if let Some(keeper) = self.keeper_of(id) {
                     keeper.handle_gone(now, id, last);
                 }
                 let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };

@@ -118,6 +118,7 @@ impl Process {
             board: self.board.clone(),
             mesh_key: key,
             store: None,
+            stores: Vec::new(),
             metrics: env::metrics::Registry::new(),
             bus: None,
         }

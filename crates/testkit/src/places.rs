@@ -95,7 +95,10 @@ impl NodeSeat {
                     mesh: ground.mesh(me, &name, options.workers),
                     clock: ground.clock.clone(),
                     random: ground.random.fork(),
-                    data: options.stored.then(|| DataParts { options: options.data.clone() }),
+                    data: options.stored.then(|| DataParts {
+                        options: options.data.clone(),
+                        ..DataParts::default()
+                    }),
                 });
                 (options.register)(worker.host());
                 WorkerSeat { worker, stalled_until: Instant::ZERO, wake_at: None }

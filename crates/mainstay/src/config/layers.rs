@@ -169,7 +169,16 @@ impl Layers {
         }
         let store = root.item("store").and_then(|item| StorePlace::read(&item, folder));
         let store = store.as_ref();
-        let facts = Cluster { roles: &roles, zones: &zones, keys: &keys, data: &data, store };
+        let stores = root.item("stores");
+        let stores = stores.map(|item| StorePlace::read_named(&item, folder)).unwrap_or_default();
+        let facts = Cluster {
+            roles: &roles,
+            zones: &zones,
+            keys: &keys,
+            data: &data,
+            store,
+            stores: &stores,
+        };
         let mut all = Vec::new();
         for (entry, item) in processes {
             let zone = item.value().get("zone").and_then(Value::as_text);

@@ -44,6 +44,8 @@ pub struct Process {
     pub data: PathBuf,
     /// Where entities with documents are kept.
     pub store: StorePlace,
+    /// Stores beside it, for the kinds that name them.
+    pub stores: Vec<(String, StorePlace)>,
     /// Through what it finds the other processes of the cluster.
     pub coordinator: CoordinatorPlace,
     /// Over what topics and jobs travel.
@@ -71,6 +73,7 @@ pub(super) struct Cluster<'a> {
     pub keys: &'a KeyRefs,
     pub data: &'a Path,
     pub store: Option<&'a StorePlace>,
+    pub stores: &'a [(String, StorePlace)],
 }
 
 const ROLES_MAX: usize = 64;
@@ -108,6 +111,7 @@ pub(super) fn read(
             Some(store) => store.clone(),
             None => StorePlace::Embedded(cluster.data.join(format!("{}.store", entry.name))),
         },
+        stores: cluster.stores.to_vec(),
         coordinator: CoordinatorPlace::Process,
         bus: BusPlace::Embedded,
         shares_entities: false,
@@ -293,6 +297,10 @@ pub(super) fn check(processes: &[Process], cluster: &Cluster<'_>, problems: &Pro
         };
         if !names.insert(process.name.as_str()) {
             fail(format!("a process called {:?} is there already", process.name));
+        }
+        let is_default = |(_, place): &&(String, StorePlace)| place.is_same_as(&process.store);
+        if let Some((name, _)) = process.stores.iter().find(is_default) {
+            fail(format!("the store {name:?} is its default store as well"));
         }
         check_mesh(process, processes.len() > 1, cluster.keys.mesh.is_some(), &fail);
     }

@@ -174,6 +174,12 @@ const FIELDS: &[[&str; 4]] = &[
         "Several stores instead, each named and written as one: every entity is in the shard that has its slot.",
     ],
     [
+        "stores.NAME",
+        "object",
+        "none",
+        "A store beside the default one, written as `store` is: kinds that name it are kept there.",
+    ],
+    [
         "coordinator.embedded",
         "path",
         "coordinator in data",
@@ -372,7 +378,8 @@ fn masked(path: &str, value: &Value) -> String {
     let reference = path.ends_with(".env") || path.ends_with(".file") || path.ends_with(".id");
     let secret = path.starts_with("keys.")
         || ["bus.nats.password", "bus.rabbitmq.password"].iter().any(|at| path.starts_with(at))
-        || path.starts_with("store.") && path.split('.').skip(2).any(|part| part == "password");
+        || (path.starts_with("store.") || path.starts_with("stores."))
+            && path.split('.').skip(2).any(|part| part == "password");
     if secret && !reference { "\"***\"".to_string() } else { value.to_string() }
 }
 

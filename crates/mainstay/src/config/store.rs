@@ -173,6 +173,28 @@ impl StorePlace {
         first
     }
 
+    /// Reads `{"NAME": {..}, ..}`: stores beside the default one.
+    pub(super) fn read_named(item: &Item<'_>, folder: &Path) -> Vec<(String, StorePlace)> {
+        let mut stores: Vec<(String, StorePlace)> = Vec::new();
+        let entries = item.entries().unwrap_or_default();
+        if entries.len() > NAMED_MAX {
+            item.fail(format!("{} stores where up to {NAMED_MAX} may be", entries.len()));
+            return stores;
+        }
+        for (entry, store) in entries {
+            let name = &entry.name;
+            if !is_name(name) {
+                store.fail("a store's name has 1 to 32 letters a-z, digits and hyphens");
+            }
+            let Some(place) = Self::read(&store, folder) else { continue };
+            if let Some((other, _)) = stores.iter().find(|(_, known)| known.is_same_as(&place)) {
+                store.fail(format!("it is the same store as {other:?}"));
+            }
+            stores.push((name.clone(), place));
+        }
+        stores
+    }
+
     /// Reads `{"NAME": {..}, ..}`, each as a store by itself.
     fn read_shards(item: &Item<'_>, folder: &Path) -> Option<StorePlace> {
         let mut shards: Vec<(String, StorePlace)> = Vec::new();
@@ -182,9 +204,8 @@ impl StorePlace {
             return None;
         }
         for (entry, shard) in entries {
-            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             let name = &entry.name;
-            if name.is_empty() || name.len() > 32 || !name.chars().all(is_name) {
+            if !is_name(name) {
                 shard.fail("a shard's name has 1 to 32 letters a-z, digits and hyphens");
             }
             // What is wrong with one is noted; the others are read all the same.
@@ -200,7 +221,7 @@ impl StorePlace {
         Some(StorePlace::Shards(shards))
     }
 
-    fn is_same_as(&self, other: &StorePlace) -> bool {
+    pub(super) fn is_same_as(&self, other: &StorePlace) -> bool {
         match (self, other) {
             (StorePlace::Memory, StorePlace::Memory) => false,
             (StorePlace::Postgres(one), StorePlace::Postgres(other))
@@ -226,6 +247,14 @@ impl StorePlace {
             _ => None,
         }
     }
+}
+
+/// Each has a bit of 64, as the default one.
+const NAMED_MAX: usize = 63;
+
+fn is_name(name: &str) -> bool {
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=32).contains(&name.len()) && name.chars().all(is_of_name)
 }
 
 /// There are 1,024 slots; more shards than this would have too few each.

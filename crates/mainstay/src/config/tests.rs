@@ -300,6 +300,27 @@ fn a_store_on_a_server_is_named_without_its_password() {
 }
 
 #[test]
+fn f3_stores_beside_the_default_one_have_names() {
+    errors(
+        r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {"sqlite": "e.sqlite"}, "stores": {
+            "World": {"memory": true}, "west": {"sqlit": "w"}, "twin": {"sqlite": "e.sqlite"}}}"#,
+        expect![[r#""#]],
+    );
+    let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "stores": {
+        "accounts": {"embedded": "a.store"},
+        "world": {"postgres": {"url": "postgres://game@db/game", "password": "hunter2"}}}}"#;
+    let config = Config::from_input(&Input::of_text("c.json", text), &roles()).expect("right");
+    let stores = &config.processes[0].stores;
+    assert_eq!(
+        stores.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["accounts", "world"]
+    );
+    assert_eq!(stores[0].1, StorePlace::Embedded("a.store".into()));
+    let effective = config.effective(&config.processes[0]);
+    assert!(!format!("{config:?}{effective:?}").contains("hunter2"));
+}
+
+#[test]
 fn f17_shards_are_named_in_the_cluster_file() {
     errors(
         r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {"shards": {

@@ -40,6 +40,20 @@ pub enum CommitError {
     /// The calling entity itself is not this node's any more: finish quickly, nothing counts.
     #[error("this node does not own the entity any more")]
     Lost,
+    /// What it concerns is kept in two stores, and one transaction is in one of them. Nothing was
+    /// done: make a saga of it, with a step in each.
+    #[error(
+        "the deal concerns what is in {} and what is in {}: no deal goes over two stores, make a \
+         saga of it (`cx.saga`), with a step in each",
+        name_store(.first),
+        name_store(.second)
+    )]
+    TwoStores {
+        /// One of them; empty: the default one.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// Its documents were being written another way: try again.
     #[error("the documents were changed meanwhile")]
     Conflict,
@@ -54,10 +68,16 @@ pub enum CommitError {
     Unknown(TxnId),
 }
 
+fn name_store(name: &str) -> String {
+    if name.is_empty() { "the default store".to_owned() } else { format!("the store {name:?}") }
+}
+
 /// A transaction that an entity wants done.
 #[derive(Debug)]
 pub(crate) struct CommitRequest {
     pub tag: u64,
+    /// The number of the store that it is done in.
+    pub store: usize,
     /// Whose claim it shows.
     pub who: Option<EntityId>,
     pub deal: Deal,

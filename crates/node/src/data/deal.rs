@@ -384,32 +384,44 @@ impl<E: Entity> Cx<E> {
     /// the entity can do nothing in its name. The outcome is durable when it is told, and is looked
     /// up as long as it is not known.
     pub fn commit(&self, deal: Deal) -> Commit {
-        self.begin_commit(deal, None)
+        self.begin_commit(deal, || None)
     }
 
     /// As [`commit`](Self::commit), and writes what changed of the entity's documents in the same
     /// transaction. `state` is the handler's `self`.
     pub fn commit_with(&self, state: &E, deal: Deal) -> Commit {
-        let shard = self.shard();
-        let patches = shard
-            .sheets
-            .borrow_mut()
-            .get_mut(&self.slot())
-            .map(|sheets| sheets.take_for_deal(|sheets| state.save(sheets)));
-        self.begin_commit(deal, patches)
+        self.begin_commit(deal, || {
+            let mut sheets = self.shard().sheets.borrow_mut();
+            let sheets = sheets.get_mut(&self.slot())?;
+            Some(sheets.take_for_deal(|sheets| state.save(sheets)))
+        })
     }
 
-    fn begin_commit(&self, deal: Deal, patches: Option<(store::Patch, store::Patch)>) -> Commit {
+    fn begin_commit(
+        &self,
+        deal: Deal,
+        patches: impl FnOnce() -> Option<(store::Patch, store::Patch)>,
+    ) -> Commit {
         let hub = self.hub();
+        let place = (self.shard().index, self.slot());
+        *hub.deals.borrow_mut().entry(place).or_insert(0) += 1;
+        let who = E::KIND.document.then(|| self.id());
+        let kept = hub.stores.borrow().of_deal(who, &deal);
+        let store = match kept {
+            Ok(store) => store,
+            Err(error) => {
+                let outcome = Some(CommitOutcome::Done(Err(error)));
+                let wait = Rc::new(RefCell::new(Wait { outcome, waker: None }));
+                return Commit { wait, hub: Rc::clone(hub), place };
+            }
+        };
+        let patches = patches();
         let mut desk = hub.desk.borrow_mut();
         let (tag, wait) = desk.wait();
-        let who = E::KIND.document.then(|| self.id());
         let at_ms = hub.wall.get().0;
         let (shown, patch) = patches.unzip();
         let shown = shown.unwrap_or_default();
-        desk.wishes.commits.push(CommitRequest { tag, who, deal, shown, patch, at_ms });
-        let place = (self.shard().index, self.slot());
-        *hub.deals.borrow_mut().entry(place).or_insert(0) += 1;
+        desk.wishes.commits.push(CommitRequest { tag, store, who, deal, shown, patch, at_ms });
         Commit { wait, hub: Rc::clone(hub), place }
     }
 

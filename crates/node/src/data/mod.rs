@@ -14,6 +14,7 @@ mod sagas;
 mod saves;
 mod sheets;
 mod stalled;
+mod stores;
 
 pub use agenda::{Agenda, AgendaFull, Entry, Overdue};
 pub use ask::{Ask, Told, key_of};
@@ -30,6 +31,7 @@ pub use options::Options;
 pub use records::{Batch, Draft, Record, RecordAsk, RecordError, RecordTold, Snapshot};
 pub use report::{Stats, Trouble};
 pub use sagas::{Change, amend};
-pub(crate) use sagas::{Sagas, add_change};
+pub(crate) use sagas::{SagaWish, Sagas, add_change};
 pub(crate) use sheets::Found;
 pub use sheets::{BadDocument, Changes, OWN, Sheets};
+pub(crate) use stores::Stores;

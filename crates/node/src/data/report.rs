@@ -84,3 +84,30 @@ pub struct Stats {
     /// Transactions whose outcome had to be looked up.
     pub looked_up: u64,
 }
+
+impl Stats {
+    /// Those of two stores together.
+    pub(crate) fn and(self, other: Stats) -> Stats {
+        Stats {
+            owned: self.owned + other.owned,
+            loading: self.loading + other.loading,
+            dirty: self.dirty + other.dirty,
+            dirty_bytes: self.dirty_bytes + other.dirty_bytes,
+            lag: self.lag.max(other.lag),
+            poisoned: self.poisoned + other.poisoned,
+            commits_open: self.commits_open + other.commits_open,
+            parked: self.parked || other.parked,
+            activated: self.activated + other.activated,
+            refused: self.refused + other.refused,
+            touched: self.touched + other.touched,
+            saved: self.saved + other.saved,
+            saved_bytes: self.saved_bytes + other.saved_bytes,
+            save_errors: self.save_errors + other.save_errors,
+            released: self.released + other.released,
+            lost: self.lost + other.lost,
+            committed: self.committed + other.committed,
+            commit_errors: self.commit_errors + other.commit_errors,
+            looked_up: self.looked_up + other.looked_up,
+        }
+    }
+}

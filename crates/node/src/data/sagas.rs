@@ -79,7 +79,10 @@ pub(crate) struct Sagas {
     runs: BTreeMap<u64, Driven>,
     /// One worker of a node looks for sagas that nobody drives.
     watch: Option<SagaWatch>,
-    asks: VecDeque<Ask>,
+    /// The names of the stores beside the default one.
+    stores: Vec<String>,
+    /// With the numbers of the stores that are asked.
+    asks: VecDeque<(usize, Ask)>,
     ends: VecDeque<(u64, Result<SagaEnd, SagaError>)>,
 }
 
@@ -94,7 +97,12 @@ struct Driven {
 const RUNS_MAX: usize = 1_024;
 
 impl Sagas {
-    pub fn new(options: SagaOptions, watches: bool, mut random: Random) -> Self {
+    pub fn new(
+        options: SagaOptions,
+        stores: Vec<String>,
+        watches: bool,
+        mut random: Random,
+    ) -> Self {
         let every = u64::try_from(options.watch_every.as_nanos()).unwrap_or(u64::MAX).max(1);
         let first = Instant::from_nanos(random.below(every));
         let watch = watches.then(|| SagaWatch::new(options.clone(), first));
@@ -105,6 +113,7 @@ impl Sagas {
             next: 0,
             runs: BTreeMap::new(),
             watch,
+            stores,
             asks: VecDeque::new(),
             ends: VecDeque::new(),
         }
@@ -132,8 +141,10 @@ impl Sagas {
         self.carry(now, wall, number);
     }
 
-    pub fn poll_ask(&mut self) -> Option<Ask> {
-        self.asks.pop_front()
+    /// What is asked of the store of that number.
+    pub fn poll_ask(&mut self, store: usize) -> Option<Ask> {
+        let at = self.asks.iter().position(|(of, _)| *of == store)?;
+        self.asks.remove(at).map(|(_, ask)| ask)
     }
 
     /// How a saga ended, and whom to tell.
@@ -158,7 +169,7 @@ impl Sagas {
 
     fn list(&mut self, after: Option<Vec<u8>>) {
         let ask = RecordAsk::List(SagaWatch::KIND, after, SagaWatch::PAGE);
-        self.asks.push_back(Ask::Record(LIST, ask));
+        self.asks.push_back((0, Ask::Record(LIST, ask)));
     }
 
     /// Takes an answer, if it is one to a request of sagas.
@@ -206,12 +217,24 @@ impl Sagas {
         let Some(driven) = self.runs.get_mut(&number) else { return };
         driven.run.handle_timeout(now, wall.0);
         if let Some(ask) = driven.run.poll_ask() {
+            let ask_of = ask.store;
             let ask = match ask.want {
                 SagaWant::Read(ids) => RecordAsk::Read(ids),
                 SagaWant::Write(generation, writes) => RecordAsk::Write(generation, writes),
                 SagaWant::Commit(txn) => RecordAsk::Commit(txn),
             };
-            self.asks.push_back(Ask::Record(OURS | number, ask));
+            let store = match ask_of.as_str() {
+                "" => Some(0),
+                name => self.stores.iter().position(|known| known == name).map(|at| at + 1),
+            };
+            match store {
+                Some(store) => self.asks.push_back((store, Ask::Record(OURS | number, ask))),
+                // Another process began it, whose cluster file names more.
+                None => {
+                    let error = Error::Unavailable(format!("there is no store {ask_of:?} here"));
+                    driven.run.handle_answer(now, Err(error));
+                }
+            }
         }
         if let Some(end) = driven.run.poll_end()
             && let Some(tag) = driven.tag.take()
@@ -248,7 +271,10 @@ impl<E: Entity> Cx<E> {
         plan: SagaPlan,
     ) -> impl Future<Output = Result<SagaEnd, SagaError>> + use<E> {
         let hub = self.hub();
-        let checked = plan.check(|_| false, &hub.amends.borrow());
+        let stores = hub.stores.borrow();
+        let checked = plan.check(|name| stores.has(name), &hub.amends.borrow());
+        let checked = checked.and_then(|()| stores.check_saga(&plan));
+        drop(stores);
         let told = checked.map(|()| hub.desk.borrow_mut().saga(id, plan));
         async move { told?.await }
     }

@@ -18,6 +18,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What a pacemaker is made of.
 pub(crate) struct Pace {
     pub store: Store,
+    /// Its number and name: 0 and nothing for the default one.
+    pub number: usize,
+    pub store_name: String,
     pub me: Incarnation,
     pub options: Options,
     pub clock: Clock,
@@ -36,11 +39,17 @@ pub(crate) struct Pacemaker {
 
 impl Pacemaker {
     pub fn start(name: &str, pace: Pace) -> io::Result<Self> {
-        let Pace { store, me, options, clock, inboxes, metrics } = pace;
-        let gauges = (0..inboxes.len())
+        let Pace { store, number, store_name, me, options, clock, inboxes, metrics } = pace;
+        // What the workers keep in all stores is shown once.
+        let shown = if number == 0 { inboxes.len() } else { 0 };
+        let gauges = (0..shown)
             .map(|worker| Arc::new(Mutex::new(Gauges::new(&metrics, name, worker))))
             .collect();
-        let landing = store.landing().map(|_| LandingGauges::new(&metrics, name));
+        let of_store = match store_name.as_str() {
+            "" => name.to_owned(),
+            store => format!("{name}/{store}"),
+        };
+        let landing = store.landing().map(|_| LandingGauges::new(&metrics, &of_store));
         let (stop, stopped) = channel();
         let audit = Arc::new(Mutex::new(None));
         let failed = Arc::new(OnceLock::new());
@@ -50,6 +59,8 @@ impl Pacemaker {
             audit_at: (!options.audit_every.is_zero()).then(|| clock.now() + options.audit_every),
             audit: Arc::clone(&audit),
             store,
+            number,
+            store_name,
             me,
             options,
             clock,
@@ -61,7 +72,7 @@ impl Pacemaker {
             auditing: None,
         };
         let thread = thread::Builder::new()
-            .name(format!("{name}-beat"))
+            .name(format!("{of_store}-beat"))
             .spawn(move || heart.run(&stopped))?;
         Ok(Pacemaker { stop, thread, audit, failed })
     }
@@ -87,6 +98,8 @@ impl Pacemaker {
 
 struct Heart {
     store: Store,
+    number: usize,
+    store_name: String,
     me: Incarnation,
     beat: Beat,
     options: Options,
@@ -152,7 +165,7 @@ impl Heart {
             match answer.wait_for(LOOK_EVERY) {
                 Ok(result) => {
                     if let Err(store::Error::Stopped(reason)) = &result {
-                        let _ = self.failed.set(reason.clone());
+                        let _ = self.failed.set(self.about_store(reason));
                     }
                     self.beat.handle_beat(self.clock.now(), result);
                 }
@@ -174,19 +187,30 @@ impl Heart {
                 }
                 Life::Alive(..) | Life::Known(_) | Life::Away => {}
                 Life::Dead => {
-                    let _ = self.failed.set("this node was declared dead".to_owned());
+                    let _ = self.failed.set(self.about_store("this node was declared dead"));
                     tracing::error!(
                         node = %self.me,
+                        store = self.store_name,
                         "this node was declared dead: it drops its stored entities; start it anew"
                     );
                 }
-                Life::Buried(node) => tracing::warn!(%node, "a node is dead; what it had is free"),
+                Life::Buried(node) => {
+                    tracing::warn!(%node, store = self.store_name, "a node is dead; what it had is free")
+                }
                 Life::MassDeath(count) => tracing::error!(
                     count,
                     "so many nodes stand still at once that none is declared dead by itself"
                 ),
             }
-            self.inboxes.iter().for_each(|inbox| inbox.push(Mail::Life(life)));
+            let mail = |inbox: &Arc<Inbox>| inbox.push(Mail::Life(self.number, life));
+            self.inboxes.iter().for_each(mail);
+        }
+    }
+
+    fn about_store(&self, reason: &str) -> String {
+        match self.store_name.as_str() {
+            "" => reason.to_owned(),
+            name => format!("store {name:?}: {reason}"),
         }
     }
 

@@ -24,10 +24,10 @@ pub(crate) enum Mail {
     Room(u8),
     /// A link of another worker of the node to that node broke.
     WayDown(Incarnation),
-    /// An answer of the store.
-    Told(Box<Told>),
-    /// What the store knows of this node's life.
-    Life(Life),
+    /// An answer of the store of that number.
+    Told(usize, Box<Told>),
+    /// What the store of that number knows of this node's life.
+    Life(usize, Life),
     /// End all sessions, then the thread.
     Stop,
 }

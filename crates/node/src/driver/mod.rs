@@ -57,8 +57,8 @@ pub(crate) struct Seat {
     pub beacon: Arc<Beacon>,
     /// How long an ending worker waits for its last frames to leave.
     pub flush_wait: Duration,
-    /// Where entities with documents are kept.
-    pub store: Option<Store>,
+    /// Where entities with documents are kept: the default store, and those with names.
+    pub stores: Vec<Store>,
     /// How long an ending worker waits for its last saves.
     pub save_wait: Duration,
     /// Makes the worker, on its own thread.
@@ -134,7 +134,7 @@ struct Driver {
     inboxes: Vec<Arc<Inbox>>,
     beacon: Arc<Beacon>,
     flush_wait: Duration,
-    store: Option<Store>,
+    stores: Vec<Store>,
     save_wait: Duration,
     events: Vec<Event>,
     mail: Vec<Mail>,
@@ -179,7 +179,7 @@ impl Driver {
             inboxes: seat.inboxes,
             beacon: seat.beacon,
             flush_wait: seat.flush_wait,
-            store: seat.store,
+            stores: seat.stores,
             save_wait: seat.save_wait,
             events: Vec::new(),
             mail: Vec::new(),
@@ -307,8 +307,8 @@ impl Driver {
                 Mail::Task(task) => task(&mut self.worker),
                 Mail::Room(worker) => self.worker.mesh().handle_local_room(worker),
                 Mail::WayDown(node) => self.worker.handle_way_down(now, wall, node),
-                Mail::Told(told) => self.worker.handle_told(now, *told),
-                Mail::Life(life) => self.worker.handle_life(now, life),
+                Mail::Told(store, told) => self.worker.handle_told_by(now, store, *told),
+                Mail::Life(store, life) => self.worker.handle_life_by(now, store, life),
                 Mail::Stop => self.begin_stop(now, wall),
             }
         }
@@ -411,10 +411,11 @@ impl Driver {
 
     /// Puts what the worker wants of the store to it. Answers come through the inbox.
     fn ask_store(&mut self) {
-        while let Some(ask) = self.worker.poll_ask() {
-            let Some(store) = &self.store else { return };
-            let inbox = self.inboxes[usize::from(self.index)].clone();
-            ask.submit(store, move |told| inbox.push(Mail::Told(Box::new(told))));
+        for (number, store) in self.stores.iter().enumerate() {
+            while let Some(ask) = self.worker.poll_ask_of(number) {
+                let inbox = self.inboxes[usize::from(self.index)].clone();
+                ask.submit(store, move |told| inbox.push(Mail::Told(number, Box::new(told))));
+            }
         }
     }
 

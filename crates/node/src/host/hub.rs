@@ -27,8 +27,8 @@ use super::sleep::Sleeps;
 use super::steps::Scenes;
 use super::turns::{TurnId, Turns, Wakes, turn_waker};
 use super::watch::Watch;
-use crate::data::{Changes, Desk};
-use crate::entity::Entity;
+use crate::data::{Changes, Desk, Stores};
+use crate::entity::{Entity, KindInfo};
 use crate::error::Fault;
 use crate::options::HostOptions;
 use crate::turn::{Placed, Slots};
@@ -212,8 +212,11 @@ pub(crate) struct Hub {
     pub touched: RefCell<Vec<(u16, u32)>>,
     /// What had changed last of such that have ended, until their end is told.
     pub parting: RefCell<BTreeMap<EntityId, Changes>>,
-    /// Whether such entities stand still, and their turns that would go on.
-    pub held: Cell<bool>,
+    /// In which store which kinds are kept.
+    pub stores: RefCell<Stores>,
+    /// The stores whose entities stand still, a bit for each number, and turns of such entities that
+    /// would go on.
+    pub held: Cell<u64>,
     pub held_turns: RefCell<Vec<TurnId>>,
     /// Transactions of each entity whose handlers have not been told of their ends.
     pub deals: RefCell<BTreeMap<(u16, u32), u32>>,
@@ -285,7 +288,8 @@ impl Hub {
             scratch: RefCell::default(),
             touched: RefCell::default(),
             parting: RefCell::default(),
-            held: Cell::new(false),
+            stores: RefCell::default(),
+            held: Cell::new(0),
             held_turns: RefCell::default(),
             deals: RefCell::default(),
             desk: RefCell::default(),
@@ -504,6 +508,13 @@ impl Hub {
         lost.into_iter().for_each(|turn| self.cancel_turn(turn));
     }
 
+    /// Whether the entities of a kind stand still, for their store does not answer.
+    #[inline]
+    pub fn is_held(&self, kind: &KindInfo) -> bool {
+        let held = self.held.get();
+        held != 0 && kind.document && held >> self.stores.borrow().of_kind(kind.id) & 1 == 1
+    }
+
     /// Goes on with a turn that was woken.
     pub fn run_turn(self: &Rc<Self>, id: TurnId) {
         let (shard, entity, mut placed, waker) = {
@@ -511,7 +522,7 @@ impl Hub {
             let Some(turn) = turns.get_mut(id) else { return };
             turn.queued = false;
             let (shard, entity) = (turn.shard, turn.entity);
-            if self.held.get() && self.any_shard(usize::from(shard)).kind().document {
+            if self.is_held(self.any_shard(usize::from(shard)).kind()) {
                 self.held_turns.borrow_mut().push(id);
                 return;
             }

@@ -184,6 +184,9 @@ impl Host {
     /// If another type has the same kind name or alias.
     pub fn register<E: Entity>(&mut self) {
         self.hub.shard::<E>().hosted.set(true);
+        if E::KIND.document {
+            self.place_kind(E::KIND.id, E::KIND.store);
+        }
         if E::KIND.hooks.has(Hooks::DAILY) {
             self.daily.want();
         }

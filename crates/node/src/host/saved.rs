@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use env::{Instant, WallTime};
-use proto::EntityId;
 use proto::frame::CloseCode;
-use store::{Amends, Claim, Documents};
+use proto::{EntityId, KindId};
+use store::{Amends, Claim, Documents, Key};
 
 use super::Host;
 use crate::data::{Change, Changes, CommitOutcome, Found, Wishes, add_change};
@@ -96,9 +96,32 @@ impl Host {
         self.hub.parting.borrow_mut().remove(&id)
     }
 
-    /// Has the entities that are kept in the store stand still, or go on: their mail waits.
-    pub(crate) fn hold(&mut self, held: bool) {
-        if self.hub.held.replace(held) == held || held {
+    /// Names the stores beside the default one.
+    pub(crate) fn set_stores(&mut self, names: Vec<String>) {
+        self.hub.stores.borrow_mut().set_names(names);
+    }
+
+    /// Notes in which store a kind is kept, also one that is not offered here.
+    pub(crate) fn place_kind(&mut self, kind: KindId, store: &'static str) {
+        self.hub.stores.borrow_mut().place(kind, store);
+    }
+
+    /// The number of the store that a kind is kept in.
+    pub(crate) fn store_of(&self, kind: KindId) -> usize {
+        self.hub.stores.borrow().of_kind(kind)
+    }
+
+    /// The number of the store that has what a holder has.
+    pub(crate) fn store_of_holder(&self, holder: Key) -> usize {
+        self.hub.stores.borrow().of_holder(holder)
+    }
+
+    /// Has the entities that are kept in the store of that number stand still, or go on: their mail waits.
+    pub(crate) fn hold(&mut self, store: usize, held: bool) {
+        let before = self.hub.held.get();
+        let after = if held { before | 1 << store } else { before & !(1 << store) };
+        self.hub.held.set(after);
+        if after == before || held {
             return;
         }
         for turn in self.hub.held_turns.take() {

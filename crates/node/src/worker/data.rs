@@ -7,7 +7,7 @@ use proto::{EntityId, Incarnation};
 
 use super::links::Links;
 use super::{Report, Worker};
-use crate::data::{Act, Ask, CommitOutcome, Keeper, Life, Options, Sagas, Stats, Told};
+use crate::data::{Act, Ask, CommitOutcome, Keeper, Life, Options, SagaWish, Sagas, Stats, Told};
 use crate::session::{Outlet, Places};
 
 /// What a worker keeps entities with.
@@ -15,36 +15,56 @@ use crate::session::{Outlet, Places};
 pub struct DataParts {
     /// Limits and waits.
     pub options: Options,
+    /// The names of the stores beside the default one. Their numbers are 1 and so on, the default
+    /// one's is 0.
+    pub stores: Vec<String>,
 }
 
 impl Worker {
-    /// Whether it keeps entities in a store.
-    pub(super) fn keeper(&mut self) -> Option<&mut Keeper> {
-        self.keeper.as_mut()
+    /// What keeps that entity, if there are stores.
+    pub(super) fn keeper_of(&mut self, id: EntityId) -> Option<&mut Keeper> {
+        let store = self.host.store_of(id.kind);
+        self.keepers.get_mut(store)
     }
 
-    /// The next request to the store, to be answered by [`handle_told`](Self::handle_told).
+    /// The next request to the default store, to be answered by [`handle_told`](Self::handle_told).
     pub fn poll_ask(&mut self) -> Option<Ask> {
-        let ask = self.keeper.as_mut()?.poll_ask();
-        ask.or_else(|| self.sagas.as_mut()?.poll_ask())
+        self.poll_ask_of(0)
     }
 
-    /// An answer of the store.
+    /// The next request to the store of that number, to be answered by
+    /// [`handle_told_by`](Self::handle_told_by).
+    pub fn poll_ask_of(&mut self, store: usize) -> Option<Ask> {
+        let ask = self.keepers.get_mut(store)?.poll_ask();
+        ask.or_else(|| self.sagas.as_mut()?.poll_ask(store))
+    }
+
+    /// An answer of the default store.
     pub fn handle_told(&mut self, now: Instant, told: Told) {
+        self.handle_told_by(now, 0, told);
+    }
+
+    /// An answer of the store of that number.
+    pub fn handle_told_by(&mut self, now: Instant, store: usize, told: Told) {
         let told = match (told, &mut self.sagas) {
             (Told::Record(tag, told), Some(sagas)) if Sagas::is_ours(tag) => {
                 return sagas.handle_told(now, self.host.wall(), tag, told);
             }
             (told, _) => told,
         };
-        if let Some(keeper) = self.keeper() {
+        if let Some(keeper) = self.keepers.get_mut(store) {
             keeper.handle_told(now, told);
         }
     }
 
-    /// What is known of this node's life, as the store has it.
+    /// What is known of this node's life, as the default store has it.
     pub fn handle_life(&mut self, now: Instant, life: Life) {
-        let Some(keeper) = self.keeper() else { return };
+        self.handle_life_by(now, 0, life);
+    }
+
+    /// What is known of this node's life, as the store of that number has it.
+    pub fn handle_life_by(&mut self, now: Instant, store: usize, life: Life) {
+        let Some(keeper) = self.keepers.get_mut(store) else { return };
         match life {
             Life::Alive(sent, generation) => keeper.handle_pulse(now, sent, generation),
             Life::Dead => keeper.handle_dead(now),
@@ -57,26 +77,26 @@ impl Worker {
     /// What its entities in the store are at.
     pub(crate) fn data_stats(&self) -> Stats {
         let now = self.host.now();
-        self.keeper.as_ref().map_or_else(Stats::default, |keeper| keeper.stats(now))
+        self.keepers.iter().fold(Stats::default(), |sum, keeper| sum.and(keeper.stats(now)))
     }
 
     /// Whether all is saved and given back.
     pub fn is_saved(&self) -> bool {
-        self.keeper.as_ref().is_none_or(Keeper::is_idle)
+        self.keepers.iter().all(Keeper::is_idle)
     }
 
     /// How many entities are not saved and given back.
     pub fn unsaved(&self) -> usize {
-        self.keeper.as_ref().map_or(0, Keeper::unsaved)
+        self.keepers.iter().map(Keeper::unsaved).sum()
     }
 
     /// Looks at the clock before anything is handled: a node that the store has not heard of lets
     /// nothing happen.
     pub(super) fn mind_the_store(&mut self, now: Instant) {
-        let Some(keeper) = self.keeper.as_mut() else { return };
-        keeper.handle_timeout(now);
-        let held = keeper.is_parked();
-        self.host.hold(held);
+        for (store, keeper) in self.keepers.iter_mut().enumerate() {
+            keeper.handle_timeout(now);
+            self.host.hold(store, keeper.is_parked());
+        }
     }
 
     /// Tells all other nodes that the store does not answer here.
@@ -94,7 +114,7 @@ impl Worker {
 
     /// Another node does not reach the store.
     pub(super) fn handle_store_away(&mut self, now: Instant, node: Incarnation) {
-        if let Some(keeper) = self.keeper() {
+        if let Some(keeper) = self.keepers.first_mut() {
             keeper.handle_away(now, node);
         }
     }
@@ -112,7 +132,7 @@ impl Worker {
     /// it belongs there, it goes: its clients are told to look for it anew.
     pub(super) fn handle_give_back(&mut self, now: Instant, id: EntityId) {
         let belongs_here = self.view.worker_of(id) == Some(self.me);
-        let Some(keeper) = self.keeper() else { return };
+        let Some(keeper) = self.keeper_of(id) else { return };
         if keeper.handle_give_back(id) && !belongs_here {
             let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
             self.streams.entity_gone(&mut out, id, CloseCode::Unavailable);
@@ -122,29 +142,42 @@ impl Worker {
 
     /// Carries wishes to the keeper and its acts to the host. Gives whether there were acts.
     pub(super) fn carry_data(&mut self, now: Instant) -> bool {
-        let Some(keeper) = self.keeper.as_mut() else { return self.host.refuse_wishes() };
+        if self.keepers.is_empty() {
+            return self.host.refuse_wishes();
+        }
         while let Some(id) = self.host.poll_touched() {
-            keeper.handle_touched(now, id);
+            let store = self.host.store_of(id.kind);
+            self.keepers[store].handle_touched(now, id);
         }
         let wishes = self.host.take_wishes();
         for request in wishes.commits {
-            keeper.handle_commit(now, request);
+            self.keepers[request.store].handle_commit(now, request);
         }
         for (tag, holder) in wishes.readings {
-            keeper.handle_holdings(tag, holder);
+            let store = self.host.store_of_holder(holder);
+            self.keepers[store].handle_holdings(tag, holder);
         }
         for (tag, ask) in wishes.records {
-            keeper.handle_record(tag, ask);
+            self.keepers[0].handle_record(tag, ask);
         }
-        // What was just asked for goes out with this turn.
-        keeper.handle_timeout(now);
+        let mut acted = self.carry_sagas(now, wishes.sagas);
+        for store in 0..self.keepers.len() {
+            // What was just asked for goes out with this turn.
+            self.keepers[store].handle_timeout(now);
+            acted |= self.carry_acts(now, store);
+        }
+        acted
+    }
+
+    /// Carries what sagas want. Gives whether some ended.
+    fn carry_sagas(&mut self, now: Instant, wishes: Vec<SagaWish>) -> bool {
         let mut acted = false;
         if let Some(sagas) = &mut self.sagas {
             let is_due = sagas.poll_timeout().is_some_and(|at| at <= now);
-            if is_due || !wishes.sagas.is_empty() {
+            if is_due || !wishes.is_empty() {
                 let wall = self.host.wall();
                 sagas.set_amends(self.host.amends());
-                for wish in wishes.sagas {
+                for wish in wishes {
                     sagas.handle_wish(now, wall, wish);
                 }
                 sagas.handle_timeout(now, wall);
@@ -154,6 +187,13 @@ impl Worker {
                 self.host.deliver_outcome(tag, CommitOutcome::Saga(end));
             }
         }
+        acted
+    }
+
+    /// Has done with the entities what their keeper wants. Gives whether it wanted anything.
+    fn carry_acts(&mut self, now: Instant, store: usize) -> bool {
+        let keeper = &mut self.keepers[store];
+        let mut acted = false;
         let (mut ask_back, mut tells_away) = (Vec::new(), false);
         while let Some(act) = keeper.poll_act() {
             acted = true;
@@ -171,8 +211,8 @@ impl Worker {
                 Act::Evict(id) => self.host.evict(id),
                 Act::Deliver(tag, outcome) => self.host.deliver_outcome(tag, outcome),
                 Act::AskBack(id, node) => ask_back.push((id, node)),
-                // One worker speaks for its node.
-                Act::TellAway => tells_away = self.me.worker == 0,
+                // One worker speaks for its node, of the default store.
+                Act::TellAway => tells_away = self.me.worker == 0 && store == 0,
                 Act::Written(id, is_stored) => self.host.written(id, is_stored),
             }
         }

@@ -11,3 +11,4 @@ mod process;
 mod records;
 mod rig;
 mod sagas;
+mod stores;

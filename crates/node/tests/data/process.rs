@@ -49,6 +49,7 @@ fn env(store: Option<Store>) -> NodeEnv {
         board: Board::new(),
         mesh_key: mesh::Key::none(),
         store,
+        stores: Vec::new(),
         metrics: env::metrics::Registry::new(),
         bus: None,
     }

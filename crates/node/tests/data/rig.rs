@@ -140,7 +140,9 @@ impl Rig {
             mesh: Mesh::new(me, &name, options, key, Random::from_seed(self.seed)),
             clock: self.clock.clone(),
             random: Random::from_seed(self.seed),
-            data: self.kept.then(|| DataParts { options: self.options.clone() }),
+            data: self
+                .kept
+                .then(|| DataParts { options: self.options.clone(), ..DataParts::default() }),
         });
         (self.register)(worker.host());
         let mut info = NodeInfo::new(&name, me.node);

@@ -84,6 +84,18 @@ pub enum SagaError {
         /// What it names.
         store: String,
     },
+    /// A mistake in the plan: what a holder has is in the store that its entity is kept in.
+    #[error("step {step:?} is of the store {store:?}, and {holder} is kept in {kept:?}")]
+    OtherStore {
+        /// The step.
+        step: String,
+        /// The store that it names; empty: the default one.
+        store: String,
+        /// The holder.
+        holder: crate::Key,
+        /// The store that the holder is in.
+        kept: String,
+    },
     /// A mistake in the plan, or this process has an older release: nobody knows that change.
     #[error("step {step:?} changes a record by {by:?}, which is not registered")]
     UnknownAmend {

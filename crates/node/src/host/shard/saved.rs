@@ -90,7 +90,7 @@ impl<E: Entity> Shard<E> {
     pub fn is_held(&self, index: u32) -> bool {
         let mut cells = self.cells.borrow_mut();
         let Some(slot) = cells.get_mut(index) else { return false };
-        if self.hub.held.get() && slot.flags & CLOSING == 0 {
+        if self.hub.is_held(self.kind()) && slot.flags & CLOSING == 0 {
             slot.flags &= !READY;
             return true;
         }
