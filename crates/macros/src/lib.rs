@@ -28,8 +28,8 @@ use syn::{Error, Item, Path};
 /// Fields of type `Component<C>` are its components. Options: `name = ".."` (else the type's name
 /// in snake case), `alias = ".."` (a former name), `room` (only by spawn), `singleton`,
 /// `create = path` (a `fn(u64) -> Self`; else `Default`), `document` (kept in the store; the type
-/// and its components marked `#[persist]` derive `Document`), `mailbox_max`, `calls_max`,
-/// `turns_max`, `on_panic = restart | remove`, `steps_per_second = 20` (a scene, with a step hook).
+/// and its components marked `#[persist]` derive `Document`), `store = "accounts"` (not in the default store but in the one that
+/// the cluster file names so), `mailbox_max`, `calls_max`, `turns_max`, `on_panic = restart | remove`, `steps_per_second = 20` (a scene, with a step hook).
 #[proc_macro_attribute]
 pub fn entity(attr: TokenStream, item: TokenStream) -> TokenStream {
     let expanded =

@@ -304,7 +304,11 @@ fn f3_stores_beside_the_default_one_have_names() {
     errors(
         r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {"sqlite": "e.sqlite"}, "stores": {
             "World": {"memory": true}, "west": {"sqlit": "w"}, "twin": {"sqlite": "e.sqlite"}}}"#,
-        expect![[r#""#]],
+        expect![[r#"
+            c.json:1:32: processes.a: the store "twin" is its default store as well
+            c.json:2:22: stores.World: a store's name has 1 to 32 letters a-z, digits and hyphens
+            c.json:2:48: stores.west: name the store: {"embedded": "path"}
+            c.json:2:49: stores.west.sqlit: unknown key; did you mean "sqlite"?"#]],
     );
     let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "stores": {
         "accounts": {"embedded": "a.store"},
