@@ -4,6 +4,7 @@ mod archive;
 mod arena;
 mod command;
 mod data;
+mod deploy;
 #[cfg(target_os = "linux")]
 mod disk;
 mod player;
