@@ -263,12 +263,18 @@ impl Archive {
         }
     }
 
-    /// Looks for accounts that can be taken.
+    /// Looks for accounts that can be taken. Coins and items are looked for in the live store and in
+    /// `purses`: the further stores of the game, or their shards.
     ///
     /// # Errors
     ///
     /// See [`ArchiveError`].
-    pub fn survey(live: &Store, now_ms: u64, rules: &Rules) -> Result<Survey, ArchiveError> {
+    pub fn survey(
+        live: &Store,
+        purses: &[Store],
+        now_ms: u64,
+        rules: &Rules,
+    ) -> Result<Survey, ArchiveError> {
         let mut survey = Survey::default();
         // Whose money is looked for: accounts and roles by the number that a holder's key ends with.
         let mut owners: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
@@ -302,7 +308,9 @@ impl Archive {
             }
         }
         if !rules.allow.contains(MONEY) {
-            survey.keep_with_money(live, &owners)?;
+            for store in std::iter::once(live).chain(purses) {
+                survey.keep_with_money(store, &owners)?;
+            }
         }
         Ok(survey)
     }
@@ -504,19 +512,19 @@ impl Survey {
     /// Keeps whoever has coins or items, whatever kind of entity holds them.
     fn keep_with_money(
         &mut self,
-        live: &Store,
+        store: &Store,
         owners: &BTreeMap<u64, BTreeSet<u64>>,
     ) -> Result<(), ArchiveError> {
         let mut after = Place { table: HOLDERS, key: Vec::new() };
         while !owners.is_empty() {
-            let rows = live.rows(Some(after), PAGE_BYTES).wait()?;
+            let rows = store.rows(Some(after), PAGE_BYTES).wait()?;
             let Some(last) = rows.last() else { break };
             after = last.place.clone();
             for row in rows.iter().filter(|row| row.place.table == HOLDERS) {
                 let Ok(key) = <[u8; 16]>::try_from(row.place.key.as_slice()) else { continue };
                 let key = Key(u128::from_be_bytes(key));
                 let Some(numbers) = owners.get(&(key.0 as u64)) else { continue };
-                let held = live.holdings(key).wait()?;
+                let held = store.holdings(key).wait()?;
                 if held.items.is_empty() && held.balances.values().all(|amount| *amount == 0) {
                     continue;
                 }

@@ -278,7 +278,7 @@ async fn f26_an_archived_account_is_back_when_its_player_logs_in(cluster: Cluste
         mira
     };
     let (then, rules) = (later(&mira), rules());
-    let survey = |live: &Store| Archive::survey(live, then, &rules).unwrap();
+    let survey = |live: &Store| Archive::survey(live, &[], then, &rules).unwrap();
     let take = |live: &Store| archive.take(live, 1, then, &rules).unwrap();
     assert_eq!(survey(&game.store()).idle.keys().copied().collect::<Vec<_>>(), [1]);
     assert_eq!(beside(&game, mira.id, take), Moved::Done);

@@ -21,6 +21,10 @@ pub struct Archive {
     /// Days without use after which an account goes.
     #[arg(long, value_name = "DAYS", required_unless_present = "back")]
     idle_days: Option<u64>,
+    /// A further store of the game, named like `--store`, in which coins and items are looked for too;
+    /// may be given several times. Those of a cluster file are looked into by themselves.
+    #[arg(long, value_name = "STORE")]
+    purse: Vec<String>,
     /// Takes also what this reason would keep: `money`, or a reason that the game gave. May be
     /// given several times.
     #[arg(long, value_name = "REASON")]
@@ -59,7 +63,8 @@ impl Archive {
             allow: BTreeSet::from_iter(self.allow.iter().cloned()),
             accounts_max: self.limit as usize,
         };
-        let survey = Target::survey(&live, now, &rules)?;
+        let purses = self.place.open_further(&self.purse)?;
+        let survey = Target::survey(&live, &purses, now, &rules)?;
         tell(&survey, &rules);
         let Some(archive) = archive.filter(|_| self.apply) else {
             println!("nothing was changed; with --apply it is");

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use mainstay::StartError;
-use mainstay::config::{Config, Input, StorePlace};
+use mainstay::config::{Config, Input, Process, StorePlace};
 use mainstay::store::{Key, NodeBeat, OpenError, Store};
 
 /// A node that lives beats once a second.
@@ -62,6 +62,24 @@ impl Where {
         one(self.chosen(open(&self.place()?)?)?)
     }
 
+    /// Opens the further stores of the game, shard by shard: those that the cluster file names, and these.
+    pub fn open_further(&self, named: &[String]) -> anyhow::Result<Vec<Store>> {
+        let mut places = self.further()?;
+        for named in named {
+            places.push(place_of(named)?);
+        }
+        let mut stores = Vec::new();
+        for place in &places {
+            must_be_there(place)?;
+            let store = open(place)?;
+            match store.shards() {
+                [] => stores.push(store),
+                shards => stores.extend(shards.iter().map(|(_, shard)| shard.clone())),
+            }
+        }
+        Ok(stores)
+    }
+
     /// Makes sure that no node writes to the store: the row of one that was killed may be there still.
     pub fn quiet(&self, store: &Store) -> anyhow::Result<Vec<NodeBeat>> {
         let before = store.nodes().wait()?;
@@ -77,14 +95,23 @@ impl Where {
         Ok(after)
     }
 
+    fn process_of(&self, file: &Path) -> anyhow::Result<Process> {
+        let roles = arena::app().role_names();
+        let hint = "this command knows the arena's roles only; for the cluster file of another \
+                    game, name its store by --store";
+        let config = Config::check(file, &roles).map_err(anyhow::Error::new).context(hint)?;
+        Ok(config.choose(self.process.as_deref()).map_err(anyhow::Error::msg)?.clone())
+    }
+
+    /// The stores that the cluster file names beside the default one.
+    fn further(&self) -> anyhow::Result<Vec<StorePlace>> {
+        let Some(file) = &self.cluster else { return Ok(Vec::new()) };
+        Ok(self.process_of(file)?.stores.into_iter().map(|(_, place)| place).collect())
+    }
+
     fn place(&self) -> anyhow::Result<StorePlace> {
         if let Some(file) = &self.cluster {
-            let roles = arena::app().role_names();
-            let hint = "this command knows the arena's roles only; for the cluster file of another \
-                        game, name its store by --store";
-            let config = Config::check(file, &roles).map_err(anyhow::Error::new).context(hint)?;
-            let process = config.choose(self.process.as_deref()).map_err(anyhow::Error::msg)?;
-            return Ok(process.store.clone());
+            return Ok(self.process_of(file)?.store);
         }
         let Some(named) = &self.store else {
             return Ok(StorePlace::Embedded(self.data.join("local.store")));

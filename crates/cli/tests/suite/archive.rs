@@ -54,6 +54,22 @@ fn f26_the_archive_command_says_what_it_would_do_and_does_it_when_told() {
     assert!(!folder.join("archive.store").exists(), "looking makes nothing");
     assert_eq!(run(&["--idle-days", "180"]), said, "nothing has moved");
 
+    let purse = Store::embedded(folder.join("world.store"), Options::default()).unwrap();
+    let op = LedgerOp::Mint { holder: Key(9 << 64 | 1), currency: Currency(1), amount: 5 };
+    purse.commit(Transaction::new(TxnId(1), 1).with(op)).wait().unwrap();
+    drop(purse);
+    let world = format!("{{\"embedded\": {:?}}}", folder.text("world.store"));
+    let said = run(&["--idle-days", "180", "--purse", &world]);
+    assert!(said.contains("account 1 stays: money"), "{said}");
+    let file = folder.text("cluster.json");
+    let text = format!(
+        r#"{{"cluster": "arena", "store": {{"embedded": "{data}/local.store"}},
+            "stores": {{"world": {world}}}, "processes": {{"local": {{"roles": ["node"]}}}}}}"#
+    );
+    std::fs::write(&file, text).unwrap();
+    let of_file = ["data", "archive", "--cluster", &file, "--archive", &to, "--idle-days", "180"];
+    assert!(well(&of_file).contains("account 1 stays: money"));
+
     assert!(run(&["--idle-days", "180", "--apply"]).contains("2 accounts are archived"));
     let said = run(&["--idle-days", "180"]);
     assert!(said.contains("0 accounts can go"), "{said}");

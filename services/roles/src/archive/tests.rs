@@ -150,12 +150,21 @@ fn f26_who_has_money_or_duties_stays_unless_allowed() {
         let op = LedgerOp::Mint { holder: Key(holder), currency: Currency(1), amount: 5 };
         live.commit(Transaction::new(TxnId(txn), 1).with(op)).wait().unwrap();
     }
-    let survey = Archive::survey(&live, NOW, &rules()).unwrap();
+    let survey = Archive::survey(&live, &[], NOW, &rules()).unwrap();
     assert_eq!(survey.idle.keys().copied().collect::<Vec<_>>(), [1, 5]);
     let kept: Vec<_> = survey.kept.iter().map(|(number, why)| (*number, why.join(","))).collect();
     let expected = [(2, "guild leader"), (3, MONEY), (4, MONEY)];
     assert_eq!(kept, expected.map(|(number, why)| (number, why.to_owned())));
     assert_eq!((survey.active, survey.unknown.len(), survey.is_cut), (1, 1, false));
+    let purse = memory();
+    let op = LedgerOp::Mint { holder: Key(79 << 64 | 5), currency: Currency(1), amount: 5 };
+    purse.commit(Transaction::new(TxnId(1), 1).with(op)).wait().unwrap();
+    let survey = Archive::survey(&live, &[purse], NOW, &rules()).unwrap();
+    assert_eq!(
+        survey.idle.keys().copied().collect::<Vec<_>>(),
+        [1],
+        "money in another store counts"
+    );
 
     let archive = Archive::new(memory());
     assert_eq!(
@@ -166,13 +175,13 @@ fn f26_who_has_money_or_duties_stays_unless_allowed() {
     assert_eq!(archive.take(&live, 6, NOW, &rules()), Ok(Moved::Stays), "so is its time");
     let mut all = rules();
     all.allow = [MONEY, "guild leader"].map(str::to_owned).into();
-    let survey = Archive::survey(&live, NOW, &all).unwrap();
+    let survey = Archive::survey(&live, &[], NOW, &all).unwrap();
     assert_eq!((survey.idle.len(), survey.kept.len()), (5, 0));
     assert_eq!(archive.take(&live, 3, NOW, &all), Ok(Moved::Done));
     let held = live.holdings(Key(77 << 64 | 3)).wait().unwrap();
     assert_eq!(held.balances[&Currency(1)], 5, "money does not go along");
     let few = Rules { accounts_max: 2, ..all };
-    assert!(Archive::survey(&live, NOW, &few).unwrap().is_cut);
+    assert!(Archive::survey(&live, &[], NOW, &few).unwrap().is_cut);
 
     assert_eq!(archive.begin(&live, 7, NOW), Ok(Moved::Done));
     assert_eq!(archive.begin(&live, 7, NOW), Ok(Moved::Stays));
