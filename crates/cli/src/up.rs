@@ -136,8 +136,9 @@ impl Drain {
                 false => word == "stopped" || word == "gone",
             };
             if done {
-                let ended = state.and_then(|state| state.ended.clone()).unwrap_or_default();
-                println!("{} is {word} {ended}", self.process);
+                let ended = state.and_then(|state| state.ended.as_ref()).filter(|_| !self.undo);
+                let how = ended.map(|ended| format!(": {ended}")).unwrap_or_default();
+                println!("{} is {word}{how}", self.process);
                 return Ok(Exit::Well);
             }
             if Instant::now() > end {

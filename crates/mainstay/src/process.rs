@@ -65,7 +65,10 @@ pub enum StartError {
         path: String,
     },
     /// Build with that feature, or name another store.
-    #[error("{path} needs a build with the feature {feature:?}")]
+    #[error(
+        "{path} needs {feature:?} in the features of `mainstay` in the game's Cargo.toml; or name another \
+         store"
+    )]
     StoreNotBuilt {
         /// Its file.
         path: String,
@@ -79,7 +82,9 @@ pub enum StartError {
         reason: String,
     },
     /// Build with that feature, or name another bus.
-    #[error("the bus needs a build with the feature {0:?}")]
+    #[error(
+        "the bus needs {0:?} in the features of `mainstay` in the game's Cargo.toml; or name another"
+    )]
     BusNotBuilt(&'static str),
     /// Put it where the file says it is.
     #[error("the password of the bus: {0}")]
@@ -88,7 +93,10 @@ pub enum StartError {
     #[error("the bus: {0}")]
     Bus(#[from] bus::Error),
     /// Build with that feature, or name another coordinator.
-    #[error("the coordinator needs a build with the feature {0:?}")]
+    #[error(
+        "the coordinator needs {0:?} in the features of `mainstay` in the game's Cargo.toml; or name \
+         another"
+    )]
     CoordinatorNotBuilt(&'static str),
     /// The system refuses a thread or a port.
     #[error("{what}: {source}")]
