@@ -14,7 +14,7 @@ use mainstay::node::Outside;
 use mainstay::node::rt::CallError;
 use mainstay::store::Incarnation;
 use mainstay::testkit::sim_options;
-use testkit::{Cluster, CoordinatorFaults, Cut, Faults, StoreFaults};
+use testkit::{Cluster, CoordinatorFaults, Cut, Fact, Faults, StoreFaults};
 
 use crate::outcome::{Outcome, Tally, caught};
 use book::{Answer, Book};
@@ -158,7 +158,10 @@ impl Script {
     fn look(&mut self) {
         let now = self.cluster.now();
         let away = !self.cluster.is_store_working();
-        if away || self.store_was_away {
+        let facts = self.cluster.facts();
+        // It may have been away and back since the last look.
+        let restarted = facts.iter().any(|fact| matches!(fact, Fact::Restarted { .. }));
+        if away || self.store_was_away || restarted {
             self.book.trouble(None, self.looked_at, now);
         }
         self.store_was_away = away;
@@ -172,7 +175,7 @@ impl Script {
         for node in nodes {
             self.book.is_node(self.cluster.incarnation(node), node);
         }
-        for fact in self.cluster.facts() {
+        for fact in facts {
             self.book.learn(now, fact);
         }
         let pending = std::mem::take(&mut self.pending);
