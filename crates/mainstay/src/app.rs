@@ -190,7 +190,7 @@ impl App {
     ///
     /// As [`queue`](App::queue).
     #[must_use]
-    pub fn consume<M: Message, F>(
+    pub fn consume<M: Message + 'static, F>(
         self,
         (topic, delivery): (&str, Delivery),
         group: &str,

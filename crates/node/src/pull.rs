@@ -105,7 +105,7 @@ impl Queue {
 
     /// Takes the messages of a topic that may lose nothing instead, for the group `name`: each goes to one of
     /// the workers that are in it, in whichever process.
-    pub fn topic<M: Message, F>(
+    pub fn topic<M: Message + 'static, F>(
         name: &str,
         (topic, delivery): (&str, Delivery),
         act: impl Fn(M, Work) -> F + Send + Sync + 'static,
@@ -116,7 +116,7 @@ impl Queue {
         Queue::of(name, Some((topic.to_owned(), delivery)), act)
     }
 
-    fn of<M: Message, F>(
+    fn of<M: Message + 'static, F>(
         name: &str,
         topic: Option<(String, Delivery)>,
         act: impl Fn(M, Work) -> F + Send + Sync + 'static,
@@ -124,9 +124,11 @@ impl Queue {
     where
         F: Future<Output = Done> + 'static,
     {
+        let act = Arc::new(act);
         let act: Act = Arc::new(move |body, work| {
-            let job = proto::decode::<M>(body)?;
-            Ok(Box::pin(act(job, work)) as Pin<Box<dyn Future<Output = Done>>>)
+            let (job, act) = (proto::decode::<M>(body)?, Arc::clone(&act));
+            // Called within the job's own task, which falls alone if it panics before its first await.
+            Ok(Box::pin(async move { act(job, work).await }) as Pin<Box<dyn Future<Output = Done>>>)
         });
         Queue { name: name.to_owned(), topic, durable: false, groups: Vec::new(), act }
     }
