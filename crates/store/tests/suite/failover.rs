@@ -1,27 +1,13 @@
 //! Replicas that are promoted while the primary's stores commit.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use servers::Instance;
 use store::*;
 
+use crate::bank::{commits_meanwhile, gold, mint};
 use crate::conformance::A;
 use crate::database::{patiently, quick};
-
-const GOLD: Currency = Currency(1);
-const BANK: Key = Key(1);
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn mint(id: u128) -> Transaction {
-    let mint = LedgerOp::Mint { holder: BANK, currency: GOLD, amount: 1 };
-    Transaction::new(TxnId(id), 1).with(mint)
-}
-
-fn gold(store: &Store) -> u64 {
-    let holdings = patiently(|| store.holdings(BANK).wait()).unwrap();
-    holdings.balances.get(&GOLD).copied().unwrap_or(0)
-}
 
 fn activate(store: &Store, generation: u64, reclaim: Option<u64>) -> Claim {
     store.beat(A).wait().unwrap();
@@ -33,41 +19,10 @@ fn bag(claim: Claim, version: u64) -> Save {
     Save { claim, version, patch: Patch::from([("bag".to_owned(), Some(vec![1]))]) }
 }
 
-/// Commits by both stores all the time, of which none may be lost or done twice, while `switch` ends the
-/// primary and promotes another. Prints how long nobody was answered.
+/// Commits by both stores all the time while `switch` ends the primary and promotes another. Prints how
+/// long nobody was answered.
 fn switch_under_load(stores: &[Store; 2], what: &str, switch: impl FnOnce() -> Instant) {
-    let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
-    let done: Vec<Vec<u128>> = std::thread::scope(|scope| {
-        let workers = stores.iter().enumerate().map(|(number, store)| {
-            let (stop, acknowledged) = (&stop, &acknowledged);
-            scope.spawn(move || {
-                let mut done = Vec::new();
-                for step in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let id = 1 + number as u128 * 1_000_000 + step;
-                    match patiently(|| store.commit(mint(id)).wait()) {
-                        Ok(_) => done.push(id),
-                        Err(Error::Unknown(_)) => {
-                            let known = patiently(|| store.lookup(TxnId(id)).wait()).unwrap();
-                            done.extend(known.map(|receipt| receipt.id.0));
-                        }
-                        Err(error) => panic!("{error:?}"),
-                    }
-                    acknowledged.fetch_add(1, Ordering::Relaxed);
-                }
-                done
-            })
-        });
-        let workers: Vec<_> = workers.collect();
-        let more = |count: u64| {
-            let (before, begun) = (acknowledged.load(Ordering::Relaxed), Instant::now());
-            while acknowledged.load(Ordering::Relaxed) < before + count {
-                assert!(begun.elapsed() < PATIENCE, "{what}: nobody is answered");
-                std::thread::yield_now();
-            }
-        };
+    commits_meanwhile(stores, |more| {
         more(50);
         let begun = Instant::now();
         let promoted = switch();
@@ -78,16 +33,7 @@ fn switch_under_load(stores: &[Store; 2], what: &str, switch: impl FnOnce() -> I
             begun.elapsed(),
         );
         more(50);
-        stop.store(true, Ordering::Relaxed);
-        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
     });
-    let done: Vec<u128> = done.into_iter().flatten().collect();
-    let store = &stores[0];
-    assert_eq!(gold(store), done.len() as u64);
-    for id in done {
-        assert!(store.lookup(TxnId(id)).wait().unwrap().is_some(), "{id} was acknowledged");
-    }
-    assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
 }
 
 /// What was acknowledged is there, so claims hold and everything goes on.

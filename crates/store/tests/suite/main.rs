@@ -1,6 +1,8 @@
 //! What every backend of the store must do, and what the embedded one must survive.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "remote")]
+mod bank;
 #[cfg(feature = "redis")]
 mod cache;
 mod conformance;

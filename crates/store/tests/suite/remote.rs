@@ -1,24 +1,10 @@
 //! Stores on real servers: shared by processes, killed, cut and frozen.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
 use store::*;
 
+use crate::bank::{commits_meanwhile, gold, mint};
 use crate::conformance::{A, B};
 use crate::database::{Database, Trick, Wire, patiently, quick};
-
-const GOLD: Currency = Currency(1);
-const BANK: Key = Key(1);
-
-fn mint(id: u128) -> Transaction {
-    let mint = LedgerOp::Mint { holder: BANK, currency: GOLD, amount: 1 };
-    Transaction::new(TxnId(id), 1).with(mint)
-}
-
-fn gold(store: &Store) -> u64 {
-    let holdings = patiently(|| store.holdings(BANK).wait()).unwrap();
-    holdings.balances.get(&GOLD).copied().unwrap_or(0)
-}
 
 macro_rules! on {
     ($feature:literal, $kind:ident, $test:ident) => {
@@ -157,54 +143,14 @@ mod tests {
     pub fn a_killed_server_loses_nothing_acknowledged_and_doubles_nothing(database: &Database) {
         let (port, name) = (database.instance().port(), database.make());
         let stores: Vec<Store> = (0..2).map(|_| database.open(port, &name)).collect();
-        let (stop, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
-        let done: Vec<Vec<u128>> = std::thread::scope(|scope| {
-            let workers = stores.iter().enumerate().map(|(number, store)| {
-                let (stop, acknowledged) = (&stop, &acknowledged);
-                scope.spawn(move || {
-                    let mut done = Vec::new();
-                    for step in 0.. {
-                        if stop.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        let id = 1 + number as u128 * 1_000_000 + step;
-                        match patiently(|| store.commit(mint(id)).wait()) {
-                            Ok(_) => done.push(id),
-                            Err(Error::Unknown(_)) => {
-                                let known = patiently(|| store.lookup(TxnId(id)).wait()).unwrap();
-                                done.extend(known.map(|receipt| receipt.id.0));
-                            }
-                            Err(error) => panic!("{error:?}"),
-                        }
-                        acknowledged.fetch_add(1, Ordering::Relaxed);
-                    }
-                    done
-                })
-            });
-            let workers: Vec<_> = workers.collect();
-            for round in 1..=3 {
-                let before = acknowledged.load(Ordering::Relaxed);
-                while acknowledged.load(Ordering::Relaxed) < before + 20 {
-                    std::thread::yield_now();
-                }
+        commits_meanwhile(&stores, |more| {
+            for _ in 1..=3 {
+                more(20);
                 database.instance().kill();
                 database.instance().start_again().unwrap();
-                println!("round {round}: {before} acknowledged before");
             }
-            let before = acknowledged.load(Ordering::Relaxed);
-            while acknowledged.load(Ordering::Relaxed) < before + 20 {
-                std::thread::yield_now();
-            }
-            stop.store(true, Ordering::Relaxed);
-            workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+            more(20);
         });
-        let done: Vec<u128> = done.into_iter().flatten().collect();
-        let store = &stores[0];
-        assert_eq!(gold(store), done.len() as u64);
-        for id in done {
-            assert!(store.lookup(TxnId(id)).wait().unwrap().is_some(), "{id}");
-        }
-        assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
     }
 
     pub fn a_commit_cut_from_its_answer_is_found_out_and_done_once(database: &Database) {
