@@ -77,6 +77,9 @@ pub enum Report {
     Host(Event),
     /// Something about what is stored.
     Data(Trouble),
+    /// Another node says that it does not reach the default store: whoever judges who is dead there
+    /// has to know ([`Beat::handle_away`](crate::data::Beat::handle_away)).
+    StoreAway(Incarnation),
     /// A frame of another worker could not be read, or is not for a node.
     BadFrame {
         /// Who sent it.

@@ -765,6 +765,9 @@ impl Cluster {
                 }
                 let workers = self.options.workers;
                 let asks = seat.settle(now, wall, (node, worker, workers), &mut self.net);
+                let away = std::mem::take(&mut seat.away);
+                let beat = &mut self.nodes[node].beat;
+                away.into_iter().for_each(|other| beat.handle_away(now, other));
                 for ask in asks {
                     self.send_to_store(now, node, Some(worker), Want::Ask(ask));
                 }

@@ -55,6 +55,11 @@ impl Cluster {
         self.nodes[node].is_dead
     }
 
+    /// When the node said last that it does not reach the store.
+    pub fn said_away(&self, node: usize) -> Option<Instant> {
+        self.nodes[node].said_away
+    }
+
     /// How often a node has begun.
     pub fn node_life(&self, node: usize) -> u32 {
         self.nodes[node].life

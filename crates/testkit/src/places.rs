@@ -7,7 +7,7 @@ use env::{Clock, Instant, Random, WallTime};
 use gate::Gate;
 use mesh::{Key, LinkId, Mesh, Output, PeerInfo};
 use node::data::{Ask, Beat};
-use node::{DataParts, Worker, WorkerParts};
+use node::{DataParts, Report, Worker, WorkerParts};
 use proto::Incarnation;
 use proto::link::WorkerId;
 use proto::ticket::TicketKeys;
@@ -46,10 +46,14 @@ pub(crate) struct NodeSeat {
     pub(crate) is_dead: bool,
     /// How often it has declared others dead.
     pub(crate) buried: u64,
+    /// When it said last that it does not reach the store.
+    pub(crate) said_away: Option<Instant>,
 }
 
 pub(crate) struct WorkerSeat {
     pub(crate) worker: Worker,
+    /// Nodes that said that they do not reach the store.
+    pub(crate) away: Vec<Incarnation>,
     pub(crate) stalled_until: Instant,
     pub(crate) wake_at: Option<Instant>,
 }
@@ -101,7 +105,7 @@ impl NodeSeat {
                     }),
                 });
                 (options.register)(worker.host());
-                WorkerSeat { worker, stalled_until: Instant::ZERO, wake_at: None }
+                WorkerSeat { worker, away: Vec::new(), stalled_until: Instant::ZERO, wake_at: None }
             })
             .collect();
         let now = ground.clock.now();
@@ -116,6 +120,7 @@ impl NodeSeat {
             unlisted: false,
             is_dead: false,
             buried: 0,
+            said_away: None,
         }
     }
 
@@ -254,6 +259,11 @@ impl WorkerSeat {
                 break;
             }
             next = self.worker.turn(now, wall);
+        }
+        while let Some(report) = self.worker.poll_report() {
+            if let Report::StoreAway(node) = report {
+                self.away.push(node);
+            }
         }
         wake(&mut self.wake_at, next, now, place, net);
         asks

@@ -199,6 +199,8 @@ pub enum Fact {
     Wrote(Save),
     /// A transaction was done.
     Committed(TxnId),
+    /// A node was declared dead by another.
+    Died(store::Incarnation),
     /// The store is back. What was answered and is not there any more, if its disk had lied.
     Restarted {
         /// Whether anything that was answered is gone.
@@ -508,7 +510,11 @@ fn run(store: &Store, want: Want, facts: &mut Vec<Fact>) -> Reply {
         Want::Beat(ask, me) => {
             return Reply::Beat(shard(store, |shard| match ask {
                 BeatAsk::Nodes => BeatTold::Nodes(shard.nodes()),
-                BeatAsk::MarkDead(who, beat) => BeatTold::Marked(who, shard.mark_dead(who, beat)),
+                BeatAsk::MarkDead(who, beat) => {
+                    let result = shard.mark_dead(who, beat);
+                    facts.extend(result.is_ok().then_some(Fact::Died(who)));
+                    BeatTold::Marked(who, result)
+                }
                 _ => BeatTold::Beat(shard.beat(me)),
             }));
         }

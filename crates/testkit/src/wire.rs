@@ -284,6 +284,9 @@ impl Cluster {
             if let Life::Buried(_) | Life::Dead = life {
                 self.notes.add(now, || format!("node {node} hears {life:?}"));
             }
+            if life == Life::Away {
+                self.nodes[node].said_away = Some(now);
+            }
             self.nodes[node].is_dead |= life == Life::Dead;
             self.nodes[node].buried += u64::from(matches!(life, Life::Buried(_)));
             for worker in 0..self.options.workers {

@@ -37,6 +37,9 @@ pub enum Life {
     /// That many nodes stand still at once: more likely the fault is here, so nobody is declared
     /// dead without an operator.
     MassDeath(usize),
+    /// So many nodes say that they do not reach the store, most of them: they go on without it, so
+    /// nobody is declared dead meanwhile.
+    Doubt(usize),
 }
 
 /// Beats for one node and watches the others. Pure.
@@ -55,6 +58,9 @@ pub struct Beat {
     /// When nodes were declared dead, for the brake.
     buried: VecDeque<Instant>,
     braked: bool,
+    /// Who said last when that it does not reach the store.
+    away: BTreeMap<Incarnation, Instant>,
+    doubts: bool,
     asks: VecDeque<BeatAsk>,
     lives: VecDeque<Life>,
 }
@@ -68,6 +74,13 @@ struct Seen {
 
 /// An answer that did not come says something about the store if it is told within this time.
 const FRESH: Duration = Duration::from_millis(2_500);
+
+/// Words that a node does not reach the store are believed for so many times as long as those hold
+/// on to them who go on because of them.
+const AWAY_BELIEVED: u32 = 2;
+
+/// Nodes whose word is kept. More are nonsense.
+const AWAY_MAX: usize = 4_096;
 
 /// More deaths than a third of the nodes within this time are not believed.
 const BRAKE_WINDOW: Duration = Duration::from_secs(30);
@@ -86,6 +99,8 @@ impl Beat {
             failed: 0,
             buried: VecDeque::new(),
             braked: false,
+            away: BTreeMap::new(),
+            doubts: false,
             asks: VecDeque::new(),
             lives: VecDeque::new(),
         }
@@ -178,6 +193,9 @@ impl Beat {
             self.braked = false;
             return;
         }
+        if self.doubts(now, known) {
+            return;
+        }
         while self.buried.front().is_some_and(|at| now.since(*at) > BRAKE_WINDOW) {
             self.buried.pop_front();
         }
@@ -194,6 +212,29 @@ impl Beat {
                 self.buried.push_back(now);
             }
         }
+    }
+
+    /// Another node said that it does not reach the store.
+    pub fn handle_away(&mut self, now: Instant, node: proto::Incarnation) {
+        let believed = AWAY_BELIEVED * self.options.away_after;
+        self.away.retain(|_, at| now.since(*at) <= believed);
+        if self.away.len() < AWAY_MAX {
+            self.away.insert(Incarnation(node.0), now);
+        }
+    }
+
+    /// Whether most nodes said of late that they do not reach the store. They may go on because
+    /// they heard it of each other, for `away_after` from when they did, which may be later than here.
+    fn doubts(&mut self, now: Instant, known: usize) -> bool {
+        let believed = AWAY_BELIEVED * self.options.away_after;
+        let said = self.away.iter().filter(|(_, at)| now.since(**at) <= believed);
+        let away = said.filter(|(node, _)| self.seen.contains_key(node)).count();
+        let doubts = 2 * away > known;
+        if doubts && !self.doubts {
+            self.lives.push_back(Life::Doubt(away));
+        }
+        self.doubts = doubts;
+        doubts
     }
 
     /// What became of a declaration.

@@ -161,6 +161,10 @@ impl Heart {
     }
 
     fn hear(&mut self, known: &mut u64) {
+        if self.number == 0 {
+            let away = self.inboxes.iter().flat_map(|inbox| inbox.take_away());
+            away.for_each(|node| self.beat.handle_away(self.clock.now(), node));
+        }
         if let Some(answer) = self.beating.take() {
             match answer.wait_for(LOOK_EVERY) {
                 Ok(result) => {
@@ -197,6 +201,11 @@ impl Heart {
                 Life::Buried(node) => {
                     tracing::warn!(%node, store = self.store_name, "a node is dead; what it had is free")
                 }
+                Life::Doubt(count) => tracing::warn!(
+                    count,
+                    store = self.store_name,
+                    "most nodes say that they do not reach the store: nobody is declared dead meanwhile"
+                ),
                 Life::MassDeath(count) => tracing::error!(
                     count,
                     "so many nodes stand still at once that none is declared dead by itself"

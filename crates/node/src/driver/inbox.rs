@@ -44,6 +44,8 @@ pub(crate) struct Inbox {
     core: AtomicU32,
     waker: Waker,
     lane_bytes_max: usize,
+    /// Nodes that said that they do not reach the store, for the thread that beats.
+    away: Mutex<Vec<Incarnation>>,
 }
 
 /// The inboxes of a node's workers, as each worker's host knows them.
@@ -58,6 +60,9 @@ impl Neighbours for Inboxes {
         self.0[usize::from(worker)].push(Mail::Batch(batch));
     }
 }
+
+/// Nodes that are noted between two looks. More are nonsense.
+const AWAY_MAX: usize = 4_096;
 
 struct Lanes {
     mail: Vec<Mail>,
@@ -80,7 +85,21 @@ impl Inbox {
             core: AtomicU32::new(0),
             waker,
             lane_bytes_max,
+            away: Mutex::new(Vec::new()),
         }
+    }
+
+    /// Another node says that it does not reach the store.
+    pub fn note_away(&self, node: Incarnation) {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        if !away.contains(&node) && away.len() < AWAY_MAX {
+            away.push(node);
+        }
+    }
+
+    /// Who said so since the last call.
+    pub fn take_away(&self) -> Vec<Incarnation> {
+        mem::take(&mut *self.away.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes a batch of frames; gives it back if the lane is full. [`Mail::Room`] follows then.

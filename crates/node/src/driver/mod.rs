@@ -425,6 +425,7 @@ impl Driver {
                 Report::BadFrame { from, problem } => {
                     tracing::warn!(node = %from.node, worker = from.worker, problem, "bad frame");
                 }
+                Report::StoreAway(node) => self.inboxes[usize::from(self.index)].note_away(node),
                 Report::Data(trouble) => tell_trouble(&trouble),
                 Report::Host(event) => tracing::warn!(?event, "an entity needs attention"),
             }

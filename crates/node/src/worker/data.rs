@@ -70,7 +70,7 @@ impl Worker {
             Life::Dead => keeper.handle_dead(now),
             Life::Away => keeper.handle_store_away(now),
             Life::Known(nodes) => keeper.handle_known(nodes),
-            Life::Buried(_) | Life::MassDeath(_) => {}
+            Life::Buried(_) | Life::MassDeath(_) | Life::Doubt(_) => {}
         }
     }
 
@@ -116,6 +116,7 @@ impl Worker {
     pub(super) fn handle_store_away(&mut self, now: Instant, node: Incarnation) {
         if let Some(keeper) = self.keepers.first_mut() {
             keeper.handle_away(now, node);
+            self.report(Report::StoreAway(node));
         }
     }
 

@@ -129,3 +129,41 @@ fn deaths_of_more_than_a_third_at_once_are_not_believed() {
     let (dead, _) = sky.run(60);
     assert_eq!(dead, [3, 4]);
 }
+
+/// Seed 17176: a node was cut off, and went on because another, whose beats had no answers although
+/// they came, said that it did not reach the store either. A third that saw only the first one's beat
+/// stand still declared it dead while it still answered.
+#[test]
+fn d19_nobody_is_declared_dead_while_most_say_that_they_do_not_reach_the_store() {
+    let mut sky = Sky::new(2);
+    sky.run(3);
+    sky.stops(2);
+    let mut run = |said: &[u64], seconds| {
+        let mut dead = Vec::new();
+        for _ in 0..seconds {
+            for node in said {
+                sky.beat.handle_away(sky.now, Incarnation(*node));
+            }
+            dead.extend(sky.run(1).0);
+        }
+        dead
+    };
+    assert_eq!(run(&[2, 3], 20), [0; 0], "two of three go on without it");
+    assert_eq!(run(&[2], 3), [0; 0], "it may have heard the other's last word later");
+    assert_eq!(run(&[2], 3), [2], "alone it does not go on");
+}
+
+#[test]
+fn d19_who_is_not_known_in_the_store_or_speaks_alone_saves_nobody() {
+    let mut sky = Sky::new(3);
+    sky.run(3);
+    sky.stops(2);
+    let mut dead = Vec::new();
+    for _ in 0..8 {
+        for node in [3, 77, 78, 79] {
+            sky.beat.handle_away(sky.now, Incarnation(node));
+        }
+        dead.extend(sky.run(1).0);
+    }
+    assert_eq!(dead, [2]);
+}

@@ -306,6 +306,7 @@ impl Rig {
             match report {
                 Report::Data(trouble) => seat.troubles.push(trouble),
                 Report::Host(event) => seat.gone.push(event),
+                Report::StoreAway(node) => seat.beat.handle_away(now, node),
                 _ => {}
             }
         }

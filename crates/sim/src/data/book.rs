@@ -26,6 +26,7 @@ pub struct Answer {
 struct Began {
     steps: u64,
     node: usize,
+    incarnation: u64,
 }
 
 /// A time in which saves may have been late, at one node or at all.
@@ -57,6 +58,10 @@ pub struct Book {
     nodes: BTreeMap<u64, usize>,
     /// Nodes that alone are cut off from the store while it works, and since when.
     alone: BTreeMap<usize, Instant>,
+    /// When each node said last that it does not reach the store.
+    away: Vec<Option<Instant>>,
+    /// Which nodes were declared dead, and when.
+    dead: BTreeMap<u64, Instant>,
     answers: BTreeMap<u64, Vec<(usize, Answer)>>,
     /// The newest epoch and steps that were heard by when.
     heard: BTreeMap<u64, Vec<(Instant, (u64, u64))>>,
@@ -91,6 +96,9 @@ pub struct Seen {
 /// A node that is cut off for so long has parked, and what it said before has been heard.
 const PARKED_BY: Duration = Duration::from_millis(5_300);
 
+/// That another does not reach the store is believed for so long, its way included.
+const AWAY_FOR: Duration = Duration::from_millis(2_600);
+
 /// When a node has learnt that the store went back, or has parked, and what it said is heard.
 const LEARNT_BY: Duration = Duration::from_secs(12);
 
@@ -124,6 +132,20 @@ impl Book {
         if let Some(node) = node {
             self.alone.entry(node).or_insert(now);
         }
+    }
+
+    /// When each node said last that it does not reach the store.
+    pub fn are_away(&mut self, away: Vec<Option<Instant>>) {
+        self.away = away;
+    }
+
+    /// Whether so many others said shortly before that they do not reach the store that a node goes on
+    /// without it.
+    fn may_go_on(&self, node: usize, at: Instant) -> bool {
+        let said = self.away.iter().enumerate().filter(|(other, _)| *other != node);
+        let away = said.filter(|(_, said)| said.is_some_and(|said| at.since(said) <= AWAY_FOR));
+        let away = away.count();
+        away > 0 && 2 * (away + 1) > self.away.len()
     }
 
     /// A node is cut off from the store from now on.
@@ -174,8 +196,19 @@ impl Book {
                 "load: player {player} has {steps} steps under epoch {epoch}, stored were {stored}"
             ));
         }
-        if self.alone.get(&began.node).is_some_and(|cut| since > *cut + PARKED_BY) {
-            let (node, since) = (began.node, self.alone[&began.node]);
+        if let Some(&died) = self.dead.get(&began.incarnation)
+            && since > died
+        {
+            let node = began.node;
+            self.violation(format!(
+                "parks: node {node} was declared dead at {died:?} and answers {answer:?} for {player}"
+            ));
+        }
+        let alone = self.alone.get(&began.node).copied();
+        if let Some(cut) = alone.filter(|cut| since > *cut + PARKED_BY)
+            && !self.may_go_on(began.node, since)
+        {
+            let (node, since) = (began.node, cut);
             self.violation(format!(
                 "parks: node {node} is cut off since {since:?} and answers {answer:?} for {player}"
             ));
@@ -209,8 +242,13 @@ impl Book {
             }
             Fact::Wrote(save) => self.wrote(&save),
             Fact::Committed(_) => {}
+            Fact::Died(incarnation) => {
+                self.dead.insert(incarnation.0, now);
+            }
             Fact::Restarted { lost, transactions, store } => {
                 self.excused.extend(transactions);
+                // It may have forgotten who is dead.
+                self.dead.clear();
                 self.restarted(now, lost, &store);
             }
             Fact::Unreadable(problem) => {
@@ -233,7 +271,10 @@ impl Book {
         let Some(&node) = self.nodes.get(&claim.incarnation.0) else {
             return self.violation(format!("owners: {} is given to nobody", claim.key));
         };
-        self.began.insert((claim.key, claim.epoch), Began { steps: before.steps, node });
+        self.began.insert(
+            (claim.key, claim.epoch),
+            Began { steps: before.steps, node, incarnation: claim.incarnation.0 },
+        );
         self.check_loss(claim.key, before.steps);
     }
 

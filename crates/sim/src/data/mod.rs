@@ -172,6 +172,7 @@ impl Script {
             _ => None,
         };
         self.book.is_alone(now, alone);
+        self.book.are_away(nodes.clone().map(|node| self.cluster.said_away(node)).collect());
         for node in nodes {
             self.book.is_node(self.cluster.incarnation(node), node);
         }
