@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bus::Delivery;
-use node::data::{Change, Record};
+use node::data::{Change, Grid, Record};
 use node::route::{RouteApp, Routed};
 use node::session::{Binding, Login, Refusal};
 use node::{
@@ -25,6 +25,7 @@ pub struct App {
     kinds: Vec<Kind>,
     records: Vec<Sort>,
     changes: Vec<Sort>,
+    maps: Vec<Sort>,
     clients: Vec<fn(&mut SchemaBuilder)>,
     bindings: Vec<Choose>,
     /// Streams that every login gets, and the kinds that they lead to.
@@ -94,6 +95,7 @@ impl App {
             kinds: Vec::new(),
             records: Vec::new(),
             changes: Vec::new(),
+            maps: Vec::new(),
             clients: Vec::new(),
             bindings: Vec::new(),
             bound: Vec::new(),
@@ -219,6 +221,19 @@ impl App {
         let clash = self.changes.iter().any(|change| change.name == C::NAME);
         assert!(!clash, "two changes of app {:?} are called {:?}", self.name, C::NAME);
         self.changes.push(Sort { name: C::NAME, add: NodeApp::change::<C> });
+        self
+    }
+
+    /// Keeps a map, and lets sagas move what lies on it from shard to shard.
+    ///
+    /// # Panics
+    ///
+    /// If another map has the same name.
+    #[must_use]
+    pub fn map<G: Grid>(mut self) -> Self {
+        let clash = self.maps.iter().any(|map| map.name == G::NAME);
+        assert!(!clash, "two maps of app {:?} are called {:?}", self.name, G::NAME);
+        self.maps.push(Sort { name: G::NAME, add: NodeApp::map::<G> });
         self
     }
 
@@ -428,7 +443,8 @@ impl App {
         let kinds: Vec<_> = self.kinds.iter().filter(|kind| offered(kind.info.name)).collect();
         let works = self.queues.iter().map(|queue| (queue.clone(), offered(queue.name())));
         // Where there are no entities nobody reads or writes records.
-        let records = self.records.iter().chain(&self.changes).filter(|_| !kinds.is_empty());
+        let records = self.records.iter().chain(&self.changes).chain(&self.maps);
+        let records = records.filter(|_| !kinds.is_empty());
         let app = kinds.iter().fold(NodeApp::new(), |app, kind| (kind.add)(app));
         let app = self.kinds.iter().fold(app, |app, kind| app.knows(kind.info));
         let app = records.fold(app, |app, sort| (sort.add)(app));

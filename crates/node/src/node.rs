@@ -21,7 +21,7 @@ use store::Store;
 use transport::{Board, ListenOptions, Sockets};
 
 use crate::cx::Outside;
-use crate::data::{self, Change, Record};
+use crate::data::{self, Change, Grid, Record};
 use crate::driver::{
     Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pace, Pacemaker, Pool, Seat, Stuck, Task,
 };
@@ -195,6 +195,14 @@ impl NodeApp {
     pub fn change<C: Change>(mut self) -> Self {
         self.kept.get_or_insert(C::NAME);
         self.register.push(Arc::new(|host: &mut Host| host.register_change::<C>()));
+        self
+    }
+
+    /// Keeps a map, and lets sagas move what lies on it.
+    #[must_use]
+    pub fn map<G: Grid>(mut self) -> Self {
+        self.kept.get_or_insert(G::NAME);
+        self.register.push(Arc::new(|host: &mut Host| host.register_map::<G>()));
         self
     }
 

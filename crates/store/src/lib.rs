@@ -102,7 +102,9 @@ pub use saga::{
 };
 pub use shard::Shard;
 pub use sharded::{MoveCounts, MoveEnd, Side, SlotMove};
-pub use slots::{Moving, SLOTS, ShardInfo, Slot, SlotAsk, SlotInfo, SlotState, SlotSums, SlotTold};
+pub use slots::{
+    CHUNK_KIND, Moving, SLOTS, ShardInfo, Slot, SlotAsk, SlotInfo, SlotState, SlotSums, SlotTold,
+};
 pub use store::Store;
 pub use types::{
     Activate, Activated, Claim, Documents, Entity, Incarnation, Key, NodeBeat, Owner, Patch, Pulse,

@@ -9,6 +9,10 @@ use crate::types::Key;
 /// How many slots there are, in every set of shards and for ever.
 pub const SLOTS: u16 = 1_024;
 
+/// The kind of records that are chunks of maps. The first 16 bytes of such a key name a region of its
+/// map, whose chunks are in one slot; see `docs/store-format.md`.
+pub const CHUNK_KIND: u32 = u32::from_be_bytes(*b"grid");
+
 /// A part of all keys, which is in one shard as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u16);
@@ -27,6 +31,10 @@ impl Slot {
     }
 
     pub(crate) fn of_record_key(kind: u32, key: &[u8]) -> Self {
+        let key = match key.first_chunk::<16>() {
+            Some(region) if kind == CHUNK_KIND => region,
+            _ => key,
+        };
         // FNV-1a.
         let bytes = kind.to_be_bytes();
         let bytes = bytes.iter().chain(key);
@@ -295,6 +303,19 @@ mod tests {
         let slots = [0, 1, 0xffff_ffff_ffff_ffff, 5 << 64 | 9].map(|key| Slot::of(Key(key)).0);
         let record = Slot::of_record(&RecordId { kind: 3, key: b"guild".to_vec() }).0;
         assert_eq!((slots, record), ([623, 270, 624, 209], 796));
+    }
+
+    #[test]
+    fn chunks_of_a_region_share_a_slot_and_regions_are_spread() {
+        let slot = |region: u32, chunk: u64| {
+            let key = [&[7; 12][..], &region.to_be_bytes(), &chunk.to_be_bytes()].concat();
+            Slot::of_record(&RecordId { kind: CHUNK_KIND, key })
+        };
+        assert!((0..64).all(|chunk| slot(3, chunk) == slot(3, 0)));
+        let slots: std::collections::BTreeSet<_> = (0..64).map(|region| slot(region, 0)).collect();
+        assert!(slots.len() > 50, "{slots:?}");
+        let other = RecordId { kind: CHUNK_KIND + 1, key: vec![7; 24] };
+        assert_ne!(Slot::of_record(&other), Slot::of_record_key(other.kind, &other.key[..16]));
     }
 
     #[test]

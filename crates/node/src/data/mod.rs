@@ -3,10 +3,12 @@
 mod agenda;
 mod ask;
 mod beat;
+mod chunk;
 mod commits;
 mod deal;
 mod document;
 pub(crate) mod keeper;
+mod map;
 mod options;
 mod records;
 mod report;
@@ -19,12 +21,15 @@ mod stores;
 pub use agenda::{Agenda, AgendaFull, Entry, Overdue};
 pub use ask::{Ask, Told, key_of};
 pub use beat::{Beat, BeatAsk, Life, bury_all};
+pub use chunk::{ChunkId, Spot};
 pub use commits::CommitError;
 pub(crate) use commits::CommitOutcome;
 pub use deal::{Commit, Deal, Pledge, Reading, holder};
 pub(crate) use deal::{Desk, Wishes};
 pub use document::{Document, DocumentError, FieldReader, read_document, write_document};
 pub(crate) use keeper::{Act, Keeper};
+pub(crate) use map::add_map;
+pub use map::{Edit, Found as MapFound, Grid, Map, MapError, Search};
 #[doc(hidden)]
 pub use options::Mutant;
 pub use options::Options;

@@ -312,6 +312,10 @@ impl Batch {
         Batch::default()
     }
 
+    pub(super) fn of(generation: u64, writes: Vec<RecordWrite>) -> Self {
+        Batch { generation: Some(generation), writes, fault: None }
+    }
+
     /// Writes a draft, if it was changed. If not, nobody else may have changed it either.
     pub fn put<R: Record>(self, draft: Draft<R>) -> Self {
         let Draft { read, held } = draft;
@@ -400,7 +404,7 @@ impl Deal {
 }
 
 impl<E: Entity> Cx<E> {
-    fn ask_of_records(&self, ask: RecordAsk) -> Waiting {
+    pub(super) fn ask_of_records(&self, ask: RecordAsk) -> Waiting {
         self.hub().desk.borrow_mut().ask(ask)
     }
 

@@ -8,7 +8,7 @@ use proto::{EntityId, KindId};
 use store::{Amends, Claim, Documents, Key};
 
 use super::Host;
-use crate::data::{Change, Changes, CommitOutcome, Found, Wishes, add_change};
+use crate::data::{Change, Changes, CommitOutcome, Found, Grid, Wishes, add_change, add_map};
 
 impl Host {
     /// The time that it was told last.
@@ -24,6 +24,11 @@ impl Host {
     /// Lets sagas name a change of a record.
     pub fn register_change<C: Change>(&mut self) {
         add_change::<C>(Arc::make_mut(&mut self.hub.amends.borrow_mut()));
+    }
+
+    /// Lets sagas move things of a map from shard to shard.
+    pub fn register_map<G: Grid>(&mut self) {
+        add_map::<G>(Arc::make_mut(&mut self.hub.amends.borrow_mut()));
     }
 
     /// The changes of records that sagas can name.

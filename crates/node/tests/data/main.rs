@@ -7,6 +7,7 @@ mod deals;
 mod documents;
 mod game;
 mod keep;
+mod maps;
 mod process;
 mod records;
 mod rig;

@@ -1,11 +1,12 @@
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use redb::StorageBackend;
 
 use super::*;
 use crate::ledger::{Currency, LedgerOp, Transaction, TxnId};
+use crate::record::{Change, RecordId, RecordWrite};
 use crate::store::Store;
 use crate::types::{Incarnation, Key};
 
@@ -14,6 +15,8 @@ use crate::types::{Incarnation, Key};
 struct Disk {
     image: Mutex<Image>,
     sync_fails: AtomicBool,
+    reads: AtomicUsize,
+    read_bytes: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +48,7 @@ impl Pending {
 impl Disk {
     fn of(durable: Vec<u8>) -> Arc<Disk> {
         let image = Image { now: durable.clone(), durable, pending: Vec::new() };
-        Arc::new(Disk { image: Mutex::new(image), sync_fails: AtomicBool::new(false) })
+        Arc::new(Disk { image: Mutex::new(image), ..Disk::default() })
     }
 
     /// What stands on the disk if the power goes now.
@@ -71,6 +74,8 @@ impl StorageBackend for OnDisk {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.0.reads.fetch_add(1, Ordering::Relaxed);
+        self.0.read_bytes.fetch_add(out.len(), Ordering::Relaxed);
         let image = self.0.image.lock().unwrap();
         let bytes = image.now.get(offset as usize..offset as usize + out.len());
         out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -267,4 +272,49 @@ fn a_store_from_before_slots_is_opened() {
     let store = Store::of_embedded(Embedded::start(base, "test", Options::default()).unwrap());
     assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
     assert_eq!(store.beat(crate::types::Incarnation(1)).wait().unwrap().beat, 1);
+}
+
+/// Of a store with 9.6 million cells of a map (9,408 chunks of 1,024) the start reads as little as of one
+/// with a few, and a search reads the pages on its way.
+#[test]
+fn f24_a_store_that_starts_reads_as_little_of_a_large_map_as_of_a_small_one() {
+    let opened = |chunks: u32| {
+        let disk = founded();
+        let filled = store(&disk, Options::default());
+        let write = |n: u32| {
+            let key = [&[7; 12][..], &(n / 64).to_be_bytes(), &u64::from(n).to_be_bytes()].concat();
+            let id = RecordId { kind: crate::CHUNK_KIND, key };
+            let change = Change::Put(vec![1; 100]);
+            RecordWrite { id, version: 0, change, fence: None, unlock: false }
+        };
+        let all: Vec<_> = (0..chunks).map(write).collect();
+        for some in all.chunks(64) {
+            drop(filled.write_records(1, some.to_vec()));
+        }
+        filled.generation().wait().unwrap();
+        drop(filled);
+        let count = |disk: &Disk| {
+            let bytes = disk.read_bytes.swap(0, Ordering::Relaxed);
+            (disk.reads.swap(0, Ordering::Relaxed), bytes)
+        };
+        // A debug build of redb looks at all pages when it opens a file, a release build does not: it
+        // loads the allocator's state, which the last commit has written.
+        let database = database(&disk);
+        count(&disk);
+        let store =
+            Store::of_embedded(Embedded::start(database, "test", Options::default()).unwrap());
+        let pulse = store.beat(Incarnation(1)).wait().unwrap();
+        assert_eq!(pulse.generation, 1);
+        let at_start = count(&disk);
+        let found =
+            store.records(all[..64.min(all.len())].iter().map(|write| write.id.clone()).collect());
+        let found = found.wait().unwrap().records;
+        assert!(found.iter().all(|record| record.version == 1));
+        (at_start, count(&disk), disk.image.lock().unwrap().now.len())
+    };
+    let (small, _, _) = opened(64);
+    let (large, search, size) = opened(9_408);
+    assert!(large.0 <= small.0 + 16, "reads at the start: {large:?}, of a small map {small:?}");
+    assert!(large.1 <= small.1 + (128 << 10), "bytes at the start: {large:?}, {small:?}");
+    assert!(large.1 + search.1 < size / 4, "{large:?} and {search:?} of {size} bytes");
 }
