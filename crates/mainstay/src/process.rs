@@ -557,6 +557,7 @@ fn server_options(server: &StoreServer) -> Result<store::ServerOptions, StartErr
         password: password.map(store::Password),
         authorities: server.authorities.clone(),
         accept_loss: server.accept_loss,
+        followers: server.followers.clone(),
         ..store::ServerOptions::default()
     })
 }

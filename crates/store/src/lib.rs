@@ -92,7 +92,7 @@ pub use options::Mutant;
 pub use options::{LandingReport, Limits, Options};
 pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 #[cfg(feature = "remote")]
-pub use remote::{Password, ServerOptions};
+pub use remote::{FollowerCounts, Password, ServerOptions};
 pub use rules::Of;
 #[doc(hidden)]
 pub use saga::SagaMutant;

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::answer::{Answer, channel};
 use crate::embedded::Embedded;
@@ -11,6 +12,8 @@ use crate::ledger::{
 };
 use crate::options::{Limits, Options};
 use crate::queue::Asked;
+#[cfg(feature = "remote")]
+use crate::queue::Work;
 use crate::record::{Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 use crate::rules::{self, Activations, Of};
 use crate::shard::Shard;
@@ -316,6 +319,27 @@ impl Store {
         self.ask(Asked { bytes: SMALL, only_reads: true, settles: true }, rule)
     }
 
+    /// Submits a rule that never writes, whose answer may be old.
+    fn look<T: Send + 'static>(
+        &self,
+        age_max: Duration,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Answer<T> {
+        #[cfg(feature = "remote")]
+        if let Backend::Remote(remote) = &*self.backend
+            && let Some(followers) = remote.followers()
+        {
+            let (sender, answer) = channel();
+            let asked = Asked { bytes: SMALL, only_reads: true, settles: false };
+            let rule = self.guarded(rule);
+            followers.look(Box::new(Work::new(rule, asked, sender)), asked.bytes, age_max);
+            return answer;
+        }
+        // Elsewhere there is nothing older.
+        let _ = age_max;
+        self.read(rule)
+    }
+
     pub(crate) fn submit<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -336,18 +360,10 @@ impl Store {
     fn ask<T: Send + 'static>(
         &self,
         asked: Asked,
-        mut rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+        rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<T> {
         let (sender, answer) = channel();
-        let is_shard = self.is_shard;
-        let rule = move |s: &mut Stage<'_>| {
-            if is_shard {
-                s.check_slots();
-            }
-            let told = rule(s)?;
-            s.seal()?;
-            Ok(told)
-        };
+        let rule = self.guarded(rule);
         match &*self.backend {
             Backend::Memory(shard) => {
                 let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -367,6 +383,22 @@ impl Store {
             Backend::Journal(remote, _) => remote.thread().submit(asked, rule, sender),
         }
         answer
+    }
+
+    /// The same rule, which is refused where the slots that it looks at are not.
+    fn guarded<T>(
+        &self,
+        mut rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static {
+        let is_shard = self.is_shard;
+        move |s: &mut Stage<'_>| {
+            if is_shard {
+                s.check_slots();
+            }
+            let told = rule(s)?;
+            s.seal()?;
+            Ok(told)
+        }
     }
 
     /// Does one step of moving slots, or tells which slots the shard has. For whoever moves them;
@@ -496,6 +528,36 @@ impl Store {
         self.read(move |s| rules::load(s, key))
     }
 
+    /// As [`Store::load`], as it was at most `age_max` ago: by a follower if the server has one that is
+    /// known to be no older, else by the leader. For those who only look; nothing may be decided by it.
+    ///
+    /// Age is measured by this process' clock alone, from when it knew of what the follower has, so no
+    /// clocks need agree. A follower that was made a primary, or whose leader was left for another, may for
+    /// that long show what only it was told.
+    pub fn load_aged(&self, key: Key, age_max: Duration) -> Answer<Option<Entity>> {
+        if let Some(set) = self.set() {
+            return set.load_aged(key, age_max);
+        }
+        self.look(age_max, move |s| rules::load(s, key))
+    }
+
+    /// Where reads that may be old were answered, in all shards.
+    #[cfg(feature = "remote")]
+    pub fn follower_counts(&self) -> crate::FollowerCounts {
+        match &*self.backend {
+            Backend::Remote(remote) => remote.follower_counts(),
+            Backend::Sharded(set) => {
+                let each = set.members().iter().map(|(_, store)| store.follower_counts());
+                each.fold(crate::FollowerCounts::default(), |sum, one| crate::FollowerCounts {
+                    follower: sum.follower + one.follower,
+                    too_old: sum.too_old + one.too_old,
+                    away: sum.away + one.away,
+                })
+            }
+            _ => crate::FollowerCounts::default(),
+        }
+    }
+
     /// Does a transaction once: a second try of the same content gets the same receipt.
     ///
     /// Errors: [`Error::Refused`], [`Error::Fenced`], [`Error::Conflict`],
@@ -577,9 +639,33 @@ impl Store {
     /// Errors: [`Error::TooLarge`] above `records_max`, [`Error::Corrupt`].
     pub fn records(&self, ids: Vec<RecordId>) -> Answer<Records> {
         if let Some(set) = self.set() {
-            return set.records(ids);
+            return set.records(ids, None);
         }
         self.read(move |s| rules::records(s, &ids))
+    }
+
+    /// As [`Store::records`], as they were at most `age_max` ago; see [`load_aged`](Self::load_aged). What is
+    /// written by what is read so is compared as always.
+    pub fn records_aged(&self, ids: Vec<RecordId>, age_max: Duration) -> Answer<Records> {
+        if let Some(set) = self.set() {
+            return set.records(ids, Some(age_max));
+        }
+        self.look(age_max, move |s| rules::records(s, &ids))
+    }
+
+    /// As [`Store::scan_records`], as they were at most `age_max` ago; see
+    /// [`load_aged`](Self::load_aged).
+    pub fn scan_records_aged(
+        &self,
+        kind: u32,
+        after: Option<Vec<u8>>,
+        max: usize,
+        age_max: Duration,
+    ) -> Answer<Vec<(Vec<u8>, Record)>> {
+        if let Some(set) = self.set() {
+            return set.scan_records(kind, after, max, Some(age_max));
+        }
+        self.look(age_max, move |s| rules::scan_records(s, kind, after.as_deref(), max))
     }
 
     /// The records of a kind whose keys come after `after`, in the order of their keys, at most
@@ -591,7 +677,7 @@ impl Store {
         max: usize,
     ) -> Answer<Vec<(Vec<u8>, Record)>> {
         if let Some(set) = self.set() {
-            return set.scan_records(kind, after, max);
+            return set.scan_records(kind, after, max, None);
         }
         self.read(move |s| rules::scan_records(s, kind, after.as_deref(), max))
     }

@@ -93,6 +93,12 @@ const FIELDS: &[[&str; 4]] = &[
         "Use a server that may lose what it acknowledged; else it is refused.",
     ],
     [
+        "store.postgres.followers",
+        "list of urls",
+        "none",
+        "Its followers, one host each (postgres://game@standby.example:5432/game), at which reads that name an age limit go while they are no older.",
+    ],
+    [
         "store.mysql",
         "url or object",
         "none",
@@ -116,6 +122,12 @@ const FIELDS: &[[&str; 4]] = &[
         "true or false",
         "false",
         "Use a server that may lose what it acknowledged; else it is refused.",
+    ],
+    [
+        "store.mysql.followers",
+        "list of urls",
+        "none",
+        "Its followers, one host each (mysql://game@standby.example:3306/game), at which reads that name an age limit go while they are no older.",
     ],
     [
         "store.redis",

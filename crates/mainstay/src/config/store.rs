@@ -91,11 +91,13 @@ pub struct StoreServer {
     pub authorities: Option<PathBuf>,
     /// Whether it may lose what it acknowledged.
     pub accept_loss: bool,
+    /// Addresses of its followers, at which what may be old is read.
+    pub followers: Vec<String>,
     password: Option<Secret>,
 }
 
 impl StoreServer {
-    /// Reads `"url"` or `{"url": .., "password": .., "authorities": .., "accept_loss": ..}`.
+    /// Reads `"url"` or `{"url": .., "password": .., "authorities": .., "accept_loss": .., "followers": [..]}`.
     fn read(item: &Item<'_>, folder: &Path) -> Option<StoreServer> {
         let text = |item: &Item<'_>| {
             let url = item.text()?;
@@ -115,13 +117,21 @@ impl StoreServer {
                 password: None,
                 authorities: None,
                 accept_loss: false,
+                followers: Vec::new(),
             });
         }
         let section = item.section()?;
         let password = section.item("password").and_then(|item| Secret::read(&item, folder));
         let authorities = section.item("authorities").and_then(|item| item.text());
         let accept_loss = section.item("accept_loss").and_then(|item| item.bool());
+        let mut followers = Vec::new();
+        for follower in
+            section.item("followers").and_then(|item| item.list(FOLLOWERS_MAX)).unwrap_or_default()
+        {
+            followers.extend(text(&follower));
+        }
         Some(StoreServer {
+            followers,
             url: section.need("url").and_then(|item| text(&item))?,
             password,
             authorities: authorities.map(|file| folder.join(file)),
@@ -248,6 +258,9 @@ impl StorePlace {
         }
     }
 }
+
+/// Each has a thread and a connection.
+const FOLLOWERS_MAX: usize = 16;
 
 /// Each has a bit of 64, as the default one.
 const NAMED_MAX: usize = 63;

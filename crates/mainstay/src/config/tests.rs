@@ -300,6 +300,22 @@ fn a_store_on_a_server_is_named_without_its_password() {
 }
 
 #[test]
+fn f22_followers_are_named_beside_the_server() {
+    let text = r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {
+        "postgres": {"url": "postgres://game@a/game", "followers": ["postgres://game@b/game"]}}}"#;
+    let config = Config::from_input(&Input::of_text("c.json", text), &roles()).expect("right");
+    let StorePlace::Postgres(server) = &config.processes[0].store else { panic!("{config:?}") };
+    assert_eq!(server.followers, ["postgres://game@b/game"]);
+    errors(
+        r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {
+            "mysql": {"url": "mysql://a/game", "followers": ["mysql://game:hunter2@b/game", 7]}}}"#,
+        expect![[r#"
+            c.json:2:62: store.mysql.followers.0: no password in the address: give it as `password`
+            c.json:2:93: store.mysql.followers.1: 7 where a text in "quotes" should be"#]],
+    );
+}
+
+#[test]
 fn f3_stores_beside_the_default_one_have_names() {
     errors(
         r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {"sqlite": "e.sqlite"}, "stores": {

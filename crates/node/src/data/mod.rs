@@ -33,7 +33,7 @@ pub use map::{Edit, Found as MapFound, Grid, Map, MapError, Search};
 #[doc(hidden)]
 pub use options::Mutant;
 pub use options::Options;
-pub use records::{Batch, Draft, Record, RecordAsk, RecordError, RecordTold, Snapshot};
+pub use records::{Batch, Draft, Peek, Record, RecordAsk, RecordError, RecordTold, Snapshot};
 pub use report::{Stats, Trouble};
 pub use sagas::{Change, amend};
 pub(crate) use sagas::{SagaWish, Sagas, add_change};

@@ -15,13 +15,15 @@ use env::Instant;
 use proto::KindId;
 use proto::codec::Message;
 use store::{
-    Change, Error, Lock, LockAsk, Receipt, Record as Stored, RecordId, RecordWrite,
-    Records as StoredRecords, Transaction,
+    Change, Entity as StoredEntity, Error, Key, Lock, LockAsk, Receipt, Record as Stored, RecordId,
+    RecordWrite, Records as StoredRecords, Transaction,
 };
 
+use super::ask::key_of;
 use super::deal::{Deal, Waiting};
 use super::document::{Document, Tail, read, write};
-use crate::cx::Cx;
+use super::sheets::Sheets;
+use crate::cx::{Cx, Ref};
 use crate::entity::Entity;
 use crate::host::hub::Hub;
 
@@ -110,6 +112,10 @@ impl RecordError {
 pub enum RecordAsk {
     /// Read these.
     Read(Vec<RecordId>),
+    /// Read these as they were at most so long ago.
+    ReadAged(Vec<RecordId>, Duration),
+    /// Read an entity that somebody may own, as it was at most so long ago.
+    Peek(Key, Duration),
     /// List a kind from after a key on, at most so many.
     List(u32, Option<Vec<u8>>, usize),
     /// Write these, read under that generation.
@@ -130,6 +136,8 @@ pub enum RecordAsk {
 pub enum RecordTold {
     /// As they are.
     Read(StoredRecords),
+    /// The entity, if it was ever activated.
+    Peeked(Option<StoredEntity>),
     /// Keys and records.
     List(Vec<(Vec<u8>, Stored)>),
     /// Written, or nothing else to say.
@@ -141,6 +149,14 @@ pub enum RecordTold {
 }
 
 impl RecordAsk {
+    /// The entity that it is about: it is asked where that is kept, anything else in the default store.
+    pub(crate) fn entity(&self) -> Option<Key> {
+        match self {
+            RecordAsk::Peek(key, _) => Some(*key),
+            _ => None,
+        }
+    }
+
     /// Puts the request to `store`; `tell` gets the answer, perhaps on the store's thread.
     pub(super) fn submit(
         self,
@@ -150,6 +166,14 @@ impl RecordAsk {
         match self {
             RecordAsk::Read(ids) => {
                 store.records(ids).on_ready(|result| tell(result.map(RecordTold::Read)));
+            }
+            RecordAsk::ReadAged(ids, age_max) => {
+                let answer = store.records_aged(ids, age_max);
+                answer.on_ready(|result| tell(result.map(RecordTold::Read)));
+            }
+            RecordAsk::Peek(key, age_max) => {
+                let answer = store.load_aged(key, age_max);
+                answer.on_ready(|result| tell(result.map(RecordTold::Peeked)));
             }
             RecordAsk::List(kind, after, max) => {
                 let answer = store.scan_records(kind, after, max);
@@ -225,6 +249,28 @@ impl<R> Deref for Snapshot<R> {
 
     fn deref(&self) -> &R {
         &self.0.value
+    }
+}
+
+/// An entity's documents as they were stored at one moment. What is not kept is as a new entity has it.
+#[derive(Debug)]
+pub struct Peek<T> {
+    version: u64,
+    value: T,
+}
+
+impl<T> Peek<T> {
+    /// How often its documents were written until then.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+}
+
+impl<T> Deref for Peek<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
     }
 }
 
@@ -411,8 +457,12 @@ impl<E: Entity> Cx<E> {
     fn read_stored<R: Record>(
         &self,
         ids: Vec<RecordId>,
+        age_max: Option<Duration>,
     ) -> impl Future<Output = Result<Vec<Read<R>>, RecordError>> + use<E, R> {
-        let told = self.ask_of_records(RecordAsk::Read(ids.clone()));
+        let told = self.ask_of_records(match age_max {
+            Some(age_max) => RecordAsk::ReadAged(ids.clone(), age_max),
+            None => RecordAsk::Read(ids.clone()),
+        });
         async move {
             let RecordTold::Read(found) = told.await? else { return Err(RecordError::Unknown) };
             let each = ids.into_iter().zip(found.records);
@@ -429,7 +479,7 @@ impl<E: Entity> Cx<E> {
         &self,
         key: &R::Key,
     ) -> impl Future<Output = Result<Option<Snapshot<R>>, RecordError>> + use<E, R> {
-        let read = self.read_stored::<R>(vec![id_of::<R>(key)]);
+        let read = self.read_stored::<R>(vec![id_of::<R>(key)], None);
         async move { Ok(read.await?.pop().filter(|read| read.bytes.is_some()).map(Snapshot)) }
     }
 
@@ -442,7 +492,7 @@ impl<E: Entity> Cx<E> {
         &self,
         keys: &[R::Key],
     ) -> impl Future<Output = Result<Vec<Option<Snapshot<R>>>, RecordError>> + use<E, R> {
-        let read = self.read_stored::<R>(keys.iter().map(id_of::<R>).collect());
+        let read = self.read_stored::<R>(keys.iter().map(id_of::<R>).collect(), None);
         let present = |read: Read<R>| read.bytes.is_some().then_some(Snapshot(read));
         async move { Ok(read.await?.into_iter().map(present).collect()) }
     }
@@ -476,6 +526,68 @@ impl<E: Entity> Cx<E> {
         }
     }
 
+    /// As [`read_record`](Self::read_record), as it was at most `age_max` ago: by a follower of the store's
+    /// server if there is one that is known to be no older, else by the server itself. For what is only
+    /// shown; a batch that names it as [`unchanged`](Batch::unchanged) is compared all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_record`](Self::read_record).
+    pub fn read_record_aged<R: Record>(
+        &self,
+        key: &R::Key,
+        age_max: Duration,
+    ) -> impl Future<Output = Result<Option<Snapshot<R>>, RecordError>> + use<E, R> {
+        let read = self.read_stored::<R>(vec![id_of::<R>(key)], Some(age_max));
+        async move { Ok(read.await?.pop().filter(|read| read.bytes.is_some()).map(Snapshot)) }
+    }
+
+    /// As [`read_records`](Self::read_records), as they were at most `age_max` ago; see
+    /// [`read_record_aged`](Self::read_record_aged).
+    ///
+    /// # Errors
+    ///
+    /// As [`read_record`](Self::read_record).
+    pub fn read_records_aged<R: Record>(
+        &self,
+        keys: &[R::Key],
+        age_max: Duration,
+    ) -> impl Future<Output = Result<Vec<Option<Snapshot<R>>>, RecordError>> + use<E, R> {
+        let read = self.read_stored::<R>(keys.iter().map(id_of::<R>).collect(), Some(age_max));
+        let present = |read: Read<R>| read.bytes.is_some().then_some(Snapshot(read));
+        async move { Ok(read.await?.into_iter().map(present).collect()) }
+    }
+
+    /// The documents of any entity as they were stored at most `age_max` ago (and of what its owner changed
+    /// in the second before that, perhaps not yet); `None` if it was never saved. For what is only shown:
+    /// the owner is not asked, and goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Unreadable`], [`RecordError::Unavailable`]; [`RecordError::Invalid`] for a kind that
+    /// is made by no key.
+    pub fn peek<T: Entity>(
+        &self,
+        of: Ref<T>,
+        age_max: Duration,
+    ) -> impl Future<Output = Result<Option<Peek<T>>, RecordError>> + use<E, T> {
+        let key = key_of(of.id());
+        let told = self.ask_of_records(RecordAsk::Peek(key, age_max));
+        async move {
+            let RecordTold::Peeked(found) = told.await? else { return Err(RecordError::Unknown) };
+            let Some(found) = found.filter(|found| found.version > 0) else { return Ok(None) };
+            let none = || RecordError::Invalid(format!("{} is made by no key", T::KIND.name));
+            let mut value = T::create(of.key()).ok_or_else(none)?;
+            let version = found.version;
+            let mut sheets = Sheets::stored(found.documents, None);
+            value.load(&mut sheets).map_err(|error| RecordError::Unreadable {
+                id: RecordId { kind: T::KIND.id.0, key: of.key().to_be_bytes().to_vec() },
+                problem: error.to_string(),
+            })?;
+            Ok(Some(Peek { version, value }))
+        }
+    }
+
     /// Reads a record to change it; its default if there is none. Locks nothing: whoever writes
     /// first wins, the other one gets [`RecordError::Conflict`].
     ///
@@ -486,7 +598,7 @@ impl<E: Entity> Cx<E> {
         &self,
         key: &R::Key,
     ) -> impl Future<Output = Result<Draft<R>, RecordError>> + use<E, R> {
-        let read = self.read_stored::<R>(vec![id_of::<R>(key)]);
+        let read = self.read_stored::<R>(vec![id_of::<R>(key)], None);
         async move {
             let read = read.await?.pop().ok_or(RecordError::Unknown)?;
             Ok(Draft { read, held: None })

@@ -159,7 +159,8 @@ impl Worker {
             self.keepers[store].handle_holdings(tag, holder);
         }
         for (tag, ask) in wishes.records {
-            self.keepers[0].handle_record(tag, ask);
+            let store = ask.entity().map_or(0, |key| self.host.store_of_holder(key));
+            self.keepers[store].handle_record(tag, ask);
         }
         let mut acted = self.carry_sagas(now, wishes.sagas);
         for store in 0..self.keepers.len() {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use macros::{Document, entity, rpc};
-use node::data::{Batch, Deal, RecordError};
-use node::rt::Cx;
+use node::data::{Ask, Batch, Deal, RecordAsk, RecordError};
+use node::rt::{Cx, Ref};
 use node::{Entity, Host};
 use store::{Change, Currency, Error, Key, LedgerOp, RecordId, RecordWrite, Transaction, TxnId};
 
+use crate::game::Avatar;
 use crate::rig::{Rig, said};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -79,6 +80,26 @@ impl Clerk {
         cx.sleep(Duration::from_millis(ms)).await;
         draft.title = title;
         told(cx.write_records(Batch::new().put(draft)).await)
+    }
+
+    /// What is shown of a guild and of an avatar, as of at most so many milliseconds ago.
+    #[invoke(server)]
+    async fn show(&mut self, cx: &mut Cx<Self>, name: String, avatar: u64, ms: u64) -> String {
+        let age_max = Duration::from_millis(ms);
+        let guild = cx.read_record_aged::<Guild>(&key(&name), age_max).await;
+        let guild = told(guild.map(|guild| guild.map(|guild| guild.title.clone())));
+        let avatar = cx.peek(Ref::<Avatar>::keyed(avatar), age_max).await;
+        let seen = told(avatar.map(|avatar| {
+            avatar.map(|avatar| {
+                (
+                    avatar.level,
+                    avatar.seen,
+                    avatar.bag.with(|bag| bag.slots.len()),
+                    avatar.version(),
+                )
+            })
+        }));
+        format!("{guild} {seen}")
     }
 
     /// The same with the guild to itself; `wait` for it and `expiry` of the lock in milliseconds.
@@ -158,11 +179,12 @@ impl Clerk {
 
 fn register(host: &mut Host) {
     host.register::<Clerk>();
+    host.register::<Avatar>();
 }
 
 fn rig() -> Rig {
     said();
-    Rig::new(register, vec![Clerk::KIND.id])
+    Rig::new(register, vec![Clerk::KIND.id, Avatar::KIND.id])
 }
 
 fn read(rig: &mut Rig, node: usize, name: &'static str) -> String {
@@ -321,6 +343,49 @@ fn f2_a_record_that_cannot_be_read_or_written_is_an_error_and_never_empty() {
     assert!(rename(&mut rig, node, "owls", "Owls").contains("cannot be read"));
     rig.refuse = Some(|_| Some(Error::Unavailable("gone".to_owned())));
     assert_eq!(read(&mut rig, node, "bats"), "the store cannot be reached now");
+}
+
+/// Who only looks names how old it may be, disturbs no owner, and gets an error for what cannot be read.
+#[test]
+fn f22_who_only_looks_says_how_old_it_may_be() {
+    let mut rig = rig();
+    let (one, two) = (rig.start(), rig.start());
+    let show = |rig: &mut Rig| {
+        let call = rig.call(two, |out| async move {
+            out.entity::<Clerk>(2).show("owls".to_owned(), 1, 1_500).await
+        });
+        call.unwrap()
+    };
+    assert_eq!(show(&mut rig), "None None");
+    assert_eq!(rename(&mut rig, one, "owls", "Owls"), "()");
+    let rise = rig.call(one, |out| async move { out.entity::<Avatar>(1).rise(5).await });
+    assert_eq!(rise, Ok(5));
+    assert_eq!(show(&mut rig), r#"Some("Owls") None"#, "it is not saved yet");
+    rig.run_for(2 * SECOND);
+    assert_eq!(show(&mut rig), r#"Some("Owls") Some((5, 0, 0, 1))"#);
+    let owner = rig.call(one, |out| async move { out.entity::<Avatar>(1).climb(0).await });
+    assert_eq!(owner, Ok((5, 1)), "its owner still has it, under its first epoch");
+
+    rig.refuse = Some(|ask| match ask {
+        Ask::Record(_, RecordAsk::ReadAged(_, age) | RecordAsk::Peek(_, age)) => {
+            let asked = age.as_millis();
+            Some(Error::Unavailable(format!("asked for {asked}")))
+        }
+        _ => None,
+    });
+    let away = "the store cannot be reached now";
+    assert_eq!(show(&mut rig), format!("{away} {away}"), "that is how it is asked");
+    rig.refuse = None;
+    let key = node::data::key_of(Ref::<Avatar>::keyed(7).id());
+    let me = store::Incarnation(100);
+    let ask = store::Activate { key, generation: 1, incarnation: me, reclaim: None };
+    let claim = rig.store.activate(ask).wait().unwrap().claim;
+    let patch = store::Patch::from([("self".to_owned(), Some(vec![0xc1]))]);
+    rig.store.save(store::Save { claim, version: 0, patch }).wait().unwrap();
+    let damaged = rig.call(two, |out| async move {
+        out.entity::<Clerk>(2).show("owls".to_owned(), 7, 1_500).await
+    });
+    assert!(damaged.unwrap().contains("cannot be read"));
 }
 
 /// Whoever asked a node without a store waited for ever.

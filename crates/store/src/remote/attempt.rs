@@ -157,6 +157,15 @@ impl Attempt {
         wanted
     }
 
+    /// Runs one job by itself, which only reads: whether it is done and no error, or what it lacks.
+    pub fn look(&self, job: &mut Box<dyn Job>, limits: &Limits, done: &mut bool) -> Wanted {
+        let view = View { known: self, wanted: RefCell::default(), asked: RefCell::default() };
+        let is_done = job.run(&mut Stage::new(&view, limits));
+        let wanted = view.wanted.into_inner();
+        *done = is_done && wanted.is_empty();
+        wanted
+    }
+
     /// How many jobs are done, from the first on.
     pub fn done(&self) -> usize {
         self.done

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::attempt::{Attempt, Remembered, Wanted};
+use super::follow::{FollowerCounts, Followers};
 use super::options::ServerOptions;
 use super::verify::verify;
 use super::{CommitFailure, ConnectError, Failure, Found, Link, Mode, Place, Server};
@@ -35,6 +36,8 @@ const FAILED_MAX: u32 = 2;
 /// A store on a server, and its thread.
 pub(crate) struct Remote {
     kind: &'static str,
+    /// The first is dropped first: what it has not answered goes to the other.
+    followers: Option<Followers>,
     thread: Thread,
     verify: Box<dyn Fn() -> Verify + Send + Sync>,
 }
@@ -58,6 +61,7 @@ impl Remote {
         let system = |source| OpenError::Io { path: server.shown(), source };
         let own = runtime().map_err(system)?;
         let queue = Arc::new(Queue::new(options.store.clone()));
+        let of_followers = Arc::clone(&queue);
         let (told, opened) = std::sync::mpsc::channel();
         let mut driver = Driver::new(Arc::clone(&server), Arc::clone(&queue), options.clone());
         driver.settle = settle;
@@ -67,6 +71,9 @@ impl Remote {
             let reason = "its thread ended".to_owned();
             Err(OpenError::Away { server: server.shown(), reason })
         })?;
+        let has_followers = server.followers() > 0;
+        let followers = has_followers.then(|| Followers::start(&server, &of_followers, &options));
+        let followers = followers.transpose()?;
         let verify = Box::new(move || -> Verify {
             let (server, options) = (Arc::clone(&server), options.clone());
             Box::new(move || {
@@ -74,7 +81,7 @@ impl Remote {
                 verify(&own, &*server, &options)
             })
         });
-        Ok(Remote { kind: S::KIND, thread, verify })
+        Ok(Remote { kind: S::KIND, followers, thread, verify })
     }
 
     /// The name of what it is stored in.
@@ -86,6 +93,16 @@ impl Remote {
         &self.thread
     }
 
+    /// Its followers, if it has some.
+    pub fn followers(&self) -> Option<&Followers> {
+        self.followers.as_ref()
+    }
+
+    /// Where reads that may be old were answered.
+    pub fn follower_counts(&self) -> FollowerCounts {
+        self.followers.as_ref().map(Followers::counts).unwrap_or_default()
+    }
+
     /// Reads the whole of one moment on a connection of its own, one at a time.
     pub fn verify(&self, sender: Sender<Verdict>) {
         self.thread.verify(sender, || Some((self.verify)()));
@@ -93,7 +110,7 @@ impl Remote {
 }
 
 /// For the sockets and timers of a client, on one thread.
-fn runtime() -> std::io::Result<Runtime> {
+pub(super) fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 

@@ -13,6 +13,7 @@
 
 mod attempt;
 mod driver;
+mod follow;
 #[cfg(feature = "mongodb")]
 mod mongodb;
 #[cfg(feature = "mysql")]
@@ -34,6 +35,7 @@ use crate::rules;
 use crate::tables::{MemoryTables, Stage, Table, Writes};
 
 pub(crate) use driver::Remote;
+pub use follow::FollowerCounts;
 #[cfg(feature = "mongodb")]
 pub(crate) use mongodb::Mongodb;
 #[cfg(feature = "mysql")]
@@ -71,6 +73,19 @@ pub(crate) trait Server: Send + Sync + 'static {
     /// At how many hosts it may be, one of which takes writes at a time.
     fn hosts(&self) -> usize {
         1
+    }
+
+    /// How many followers it has that may be read.
+    fn followers(&self) -> usize {
+        0
+    }
+
+    /// Connects to one of the followers, only to read there.
+    fn connect_follower(
+        &self,
+        follower: usize,
+    ) -> impl Future<Output = Result<Self::Link, ConnectError>> {
+        async move { Err(ConnectError::Away(format!("there is no follower {follower}"))) }
     }
 
     /// Connects to one of the hosts if that takes writes, checks that what is acknowledged is durable

@@ -57,6 +57,10 @@ pub(crate) struct Mongodb {
 impl Mongodb {
     /// Reads an address: `mongodb://user@host,host/database?replicaSet=name`; without a database `mainstay`.
     pub fn new(url: &str, options: &ServerOptions) -> Result<Self, OpenError> {
+        if !options.followers.is_empty() {
+            let reason = "secondaries of MongoDB are not read: only PostgreSQL, MariaDB and MySQL have followers";
+            return Err(OpenError::Malformed(reason.to_owned()));
+        }
         let mut connection = ConnectionString::parse(url)
             .map_err(|error| OpenError::Malformed(error.to_string()))?;
         let HostInfo::HostIdentifiers(hosts) = &connection.host_info else {

@@ -39,6 +39,7 @@ const IN_THE_WAY: [u16; 2] = [1205, 1213];
 pub(crate) struct Mysql {
     /// One for each host.
     opts: Vec<Opts>,
+    followers: Vec<Opts>,
     shown: String,
     options: ServerOptions,
 }
@@ -46,11 +47,16 @@ pub(crate) struct Mysql {
 impl Mysql {
     /// Reads an address: `mysql://user@host:port/database`, or several hosts by commas.
     pub fn new(url: &str, options: &ServerOptions) -> Result<Self, OpenError> {
-        let mut all = Vec::new();
-        for url in each_host(url) {
-            all.push(
-                Opts::from_url(&url).map_err(|error| OpenError::Malformed(error.to_string()))?,
-            );
+        let read = |url: &str| {
+            let each = each_host(url).into_iter().map(|url| Opts::from_url(&url));
+            let all = each.collect::<Result<Vec<_>, _>>();
+            all.map_err(|error| OpenError::Malformed(error.to_string()))
+        };
+        let all = read(url)?;
+        let mut followers = Vec::new();
+        for url in &options.followers {
+            let is_plain = url.contains("require_ssl=false");
+            followers.extend(read(url)?.into_iter().map(|opts| dressed(opts, is_plain, options)));
         }
         let Some(database) = all.first().and_then(Opts::db_name).map(str::to_owned) else {
             return Err(OpenError::Malformed("it names no database".to_owned()));
@@ -61,26 +67,8 @@ impl Mysql {
             .collect();
         let shown = format!("MySQL database {database} at {}", at.join(","));
         let is_plain = url.contains("require_ssl=false");
-        let opts = all.into_iter().map(|opts| {
-            let is_local = stays_here(opts.ip_or_hostname()) || opts.socket().is_some();
-            let mut ssl = opts.ssl_opts().cloned();
-            if ssl.is_none() && !is_local && !is_plain {
-                ssl = Some(SslOpts::default());
-            }
-            if let (Some(ssl), Some(file)) = (&mut ssl, &options.authorities) {
-                *ssl = ssl.clone().with_root_certs(vec![file.clone().into()]);
-            }
-            let mut builder = OptsBuilder::from_opts(opts)
-                .ssl_opts(ssl)
-                // It would leave the address it was given for one the server names.
-                .prefer_socket(false)
-                .tcp_keepalive(Some(Duration::from_secs(10)));
-            if let Some(password) = &options.password {
-                builder = builder.pass(Some(password.0.clone()));
-            }
-            builder.into()
-        });
-        Ok(Mysql { opts: opts.collect(), shown, options: options.clone() })
+        let opts = all.into_iter().map(|opts| dressed(opts, is_plain, options)).collect();
+        Ok(Mysql { opts, followers, shown, options: options.clone() })
     }
 
     fn refuse(&self, reason: &str) -> ConnectError {
@@ -172,6 +160,27 @@ impl Mysql {
     }
 }
 
+/// How to connect to one host.
+fn dressed(opts: Opts, is_plain: bool, options: &ServerOptions) -> Opts {
+    let is_local = stays_here(opts.ip_or_hostname()) || opts.socket().is_some();
+    let mut ssl = opts.ssl_opts().cloned();
+    if ssl.is_none() && !is_local && !is_plain {
+        ssl = Some(SslOpts::default());
+    }
+    if let (Some(ssl), Some(file)) = (&mut ssl, &options.authorities) {
+        *ssl = ssl.clone().with_root_certs(vec![file.clone().into()]);
+    }
+    let mut builder = OptsBuilder::from_opts(opts)
+        .ssl_opts(ssl)
+        // It would leave the address it was given for one the server names.
+        .prefer_socket(false)
+        .tcp_keepalive(Some(Duration::from_secs(10)));
+    if let Some(password) = &options.password {
+        builder = builder.pass(Some(password.0.clone()));
+    }
+    builder.into()
+}
+
 impl Server for Mysql {
     type Link = MysqlLink;
     const KIND: &'static str = "mysql";
@@ -188,10 +197,28 @@ impl Server for Mysql {
         let refusal = |error: mysql_async::Error| self.refusal(&error);
         let mut conn = Conn::new(self.opts[host].clone()).await.map_err(refusal)?;
         self.check(&mut conn).await?;
+        let mut link = self.set_up(conn).await.map_err(refusal)?;
+        self.found(&mut link.conn).await.map_err(refusal)?;
+        Ok(link)
+    }
+
+    fn followers(&self) -> usize {
+        self.followers.len()
+    }
+
+    async fn connect_follower(&self, follower: usize) -> Result<MysqlLink, ConnectError> {
+        let refusal = |error: mysql_async::Error| self.refusal(&error);
+        let conn = Conn::new(self.followers[follower].clone()).await.map_err(refusal)?;
+        self.set_up(conn).await.map_err(refusal)
+    }
+}
+
+impl Mysql {
+    /// Sets a session up.
+    async fn set_up(&self, mut conn: Conn) -> Result<MysqlLink, mysql_async::Error> {
         let seconds = |wait: Duration| wait.as_secs().max(1);
         let holder = seconds(self.options.holder_wait);
-        let is_mariadb: Option<String> =
-            conn.query_first("SELECT VERSION()").await.map_err(refusal)?;
+        let is_mariadb: Option<String> = conn.query_first("SELECT VERSION()").await?;
         let is_mariadb = is_mariadb.is_some_and(|version| version.contains("MariaDB"));
         let mut session = format!(
             "SET SESSION innodb_lock_wait_timeout = {}, net_read_timeout = {holder}, \
@@ -211,8 +238,7 @@ impl Server for Mysql {
             (patience, "; SET SESSION wait_timeout = 28800".to_owned())
         };
         session.push_str("; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED");
-        conn.query_drop(session).await.map_err(refusal)?;
-        self.found(&mut conn).await.map_err(refusal)?;
+        conn.query_drop(session).await?;
         Ok(MysqlLink { conn, patience, calm })
     }
 }

@@ -35,6 +35,13 @@ pub struct ServerOptions {
     pub authorities: Option<PathBuf>,
     /// Use a server that may lose what it acknowledged. It is refused otherwise.
     pub accept_loss: bool,
+    /// Addresses of followers, one host each, at which what may be old is read. PostgreSQL, MariaDB and
+    /// MySQL have such.
+    pub followers: Vec<String>,
+    /// How often the age of followers is measured while they are read. They are never known to be younger.
+    pub follower_beat: Duration,
+    /// How long a follower may take to answer before the leader is asked.
+    pub follower_wait: Duration,
 }
 
 impl Default for ServerOptions {
@@ -52,6 +59,9 @@ impl Default for ServerOptions {
             password: None,
             authorities: None,
             accept_loss: false,
+            followers: Vec::new(),
+            follower_beat: Duration::from_millis(250),
+            follower_wait: Duration::from_secs(1),
         }
     }
 }

@@ -44,6 +44,7 @@ type Columns<'a> = (Vec<i16>, Vec<&'a [u8]>);
 pub(crate) struct Postgres {
     /// One for each host: one that hangs must not keep us from the others.
     configs: Vec<Config>,
+    followers: Vec<Config>,
     tls: Option<MakeRustlsConnect>,
     shown: String,
     /// What every session is set to.
@@ -54,38 +55,24 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Reads an address: `postgres://user@host:port/database`, or several hosts by commas.
     pub fn new(url: &str, options: &ServerOptions) -> Result<Self, OpenError> {
-        let (mut configs, mut hosts, mut tls) = (Vec::new(), Vec::new(), None);
-        for url in each_host(url) {
-            let mut config: Config = url.parse().map_err(|error| {
-                // What is wrong is in the source; neither shows the address.
-                OpenError::Malformed(shown(&error))
-            })?;
-            if let Some(password) = &options.password {
-                config.password(&password.0);
-            }
-            config.application_name("mainstay");
+        let each = |url: &str| each_host(url).into_iter().map(|url| config_of(&url, options));
+        let mut configs = each(url).collect::<Result<Vec<_>, _>>()?;
+        for config in &mut configs {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-            config.connect_timeout(options.connect_wait);
-            config.keepalives_idle(Duration::from_secs(10));
-            config.keepalives_interval(Duration::from_secs(3));
-            config.tcp_user_timeout(options.reply_wait);
-            match (config.get_ssl_mode(), config.get_hosts().iter().all(is_local)) {
-                (SslMode::Disable, _) | (SslMode::Prefer, true) => {
-                    config.ssl_mode(SslMode::Disable);
-                }
-                _ => {
-                    config.ssl_mode(SslMode::Require);
-                    tls = Some(MakeRustlsConnect::new(trust(options)?));
-                }
-            }
-            hosts.extend(config.get_hosts().iter().map(host));
-            configs.push(config);
         }
+        let followers = options.followers.iter().flat_map(|url| each(url));
+        let followers = followers.collect::<Result<Vec<_>, _>>()?;
+        let hosts: Vec<_> =
+            configs.iter().flat_map(|config| config.get_hosts().iter().map(host)).collect();
+        let is_encrypted = |config: &Config| config.get_ssl_mode() == SslMode::Require;
+        let tls = configs.iter().chain(&followers).any(is_encrypted);
+        let tls = tls.then(|| trust(options).map(MakeRustlsConnect::new)).transpose()?;
         let database = configs.first().and_then(|one| one.get_dbname().or(one.get_user()));
         let database = database.unwrap_or("?");
         let shown = format!("PostgreSQL database {database} at {}", hosts.join(","));
         let session = session(options);
-        Ok(Postgres { configs, tls, shown, session, accept_loss: options.accept_loss })
+        let accept_loss = options.accept_loss;
+        Ok(Postgres { configs, followers, tls, shown, session, accept_loss })
     }
 
     async fn client(&self, config: &Config) -> Result<Client, tokio_postgres::Error> {
@@ -175,15 +162,39 @@ impl Server for Postgres {
         let mut client = self.client(&self.configs[host]).await.map_err(refusal)?;
         self.check(&client).await?;
         self.found(&mut client).await.map_err(refusal)?;
-        let (get, page, put, remove) = tokio::try_join!(
-            client.prepare(GET),
-            client.prepare(PAGE),
-            client.prepare(PUT),
-            client.prepare(REMOVE),
-        )
-        .map_err(refusal)?;
-        Ok(PostgresLink { client, get, page, put, remove })
+        PostgresLink::new(client).await.map_err(refusal)
     }
+
+    fn followers(&self) -> usize {
+        self.followers.len()
+    }
+
+    async fn connect_follower(&self, follower: usize) -> Result<PostgresLink, ConnectError> {
+        let refusal = |error: tokio_postgres::Error| self.refusal(&error);
+        let client = self.client(&self.followers[follower]).await.map_err(refusal)?;
+        PostgresLink::new(client).await.map_err(refusal)
+    }
+}
+
+/// How to connect to one host.
+fn config_of(url: &str, options: &ServerOptions) -> Result<Config, OpenError> {
+    let mut config: Config = url.parse().map_err(|error| {
+        // What is wrong is in the source; neither shows the address.
+        OpenError::Malformed(shown(&error))
+    })?;
+    if let Some(password) = &options.password {
+        config.password(&password.0);
+    }
+    config.application_name("mainstay");
+    config.connect_timeout(options.connect_wait);
+    config.keepalives_idle(Duration::from_secs(10));
+    config.keepalives_interval(Duration::from_secs(3));
+    config.tcp_user_timeout(options.reply_wait);
+    match (config.get_ssl_mode(), config.get_hosts().iter().all(is_local)) {
+        (SslMode::Disable, _) | (SslMode::Prefer, true) => config.ssl_mode(SslMode::Disable),
+        _ => config.ssl_mode(SslMode::Require),
+    };
+    Ok(config)
 }
 
 /// A session, which ends when this is dropped.
@@ -265,6 +276,16 @@ impl Link for PostgresLink {
 }
 
 impl PostgresLink {
+    async fn new(client: Client) -> Result<Self, tokio_postgres::Error> {
+        let (get, page, put, remove) = tokio::try_join!(
+            client.prepare(GET),
+            client.prepare(PAGE),
+            client.prepare(PUT),
+            client.prepare(REMOVE),
+        )?;
+        Ok(PostgresLink { client, get, page, put, remove })
+    }
+
     async fn read(&self, places: &[Place]) -> Result<Vec<Found>, Failure> {
         let tables: Vec<i16> = places.iter().map(|(table, _)| *table as i16).collect();
         let keys: Vec<&[u8]> = places.iter().map(|(_, key)| key.as_slice()).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use super::Sharded;
 use crate::answer::{Answer, channel};
@@ -79,6 +80,13 @@ fn mark(store: Store, of: Incarnation, beat: u64, tries: u32) -> Answer<()> {
         told => sender.send(told),
     });
     answer
+}
+
+fn records(store: &Store, ids: Vec<RecordId>, age_max: Option<Duration>) -> Answer<Records> {
+    match age_max {
+        Some(age_max) => store.records_aged(ids, age_max),
+        None => store.records(ids),
+    }
 }
 
 impl Sharded {
@@ -263,6 +271,10 @@ impl Sharded {
         self.ask(vec![Slot::of(key)], None, move |store, _| store.load(key))
     }
 
+    pub fn load_aged(self: &Arc<Self>, key: Key, age_max: Duration) -> Answer<Option<Entity>> {
+        self.ask(vec![Slot::of(key)], None, move |store, _| store.load_aged(key, age_max))
+    }
+
     pub fn commit(self: &Arc<Self>, mut txn: Transaction) -> Answer<Receipt> {
         let (named, id) = (txn.generation, txn.id);
         if txn.is_nothing() {
@@ -363,35 +375,47 @@ impl Sharded {
     }
 
     /// At one moment if they are in one shard, else each at its own.
-    pub fn records(self: &Arc<Self>, ids: Vec<RecordId>) -> Answer<Records> {
+    pub fn records(
+        self: &Arc<Self>,
+        ids: Vec<RecordId>,
+        age_max: Option<Duration>,
+    ) -> Answer<Records> {
         let slots: Vec<Slot> = ids.iter().map(Slot::of_record).collect();
         let (sender, answer) = channel();
         let set = Arc::downgrade(self);
         if self.map().shard_of(&slots).is_ok() {
             let shared = ids.clone();
-            let asked = self.ask(slots, None, move |store, _| store.records(shared.clone()));
+            let asked =
+                self.ask(slots, None, move |store, _| records(store, shared.clone(), age_max));
             asked.on_ready(move |told| match told {
-                Err(Error::AcrossShards { .. }) => match with(&set, |set| set.each_record(ids)) {
-                    Ok(answer) => answer.on_ready(|told| sender.send(told)),
-                    Err(error) => sender.send(Err(error)),
-                },
+                Err(Error::AcrossShards { .. }) => {
+                    match with(&set, |set| set.each_record(ids, age_max)) {
+                        Ok(answer) => answer.on_ready(|told| sender.send(told)),
+                        Err(error) => sender.send(Err(error)),
+                    }
+                }
                 told => {
                     let told = told.and_then(|told| with(&set, |set| set.with_generation(told)));
                     sender.send(told);
                 }
             });
         } else {
-            self.each_record(ids).on_ready(|told| sender.send(told));
+            self.each_record(ids, age_max).on_ready(|told| sender.send(told));
         }
         answer
     }
 
-    fn each_record(self: &Arc<Self>, ids: Vec<RecordId>) -> Answer<Records> {
+    fn each_record(
+        self: &Arc<Self>,
+        ids: Vec<RecordId>,
+        age_max: Option<Duration>,
+    ) -> Answer<Records> {
         let (sender, answer) = channel();
         let set = Arc::downgrade(self);
         let asked = ids.into_iter().map(|id| {
             let slot = Slot::of_record(&id);
-            self.ask(vec![slot], None, move |store, _| store.records(vec![id.clone()]))
+            let ids = vec![id];
+            self.ask(vec![slot], None, move |store, _| records(store, ids.clone(), age_max))
         });
         gather(asked.collect(), move |answers| {
             let told = all_or_error(answers).and_then(|all| {
@@ -447,8 +471,12 @@ impl Sharded {
         kind: u32,
         after: Option<Vec<u8>>,
         max: usize,
+        age_max: Option<Duration>,
     ) -> Answer<Vec<(Vec<u8>, Record)>> {
-        let ask = move |store: &Store| store.scan_records(kind, after.clone(), max);
+        let ask = move |store: &Store| match age_max {
+            Some(age_max) => store.scan_records_aged(kind, after.clone(), max, age_max),
+            None => store.scan_records(kind, after.clone(), max),
+        };
         self.of_all(ask, move |_, pages| {
             // Behind the end of a page its shard may have more.
             let ends = pages.iter().filter_map(|page| page.last()).map(|(key, _)| key.clone());

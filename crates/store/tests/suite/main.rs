@@ -16,6 +16,8 @@ mod dump;
 mod failover;
 mod faults;
 mod folder;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+mod followers;
 #[cfg(feature = "redis")]
 mod journal;
 mod model;

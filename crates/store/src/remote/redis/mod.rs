@@ -72,6 +72,11 @@ impl Redis {
         options: &ServerOptions,
         journal: Option<LandingOptions>,
     ) -> Result<Self, OpenError> {
+        if !options.followers.is_empty() {
+            let reason =
+                "replicas of Redis are not read: only PostgreSQL, MariaDB and MySQL have followers";
+            return Err(OpenError::Malformed(reason.to_owned()));
+        }
         let address = Address::parse(url, options)?;
         if options.authorities.is_some() {
             let reason = "connections to Redis are not encrypted, so there is nobody to believe";
