@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::store::Store;
 use crate::tables::Read;
 use crate::types::{Activate, Claim, Incarnation, Key, Patch, Save};
-use crate::{Currency, LedgerOp, Transaction, TxnId};
+use crate::{Currency, ItemId, ItemKind, LedgerOp, Transaction, TxnId};
 
 const A: Incarnation = Incarnation(0xA);
 
@@ -215,6 +215,27 @@ fn requests_that_wait_together_cost_a_handful_of_round_trips() {
     // Begin and commit of the first, begin, the rest of the rows, and commit of the others.
     let trips = fake.trips() - before;
     assert!(trips <= 6, "{trips} round trips");
+}
+
+/// Each item was fetched in a round trip of its own, after looking at all before it once more.
+#[test]
+fn what_a_holder_has_and_a_check_of_it_cost_a_handful_of_round_trips() {
+    let fake = Fake::default();
+    let store = fake.store();
+    for id in 1_000..3_000 {
+        let (item, kind) = (ItemId(id), ItemKind(3));
+        let make = LedgerOp::Make { item, kind, holder: Key(1), data: vec![7] };
+        store.commit(Transaction::new(TxnId(id), 1).with(make)).wait().expect("makes");
+    }
+    let before = fake.trips();
+    assert_eq!(store.holdings(Key(1)).wait().expect("reads").items.len(), 2_000);
+    let trips = fake.trips() - before;
+    assert!(trips <= 20, "{trips} round trips for 2,000 items");
+    let before = fake.trips();
+    let verdict = store.verify().wait().expect("verifies");
+    assert_eq!((verdict.faults, verdict.items[&ItemKind(3)]), (vec![], 2_000));
+    let trips = fake.trips() - before;
+    assert!(trips <= 60, "{trips} round trips for 10,000 rows");
 }
 
 #[test]

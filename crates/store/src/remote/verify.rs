@@ -1,12 +1,13 @@
 //! Reads a whole shard as it is at one moment.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use tokio::runtime::Runtime;
 
 use super::driver::{connect, within};
 use super::options::ServerOptions;
-use super::{ConnectError, Failure, Link, Mode, Server};
+use super::{ConnectError, Failure, Found, Link, Mode, Place, Server};
 use crate::error::Error;
 use crate::ledger::Verdict;
 use crate::rules;
@@ -40,7 +41,13 @@ pub(super) fn verify<S: Server>(
         within(options.reply_wait, link.begin(Mode::Read, &[])).await.map_err(unavailable)?;
         Ok::<_, Error>(link)
     })?;
-    let moment = Moment { runtime, options, link: RefCell::new(link), failed: RefCell::default() };
+    let moment = Moment {
+        runtime,
+        options,
+        link: RefCell::new(link),
+        ahead: RefCell::default(),
+        failed: RefCell::default(),
+    };
     let verdict = rules::verify(&mut Stage::new(&moment, &options.store.limits));
     match moment.failed.into_inner() {
         Some(failure) => Err(unavailable(failure)),
@@ -48,11 +55,12 @@ pub(super) fn verify<S: Server>(
     }
 }
 
-/// The rows of one moment, each read when it is asked for.
+/// The rows of one moment. A page is fetched together with the rows that will be looked up for it.
 struct Moment<'a, L> {
     runtime: &'a Runtime,
     options: &'a ServerOptions,
     link: RefCell<L>,
+    ahead: RefCell<BTreeMap<Place, Found>>,
     failed: RefCell<Option<Failure>>,
 }
 
@@ -64,12 +72,27 @@ impl<L: Link> Moment<'_, L> {
             error
         })
     }
+
+    fn look_ahead(&self, table: Table, page: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Error> {
+        let look = |(key, row): &(Vec<u8>, Vec<u8>)| rules::looked_up(table, key, row);
+        let places: Vec<Place> = page.iter().filter_map(look).collect();
+        let found = match places[..] {
+            [] => Vec::new(),
+            _ => self.read(self.link.borrow_mut().get_many(&places))?,
+        };
+        *self.ahead.borrow_mut() = places.into_iter().zip(found).collect();
+        Ok(())
+    }
 }
 
 impl<L: Link> Read for Moment<'_, L> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let place = (table, key.to_vec());
+        if let Some(found) = self.ahead.borrow().get(&place) {
+            return Ok(found.clone());
+        }
         let mut link = self.link.borrow_mut();
-        let found = self.read(link.get_many(&[(table, key.to_vec())]))?;
+        let found = self.read(link.get_many(&[place]))?;
         Ok(found.into_iter().next().flatten())
     }
 
@@ -78,6 +101,7 @@ impl<L: Link> Read for Moment<'_, L> {
         loop {
             // The visitor may read rows of its own.
             let page = self.read(self.link.borrow_mut().page(table, &from, PAGE))?;
+            self.look_ahead(table, &page)?;
             let is_last = page.len() < PAGE;
             for (key, row) in page {
                 if !visit(&key, &row)? {

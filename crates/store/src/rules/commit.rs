@@ -368,9 +368,11 @@ pub(crate) fn holdings(s: &mut Stage<'_>, holder: Key) -> Result<Holdings, Error
         ids.push(ItemId(id.map_err(|_| corrupt(Table::Held, key))?));
         Ok(ids.len() < max)
     })?;
+    // All are read before one is looked at: what is not there yet is fetched in one go.
+    let rows = ids.iter().map(|id| item_row(s, *id)).collect::<Result<Vec<_>, _>>()?;
     let mut items = BTreeMap::new();
-    for id in ids {
-        let item = item_row(s, id)?.filter(|item| item.holder == Some(holder));
+    for (id, row) in ids.into_iter().zip(rows) {
+        let item = row.filter(|item| item.holder == Some(holder));
         items.insert(id, item.ok_or_else(|| corrupt(Table::Held, &held_key(holder, id)))?);
     }
     if items.len() != row.items as usize && items.len() < max {

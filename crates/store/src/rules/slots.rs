@@ -512,11 +512,20 @@ fn set(slots: &[Slot]) -> Result<BTreeSet<Slot>, Error> {
 
 fn page(s: &Stage<'_>, slots: &[Slot], after: Option<&(u8, Vec<u8>)>) -> Result<SlotTold, Error> {
     let (rows, next) = walk(s, &set(slots)?, after, |_| true)?;
+    // All are read before one is looked at: what is not there yet is fetched in one go.
+    for (table, key, _) in &rows {
+        item_of(*table, key).map(|id| s.row::<Item>(Table::Item, id)).transpose()?;
+    }
     let mut moving = Vec::new();
     for (table, key, row) in rows {
         put_moving(s, &mut moving, table, key, Some(row))?;
     }
     Ok(SlotTold::Rows(moving, next))
+}
+
+/// The item of which a row says who holds it.
+fn item_of(table: Table, key: &[u8]) -> Option<&[u8]> {
+    (table == Table::Held).then(|| key.get(16..)).flatten()
 }
 
 /// A row and, if it says who holds an item, the item.
@@ -527,8 +536,9 @@ fn put_moving(
     key: Vec<u8>,
     row: Option<Vec<u8>>,
 ) -> Result<(), Error> {
-    let id = (table == Table::Held && row.is_some()).then(|| key.get(16..)).flatten();
-    if let Some(id) = id {
+    if row.is_some()
+        && let Some(id) = item_of(table, &key)
+    {
         let item: Item = s.row(Table::Item, id)?.ok_or(super::commit::corrupt(table, &key))?;
         let row = Some(row::encode(Table::Item, id, &item));
         moving.push(Moving { table: Table::Item as u8, key: id.to_vec(), row });

@@ -201,6 +201,24 @@ fn transactions(s: &Counted<'_, '_>, verdict: &mut Verdict) -> Result<(), Error>
     each::<TxnRow>(s, Table::Txn, verdict, |_, _, _| Ok(()))
 }
 
+/// Which other row [`verify`] looks up when it comes to this one: whoever fetches rows by the page can
+/// fetch those with it.
+pub(crate) fn looked_up(table: Table, key: &[u8], bytes: &[u8]) -> Option<(Table, Vec<u8>)> {
+    match table {
+        Table::Item => {
+            let item: Item = row::decode(table, key, bytes).ok()?;
+            let id = ItemId(u128::from_be_bytes(key.try_into().ok()?));
+            Some((Table::Held, held_key(item.holder?, id).to_vec()))
+        }
+        Table::Held => Some((Table::Item, key.get(16..)?.to_vec())),
+        Table::Audit => {
+            let entry: AuditEntry = row::decode(table, key, bytes).ok()?;
+            Some((Table::Txn, entry.txn.0.to_be_bytes().to_vec()))
+        }
+        _ => None,
+    }
+}
+
 fn each<R: Row>(
     s: &Counted<'_, '_>,
     table: Table,
