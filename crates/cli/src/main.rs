@@ -5,6 +5,7 @@ mod check;
 mod data;
 mod demo;
 mod new;
+mod replace;
 mod trigger;
 mod up;
 mod users;
@@ -40,6 +41,16 @@ enum Command {
     Status(up::Status),
     /// Has one process finish, save and end while the others go on; it stays down.
     Drain(up::Drain),
+    /// Starts a new process beside an old one and ends the old one when the new one is ready.
+    ///
+    /// If the new one is not ready in time, it ends and the old one stays. It runs from what is at the
+    /// program's path now, and reads the cluster file anew.
+    Restart(replace::Restart),
+    /// Restarts with another build, a few first, and takes it back if it does badly.
+    ///
+    /// The first ones are watched: if one is not ready in time, ends, has handlers that panic, or takes more
+    /// than twice as long for its steps or messages as those of the old build, all go back to the old build.
+    Upgrade(replace::Upgrade),
     /// Checks a cluster file without starting anything, or prints what one may hold.
     Check(check::Check),
     /// Looks into a store, copies it, checks it, and brings a player back to an earlier time.
@@ -95,6 +106,8 @@ fn main() -> Exit {
         Command::Up(up) => up.run(),
         Command::Status(status) => status.run(),
         Command::Drain(drain) => drain.run(),
+        Command::Restart(restart) => restart.run(),
+        Command::Upgrade(upgrade) => upgrade.run(),
         Command::Check(check) => check.run(),
         Command::Data(data) => data.run(),
         Command::Trigger(trigger) => trigger.run(),

@@ -22,7 +22,7 @@ use proto::frame::CloseCode;
 use proto::link::{Slot, WorkerId};
 use proto::ticket::TicketKeys;
 use transport::ws::UpgradeOptions;
-use transport::{Board, ListenOptions, Sockets, Waker};
+use transport::{Board, ListenOptions, ListenerId, Listeners, Sockets, Waker};
 
 use crate::driver::metrics::Metrics;
 use crate::driver::worker::{Loop, Ports};
@@ -46,6 +46,8 @@ pub struct Setup {
     pub workers: u8,
     /// Where clients come in: plain, WebSocket and HTTP alike. Port 0 lets the system choose.
     pub listen: Vec<SocketAddr>,
+    /// Ports of `listen` that are open already and outlive the gate; the others it opens itself.
+    pub listeners: Listeners,
     /// Where other nodes come in, if they may.
     pub mesh_listen: Option<SocketAddr>,
     /// Limits, of the whole gate: those of connections are divided among the workers.
@@ -68,6 +70,8 @@ pub struct Setup {
     /// node can reach it. Without it, [`Server::set_directory`] tells of changes, and only nodes
     /// with one worker can answer.
     pub cluster: Option<Cluster>,
+    /// How often the gate says there that it still runs: a third of the registry's lease.
+    pub renew_every: Duration,
     /// Where counters show.
     pub registry: Registry,
     /// Who serves HTTP; without it such connections are closed.
@@ -86,6 +90,7 @@ impl Setup {
             incarnation,
             workers: 1,
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            listeners: Listeners::default(),
             mesh_listen: None,
             options: Options::default(),
             links: mesh::Options::default(),
@@ -96,6 +101,7 @@ impl Setup {
             board: Board::new(),
             directory: Arc::new(Directory::default()),
             cluster: None,
+            renew_every: cluster::Options::default().lease / 3,
             registry: Registry::new(),
             http: None,
             policies: None,
@@ -227,11 +233,12 @@ impl Server {
         let mut mesh_listen = setup.mesh_listen;
         let mut random = Random::from_os();
         let mut opened = Vec::new();
-        for _ in 0..setup.workers {
+        for worker in 0..setup.workers {
             let options = transport::Options::default();
             let mut sockets = Sockets::new(options, setup.clock.clone())?;
+            let taken = take_ports(&setup, worker, &mut sockets, &mut listen)?;
             // What the first worker was given the others share.
-            let ports = open_ports(&mut sockets, &mut listen, &mut mesh_listen)?;
+            let ports = open_ports(&mut sockets, taken, &mut listen, &mut mesh_listen)?;
             opened.push((sockets, ports));
         }
         let post = |(sockets, _): &(Sockets, Ports)| Post {
@@ -396,8 +403,32 @@ impl Post {
     }
 }
 
+/// The ports of one worker that were open before, by their place in `listen`, which says then where they are.
+fn take_ports(
+    setup: &Setup,
+    worker: u8,
+    sockets: &mut Sockets,
+    listen: &mut [SocketAddr],
+) -> Result<Vec<Vec<ListenerId>>, StartError> {
+    let mut taken = Vec::new();
+    for (at, asked) in setup.listen.iter().enumerate() {
+        let mut ids = Vec::new();
+        // An address that is there twice has its ports once.
+        if !setup.listen[..at].contains(asked) {
+            for port in setup.listeners.share(*asked, worker, setup.workers)? {
+                let (id, address) = sockets.adopt_listener(port)?;
+                listen[at] = address;
+                ids.push(id);
+            }
+        }
+        taken.push(ids);
+    }
+    Ok(taken)
+}
+
 fn open_ports(
     sockets: &mut Sockets,
+    taken: Vec<Vec<ListenerId>>,
     listen: &mut [SocketAddr],
     mesh_listen: &mut Option<SocketAddr>,
 ) -> Result<Ports, StartError> {
@@ -410,8 +441,11 @@ fn open_ports(
         *address = opened;
         Ok::<_, StartError>(listener)
     };
-    for address in listen {
-        ports.clients.push(open(address)?);
+    for (address, taken) in listen.iter_mut().zip(taken) {
+        match taken.is_empty() {
+            true => ports.clients.push(open(address)?),
+            false => ports.clients.extend(taken),
+        }
     }
     if let Some(address) = mesh_listen {
         ports.mesh = Some(open(address)?);

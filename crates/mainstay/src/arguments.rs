@@ -12,6 +12,7 @@ pub(crate) struct Arguments {
     /// For `--up`: which machine, how this program's arguments begin, and when a process has stalled.
     pub(crate) host: Option<String>,
     pub(crate) up_words: Vec<String>,
+    pub(crate) up_program: Option<PathBuf>,
     pub(crate) stall_after: Option<Duration>,
     pub(crate) wish: Wish,
 }
@@ -80,6 +81,8 @@ impl Arguments {
                 "--host" => arguments.host = Some(value()?),
                 // How `mainstay up` has its own subcommand come first; of no use to people.
                 "--up-word" => arguments.up_words.push(value()?),
+                // For programs that stand before the game, such as those that set limits.
+                "--up-program" => arguments.up_program = Some(value()?.into()),
                 "--stall-after" => {
                     let text = value()?;
                     let seconds = text.parse().ok().filter(|seconds| (1..=3_600).contains(seconds));

@@ -17,12 +17,17 @@ const LINE_BYTES_MAX: u64 = 256 * 1024;
 /// How long one side waits for the other.
 const WAIT: Duration = Duration::from_secs(1);
 
+const FOLDER: &str = "run";
+const SUCCESSOR: &str = "+";
+
 /// Answers a question: what is to be done, and to what.
 pub(crate) type Answer = Box<dyn Fn(&str, &str) -> Value + Send>;
 
 /// The open port. Dropping it takes the file away; the thread ends with the process.
 #[derive(Debug)]
 pub(crate) struct Control {
+    data: PathBuf,
+    name: String,
     file: PathBuf,
     text: String,
 }
@@ -43,21 +48,43 @@ impl Control {
                 let _ = serve(&stream, &token, &answer);
             }
         })?;
-        Ok(Control { file, text })
+        Ok(Control { data: data.to_path_buf(), name: name.to_owned(), file, text })
     }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // A successor may have written its own meanwhile.
-        if fs::read_to_string(&self.file).is_ok_and(|text| text == self.text) {
-            let _ = fs::remove_file(&self.file);
+        // A successor may have written its own meanwhile, and this one may have been a successor.
+        for file in [self.file.clone(), self.data.join(FOLDER).join(taken_by(&self.name))] {
+            if fs::read_to_string(&file).is_ok_and(|text| text == self.text) {
+                let _ = fs::remove_file(&file);
+            }
         }
     }
 }
 
+/// How a process is called that is started beside the one called `name`, to take its place. No process in a
+/// file can have this name.
+pub(crate) fn successor_of(name: &str) -> String {
+    format!("{name}{SUCCESSOR}")
+}
+
+fn taken_by(name: &str) -> String {
+    format!("{}.json", name.trim_end_matches(SUCCESSOR))
+}
+
+/// The successor of the process called `name` is that process from now on.
+pub(crate) fn take_place(data: &Path, name: &str) -> io::Result<()> {
+    fs::rename(file_of(data, &successor_of(name)), file_of(data, name))
+}
+
+/// Forgets the port of a process that was killed.
+pub(crate) fn forget(data: &Path, name: &str) {
+    let _ = fs::remove_file(file_of(data, name));
+}
+
 fn file_of(data: &Path, name: &str) -> PathBuf {
-    data.join("run").join(format!("{name}.json"))
+    data.join(FOLDER).join(format!("{name}.json"))
 }
 
 /// Writes a file that only its owner may read, whole or not at all.
@@ -108,7 +135,7 @@ pub(crate) fn ask(data: &Path, name: &str, order: &str, to: &str) -> Option<Valu
 
 /// The processes that have, or had, a port.
 pub(crate) fn names(data: &Path) -> Vec<String> {
-    let entries = fs::read_dir(data.join("run")).into_iter().flatten().flatten();
+    let entries = fs::read_dir(data.join(FOLDER)).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         name.strip_suffix(".json").map(str::to_owned)
@@ -137,7 +164,14 @@ mod tests {
         fs::write(&file, &forged).unwrap();
         assert!(ask(&data, "node-1", "drain", "x").is_none());
         fs::write(&file, &control.text).unwrap();
+        // A successor takes the place, and then both take away what is theirs.
+        let answer = |_: &str, _: &str| json!({"did": "more"});
+        let next = Control::open(&data, &successor_of("node-1"), Box::new(answer)).unwrap();
+        assert_eq!(names(&data), ["node-1", "node-1+"]);
+        take_place(&data, "node-1").unwrap();
         drop(control);
+        assert_eq!(ask(&data, "node-1", "drain", "x").unwrap()["did"], "more");
+        drop(next);
         assert!(names(&data).is_empty());
         fs::remove_dir_all(&data).unwrap();
     }

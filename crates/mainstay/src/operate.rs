@@ -1,5 +1,5 @@
-//! Looking at the processes of a cluster on this machine, and telling them what to do: what `mainstay status`
-//! and `mainstay drain` do. It works for every game, and needs nothing but its cluster file.
+//! Looking at the processes of a cluster on this machine, and telling them what to do: what `mainstay status`,
+//! `drain`, `restart` and `upgrade` do. It works for every game, and needs nothing but its cluster file.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,16 @@ use tables::{Limits, parse};
 
 use crate::control;
 use crate::up::SUPERVISOR;
+pub use crate::up::{Replacement, Trial};
 
 /// How one process is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessState {
     /// Its name in the cluster file.
     pub name: String,
-    /// `running`, `starting`, `stopping`, `waiting` (for its restart), `crash loop`, `stopped`, or
-    /// `gone` for one without a supervisor that does not answer.
+    /// `running`, `not ready` (it runs, but does not answer, is not known to the others, or its store is away),
+    /// `starting`, `stopping`, `waiting` (for its restart), `crash loop`, `stopped`, or `gone` for one
+    /// without a supervisor that does not answer.
     pub state: String,
     /// Its number at the system.
     pub pid: Option<u64>,
@@ -121,6 +123,46 @@ pub fn drain(data: &Path, name: &str) -> Result<(), OperateError> {
 /// As [`drain`].
 pub fn start(data: &Path, name: &str) -> Result<(), OperateError> {
     order(data, "start", name)
+}
+
+/// Has the supervisor replace processes one after the other by new ones, each started beside the old one, which
+/// ends when the new one is ready. Gives the order's number for [`progress`].
+///
+/// # Errors
+///
+/// As [`drain`]; nothing has begun then.
+pub fn replace(data: &Path, what: &Replacement) -> Result<u64, OperateError> {
+    let said = control::ask(data, SUPERVISOR, "replace", &what.to_text())
+        .ok_or_else(|| OperateError::NotUp(data.to_path_buf()))?;
+    match said.get("error").and_then(Value::as_str) {
+        Some(error) => Err(OperateError::Refused(error.to_owned())),
+        None => Ok(said["number"].as_u64().unwrap_or_default()),
+    }
+}
+
+/// How far the supervisor is with the newest order to [`replace`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Which order; 0 if there was none.
+    pub number: u64,
+    /// What was done, a line for each.
+    pub lines: Vec<String>,
+    /// Whether all is done, or it was given up.
+    pub over: bool,
+    /// Why it was given up.
+    pub failed: Option<String>,
+}
+
+/// How far the supervisor is. `None` if none answers.
+pub fn progress(data: &Path) -> Option<Progress> {
+    let said = control::ask(data, SUPERVISOR, "progress", "")?;
+    let lines = said["lines"].as_array().into_iter().flatten();
+    Some(Progress {
+        number: said["number"].as_u64()?,
+        lines: lines.filter_map(|line| line.as_str().map(str::to_owned)).collect(),
+        over: said["over"].as_bool().unwrap_or_default(),
+        failed: said["failed"].as_str().map(str::to_owned),
+    })
 }
 
 fn order(data: &Path, order: &str, name: &str) -> Result<(), OperateError> {

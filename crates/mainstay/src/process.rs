@@ -1,7 +1,7 @@
 //! One process of a cluster: what its roles need, started and stopped in order.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use node::{Node, NodeApp, NodeBus, NodeEnv, NodeHandle, NodeOptions};
 use proto::ticket::{Claims, Grant, TicketKeys};
 use proto::{AccountId, Incarnation};
 use store::Store;
-use transport::Board;
+use transport::{Board, Event, ListenOptions, Listeners, Sockets, Waker};
 use web::axum::Router;
 use web::{Guests, Server};
 
@@ -114,9 +114,13 @@ pub struct Running {
     clock: Clock,
     keys: TicketKeys,
     registry: Registry,
+    nodes: Cluster,
     node: Option<Arc<NodeHandle>>,
     gate: Option<gate::Server>,
+    /// This life of the gate, as the others know it.
+    gate_life: Option<Incarnation>,
     web: Option<(Server, JoinHandle<()>)>,
+    listeners: Listeners,
     ports: Vec<Port>,
     addresses: Vec<SocketAddr>,
     /// Hashes of the interfaces that clients may be made for.
@@ -139,7 +143,7 @@ pub struct Stopped {
 /// A further port for HTTP, with the thread that accepts there.
 struct Port {
     stop: Arc<AtomicBool>,
-    address: SocketAddr,
+    waker: Waker,
     thread: JoinHandle<()>,
 }
 
@@ -154,6 +158,17 @@ impl Running {
         cluster: &str,
         process: &Process,
         keys: &Keys,
+    ) -> Result<Running, StartError> {
+        Self::start_at(app, cluster, process, keys, Listeners::default())
+    }
+
+    /// As [`start`](Self::start), with ports that are open already and outlive the process.
+    pub(crate) fn start_at(
+        app: &App,
+        cluster: &str,
+        process: &Process,
+        keys: &Keys,
+        listeners: Listeners,
     ) -> Result<Running, StartError> {
         app.check()?;
         app.check_bus(&process.bus, !process.shares_entities)?;
@@ -171,9 +186,12 @@ impl Running {
             clock: clock.clone(),
             keys: tickets.clone(),
             registry: registry.clone(),
+            nodes: nodes.clone(),
             node: None,
             gate: None,
+            gate_life: None,
             web: None,
+            listeners,
             ports: Vec::new(),
             addresses: Vec::new(),
             interfaces: app.interfaces()?,
@@ -217,7 +235,8 @@ impl Running {
                 stats.set_gate(running.gate.as_ref());
             }
             for address in process.web.iter().chain(&process.console) {
-                running.ports.push(Port::open(*address, server.clone())?);
+                let port = Port::open(*address, &running.listeners, server.clone(), &running.clock);
+                running.ports.push(port?);
             }
         } else if runs.gate {
             running.start_gate(cluster, process, &nodes, (board, mesh_key), None)?;
@@ -238,6 +257,7 @@ impl Running {
         let mut setup = gate::Setup::new(name, incarnation, self.keys.clone());
         setup.workers = process.gate_workers.unwrap_or(1);
         setup.listen.clone_from(&process.clients);
+        setup.listeners = self.listeners.clone();
         setup.options = process.options.gate.clone();
         setup.links = mesh::Options { cluster: cluster.to_owned(), ..process.options.mesh.clone() };
         setup.key = key;
@@ -245,6 +265,7 @@ impl Running {
         setup.clock = self.clock.clone();
         setup.board = board;
         setup.cluster = Some(nodes.clone());
+        setup.renew_every = process.options.registry.lease / 3;
         setup.registry = self.registry.clone();
         setup.interfaces.clone_from(&self.interfaces);
         setup.http = http.map(|server| {
@@ -258,6 +279,7 @@ impl Running {
         let server = gate::Server::start(setup)?;
         self.addresses = server.addresses().to_vec();
         self.gate = Some(server);
+        self.gate_life = Some(incarnation);
         Ok(())
     }
 
@@ -284,6 +306,12 @@ impl Running {
     /// Its entities, for whoever watches them without keeping them.
     pub(crate) fn watched(&self) -> Option<std::sync::Weak<NodeHandle>> {
         self.node.as_ref().map(Arc::downgrade)
+    }
+
+    /// The list of nodes, and what of it is this process.
+    pub(crate) fn listing(&self) -> (Cluster, Vec<Incarnation>) {
+        let node = self.node.as_ref().map(|node| node.incarnation());
+        (self.nodes.clone(), node.into_iter().chain(self.gate_life).collect())
     }
 
     /// Its gate, if it has one.
@@ -354,6 +382,37 @@ pub(crate) fn claims(clock: &Clock, account: AccountId, name: &str, life: Durati
     let issued = clock.wall();
     let expires = WallTime(issued.0 + life.as_millis() as u64);
     Claims { account, level: 0, name: name.to_owned(), issued, expires }
+}
+
+/// Why a process cannot run beside another one that is started from the same entry of the file, and what to change.
+pub(crate) fn alone_because(app: &App, process: &Process) -> Option<String> {
+    if process.coordinator == CoordinatorPlace::Process {
+        return Some(
+            "nobody else finds it: name a \"coordinator\", such as {\"embedded\": \"coordinator\"}"
+                .to_owned(),
+        );
+    }
+    if !process.holds_entities() {
+        return None;
+    }
+    if let Some(mesh) = process.mesh.filter(|mesh| mesh.port() != 0) {
+        return Some(format!(
+            "only one can take links on {mesh}: write \"mesh\": 0 for a port of its own"
+        ));
+    }
+    let offers = |name: &str| process.runs.entities.has(name);
+    if !app.node_app(offers).needs_store() {
+        return None;
+    }
+    let stores = process.stores.iter().map(|(_, place)| place);
+    let file = std::iter::once(&process.store).chain(stores).find_map(StorePlace::exclusive_file);
+    file.map(|file| {
+        format!(
+            "the store in {} is for one process: name one that several can have open, such as \
+             \"store\": {{\"sqlite\": \"game.store\"}}",
+            file.display()
+        )
+    })
 }
 
 /// Opens what the process finds the others through. It need not be there yet.
@@ -639,29 +698,49 @@ fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError 
 }
 
 impl Port {
-    fn open(address: SocketAddr, server: Server) -> Result<Port, StartError> {
+    fn open(
+        address: SocketAddr,
+        listeners: &Listeners,
+        server: Server,
+        clock: &Clock,
+    ) -> Result<Port, StartError> {
         let failed = || system(format!("cannot serve HTTP on {address}"));
-        let listener = TcpListener::bind(address).map_err(failed())?;
-        let address = listener.local_addr().map_err(failed())?;
+        let sockets = Sockets::new(transport::Options::default(), clock.clone());
+        let mut sockets = sockets.map_err(failed())?;
+        let open = listeners.share(address, 0, 1).map_err(failed())?;
+        if open.is_empty() {
+            // Nobody else is to have it by mistake.
+            let options = ListenOptions { reuse_port: false, ..ListenOptions::default() };
+            sockets.listen(address, options).map_err(failed())?;
+        }
+        for port in open {
+            sockets.adopt_listener(port).map_err(failed())?;
+        }
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread = std::thread::Builder::new().name("http-accept".to_owned()).spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                if stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                if let Err(refused) = server.serve(stream, Vec::new()) {
-                    tracing::warn!(%refused, "an HTTP connection was dropped");
-                }
-            }
-        });
-        Ok(Port { stop, address, thread: thread.map_err(failed())? })
+        let (stopped, waker) = (stop.clone(), sockets.waker());
+        let thread = std::thread::Builder::new()
+            .name("http-accept".to_owned())
+            .spawn(move || accept_http(sockets, &server, &stopped));
+        Ok(Port { stop, waker, thread: thread.map_err(failed())? })
     }
 
     fn close(self) {
         self.stop.store(true, Ordering::SeqCst);
-        // One last connection lets the thread see it.
-        drop(std::net::TcpStream::connect(self.address));
+        self.waker.wake();
         drop(self.thread.join());
+    }
+}
+
+fn accept_http(mut sockets: Sockets, server: &Server, stopped: &AtomicBool) {
+    let mut events = Vec::new();
+    while sockets.poll(None, &mut events).is_ok() && !stopped.load(Ordering::SeqCst) {
+        for event in events.drain(..) {
+            let Event::Accepted { socket, .. } = event else { continue };
+            // One that has closed already is let go.
+            let Ok(stream) = sockets.detach(socket) else { continue };
+            if let Err(refused) = server.serve(stream, Vec::new()) {
+                tracing::warn!(%refused, "an HTTP connection was dropped");
+            }
+        }
     }
 }

@@ -10,13 +10,14 @@ use ops::{Signal, Signals};
 use proto::AccountId;
 use proto::schema::Lock;
 use proto::ticket::TicketKeys;
+use transport::Listeners;
 
 use crate::App;
 use crate::arguments::{Arguments, HELP, SchemaForm, Wish};
 use crate::config::{Config, Input, Process, Vault};
-use crate::control::Control;
-use crate::process::{Running, claims};
-use crate::up::{Plan, SUPERVISED};
+use crate::control::{self, Control};
+use crate::process::{Running, alone_because, claims};
+use crate::up::{Member, Plan, Replacement, STANDBY, SUPERVISED, SUPERVISOR};
 use crate::vitals::Vitals;
 
 /// How often the store is looked at.
@@ -130,19 +131,50 @@ fn up(app: &App, arguments: &Arguments) -> Result<Exit, String> {
     let signals =
         Signals::listen().map_err(|error| format!("cannot listen to signals: {error}"))?;
     let path = arguments.cluster.as_deref().ok_or("`--up` needs `--cluster FILE`")?;
-    let config = Config::load(Some(path), &arguments.settings, &app.role_names());
-    let config = config.map_err(|error| error.to_string())?;
-    config.check_app(app).map_err(|error| format!("{}: {error}", path.display()))?;
+    let read = move || {
+        let config = Config::load(Some(path), &arguments.settings, &app.role_names());
+        let config = config.map_err(|error| error.to_string())?;
+        config.check_app(app).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok::<_, String>(config)
+    };
+    let config = read()?;
     // Made once, and not by each process for itself.
     keys(&config, &config.data)?;
+    let members = move || {
+        let config = read()?;
+        let hosts = |host: &str| arguments.host.as_deref().is_none_or(|wanted| wanted == host);
+        let all = config.processes.iter().filter(|process| hosts(&process.host));
+        let members: Vec<Member> = all.map(|process| member_of(app, process)).collect();
+        match members.is_empty() {
+            false => Ok(members),
+            true => {
+                let host = arguments.host.clone().unwrap_or_default();
+                Err(format!("{} has no process on the host {host:?}", path.display()))
+            }
+        }
+    };
     let plan = Plan {
         file: path.to_path_buf(),
-        host: arguments.host.clone(),
+        data: config.data.clone(),
+        program: arguments.up_program.clone(),
         words: arguments.up_words.clone(),
         settings: arguments.settings.clone(),
         stall_after: arguments.stall_after,
     };
-    crate::up::run(plan, &config, signals)
+    crate::up::run(plan, Box::new(members), signals)
+}
+
+/// What the supervisor has to know of a process.
+fn member_of(app: &App, process: &Process) -> Member {
+    let clients = process.clients.iter().map(|at| (*at, process.gate_workers.unwrap_or(1)));
+    let pages = process.web.iter().chain(&process.console).map(|at| (*at, 1));
+    Member {
+        name: process.name.clone(),
+        gate: process.runs.gate,
+        listen: clients.chain(pages).collect(),
+        alone: alone_because(app, process),
+        stop_max: process.options.drain.node_max + Duration::from_secs(5),
+    }
 }
 
 /// Lets others of this machine ask how the process is, and tell it to end. It runs without that as well.
@@ -156,7 +188,12 @@ fn open_control(running: &Running, process: &Process) -> Option<Control> {
         },
         other => serde_json::json!({"error": format!("there is no order {other:?}")}),
     };
-    match Control::open(&process.data, &process.name, Box::new(answer)) {
+    // One that is to replace another is asked under a name of its own until it does.
+    let name = match std::env::var_os(SUPERVISED).is_some_and(|value| value == STANDBY) {
+        true => control::successor_of(&process.name),
+        false => process.name.clone(),
+    };
+    match Control::open(&process.data, &name, Box::new(answer)) {
         Ok(control) => Some(control),
         Err(error) => {
             tracing::warn!(%error, "no port for `mainstay status` and `mainstay drain`");
@@ -165,9 +202,40 @@ fn open_control(running: &Running, process: &Process) -> Option<Control> {
     }
 }
 
+/// The ports that a supervisor keeps open for this process.
+fn take_ports() -> Listeners {
+    #[cfg(unix)]
+    if is_supervised() {
+        return Listeners::receive(std::io::stdin()).unwrap_or_else(|error| {
+            eprintln!("no ports come from the supervisor: {error}");
+            Listeners::default()
+        });
+    }
+    Listeners::default()
+}
+
+fn is_supervised() -> bool {
+    std::env::var_os(SUPERVISED).is_some()
+}
+
+/// Has the supervisor replace this process by a new one.
+fn ask_for_a_successor(process: &Process) {
+    if !is_supervised() {
+        tracing::warn!("HUP: starting a successor needs a supervisor; going on as before");
+        return;
+    }
+    let wish = Replacement { names: vec![process.name.clone()], ..Replacement::default() };
+    let said = control::ask(&process.data, SUPERVISOR, "replace", &wish.to_text());
+    match said.as_ref().map(|said| said["error"].as_str()) {
+        Some(None) => tracing::info!("HUP: the supervisor starts a successor"),
+        Some(Some(error)) => tracing::warn!(error, "HUP: no successor"),
+        None => tracing::warn!("HUP: the supervisor does not answer; going on as before"),
+    }
+}
+
 /// Ends this process when its supervisor has gone, in whatever way: nobody would look after it.
 fn follow_supervisor() {
-    if std::env::var_os(SUPERVISED).is_none() {
+    if !is_supervised() {
         return;
     }
     std::thread::spawn(|| {
@@ -181,11 +249,12 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     // First of all, so that a signal during the start is honoured.
     let mut signals =
         Signals::listen().map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let listeners = take_ports();
     follow_supervisor();
     let (config, process) = load(app, arguments)?;
     let log = start_log(&process)?;
     let keys = keys(&config, &process.data)?;
-    let running = Running::start(app, &config.cluster, &process, &keys)
+    let running = Running::start_at(app, &config.cluster, &process, &keys, listeners)
         .map_err(|error| format!("{} cannot start: {error}", process.name))?;
     for address in running.addresses() {
         println!("{} is ready: http://{address}", app.name());
@@ -196,15 +265,11 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     if let Some(node) = running.watched() {
         std::thread::spawn(move || mind_the_store(&node));
     }
-    let signal = loop {
-        match signals.newest().unwrap_or_else(|| signals.wait()) {
-            Signal::Replace => {
-                tracing::warn!("HUP: starting a successor needs a supervisor; going on as before");
-                signals.wait();
-            }
-            signal => break signal,
-        }
-    };
+    let mut signal = signals.newest().unwrap_or_else(|| signals.wait());
+    while signal == Signal::Replace {
+        ask_for_a_successor(&process);
+        signal = signals.wait();
+    }
     let span = match signal {
         Signal::Finish => Duration::from_secs(2).min(process.options.drain.node_max),
         _ => Duration::ZERO,

@@ -1,9 +1,8 @@
-//! Starts all processes of a cluster file that belong to one machine, and looks after them.
+//! Starts all processes of a cluster file that belong to one machine, looks after them, and replaces them.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -13,31 +12,43 @@ use env::{Clock, Instant};
 use ops::{Signal, Signals};
 use serde_json::{Value, json};
 
-use crate::config::Config;
 use crate::control::{self, Control};
 use crate::run::Exit;
 
+mod judge;
+mod kept;
 mod minder;
+mod program;
+mod replace;
+mod rollout;
 
-use minder::{Act, Limits, Minder};
+use kept::Kept;
+use minder::{Act, Limits};
+use program::Program;
+use replace::Work;
+pub use replace::{Replacement, Trial};
 
-/// Names a process that has a supervisor: it ends when its standard input does.
+/// Names a process that has a supervisor: its input brings its ports, and it ends when its input does.
 pub(crate) const SUPERVISED: &str = "MAINSTAY_SUPERVISED";
+/// Its value for a process that is started beside the one that it is to replace; `1` for others.
+pub(crate) const STANDBY: &str = "standby";
 /// The supervisor's own port; no process can have this name.
 pub(crate) const SUPERVISOR: &str = ".supervisor";
 
 /// How often the processes are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often they are asked how they are.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// What to start, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// The cluster file.
     pub file: PathBuf,
-    /// The machine, as the file calls it; the processes of others are left alone.
-    pub host: Option<String>,
+    /// Where its processes keep what is theirs.
+    pub data: PathBuf,
+    /// What to start instead of this program.
+    pub program: Option<PathBuf>,
     /// What the program's arguments begin with.
     pub words: Vec<String>,
     /// Settings that each process gets.
@@ -46,68 +57,64 @@ pub(crate) struct Plan {
     pub stall_after: Option<Duration>,
 }
 
-/// One process, running or not.
-struct Kept {
-    name: String,
-    gate: bool,
-    minder: Minder,
-    child: Option<Child>,
-    started: Instant,
-    /// How it ended last.
-    ended: Option<Ended>,
+/// One process as the file describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub name: String,
+    /// It takes in clients.
+    pub gate: bool,
+    /// Where it takes in clients and browsers, and with how many threads.
+    pub listen: Vec<(SocketAddr, u8)>,
+    /// Why it cannot run beside its successor, and what can be done about it.
+    pub alone: Option<String>,
+    /// How long it may take to end.
+    pub stop_max: Duration,
 }
 
-struct Ended {
-    text: String,
-    well: bool,
-}
+/// Reads the processes of this machine from the file, as it is now.
+pub(crate) type Reader<'a> = Box<dyn Fn() -> Result<Vec<Member>, String> + 'a>;
 
 /// What comes to the supervisor from its other threads.
 enum News {
-    /// A process said how it is: its number, and for how long a worker is in one turn.
-    Heard(u32, Duration),
+    /// A process said how it is; with its number.
+    Heard(u32, Value),
     /// An order, and where its answer goes.
     Order(String, String, Sender<Value>),
 }
 
-struct Supervisor {
+struct Supervisor<'a> {
     plan: Plan,
-    data: PathBuf,
+    read: Reader<'a>,
     clock: Clock,
     kept: Vec<Kept>,
     /// The processes that run, by name, for the thread that asks them.
     running: Arc<Mutex<BTreeMap<String, u32>>>,
+    /// What is being replaced, or was last.
+    work: Option<Work>,
+    works: u64,
     /// Since when all are to stop, and whether at once.
     stopping: Option<Instant>,
 }
 
 /// Runs all processes until it is told to stop.
-pub(crate) fn run(plan: Plan, config: &Config, mut signals: Signals) -> Result<Exit, String> {
-    let hosts = |host: &str| plan.host.as_deref().is_none_or(|wanted| wanted == host);
+pub(crate) fn run(plan: Plan, read: Reader<'_>, mut signals: Signals) -> Result<Exit, String> {
     let clock = Clock::system();
     let mut limits = Limits::default();
     limits.stall_after = plan.stall_after.unwrap_or(limits.stall_after);
-    let mut kept = Vec::new();
-    for process in config.processes.iter().filter(|process| hosts(&process.host)) {
-        let mut limits = limits.clone();
-        limits.stop_max = process.options.drain.node_max + Duration::from_secs(5);
-        kept.push(Kept {
-            name: process.name.clone(),
-            gate: process.runs.gate,
-            minder: Minder::new(limits, clock.now()),
-            child: None,
-            started: clock.now(),
-            ended: None,
-        });
-    }
-    if kept.is_empty() {
-        let host = plan.host.unwrap_or_default();
-        return Err(format!("{} has no process on the host {host:?}", plan.file.display()));
-    }
-    let data = config.data.clone();
-    if control::ask(&data, SUPERVISOR, "status", "").is_some() {
+    let program = match &plan.program {
+        Some(path) => Program::open(path)
+            .map_err(|error| format!("cannot start {}: {error}", path.display()))?,
+        None => Program::own().map_err(|error| format!("cannot find this program: {error}"))?,
+    };
+    let kept = read()?
+        .into_iter()
+        .map(|member| Kept::new(member, limits.clone(), program.clone(), clock.now()));
+    let mut kept: Vec<Kept> = kept.collect();
+    if control::ask(&plan.data, SUPERVISOR, "status", "").is_some() {
         return Err(format!("{} is up already: see `mainstay status`", plan.file.display()));
     }
+    // Before anything runs: a port in use is said at once.
+    kept.iter_mut().try_for_each(Kept::open_ports)?;
     let (tell, news) = channel();
     let orders = tell.clone();
     let answer = move |order: &str, to: &str| {
@@ -115,13 +122,21 @@ pub(crate) fn run(plan: Plan, config: &Config, mut signals: Signals) -> Result<E
         let _ = orders.send(News::Order(order.to_owned(), to.to_owned(), tell));
         told.recv_timeout(Duration::from_secs(1)).unwrap_or_else(|_| json!({"error": "busy"}))
     };
-    let control = Control::open(&data, SUPERVISOR, Box::new(answer));
+    let control = Control::open(&plan.data, SUPERVISOR, Box::new(answer));
     let _control =
-        control.map_err(|error| format!("cannot write into {}: {error}", data.display()))?;
+        control.map_err(|error| format!("cannot write into {}: {error}", plan.data.display()))?;
     let running: Arc<Mutex<BTreeMap<String, u32>>> = Arc::default();
-    let mut supervisor =
-        Supervisor { plan, data, clock, kept, running: running.clone(), stopping: None };
-    let asked = supervisor.data.clone();
+    let asked = plan.data.clone();
+    let mut supervisor = Supervisor {
+        plan,
+        read,
+        clock,
+        kept,
+        running: running.clone(),
+        work: None,
+        works: 0,
+        stopping: None,
+    };
     thread::spawn(move || ask_all(&asked, &running, &tell));
     println!("starting {} processes; Ctrl-C stops them all", supervisor.kept.len());
     while !supervisor.is_over() {
@@ -131,25 +146,30 @@ pub(crate) fn run(plan: Plan, config: &Config, mut signals: Signals) -> Result<E
         supervisor.take_news(&news);
         supervisor.look();
         supervisor.act();
+        supervisor.replace();
     }
     Ok(supervisor.report())
 }
 
-impl Supervisor {
+impl Supervisor<'_> {
     fn handle_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Replace => {
-                println!("HUP: nothing is replaced; `mainstay drain` stops one process")
+                if let Err(error) = self.begin(&Replacement::default()) {
+                    eprintln!("HUP: nothing is replaced: {error}");
+                }
             }
             Signal::Finish | Signal::Stop => {
                 println!("stopping: gates first, then the others");
                 self.stopping = Some(self.clock.now());
+                self.stop_work("all processes are stopping");
             }
             Signal::Force => {
                 println!("a second signal: all end at once");
                 self.stopping.get_or_insert(self.clock.now());
+                self.stop_work("all processes are stopping");
                 for kept in &mut self.kept {
-                    kept.kill("a second signal");
+                    kept.kill_all("a second signal");
                 }
             }
         }
@@ -161,12 +181,8 @@ impl Supervisor {
         while let Some(some) = next {
             let now = self.clock.now();
             match some {
-                News::Heard(number, turn) => {
-                    let is =
-                        |kept: &&mut Kept| kept.child.as_ref().is_some_and(|c| c.id() == number);
-                    if let Some(kept) = self.kept.iter_mut().find(is) {
-                        kept.minder.handle_heard(now, turn);
-                    }
+                News::Heard(number, said) => {
+                    self.kept.iter_mut().any(|kept| kept.handle_said(now, number, said.clone()));
                 }
                 News::Order(order, to, tell) => drop(tell.send(self.order(now, &order, &to))),
             }
@@ -175,13 +191,22 @@ impl Supervisor {
     }
 
     fn order(&mut self, now: Instant, order: &str, to: &str) -> Value {
-        if order == "status" {
-            return json!({"processes": self.kept.iter().map(|kept| kept.row(now)).collect::<Vec<_>>()});
+        match order {
+            "status" => {
+                let rows: Vec<Value> = self.kept.iter().map(|kept| kept.row(now)).collect();
+                return json!({"processes": rows});
+            }
+            "replace" => return self.begin_by_order(to),
+            "progress" => return self.progress(),
+            _ => {}
         }
-        let Some(kept) = self.kept.iter_mut().find(|kept| kept.name == to) else {
-            let names: Vec<&str> = self.kept.iter().map(|kept| kept.name.as_str()).collect();
-            return json!({"error": format!("there is no process {to:?}: there are {}", names.join(", "))});
+        let Some(at) = self.kept.iter().position(|kept| kept.name() == to) else {
+            return json!({"error": self.no_such(to)});
         };
+        if self.work.as_ref().is_some_and(|work| work.is_at(to)) {
+            return json!({"error": format!("{to} is being replaced: wait until that is over")});
+        }
+        let kept = &mut self.kept[at];
         match order {
             "drain" => kept.minder.want(now, false),
             "start" if self.stopping.is_none() => kept.minder.want(now, true),
@@ -191,24 +216,23 @@ impl Supervisor {
         kept.row(now)
     }
 
+    fn no_such(&self, name: &str) -> String {
+        let names: Vec<&str> = self.kept.iter().map(Kept::name).collect();
+        format!("there is no process {name:?}: there are {}", names.join(", "))
+    }
+
     /// Sees which processes have ended.
     fn look(&mut self) {
         let now = self.clock.now();
         let mut running = BTreeMap::new();
         for kept in &mut self.kept {
-            match kept.child.as_mut().map(Child::try_wait) {
-                None => {}
-                Some(Ok(None)) => {
-                    running.insert(kept.name.clone(), kept.child.as_ref().map_or(0, Child::id));
-                }
-                Some(Ok(Some(status))) => kept.ended(now, describe(status), status.success()),
-                Some(Err(error)) => kept.ended(now, error.to_string(), false),
-            }
+            kept.look(now, &self.plan);
+            running.extend(kept.lives());
         }
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
         if self.stopping.is_some() {
-            let gates = self.kept.iter().any(|kept| kept.gate && !kept.minder.is_down());
-            for kept in self.kept.iter_mut().filter(|kept| kept.gate || !gates) {
+            let gates = self.kept.iter().any(|kept| kept.member.gate && !kept.is_over());
+            for kept in self.kept.iter_mut().filter(|kept| kept.member.gate || !gates) {
                 kept.minder.want(now, false);
             }
         }
@@ -224,16 +248,17 @@ impl Supervisor {
                     Act::Kill(why) => kept.kill(why),
                     Act::Alarm(tries) => eprintln!(
                         "ALARM: {} has ended {tries} times in a row; see {}",
-                        kept.name,
-                        self.data.join("log").display()
+                        kept.name(),
+                        self.plan.data.join("log").display()
                     ),
                 }
             }
+            kept.close_ports_if_idle();
         }
     }
 
     fn is_over(&self) -> bool {
-        self.stopping.is_some() && self.kept.iter().all(|kept| kept.minder.is_down())
+        self.stopping.is_some() && self.kept.iter().all(Kept::is_over)
     }
 
     /// Says how each process ended.
@@ -247,108 +272,11 @@ impl Supervisor {
                 restarts => format!(", restarts {restarts}"),
             };
             let text = kept.ended.as_ref().map_or("was not running", |ended| &ended.text);
-            println!("  {}: {text}{restarts}", kept.name);
+            println!("  {}: {text}{restarts}", kept.name());
             well &= kept.ended.as_ref().is_none_or(|ended| ended.well);
         }
         if well { Exit::Well } else { Exit::Unfinished }
     }
-}
-
-impl Kept {
-    fn start(&mut self, now: Instant, plan: &Plan) {
-        self.started = now;
-        match self.spawn(plan) {
-            Ok(child) => {
-                println!("{} starts, process {}", self.name, child.id());
-                self.child = Some(child);
-            }
-            Err(error) => self.ended(now, format!("it cannot be started: {error}"), false),
-        }
-    }
-
-    fn spawn(&self, plan: &Plan) -> std::io::Result<Child> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(&plan.words).arg("--cluster").arg(&plan.file).args(["--process", &self.name]);
-        for setting in &plan.settings {
-            command.args(["--set", setting]);
-        }
-        // Its input ends with this process, however that ends.
-        command.env(SUPERVISED, "1").stdin(Stdio::piped());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Ctrl-C is for the supervisor alone.
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut child = command.spawn()?;
-        copy_lines(&self.name, child.stdout.take(), |line| println!("{line}"));
-        copy_lines(&self.name, child.stderr.take(), |line| eprintln!("{line}"));
-        Ok(child)
-    }
-
-    fn ended(&mut self, now: Instant, text: String, well: bool) {
-        self.child = None;
-        self.minder.handle_exit(now);
-        if self.minder.is_wanted() {
-            eprintln!("{} has ended: {text}; it starts again", self.name);
-        } else {
-            println!("{} has ended: {text}", self.name);
-        }
-        self.ended = Some(Ended { text, well });
-    }
-
-    fn finish(&mut self) {
-        if let Some(child) = &mut self.child
-            && ops::tell_process(child.id(), Signal::Finish).is_err()
-        {
-            // Where there are no signals, the end of its input tells it.
-            drop(child.stdin.take());
-        }
-    }
-
-    fn kill(&mut self, why: &str) {
-        if let Some(child) = &mut self.child {
-            eprintln!("{} is killed: {why}", self.name);
-            let _ = child.kill();
-        }
-    }
-
-    fn row(&self, now: Instant) -> Value {
-        json!({
-            "name": self.name,
-            "state": self.minder.word(),
-            "pid": self.child.as_ref().map(Child::id),
-            "up_s": self.child.as_ref().map(|_| (now - self.started).as_secs()),
-            "restarts": self.minder.restarts(),
-            "ended": self.ended.as_ref().map(|ended| &ended.text),
-        })
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn describe(status: ExitStatus) -> String {
-    match status.code() {
-        Some(0) => "well (exit 0)".to_owned(),
-        Some(1) => "not all was finished (exit 1)".to_owned(),
-        Some(2) => "it did not start (exit 2)".to_owned(),
-        _ => status.to_string(),
-    }
-}
-
-fn copy_lines(name: &str, from: Option<impl Read + Send + 'static>, to: fn(&str)) {
-    let Some(from) = from else { return };
-    let name = name.to_owned();
-    thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            to(&format!("[{name}] {line}"));
-        }
-    });
 }
 
 /// Asks all processes how they are, each on a thread of its own: one that stands still delays nobody.
@@ -362,8 +290,8 @@ fn ask_all(data: &Path, running: &Mutex<BTreeMap<String, u32>>, tell: &Sender<Ne
                 thread::spawn(move || {
                     let said = control::ask(&data, &name, "status", "")?;
                     let number = u32::try_from(said.get("pid")?.as_u64()?).ok()?;
-                    let turn = Duration::from_millis(said.get("turn_ms")?.as_u64()?);
-                    tell.send(News::Heard(number, turn)).ok()
+                    said.get("turn_ms")?.as_u64()?;
+                    tell.send(News::Heard(number, said)).ok()
                 })
             })
             .collect();

@@ -6,7 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod board;
+mod listeners;
 pub mod memory;
+#[cfg(unix)]
+mod pass;
 mod sniff;
 mod sockets;
 mod table;
@@ -17,6 +20,7 @@ mod waker;
 pub mod ws;
 
 pub use board::{Board, Doorbell};
+pub use listeners::Listeners;
 pub use sniff::{SNIFF_BYTES_MAX, Sniff, sniff};
 pub use sockets::{Counters, Event, ListenOptions, ListenerId, Options, Read, Sockets, Write};
 pub use table::Token;

@@ -220,19 +220,7 @@ impl Sockets {
         addr: SocketAddr,
         options: ListenOptions,
     ) -> io::Result<(ListenerId, SocketAddr)> {
-        use socket2::{Domain, Protocol, Socket, Type};
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        // Without it a restarted node could not take its port back for a minute.
-        socket.set_reuse_address(true)?;
-        #[cfg(unix)]
-        socket.set_reuse_port(options.reuse_port)?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-        self.adopt_listener(socket.into())
+        self.adopt_listener(open_port(addr, options)?)
     }
 
     /// Takes over an open port, as one handed down by a predecessor.
@@ -742,6 +730,26 @@ impl Tcp {
         }
         result
     }
+}
+
+/// Opens a port that does not block.
+pub(crate) fn open_port(
+    addr: SocketAddr,
+    options: ListenOptions,
+) -> io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // Without it a restarted node could not take its port back for a minute.
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(options.reuse_port)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
 }
 
 /// Whether `accept` failed on account of the connection that was to be accepted.

@@ -352,6 +352,34 @@ fn several_workers_share_one_port_and_find_their_own_mail() {
     assert_eq!(echo.stop().len(), 12);
 }
 
+/// A port that only its gate held was refused from the gate's end until the next one's start.
+#[test]
+fn c10_clients_of_a_port_that_outlives_its_gate_wait_for_the_next() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut listeners = Listeners::default();
+    let address = listeners.open(any, 2).unwrap();
+    let board = Board::new();
+    let echo = Echo::start(&board, true);
+    let mut setup = setup(&echo, &board);
+    setup.listeners = listeners;
+    for workers in [1, 3] {
+        // It comes before there is a gate.
+        let mut player = Player::plain(address);
+        setup.workers = workers;
+        let server = Server::start(setup.clone()).unwrap();
+        assert_eq!(server.addresses(), [address]);
+        player.login(&setup.keys, 1);
+        player.echo(&[b"x"]);
+        server.drain(Duration::ZERO);
+        assert!(player.next().is_some_and(|frame| matches!(
+            DownFrame::decode(&frame),
+            Ok(DownFrame::Close { code: CloseCode::GoingAway, .. })
+        )));
+        server.join().unwrap();
+    }
+    assert_eq!(echo.stop().len(), 2);
+}
+
 #[test]
 fn gate_is_on_the_list_of_nodes_for_as_long_as_it_runs() {
     let board = Board::new();

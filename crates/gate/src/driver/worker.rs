@@ -31,9 +31,6 @@ const SHOW_EVERY_CONNECTION: Duration = Duration::from_micros(10);
 /// How long an ending worker waits for its last frames to leave.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How often the gate says that it is still there: a third of the registry's lease.
-const RENEW_EVERY: Duration = Duration::from_secs(5);
-
 /// How long a worker without clients stays, so that what it wrote last leaves.
 const PARTING: Duration = Duration::from_millis(50);
 
@@ -72,6 +69,7 @@ pub(crate) struct Loop {
     /// Revision of the directory that the worker goes by.
     revision: u64,
     listing: Option<Listing>,
+    renew_every: Duration,
     peers: Vec<Incarnation>,
     /// Nodes that are not on the list any more but still linked.
     unlisted: Vec<Incarnation>,
@@ -116,6 +114,7 @@ impl Loop {
             cluster: setup.cluster.clone(),
             revision: 0,
             listing: None,
+            renew_every: setup.renew_every,
             peers: Vec::new(),
             unlisted: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES],
@@ -481,7 +480,7 @@ impl Loop {
         if now < listing.renew_at {
             return;
         }
-        listing.renew_at = now + RENEW_EVERY;
+        listing.renew_at = now + self.renew_every;
         let renewed = match cluster.renew(now, listing.info.incarnation) {
             Err(cluster::Error::NotListed(_)) => cluster.register(now, listing.info.clone()),
             other => other,
@@ -524,7 +523,7 @@ impl Loop {
         match command {
             Command::Directory(directory) => self.set_directory(now, &directory),
             Command::Listed(info) => {
-                self.listing = Some(Listing { info, renew_at: now + RENEW_EVERY });
+                self.listing = Some(Listing { info, renew_at: now + self.renew_every });
             }
             Command::Drain(span) => {
                 self.stop_accepting();

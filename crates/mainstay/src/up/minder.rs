@@ -134,6 +134,18 @@ impl Minder {
         }
     }
 
+    /// Another one that is ready has taken its place.
+    pub fn handle_switched(&mut self, now: Instant) {
+        self.pause = self.limits.pause;
+        self.tries = 0;
+        self.state = State::Up { since: now, heard: Some(now), told: false };
+    }
+
+    /// How long it may take to end when it is told to.
+    pub fn stop_max(&self) -> Duration {
+        self.limits.stop_max
+    }
+
     /// It has ended, or could not be started.
     pub fn handle_exit(&mut self, now: Instant) {
         if let State::Up { since, .. } = self.state

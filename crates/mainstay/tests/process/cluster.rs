@@ -51,7 +51,7 @@ impl Drop for Layout {
 }
 
 /// Rings until it is answered; gives what the bell said, and what happened meanwhile.
-fn ring(player: &mut Polled) -> (u64, Vec<String>) {
+pub(super) fn ring(player: &mut Polled) -> (u64, Vec<String>) {
     let start = Instant::now();
     let (sender, answer) = channel();
     let (mut events, mut asked) = (Vec::new(), false);

@@ -3,6 +3,8 @@
 
 mod bus;
 mod cluster;
+#[cfg(unix)]
+mod up;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -21,6 +23,9 @@ use mainstay::proto::ticket::{Claims, TicketKeys};
 const ARGUMENTS: &str = "GAME_ARGUMENTS";
 /// Names the game of the child, if it is not the bells.
 const GAME: &str = "GAME_NAME";
+
+/// Names what a build of the game does badly.
+const FAULT: &str = "GAME_FAULT";
 
 const KEY: [u8; 32] = [0xab; 32];
 
@@ -52,6 +57,12 @@ impl Bell {
 #[test]
 fn child() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else { return };
+    let is_process = arguments.lines().any(|word| word == "--process");
+    match fault().as_str() {
+        "hang" if is_process => std::thread::park(),
+        "exit" if is_process => std::process::exit(7),
+        _ => {}
+    }
     let app = match std::env::var(GAME).as_deref() {
         Ok("post") => bus::app(),
         _ => App::new("bells").entity::<Bell>().bind::<Bell>("bell", |_| 1),
@@ -62,6 +73,11 @@ fn child() {
         Exit::Unfinished => 1,
         Exit::NotStarted => 2,
     });
+}
+
+/// What this build does badly.
+fn fault() -> String {
+    std::env::var(FAULT).unwrap_or_default()
 }
 
 struct Game {
