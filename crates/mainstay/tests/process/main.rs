@@ -39,6 +39,7 @@ struct Bell {
 impl Bell {
     #[request(client)]
     fn ring(&mut self) -> u64 {
+        assert!(fault() != "panic", "this build rings no bell");
         self.rings += 1;
         self.rings
     }
@@ -50,6 +51,26 @@ impl Bell {
         loop {
             std::thread::park();
         }
+    }
+}
+
+/// A scene whose steps take time.
+#[entity(steps_per_second = 40)]
+#[derive(Default)]
+struct Clockwork;
+
+#[rpc]
+impl Clockwork {
+    #[hook]
+    fn step(&mut self, _cx: &mut Cx<Self>, _steps: mainstay::scene::Steps) {
+        // Short enough for a bad measurement not to count, or three times as long as is usual.
+        let spin = match fault().as_str() {
+            "none" => return,
+            "slow" => Duration::from_millis(3),
+            _ => Duration::from_millis(1),
+        };
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < spin {}
     }
 }
 
@@ -65,7 +86,8 @@ fn child() {
     }
     let app = match std::env::var(GAME).as_deref() {
         Ok("post") => bus::app(),
-        _ => App::new("bells").entity::<Bell>().bind::<Bell>("bell", |_| 1),
+        Ok("clocks") => bells().entity::<Clockwork>().bind::<Clockwork>("clock", |_| 1),
+        _ => bells(),
     };
     let exit = mainstay::run_with(app, arguments.lines().map(str::to_owned), |_| {});
     std::process::exit(match exit {
@@ -73,6 +95,10 @@ fn child() {
         Exit::Unfinished => 1,
         Exit::NotStarted => 2,
     });
+}
+
+fn bells() -> App {
+    App::new("bells").entity::<Bell>().bind::<Bell>("bell", |_| 1)
 }
 
 /// What this build does badly.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use mainstay::operate::{self, Progress, Replacement};
+use mainstay::operate::{self, Progress, Replacement, Trial};
 
 use super::*;
 
@@ -131,7 +131,7 @@ fn build(folder: &Path, name: &str, fault: &str) -> PathBuf {
     let path = folder.join(name);
     let own = std::env::current_exe().unwrap().display().to_string();
     let text = format!(
-        "#!/bin/sh\n{ARGUMENTS}=\"$(printf '%s\\n' \"$@\")\" {GAME}=bells {FAULT}='{fault}' \
+        "#!/bin/sh\n{ARGUMENTS}=\"$(printf '%s\\n' \"$@\")\" {GAME}=clocks {FAULT}='{fault}' \
          exec '{own}' child --exact --nocapture\n"
     );
     std::fs::write(&path, text).unwrap();
@@ -330,4 +330,109 @@ fn h9_a_rolling_restart_goes_on_while_all_are_well_and_stops_at_the_first_that_i
     let failed = done.failed.unwrap_or_default();
     assert_eq!(failed, "node-2 is running, but not ready", "{}", up.said());
     assert_eq!(pids()[2], after[2], "the gate is not touched");
+}
+
+/// Rings without end, and logs in again whenever it has to.
+struct Ringing {
+    stop: Arc<AtomicBool>,
+    rings: Arc<AtomicU64>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Ringing {
+    fn at(address: SocketAddr) -> Ringing {
+        let (stop, rings) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, answered) = (stop.clone(), rings.clone());
+        let address = Address::tcp(address.to_string());
+        let thread = std::thread::spawn(move || {
+            let mut ann = stubborn_player(address.clone(), None);
+            while !stopped.load(Ordering::SeqCst) {
+                let answered = answered.clone();
+                // Refused while it is not bound or too much is on its way.
+                let _ = ann.request_then("bell", MethodId::of("ring"), &(), {
+                    move |_, reply: Result<u64, _>| {
+                        answered.fetch_add(u64::from(reply.is_ok()), Ordering::SeqCst);
+                    }
+                });
+                while let Some(event) = ann.poll() {
+                    if matches!(event, Event::Ended { .. }) {
+                        ann = stubborn_player(address.clone(), None);
+                        break;
+                    }
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+        });
+        Ringing { stop, rings, thread: Some(thread) }
+    }
+
+    fn rings(&self) -> u64 {
+        self.rings.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Ringing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// What the build that a process runs from does badly.
+fn fault_of(pid: u64) -> String {
+    let all = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let all = String::from_utf8_lossy(&all).into_owned();
+    let found = all.split('\0').find_map(|line| line.strip_prefix(FAULT)?.strip_prefix('='));
+    found.unwrap_or("none is said").to_owned()
+}
+
+/// Three bad builds: each is stopped and taken back without anybody's doing, and then a good one goes through.
+#[cfg(target_os = "linux")]
+#[test]
+fn h9_bad_builds_are_taken_back_by_themselves_and_a_good_one_goes_through() {
+    let up = Up::new("upgrade", "", &format!("{GATE}{NODE}"));
+    let ringing = Ringing::at(up.address("gate"));
+    let upgrade = |fault: &str, watch: u64| {
+        let binary = Some(build(&up.folder, &format!("build-{fault}"), fault));
+        let watch = Duration::from_secs(watch);
+        let upgrade = Some(Trial { binary, canaries: 1, watch });
+        Replacement { ready_max: Duration::from_secs(20), upgrade, ..Replacement::default() }
+    };
+    let steps = |least: u64| {
+        let said = up.state("node").said.unwrap_or_default();
+        said["steps"]["clockwork"]["count"].as_u64().is_some_and(|count| count >= least)
+    };
+    let gate = up.pid("gate");
+    for (fault, why) in [
+        ("hang", "the successor of node was not ready within 5 s; node stays"),
+        ("panic", "handlers panicked in"),
+        ("slow", "a step of clockwork takes"),
+    ] {
+        // The old build shows what is usual.
+        up.until("steps", || steps(60));
+        let rings = ringing.rings();
+        up.until("rings", || ringing.rings() > rings);
+        let mut order = upgrade(fault, 80);
+        if fault == "hang" {
+            order.ready_max = Duration::from_secs(5);
+        }
+        let done = up.replace(&order);
+        let failed = done.failed.unwrap_or_default();
+        assert!(failed.contains(why), "{fault}: {failed}: {}", up.said());
+        if fault != "hang" {
+            assert!(failed.ends_with("; all run from the old build again"), "{failed}");
+        }
+        assert_eq!(fault_of(up.pid("node")), "", "{}", up.said());
+        assert_eq!(up.pid("gate"), gate, "the others never had it");
+    }
+    let rings = ringing.rings();
+    up.until("rings", || ringing.rings() > rings);
+    let done = up.replace(&upgrade("none", 2));
+    assert_eq!(done.failed, None, "{}", up.said());
+    assert_eq!(["gate", "node"].map(|name| fault_of(up.pid(name))), ["none", "none"]);
+    // What crashes comes back from the new build.
+    let before = up.pid("node");
+    up.tell("-KILL", before);
+    up.until("the next", || up.state("node").pid.is_some_and(|pid| pid != before));
+    assert_eq!(fault_of(up.pid("node")), "none");
 }
