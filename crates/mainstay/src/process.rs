@@ -121,6 +121,8 @@ pub struct Running {
     gate_life: Option<Incarnation>,
     web: Option<(Server, JoinHandle<()>)>,
     listeners: Listeners,
+    /// Its stores, as others use them: the last that goes.
+    data: Option<store::DataService>,
     ports: Vec<Port>,
     addresses: Vec<SocketAddr>,
     /// Hashes of the interfaces that clients may be made for.
@@ -192,17 +194,25 @@ impl Running {
             gate_life: None,
             web: None,
             listeners,
+            data: None,
             ports: Vec::new(),
             addresses: Vec::new(),
             interfaces: app.interfaces()?,
         };
         let runs = &process.runs;
+        // Without a key of the mesh all are on one machine, and share the keys in its folder.
+        let key = keys.mesh.as_ref().or(keys.tickets.first().map(|(_, key)| key));
+        let key = key.map_or(&[][..], |key| &key[..]);
+        let mut open = Opening { process, key, stores: None };
+        if let Some(address) = process.data_listen.filter(|_| runs.data) {
+            running.data = Some(open.serve(address)?);
+        }
         if process.holds_entities() {
             let users = node::UsersOrder::queue();
             let offers =
                 |name: &str| runs.entities.has(name) || runs.sessions && name == users.name();
             let node_app = app.node_app(offers).schema(app.schema()?);
-            let (store, stores) = stores_of(&node_app, process)?;
+            let (store, stores) = open.for_game(&node_app)?;
             let env = NodeEnv {
                 clock: clock.clone(),
                 random: Random::from_os(),
@@ -361,6 +371,7 @@ impl Running {
                 }
             }
         }
+        drop(self.data.take());
         if let Some((server, thread)) = self.web.take() {
             server.stop();
             if thread.join().is_err() {
@@ -392,6 +403,11 @@ pub(crate) fn alone_because(app: &App, process: &Process) -> Option<String> {
                 .to_owned(),
         );
     }
+    if let Some(data) = process.data_listen {
+        return Some(format!(
+            "only one can serve the stores at {data}; where there are several data processes, one pauses at a time"
+        ));
+    }
     if !process.holds_entities() {
         return None;
     }
@@ -401,7 +417,7 @@ pub(crate) fn alone_because(app: &App, process: &Process) -> Option<String> {
         ));
     }
     let offers = |name: &str| process.runs.entities.has(name);
-    if !app.node_app(offers).needs_store() {
+    if !app.node_app(offers).needs_store() || !process.data_processes.is_empty() {
         return None;
     }
     let stores = process.stores.iter().map(|(_, place)| place);
@@ -494,24 +510,64 @@ fn open_rabbitmq(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, Start
 /// The default store, and those with names.
 type Stores = (Option<Store>, Vec<(String, Store)>);
 
-/// Opens the stores, if the game keeps anything.
-fn stores_of(app: &NodeApp, process: &Process) -> Result<Stores, StartError> {
-    if !app.needs_store() {
-        return Ok((None, Vec::new()));
-    }
-    let shared = process.shares_entities;
-    let named = process.stores.iter();
-    let named = named.map(|(name, place)| Ok((name.clone(), open_to_play(place, shared)?)));
-    Ok((Some(open_to_play(&process.store, shared)?), named.collect::<Result<_, StartError>>()?))
+/// The stores of one process: its own, or those that data processes serve.
+struct Opening<'a> {
+    process: &'a Process,
+    /// What all processes of the cluster have.
+    key: &'a [u8],
+    stores: Option<(Store, Vec<(String, Store)>)>,
 }
 
-fn open_to_play(place: &StorePlace, shared: bool) -> Result<Store, StartError> {
+impl Opening<'_> {
+    /// Opens the stores, if the game keeps anything.
+    fn for_game(&mut self, app: &NodeApp) -> Result<Stores, StartError> {
+        if !app.needs_store() {
+            return Ok((None, Vec::new()));
+        }
+        let (store, stores) = self.open()?;
+        Ok((Some(store), stores))
+    }
+
+    /// Opens them and serves them to others.
+    fn serve(&mut self, at: SocketAddr) -> Result<store::DataService, StartError> {
+        let (store, stores) = self.open()?;
+        let all = std::iter::once((String::new(), store)).chain(stores).collect();
+        store::DataService::start(at, self.key, all, store::DataOptions::default())
+            .map_err(system(format!("cannot serve the stores at {at}")))
+    }
+
+    fn open(&mut self) -> Result<(Store, Vec<(String, Store)>), StartError> {
+        if let Some(open) = &self.stores {
+            return Ok(open.clone());
+        }
+        let default = self.open_one("", &self.process.store)?;
+        let named = self.process.stores.iter();
+        let named = named.map(|(name, place)| Ok((name.clone(), self.open_one(name, place)?)));
+        let open = (default, named.collect::<Result<Vec<_>, StartError>>()?);
+        Ok(self.stores.insert(open).clone())
+    }
+
+    fn open_one(&self, name: &str, place: &StorePlace) -> Result<Store, StartError> {
+        let data = &self.process.data_processes;
+        if data.is_empty() {
+            // What data processes serve has nodes that go on while those are started again.
+            return open_to_play(place, self.process.shares_stores, !self.process.runs.data);
+        }
+        let addresses: Vec<String> = data.iter().map(SocketAddr::to_string).collect();
+        Ok(Store::proxy(&addresses, name, self.key, store::ProxyOptions::default())?)
+    }
+}
+
+fn open_to_play(place: &StorePlace, shared: bool, alone: bool) -> Result<Store, StartError> {
     let Some(file) = place.exclusive_file() else { return open_store(place) };
     let path = file.display().to_string();
     if shared {
         return Err(StartError::StoreShared { path });
     }
     let store = open_store(place)?;
+    if !alone {
+        return Ok(store);
+    }
     // Nobody else can have it open, so whoever wrote to it before is gone.
     match node::data::bury_all(&store) {
         Ok(buried) => tracing::debug!(path, buried, "store opened"),

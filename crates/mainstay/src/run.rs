@@ -171,6 +171,7 @@ fn member_of(app: &App, process: &Process) -> Member {
     Member {
         name: process.name.clone(),
         gate: process.runs.gate,
+        data: process.runs.data,
         listen: clients.chain(pages).collect(),
         alone: alone_because(app, process),
         stop_max: process.options.drain.node_max + Duration::from_secs(5),

@@ -63,12 +63,24 @@ pub(crate) struct Member {
     pub name: String,
     /// It takes in clients.
     pub gate: bool,
+    /// It stands in front of the stores, which the others need to the end.
+    pub data: bool,
     /// Where it takes in clients and browsers, and with how many threads.
     pub listen: Vec<(SocketAddr, u8)>,
     /// Why it cannot run beside its successor, and what can be done about it.
     pub alone: Option<String>,
     /// How long it may take to end.
     pub stop_max: Duration,
+}
+
+impl Member {
+    /// When it is stopped: those of a later stage go on until those of all before are down.
+    fn stage(&self) -> u8 {
+        match (self.data, self.gate) {
+            (true, _) => 2,
+            (false, is_gate) => u8::from(!is_gate),
+        }
+    }
 }
 
 /// Reads the processes of this machine from the file, as it is now.
@@ -160,7 +172,7 @@ impl Supervisor<'_> {
                 }
             }
             Signal::Finish | Signal::Stop => {
-                println!("stopping: gates first, then the others");
+                println!("stopping: gates first, what stands in front of the stores last");
                 self.stopping = Some(self.clock.now());
                 self.stop_work("all processes are stopping");
             }
@@ -231,8 +243,9 @@ impl Supervisor<'_> {
         }
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
         if self.stopping.is_some() {
-            let gates = self.kept.iter().any(|kept| kept.member.gate && !kept.is_over());
-            for kept in self.kept.iter_mut().filter(|kept| kept.member.gate || !gates) {
+            let up = self.kept.iter().filter(|kept| !kept.is_over());
+            let first = up.map(|kept| kept.member.stage()).min();
+            for kept in self.kept.iter_mut().filter(|kept| Some(kept.member.stage()) <= first) {
                 kept.minder.want(now, false);
             }
         }

@@ -169,6 +169,107 @@ fn f3_several_stores_are_named_in_the_cluster_file_and_used_at_once() {
     assert!(has(&default, diver) && !has(&default, purse));
 }
 
+/// Processes of one cluster file, in this one.
+fn start_one(text: &str, name: &str) -> Result<Running, StartError> {
+    let app = app().entity::<Purse>();
+    let input = Input::of_text("reef.json", text);
+    let roles = mainstay::config::Roles::standard(["diver", "purse"]);
+    let config = Config::from_input(&input, &roles).unwrap();
+    let keys = Keys { tickets: vec![(1, [7; 32])], ..Keys::default() };
+    Running::start(&app, &config.cluster, config.process(name).unwrap(), &keys)
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn with_data_processes(folder: &Path, store: &str, data: usize) -> String {
+    let data: String = (1..=data)
+        .map(|n| {
+            format!(r#""data-{n}": {{"roles": ["data"], "listen": {{"data": {}}}}},"#, free_port())
+        })
+        .collect();
+    format!(
+        r#"{{
+            "cluster": "reef", "data": {:?}, {store}
+            "processes": {{
+                "node": {{"roles": ["node"], "workers": 2, "listen": {{"mesh": 0}}}}, {data}
+            }},
+        }}"#,
+        folder.display().to_string()
+    )
+}
+
+/// The same game as in one process: what is kept, in the default store and in a named one, is kept by a
+/// process of its own, which may be started again while the game goes on.
+#[test]
+fn f14_a_data_process_stands_in_front_of_the_stores() {
+    let folder = Folder::new("reef");
+    let accounts = folder.0.join("accounts.store").display().to_string();
+    let stores = format!("\"stores\": {{\"accounts\": {{\"embedded\": {accounts:?}}}}},");
+    let text = with_data_processes(&folder.0.join("data"), &stores, 1);
+    let data = start_one(&text, "data-1").unwrap();
+    let node = start_one(&text, "node").unwrap();
+    assert_eq!((dive(&node, 1, 30), earn(&node, 1, 5)), (30, 5));
+    assert!(folder.0.join("data/data-1.store").is_file());
+
+    assert!(data.stop(Duration::ZERO).unfinished.is_empty());
+    // It plays on in memory, and is saved when the process is back; its node was not taken for dead.
+    assert_eq!(dive(&node, 1, 31), 31);
+    let data = start_one(&text, "data-1").unwrap();
+    assert_eq!((dive(&node, 1, 20), earn(&node, 1, 1)), (31, 6));
+    assert!(node.stop(Duration::ZERO).unfinished.is_empty());
+    let node = start_one(&text, "node").unwrap();
+    assert_eq!((dive(&node, 1, 10), earn(&node, 1, 1)), (31, 7));
+    assert!(node.stop(Duration::ZERO).unfinished.is_empty());
+    assert!(data.stop(Duration::ZERO).unfinished.is_empty());
+    // It was the only one that had the files open.
+    let store = store::Store::embedded(&accounts, store::Options::default()).unwrap();
+    assert!(store.load(holder(Ref::<Purse>::keyed(1))).wait().unwrap().is_some());
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn f14_of_two_data_processes_either_may_be_lost() {
+    let folder = Folder::new("reef");
+    let path = folder.0.join("reef.sqlite").display().to_string();
+    let accounts = folder.0.join("accounts.sqlite").display().to_string();
+    let stores = format!(
+        "\"store\": {{\"sqlite\": {path:?}}}, \"stores\": {{\"accounts\": {{\"sqlite\": {accounts:?}}}}},"
+    );
+    let text = with_data_processes(&folder.0.join("data"), &stores, 2);
+    let mut data: Vec<Option<Running>> =
+        ["data-1", "data-2"].map(|name| Some(start_one(&text, name).unwrap())).into();
+    let node = start_one(&text, "node").unwrap();
+    let mut to = 1;
+    for round in 0..4 {
+        assert_eq!((dive(&node, to.into(), to), earn(&node, 1, 1)), (to, to));
+        to += 1;
+        data[round % 2] = None;
+        // Another entity is taken through the one that is left.
+        assert_eq!((dive(&node, to.into(), to), earn(&node, 1, 1)), (to, to));
+        to += 1;
+        let name = ["data-1", "data-2"][round % 2];
+        data[round % 2] = Some(start_one(&text, name).unwrap());
+    }
+    assert!(node.stop(Duration::ZERO).unfinished.is_empty());
+    let node = start_one(&text, "node").unwrap();
+    assert_eq!((dive(&node, 1, 0), dive(&node, 8, 0), earn(&node, 1, 0)), (1, 8, 8));
+    node.stop(Duration::ZERO);
+}
+
+#[test]
+fn f14_an_embedded_store_has_one_data_process() {
+    let folder = Folder::new("reef");
+    let accounts = "\"stores\": {\"accounts\": {\"memory\": true}},";
+    let text = with_data_processes(&folder.0, accounts, 2);
+    let refused = start_one(&text, "data-1").map(drop).unwrap_err();
+    assert!(matches!(refused, StartError::StoreShared { .. }), "{refused}");
+    let nobody = start_one(&with_data_processes(&folder.0, accounts, 1), "node").map(drop);
+    let nobody = nobody.unwrap_err().to_string();
+    assert!(nobody.contains("data service at 127.0.0.1") && nobody.contains("cannot be reached"));
+}
+
 #[test]
 fn f3_a_store_that_the_cluster_file_does_not_name_is_refused_with_the_nearest() {
     let folder = Folder::new("purses");

@@ -59,6 +59,7 @@ pub mod journal;
 mod landing;
 mod ledger;
 mod options;
+mod proxy;
 mod queue;
 mod record;
 #[cfg(feature = "remote")]
@@ -90,6 +91,7 @@ pub use ledger::{
 #[doc(hidden)]
 pub use options::Mutant;
 pub use options::{LandingReport, Limits, Options};
+pub use proxy::{DataOptions, DataService, ProxyOptions};
 pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 #[cfg(feature = "remote")]
 pub use remote::{FollowerCounts, Password, ServerOptions};

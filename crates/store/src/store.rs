@@ -11,6 +11,7 @@ use crate::ledger::{
     Verdict,
 };
 use crate::options::{Limits, Options};
+use crate::proxy::{self, Proxy};
 use crate::queue::Asked;
 #[cfg(feature = "remote")]
 use crate::queue::Work;
@@ -44,6 +45,7 @@ enum Backend {
     #[cfg(feature = "remote")]
     Remote(crate::remote::Remote),
     Sharded(Arc<Sharded>),
+    Proxy(Proxy),
     /// The first is dropped first, and ends what it does.
     #[cfg(feature = "redis")]
     Journal(crate::remote::Remote, crate::landing::Landing),
@@ -59,6 +61,7 @@ impl fmt::Debug for Store {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => write!(f, "Store::{}", remote.kind()),
             Backend::Sharded(set) => write!(f, "Store::sharded({set:?})"),
+            Backend::Proxy(_) => f.write_str("Store::proxy"),
             #[cfg(feature = "redis")]
             Backend::Journal(..) => f.write_str("Store::journal"),
         }
@@ -296,6 +299,32 @@ impl Store {
         Store { is_shard: true, ..self }
     }
 
+    /// The store that data processes at `addresses` (`host:port`) serve under `name` to whoever has `key`; see
+    /// [`DataService`](crate::DataService). One of them is asked at a time, another as soon as that one is
+    /// lost or says nothing for `silence_wait`.
+    ///
+    /// What was asked of one that is lost: readings and beats are asked again, transactions are looked up by
+    /// their ids, and are [`Error::Unknown`] as everything else is if they are not found done. Blocks until
+    /// one answers, at most `open_wait`. Copies and slots are the business of whoever has the store itself.
+    ///
+    /// Errors: [`OpenError::Denied`] if none of them has the key and the store; [`OpenError::Away`].
+    pub fn proxy(
+        addresses: &[String],
+        name: &str,
+        key: &[u8],
+        options: crate::ProxyOptions,
+    ) -> Result<Self, OpenError> {
+        let proxy = Proxy::open(addresses, name, key, options)?;
+        Ok(Store { is_shard: false, backend: Arc::new(Backend::Proxy(proxy)) })
+    }
+
+    fn behind(&self) -> Option<&Proxy> {
+        match &*self.backend {
+            Backend::Proxy(proxy) => Some(proxy),
+            _ => None,
+        }
+    }
+
     fn set(&self) -> Option<&Arc<Sharded>> {
         match &*self.backend {
             Backend::Sharded(set) => Some(set),
@@ -379,6 +408,9 @@ impl Store {
             Backend::Sharded(_) => {
                 sender.send(Err(Error::Malformed("of a set of shards, ask each by itself")));
             }
+            Backend::Proxy(_) => {
+                sender.send(Err(Error::Malformed("ask it of a process that has the store itself")));
+            }
             #[cfg(feature = "redis")]
             Backend::Journal(remote, _) => remote.thread().submit(asked, rule, sender),
         }
@@ -422,6 +454,9 @@ impl Store {
     ///
     /// Errors: [`Error::Dead`].
     pub fn beat(&self, incarnation: Incarnation) -> Answer<Pulse> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Beat { incarnation });
+        }
         if let Some(set) = self.set() {
             return set.beat(incarnation);
         }
@@ -430,6 +465,9 @@ impl Store {
 
     /// The nodes that are not dead, in the order of their incarnations, at most `scan_max`.
     pub fn nodes(&self) -> Answer<Vec<NodeBeat>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Nodes {});
+        }
         if let Some(set) = self.set() {
             return set.nodes();
         }
@@ -438,6 +476,9 @@ impl Store {
 
     /// The row of one node, dead or alive; `None` if it never beat.
     pub fn node(&self, incarnation: Incarnation) -> Answer<Option<NodeBeat>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Node { incarnation });
+        }
         if let Some(set) = self.set() {
             return set.node(incarnation);
         }
@@ -451,6 +492,9 @@ impl Store {
     ///
     /// Errors: [`Error::BeatMoved`], [`Error::UnknownNode`].
     pub fn mark_dead(&self, incarnation: Incarnation, beat: u64) -> Answer<()> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::MarkDead { incarnation, beat });
+        }
         if let Some(set) = self.set() {
             return set.mark_dead(incarnation, beat);
         }
@@ -459,6 +503,9 @@ impl Store {
 
     /// The shard's generation.
     pub fn generation(&self) -> Answer<u64> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Generation {});
+        }
         if let Some(set) = self.set() {
             return set.generation();
         }
@@ -470,6 +517,9 @@ impl Store {
     ///
     /// Errors: [`Error::Generation`].
     pub fn raise_generation(&self, current: u64) -> Answer<u64> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::RaiseGeneration { current });
+        }
         if let Some(set) = self.set() {
             return set.raise_generation(current);
         }
@@ -481,6 +531,9 @@ impl Store {
     /// Errors: [`Error::Owned`], [`Error::Dead`] or [`Error::UnknownNode`] of the asker,
     /// [`Error::Generation`].
     pub fn activate(&self, ask: Activate) -> Answer<Activated> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::ActivateOne { ask });
+        }
         if let Some(set) = self.set() {
             return set.activate(ask);
         }
@@ -491,6 +544,9 @@ impl Store {
     ///
     /// Errors: [`Error::TooLarge`] above `activate_max`, then none is done.
     pub fn activate_many(&self, asks: Vec<Activate>) -> Answer<Activations> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::ActivateMany { asks });
+        }
         if let Some(set) = self.set() {
             return set.activate_many(asks);
         }
@@ -501,6 +557,9 @@ impl Store {
     ///
     /// Errors: [`Error::Fenced`], [`Error::Conflict`], [`Error::Generation`].
     pub fn release(&self, claim: Claim, version: u64) -> Answer<()> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Release { claim, version });
+        }
         if let Some(set) = self.set() {
             return set.release(claim, version);
         }
@@ -512,6 +571,9 @@ impl Store {
     /// Errors: [`Error::Fenced`], [`Error::Conflict`], [`Error::Generation`],
     /// [`Error::TooLarge`], [`Error::Malformed`].
     pub fn save(&self, save: Save) -> Answer<u64> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::SaveOne { save });
+        }
         if let Some(set) = self.set() {
             return set.save(save);
         }
@@ -522,6 +584,9 @@ impl Store {
     ///
     /// Errors: [`Error::Corrupt`], never empty documents in its place.
     pub fn load(&self, key: Key) -> Answer<Option<Entity>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Load { key });
+        }
         if let Some(set) = self.set() {
             return set.load(key);
         }
@@ -535,6 +600,9 @@ impl Store {
     /// clocks need agree. A follower that was made a primary, or whose leader was left for another, may for
     /// that long show what only it was told.
     pub fn load_aged(&self, key: Key, age_max: Duration) -> Answer<Option<Entity>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::LoadAged { key, age_max });
+        }
         if let Some(set) = self.set() {
             return set.load_aged(key, age_max);
         }
@@ -565,6 +633,9 @@ impl Store {
     /// [`Error::Malformed`]; nothing was done. A refusal is not remembered: the same id may be
     /// tried again.
     pub fn commit(&self, txn: Transaction) -> Answer<Receipt> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Commit { txn });
+        }
         if let Some(set) = self.set() {
             return set.commit(txn);
         }
@@ -575,6 +646,9 @@ impl Store {
 
     /// The receipt of a transaction if it was done; how an unknown outcome becomes known.
     pub fn lookup(&self, id: TxnId) -> Answer<Option<Receipt>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Lookup { id });
+        }
         if let Some(set) = self.set() {
             return set.lookup(id);
         }
@@ -583,6 +657,9 @@ impl Store {
 
     /// What a holder has, and its ledger version.
     pub fn holdings(&self, holder: Key) -> Answer<Holdings> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::HoldingsOf { holder });
+        }
         if let Some(set) = self.set() {
             return set.holdings(holder);
         }
@@ -591,6 +668,9 @@ impl Store {
 
     /// An item, also one that is destroyed.
     pub fn item(&self, id: ItemId) -> Answer<Option<Item>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::ItemOf { id });
+        }
         if let Some(set) = self.set() {
             return set.item(id);
         }
@@ -599,6 +679,9 @@ impl Store {
 
     /// How much of a currency or kind of item was made and destroyed.
     pub fn supply(&self, of: Of) -> Answer<Supply> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::SupplyOf { of });
+        }
         if let Some(set) = self.set() {
             return set.supply(of);
         }
@@ -609,17 +692,26 @@ impl Store {
     ///
     /// They stay until [`Store::outbox_ack`], so a relay may deliver one twice, never none.
     pub fn outbox(&self, after: u64, max: usize) -> Answer<Vec<Outgoing>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Outbox { after, max });
+        }
         self.read_settled(move |s| rules::outbox(s, after, max))
     }
 
     /// Removes messages up to a place. The answer says how many, at most `scan_max`: ask again
     /// while it is not zero.
     pub fn outbox_ack(&self, up_to: u64) -> Answer<usize> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::OutboxAck { up_to });
+        }
         self.submit(SMALL, move |s| rules::outbox_ack(s, up_to))
     }
 
     /// What was committed after a place, oldest first, at most `max` and `scan_max`.
     pub fn audit(&self, after: u64, max: usize) -> Answer<Vec<AuditEntry>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Audit { after, max });
+        }
         self.read(move |s| rules::audit(s, after, max))
     }
 
@@ -628,6 +720,9 @@ impl Store {
     /// that is forgotten would be done again. The answer says how many, at most `scan_max`: ask
     /// again while it is not zero.
     pub fn forget(&self, before_ms: u64) -> Answer<usize> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Forget { before_ms });
+        }
         if let Some(set) = self.set() {
             return set.forget(before_ms);
         }
@@ -638,6 +733,9 @@ impl Store {
     ///
     /// Errors: [`Error::TooLarge`] above `records_max`, [`Error::Corrupt`].
     pub fn records(&self, ids: Vec<RecordId>) -> Answer<Records> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::ReadRecords { ids });
+        }
         if let Some(set) = self.set() {
             return set.records(ids, None);
         }
@@ -647,6 +745,9 @@ impl Store {
     /// As [`Store::records`], as they were at most `age_max` ago; see [`load_aged`](Self::load_aged). What is
     /// written by what is read so is compared as always.
     pub fn records_aged(&self, ids: Vec<RecordId>, age_max: Duration) -> Answer<Records> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::ReadRecordsAged { ids, age_max });
+        }
         if let Some(set) = self.set() {
             return set.records(ids, Some(age_max));
         }
@@ -662,6 +763,9 @@ impl Store {
         max: usize,
         age_max: Duration,
     ) -> Answer<Vec<(Vec<u8>, Record)>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::ScanRecordsAged { kind, after, max, age_max });
+        }
         if let Some(set) = self.set() {
             return set.scan_records(kind, after, max, Some(age_max));
         }
@@ -676,6 +780,9 @@ impl Store {
         after: Option<Vec<u8>>,
         max: usize,
     ) -> Answer<Vec<(Vec<u8>, Record)>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::ScanRecords { kind, after, max });
+        }
         if let Some(set) = self.set() {
             return set.scan_records(kind, after, max, None);
         }
@@ -689,6 +796,9 @@ impl Store {
     /// [`Error::Unknown`] read them: their versions tell. What must happen exactly once goes into a
     /// [`Transaction`].
     pub fn write_records(&self, generation: u64, writes: Vec<RecordWrite>) -> Answer<Vec<u64>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::WriteRecords { generation, writes });
+        }
         if let Some(set) = self.set() {
             return set.write_records(generation, writes);
         }
@@ -700,6 +810,9 @@ impl Store {
     ///
     /// Errors: [`Error::Locked`], [`Error::TooLarge`], [`Error::Malformed`].
     pub fn lock_record(&self, ask: LockAsk) -> Answer<(Lock, Records)> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::LockRecord { ask });
+        }
         if let Some(set) = self.set() {
             return set.lock_record(ask);
         }
@@ -710,6 +823,9 @@ impl Store {
     ///
     /// Errors: [`Error::LockLost`].
     pub fn renew_lock(&self, id: RecordId, fence: u64) -> Answer<()> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::RenewLock { id, fence });
+        }
         if let Some(set) = self.set() {
             return set.renew_lock(id, fence);
         }
@@ -720,6 +836,9 @@ impl Store {
     ///
     /// Errors: [`Error::LockLost`].
     pub fn unlock_record(&self, id: RecordId, fence: u64) -> Answer<()> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::UnlockRecord { id, fence });
+        }
         if let Some(set) = self.set() {
             return set.unlock_record(id, fence);
         }
@@ -731,11 +850,16 @@ impl Store {
     /// In an embedded store this runs on a thread of its own over what is durable by then, while
     /// writes go on; a second one at the same time is [`Error::Busy`].
     pub fn verify(&self) -> Answer<Verdict> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Verify {});
+        }
         if let Some(set) = self.set() {
             return set.verify();
         }
         match &*self.backend {
-            Backend::Memory(_) | Backend::Sharded(_) => self.submit(SMALL, rules::verify),
+            Backend::Memory(_) | Backend::Sharded(_) | Backend::Proxy(_) => {
+                self.submit(SMALL, rules::verify)
+            }
             Backend::Embedded(embedded) => {
                 let (sender, answer) = channel();
                 embedded.verify(sender);

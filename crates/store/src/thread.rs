@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -15,7 +16,8 @@ use crate::tables::Stage;
 /// A store's queue, the thread that serves it, and the one that verifies.
 pub(crate) struct Thread {
     queue: Arc<Queue>,
-    verifying: Mutex<Option<JoinHandle<()>>>,
+    /// With whether it is about to answer.
+    verifying: Mutex<Option<(JoinHandle<()>, Arc<AtomicBool>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -48,7 +50,10 @@ impl Thread {
         V: FnOnce() -> Result<Verdict, Error> + Send + 'static,
     {
         let mut verifying = self.verifying.lock().unwrap_or_else(PoisonError::into_inner);
-        if verifying.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        let is_busy = |(thread, is_done): &(JoinHandle<()>, Arc<AtomicBool>)| {
+            !thread.is_finished() && !is_done.load(Ordering::SeqCst)
+        };
+        if verifying.as_ref().is_some_and(is_busy) {
             return sender.send(Err(Error::Busy));
         }
         // The thread may still be on its way out of a failed storage.
@@ -56,10 +61,17 @@ impl Thread {
         let Some(verify) = prepared else {
             return sender.send(Err(self.queue.why_stopped()));
         };
-        let verify = move || sender.send(verify());
+        let is_done = Arc::new(AtomicBool::new(false));
+        let of_thread = Arc::clone(&is_done);
+        // Whoever hears the answer may ask again at once.
+        let verify = move || {
+            let verdict = verify();
+            of_thread.store(true, Ordering::SeqCst);
+            sender.send(verdict);
+        };
         let thread = std::thread::Builder::new().name("store verify".to_owned()).spawn(verify);
         // Without a thread the sender is dropped, which answers.
-        *verifying = thread.ok();
+        *verifying = thread.ok().map(|thread| (thread, is_done));
     }
 }
 
@@ -67,6 +79,7 @@ impl Drop for Thread {
     fn drop(&mut self) {
         self.queue.close();
         let verifying = self.verifying.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let verifying = verifying.map(|(thread, _)| thread);
         for thread in [verifying, self.thread.take()].into_iter().flatten() {
             // The last handle may be dropped by a callback, which runs on the thread itself.
             if thread.thread().id() != std::thread::current().id() {

@@ -83,7 +83,9 @@ fn without_file(roles: &Roles) -> Value {
         Value::new(place.clone(), Data::Map(map))
     };
     let all = roles.union();
-    let names = roles.names().map(text).collect();
+    // A process that is all there is needs nobody in front of its stores.
+    let alone = roles.names().filter(|name| roles.role(name).is_none_or(|role| !role.data));
+    let names = alone.map(text).collect();
     let mut process = vec![("roles", Value::new(place.clone(), Data::List(names)))];
     if all.gate {
         process.push(("listen", object(vec![("clients", text(LOCAL))])));
@@ -201,6 +203,7 @@ impl Layers {
         process::check(&all, &facts, problems);
         let holders = all.iter().filter(|process| process.holds_entities()).count();
         all.iter_mut().for_each(|process| process.shares_entities = holders > 1);
+        process::lead_to_data(&mut all, holders > 1);
         Some(Config { cluster, data, keys, zones, processes: all, layers: self })
     }
 

@@ -36,6 +36,12 @@ pub struct Process {
     pub console: Vec<SocketAddr>,
     /// Where other processes of the cluster link up.
     pub mesh: Option<SocketAddr>,
+    /// Where other processes reach the stores, if this one stands in front of them.
+    pub data_listen: Option<SocketAddr>,
+    /// The processes that stand in front of the stores, if this one reaches them so.
+    pub data_processes: Vec<SocketAddr>,
+    /// Whether other processes have the stores open, too.
+    pub shares_stores: bool,
     /// Where they find it, if that is not `mesh` itself; best first, of which a node tells one.
     pub advertise: Vec<SocketAddr>,
     /// Origins that browsers may play from, such as `https://game.example`; empty lets all in.
@@ -104,6 +110,9 @@ pub(super) fn read(
         web: Vec::new(),
         console: Vec::new(),
         mesh: None,
+        data_listen: None,
+        data_processes: Vec::new(),
+        shares_stores: false,
         advertise: Vec::new(),
         origins: Vec::new(),
         data: cluster.data.to_path_buf(),
@@ -147,6 +156,14 @@ pub(super) fn read(
             process.places.push(("mesh", address, item.place().clone()));
             Some(address)
         });
+        process.data_listen = listen.item("data").and_then(|item| {
+            let address = read_address(&item)?;
+            if address.port() == 0 {
+                item.fail("the other processes have to know the port");
+            }
+            process.places.push(("data", address, item.place().clone()));
+            Some(address)
+        });
         process.advertise =
             listen.item("advertise").map(|item| read_addresses(&item)).unwrap_or_default();
         let origins = listen.item("origins").and_then(|item| item.list(ORIGINS_MAX));
@@ -168,6 +185,16 @@ impl Process {
     /// Threads that run entities and sessions on a machine with `cores` cores.
     pub fn workers_on(&self, cores: usize) -> u8 {
         self.workers.unwrap_or(cores.clamp(1, 128) as u8)
+    }
+
+    /// Where other processes find its stores.
+    pub(super) fn data_at(&self) -> Option<SocketAddr> {
+        let mut at = self.data_listen?;
+        // On all addresses: at the one by which its mesh is found.
+        if at.ip().is_unspecified() {
+            at.set_ip(self.advertise.first()?.ip());
+        }
+        Some(at)
     }
 
     /// Where other processes find it: `advertise`, or the address it listens on.
@@ -209,6 +236,7 @@ impl Process {
             copy.name = format!("{}-{}", self.name, at + 1);
             let all = copy.clients.iter_mut().chain(&mut copy.web).chain(&mut copy.console);
             let all = all.chain(&mut copy.mesh).chain(&mut copy.advertise);
+            let all = all.chain(&mut copy.data_listen);
             let addresses = all.chain(copy.places.iter_mut().map(|(_, address, _)| address));
             for address in addresses.filter(|address| address.port() != 0) {
                 match address.port().checked_add(at) {
@@ -281,8 +309,29 @@ impl Process {
                 "listen.web or listen.console is given, but no role of this process serves HTTP",
             );
         }
+        match (self.runs.data, self.data_listen) {
+            (true, None) => {
+                this.fail("a role stands in front of the stores: listen.data is missing")
+            }
+            (false, Some(_)) if !self.roles.is_empty() => {
+                this.fail("listen.data is given, but no role of this process stands in front of the stores");
+            }
+            _ => {}
+        }
         if self.gate_role.is_none() && self.gate_workers.is_some() && !self.roles.is_empty() {
             this.fail("gate_workers is given, but no role of this process takes in clients");
+        }
+    }
+}
+
+/// Tells all processes through which of them the stores are reached, if they are so. `shared` is whether
+/// several of them hold entities.
+pub(super) fn lead_to_data(all: &mut [Process], shared: bool) {
+    let data: Vec<SocketAddr> = all.iter().filter_map(Process::data_at).collect();
+    for process in all {
+        process.shares_stores = if data.is_empty() { shared } else { data.len() > 1 };
+        if !process.runs.data {
+            process.data_processes.clone_from(&data);
         }
     }
 }
@@ -330,6 +379,18 @@ pub(super) fn check(processes: &[Process], cluster: &Cluster<'_>, problems: &Pro
 }
 
 fn check_mesh(process: &Process, several: bool, has_key: bool, fail: &dyn Fn(String)) {
+    if let Some(data) = process.data_listen {
+        if !data.ip().is_loopback() && !has_key {
+            fail(format!("{data} can be reached from other machines: keys.mesh is missing"));
+        }
+        if process.data_at().is_none() {
+            fail(format!("nobody can dial {data}: listen.advertise is missing"));
+        }
+        // Nobody links up with what only has stores.
+        if process.mesh.is_none() && !process.runs.gate && !process.holds_entities() {
+            return;
+        }
+    }
     let Some(mesh) = process.mesh else {
         if several {
             fail("listen.mesh is missing: the other processes could not reach it".to_string());

@@ -16,6 +16,8 @@ pub struct Role {
     pub web: bool,
     /// Serves console and metrics.
     pub console: bool,
+    /// Stands in front of the stores, for the other processes.
+    pub data: bool,
 }
 
 /// Which entity kinds and services.
@@ -80,6 +82,12 @@ impl Role {
         self
     }
 
+    /// Stands in front of the stores too.
+    pub fn data(mut self) -> Self {
+        self.data = true;
+        self
+    }
+
     /// Whether it serves anything over HTTP.
     pub fn http(&self) -> bool {
         self.web || self.console
@@ -91,6 +99,7 @@ impl Role {
         self.sessions |= other.sessions;
         self.web |= other.web;
         self.console |= other.console;
+        self.data |= other.data;
         self.entities.join(&other.entities);
     }
 }
@@ -116,13 +125,14 @@ impl Kinds {
 
 impl Roles {
     /// A game with the kinds and services called `kinds`, and the roles `gate`, `node` (sessions
-    /// and all kinds), `web` and `console`.
+    /// and all kinds), `web`, `console` and `data`.
     pub fn standard<'a>(kinds: impl IntoIterator<Item = &'a str>) -> Self {
         let mut roles = Self::with_kinds(kinds);
         roles.add("gate", Role::new().gate());
         roles.add("node", Role::new().sessions().all_entities());
         roles.add("web", Role::new().web());
         roles.add("console", Role::new().console());
+        roles.add("data", Role::new().data());
         roles
     }
 
@@ -175,6 +185,7 @@ impl Roles {
             entities: Kinds::None,
             web: flag("web"),
             console: flag("console"),
+            data: flag("data"),
         };
         if let Some(item) = section.item("entities") {
             role.entities = self.read_kinds(&item).unwrap_or_default();

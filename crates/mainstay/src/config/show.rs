@@ -246,6 +246,12 @@ const FIELDS: &[[&str; 4]] = &[
     ["roles.NAME.web", "true or false", "false", "They serve the game's HTTP routes."],
     ["roles.NAME.console", "true or false", "false", "They serve console and metrics."],
     [
+        "roles.NAME.data",
+        "true or false",
+        "false",
+        "They stand in front of the stores: processes without such a role reach the stores through them.",
+    ],
+    [
         "processes.NAME.roles",
         "list of names",
         "required",
@@ -300,6 +306,12 @@ const FIELDS: &[[&str; 4]] = &[
         "address",
         "none",
         "Where other processes link up. Required if there are several.",
+    ],
+    [
+        "processes.NAME.listen.data",
+        "address",
+        "none",
+        "Where processes without the role `data` reach the stores. Required by that role.",
     ],
     [
         "processes.NAME.listen.advertise",

@@ -57,15 +57,15 @@ fn a_whole_cluster_is_read() {
     }
     expect![[r#"
         gate-1@ ["gate", "web"] [0.0.0.0:7000] [] [] Some(10.0.0.1:7100)
-            Role { gate: true, sessions: false, entities: None, web: true, console: false }
+            Role { gate: true, sessions: false, entities: None, web: true, console: false, data: false }
         gate-2@ ["gate", "web"] [0.0.0.0:7001] [] [] Some(10.0.0.1:7101)
-            Role { gate: true, sessions: false, entities: None, web: true, console: false }
+            Role { gate: true, sessions: false, entities: None, web: true, console: false, data: false }
         gate-3@ ["gate", "web"] [0.0.0.0:7002] [] [] Some(10.0.0.1:7102)
-            Role { gate: true, sessions: false, entities: None, web: true, console: false }
+            Role { gate: true, sessions: false, entities: None, web: true, console: false, data: false }
         node-a@b ["node"] [] [] [] Some(0.0.0.0:7100)
-            Role { gate: false, sessions: true, entities: All, web: false, console: false }
+            Role { gate: false, sessions: true, entities: All, web: false, console: false, data: false }
         talk@b ["talk", "battle"] [] [127.0.0.1:8080] [127.0.0.1:8081, [::1]:8081] Some(10.0.0.2:7101)
-            Role { gate: false, sessions: false, entities: Named({"chat", "room"}), web: false, console: true }
+            Role { gate: false, sessions: false, entities: Named({"chat", "room"}), web: false, console: true, data: false }
     "#]].assert_eq(&shown);
     let node = config.process("node-a").expect("there");
     assert_eq!((node.workers_on(16), node.weight), (4, 2));
@@ -224,7 +224,7 @@ fn unknown_roles_missing_fields_and_port_clashes_are_refused() {
             c.json:10:22: processes.f: gate_workers is given, but no role of this process takes in clients
             c.json:11:17: processes.g: listen.mesh is missing: the other processes could not reach it
             c.json:11:41: processes.g.roles.1: the role "node" is given twice
-            c.json:11:49: processes.g.roles.2: unknown role "zebra"; the game has battle, both, console, gate, node, speak, web
+            c.json:11:49: processes.g.roles.2: unknown role "zebra"; the game has battle, both, console, data, gate, node, speak, web
             c.json:12:22: processes.h: 2 copies go beyond port 65535"#]],
     );
     errors(
@@ -297,6 +297,38 @@ fn a_store_on_a_server_is_named_without_its_password() {
     assert_eq!(server.url, "postgres://game@a,b/game");
     assert!(server.accept_loss);
     assert_eq!(server.password(&Vault::system()), Ok(Some("hunter2".to_owned())));
+}
+
+#[test]
+fn f14_data_processes_are_named_by_their_role() {
+    let text = r#"{"cluster": "c", "keys": {"mesh": "abcd"}, "processes": {
+        "node": {"roles": ["node"], "listen": {"mesh": 0}},
+        "data": {"roles": ["data"], "count": 2, "listen": {"data": "0.0.0.0:7500", "advertise": "10.0.0.1:7000"}}}}"#;
+    let text = text.replace("abcd", &"ab".repeat(32));
+    let config = Config::from_input(&Input::of_text("c.json", &text), &roles()).expect("right");
+    let at = |name: &str| {
+        let process = config.process(name).expect("it is there");
+        process.data_processes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(at("node"), ["10.0.0.1:7500", "10.0.0.1:7501"]);
+    assert_eq!((at("data-1").len(), at("data-2").len()), (0, 0));
+    assert!(config.process("data-1").is_some_and(|process| process.shares_stores));
+    errors(
+        r#"{"cluster": "c", "processes": {
+            "a": {"roles": ["node"], "listen": {"mesh": 0, "data": 7500}},
+            "b": {"roles": ["data"]},
+            "d": {"roles": ["data"], "listen": {"data": 0}},
+            "e": {"roles": ["data"], "listen": {"data": "10.0.0.1:7500"}},
+            "f": {"roles": ["data"], "listen": {"data": "0.0.0.0:7501"}}}}"#,
+        expect![[r#"
+            c.json:2:18: processes.a: listen.data is given, but no role of this process stands in front of the stores
+            c.json:3:13: processes.b: listen.mesh is missing: the other processes could not reach it
+            c.json:3:18: processes.b: a role stands in front of the stores: listen.data is missing
+            c.json:4:57: processes.d.listen.data: the other processes have to know the port
+            c.json:5:13: processes.e: 10.0.0.1:7500 can be reached from other machines: keys.mesh is missing
+            c.json:6:13: processes.f: 0.0.0.0:7501 can be reached from other machines: keys.mesh is missing
+            c.json:6:13: processes.f: nobody can dial 0.0.0.0:7501: listen.advertise is missing"#]],
+    );
 }
 
 #[test]

@@ -23,7 +23,9 @@ pub(crate) use owner::{
 pub(crate) use record::{
     lock_record, records, renew_lock, scan_records, unlock_record, write_records,
 };
-pub(crate) use verify::{looked_up, verify};
+#[cfg(feature = "remote")]
+pub(crate) use verify::looked_up;
+pub(crate) use verify::verify;
 
 use crate::error::Error;
 use crate::row::Row;

@@ -203,6 +203,7 @@ fn transactions(s: &Counted<'_, '_>, verdict: &mut Verdict) -> Result<(), Error>
 
 /// Which other row [`verify`] looks up when it comes to this one: whoever fetches rows by the page can
 /// fetch those with it.
+#[cfg(feature = "remote")]
 pub(crate) fn looked_up(table: Table, key: &[u8], bytes: &[u8]) -> Option<(Table, Vec<u8>)> {
     match table {
         Table::Item => {

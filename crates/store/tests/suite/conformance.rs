@@ -138,6 +138,27 @@ const SHARDS_POSTGRES: Backend = ("2 postgr.", true, || {
     sharded([open(), open()])
 });
 
+/// A data process in front of a file.
+const PROXY: Backend = ("proxy", true, || {
+    let (_, _, open) = EMBEDDED;
+    behind(&open(), 1)
+});
+
+/// Two data processes in front of PostgreSQL, each with the store open.
+#[cfg(feature = "postgres")]
+const PROXY_POSTGRES: Backend = ("2 proxies", true, || {
+    let (_, _, open) = POSTGRES;
+    behind(&open(), 2)
+});
+
+fn behind(open: &Open, processes: usize) -> Open {
+    let services: Vec<DataService> = (0..processes).map(|_| crate::proxy::serve(&open())).collect();
+    Box::new(move || {
+        let at: Vec<_> = services.iter().map(|service| service.address().to_string()).collect();
+        Store::proxy(&at, "", &crate::proxy::KEY, ProxyOptions::default()).unwrap()
+    })
+}
+
 /// The shard whose outbox and audit a case looks at: of a set, each is asked by itself.
 fn book(store: &Store) -> &Store {
     store.shards().last().map_or(store, |(_, store)| store)
@@ -200,6 +221,19 @@ fn memory_store_conforms() {
 }
 
 #[test]
+fn a_store_behind_a_data_process_conforms() {
+    run_all(PROXY);
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn a_store_behind_two_data_processes_conforms() {
+    if !servers::skipped() {
+        run_all(PROXY_POSTGRES);
+    }
+}
+
+#[test]
 fn a_set_of_shards_conforms() {
     run_all(SHARDS_MEMORY);
 }
@@ -239,8 +273,11 @@ fn table_of_backends_and_cases() {
         JOURNAL,
         #[cfg(all(feature = "redis", feature = "postgres"))]
         LANDED,
+        PROXY,
+        #[cfg(feature = "postgres")]
+        PROXY_POSTGRES,
     ];
-    let alone = ["memory", "embedded", "sqlite", "2 memory", "2 embed."];
+    let alone = ["memory", "embedded", "sqlite", "2 memory", "2 embed.", "proxy"];
     let needs_server = |name: &str| !alone.contains(&name);
     let skipped = servers::skipped();
     let backends: Vec<Backend> =

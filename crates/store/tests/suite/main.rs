@@ -23,6 +23,7 @@ mod journal;
 mod model;
 #[cfg(feature = "mongodb")]
 mod mongodb;
+mod proxy;
 mod records;
 #[cfg(feature = "redis")]
 mod redis;
