@@ -39,6 +39,12 @@ enum Command {
     Up(up::Up),
     /// Shows how the processes of a cluster file on this machine are.
     Status(up::Status),
+    /// Shows what happens in the processes each second, as `top` does.
+    ///
+    /// Counters are shown by what was added each second: frames in and out, turns, messages that were
+    /// refused or thrown away, and messages by the time they took. `delay` is how long a message waits
+    /// for its worker.
+    Top(up::Top),
     /// Has one process finish, save and end while the others go on; it stays down.
     Drain(up::Drain),
     /// Starts a new process beside an old one and ends the old one when the new one is ready.
@@ -105,6 +111,7 @@ fn main() -> Exit {
         Command::New(new) => new.run(),
         Command::Up(up) => up.run(),
         Command::Status(status) => status.run(),
+        Command::Top(top) => top.run(),
         Command::Drain(drain) => drain.run(),
         Command::Restart(restart) => restart.run(),
         Command::Upgrade(upgrade) => upgrade.run(),

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -97,6 +98,58 @@ impl Status {
             if !self.watch {
                 let well = states.iter().all(|state| state.state == "running");
                 return Ok(if well { Exit::Well } else { Exit::Unfinished });
+            }
+            before = states;
+        }
+    }
+}
+
+#[derive(clap::Args)]
+pub struct Top {
+    /// The cluster file.
+    #[arg(default_value = "cluster.json")]
+    file: PathBuf,
+    /// Shows it once, after a second, and ends.
+    #[arg(long)]
+    once: bool,
+    /// Appends a line of JSON with all figures to this file each second.
+    #[arg(long, value_name = "PATH")]
+    to: Option<PathBuf>,
+}
+
+impl Top {
+    /// Shows what happens each second until Ctrl-C.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let data = operate::data_of(&self.file)?;
+        let clock = mainstay::env::Clock::system();
+        let mut to = match &self.to {
+            None => None,
+            Some(path) => {
+                let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+                Some(opened.with_context(|| format!("cannot write to {}", path.display()))?)
+            }
+        };
+        let mut before = operate::status(&data);
+        if before.is_empty() {
+            println!("nothing of {} runs on this machine", self.file.display());
+            return Ok(Exit::Unfinished);
+        }
+        let mut begun = Instant::now();
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            let states = operate::status(&data);
+            let passed = begun.elapsed();
+            begun = Instant::now();
+            if let Some(to) = &mut to {
+                writeln!(to, "{}", operate::stat_line(clock.wall(), &states))?;
+            }
+            if !self.once {
+                // Clears the screen, as `top` does.
+                print!("\x1b[2J\x1b[H");
+            }
+            print!("{}", operate::top(&states, Some((&before, passed))));
+            if self.once {
+                return Ok(Exit::Well);
             }
             before = states;
         }

@@ -1,6 +1,8 @@
 //! Looking at the processes of a cluster on this machine, and telling them what to do: what `mainstay status`,
 //! `drain`, `restart` and `upgrade` do. It works for every game, and needs nothing but its cluster file.
 
+mod top;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use tables::{Limits, parse};
 use crate::control;
 use crate::up::SUPERVISOR;
 pub use crate::up::{Replacement, Trial};
+pub use top::{stat_line, top};
 
 /// How one process is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,8 +35,10 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
-    /// One of its figures: `up_s`, `cpu_ms`, `turn_ms` (for how long a worker is in one turn), `turns`,
-    /// `sessions`, `entities`, `mail`, `calls`, `requests`, `busy`, `connections`, `frames`.
+    /// One of its figures: `up_s`, `cpu_ms`, `cpu_percent` (of one core, over 6 s), `memory_bytes`, `turn_ms` (for how long
+    /// a worker is in one turn), `delay_ms` (how long a message waits for its worker), `turns`, `sessions`, `entities`,
+    /// `scenes`, `late_steps`, `mail`, `calls`, `requests`, `busy`, `discards`, `timeouts`, `panics`, `connections`,
+    /// `frames`, `frames_down`.
     pub fn figure(&self, name: &str) -> Option<u64> {
         self.said.as_ref()?.get(name)?.as_u64()
     }
@@ -209,10 +214,21 @@ pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)
             per_second("frames"),
         ]);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let mut out = String::new();
-    for row in &rows {
+    put_rows(&mut out, &rows);
+    for state in states {
+        if let Some(ended) = state.ended.as_ref().filter(|_| state.said.is_none()) {
+            let _ = writeln!(out, "{} ended: {ended}", state.name);
+        }
+    }
+    out
+}
+
+/// Writes rows of equal length, the first two columns to the left.
+fn put_rows(out: &mut String, rows: &[Vec<String>]) {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
+    for row in rows {
         let cells: Vec<String> = row
             .iter()
             .zip(&widths)
@@ -224,12 +240,6 @@ pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)
             .collect();
         let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
-    for state in states {
-        if let Some(ended) = state.ended.as_ref().filter(|_| state.said.is_none()) {
-            let _ = writeln!(out, "{} ended: {ended}", state.name);
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! How a process is, for its supervisor and for `mainstay status`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use cluster::Cluster;
+use env::metrics::Registry;
 use env::{Clock, Instant};
 use node::NodeHandle;
 use proto::Incarnation;
@@ -16,6 +17,8 @@ use crate::process::Running;
 
 /// How often figures are taken.
 const TAKE_EVERY: Duration = Duration::from_millis(500);
+/// Over which time processor time is averaged.
+const CPU_SPAN: Duration = Duration::from_secs(6);
 /// Older ones say nothing of how it is.
 const FIGURES_OLD: Duration = Duration::from_secs(10);
 
@@ -35,7 +38,10 @@ struct Inner {
     cluster: Cluster,
     /// What of the list of nodes is this process.
     listed: Vec<Incarnation>,
+    metrics: Registry,
     figures: Mutex<Figures>,
+    /// Processor time at the last looks.
+    looks: Mutex<VecDeque<(Instant, u64)>>,
 }
 
 #[derive(Clone, Default)]
@@ -51,7 +57,15 @@ struct Figures {
     /// Entities with documents stand still.
     parked: bool,
     /// Messages by the time they took; see [`node::BUCKETS_US`].
-    handled: [u64; 7],
+    handled: [u64; node::BUCKETS_US.len() + 1],
+    /// Messages and replies that were thrown away or refused.
+    discards: u64,
+    timeouts: u64,
+    scenes: usize,
+    /// Steps that began more than one step late.
+    late_steps: u64,
+    /// How long the slowest worker took to come to a question.
+    delay: Duration,
     /// By kind of scene: steps, and the sum over its scenes of what a step takes, in seconds, with their number.
     steps: BTreeMap<&'static str, (u64, f64, u32)>,
 }
@@ -70,11 +84,14 @@ impl Vitals {
             gate: running.gate().map(gate::Server::observer),
             cluster,
             listed,
+            metrics: running.metrics().clone(),
             figures: Mutex::default(),
+            looks: Mutex::default(),
         });
         let weak = Arc::downgrade(&inner);
         thread::spawn(move || {
             while let Some(inner) = weak.upgrade() {
+                inner.look();
                 inner.take();
                 drop(inner);
                 thread::sleep(TAKE_EVERY);
@@ -99,6 +116,8 @@ impl Vitals {
             "up_s": (now - inner.started).as_secs(),
             "up_ms": (now - inner.started).as_millis() as u64,
             "cpu_ms": cpu_ms(),
+            "cpu_percent": inner.cpu(now),
+            "memory_bytes": memory_bytes(),
             "turn_ms": turn.as_millis() as u64,
             "turns": node.as_ref().map_or(0, |node| node.turns()),
             "figures_age_ms": figures.taken.map(|taken| (now - taken).as_millis() as u64),
@@ -109,10 +128,17 @@ impl Vitals {
             "requests": figures.requests,
             "busy": figures.busy,
             "panics": figures.panics,
+            "discards": figures.discards + gate.as_ref().map_or(0, |gate| gate.rules().map(|rule| rule.1).sum()),
+            "timeouts": figures.timeouts,
+            "scenes": figures.scenes,
+            "late_steps": figures.late_steps,
+            "delay_ms": inner.delay(&figures, turn).as_millis() as u64,
             "handled": figures.handled,
             "steps": steps(&figures),
             "connections": gate.as_ref().map_or(0, |gate| gate.connections),
             "frames": gate.as_ref().map_or(0, |gate| gate.frames_up),
+            "frames_down": gate.as_ref().map_or(0, |gate| gate.frames_down),
+            "work": work(&inner.metrics),
         })
     }
 }
@@ -130,23 +156,62 @@ impl Inner {
         works && is_new && !figures.parked
     }
 
+    /// Notes down how much processor time was used.
+    fn look(&self) {
+        let Some(used) = cpu_ms() else { return };
+        let now = self.clock.now();
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.push_back((now, used));
+        // A stuck worker delays looks, so that there are fewer.
+        while looks.len() > 2 && looks.front().is_some_and(|(at, _)| now - *at > CPU_SPAN) {
+            looks.pop_front();
+        }
+    }
+
+    /// Processor time used in the last seconds, in percent of one core.
+    fn cpu(&self, now: Instant) -> Option<u64> {
+        let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, before) = *looks.front()?;
+        let passed = (now - at).as_millis() as u64;
+        (passed > 0).then(|| cpu_ms().unwrap_or_default().saturating_sub(before) * 100 / passed)
+    }
+
+    /// How long a message waits for its worker about: as long as the last question did, or as long as a worker has been
+    /// in one turn now.
+    fn delay(&self, figures: &Figures, turn: Duration) -> Duration {
+        figures.delay.max(turn)
+    }
+
     fn take(&self) {
         let Some(node) = self.node.as_ref().and_then(Weak::upgrade) else { return };
-        let stats = node.stats();
         let mut figures = Figures { taken: Some(self.clock.now()), ..Figures::default() };
-        for worker in stats.workers.iter().flatten() {
+        let mut all = true;
+        for worker in 0..node.workers() {
+            let begun = self.clock.now();
+            let asked = node.ask(worker, |worker| (worker.stats(), worker.host().method_stats()));
+            figures.delay = figures.delay.max(self.clock.now() - begun);
+            let Some((worker, methods)) = asked else {
+                all = false;
+                continue;
+            };
             figures.sessions += worker.homes.sessions;
             figures.requests += worker.streams.open_requests;
-            figures.busy += worker.host.busy;
+            let host = &worker.host;
+            figures.busy += host.busy;
+            figures.discards += host.busy + host.denied + host.bad_arguments + host.expired_mail;
+            figures.discards += host.dropped_replies + host.late_replies + worker.unsent;
+            figures.timeouts += host.timeouts;
+            figures.scenes += host.scenes.len();
             figures.panics += worker.host.panics;
             figures.parked |= worker.data.parked;
-            for (_, _, method) in &worker.methods {
+            for (_, _, method) in &methods {
                 for (sum, count) in figures.handled.iter_mut().zip(method.buckets) {
                     *sum += count;
                 }
             }
             for scene in &worker.host.scenes {
                 let kind = figures.steps.entry(scene.kind).or_default();
+                figures.late_steps += scene.late;
                 kind.0 += scene.steps;
                 kind.1 += scene.took_mean.as_secs_f64();
                 kind.2 += 1;
@@ -158,7 +223,7 @@ impl Inner {
             }
         }
         // Half of the workers' figures would look like a loss.
-        if stats.workers.iter().all(Option::is_some) {
+        if all {
             *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
         }
     }
@@ -171,6 +236,28 @@ fn steps(figures: &Figures) -> Value {
         ((*kind).to_owned(), json!({"count": count, "took_us": took_us.round()}))
     });
     Value::Object(kinds.collect())
+}
+
+/// Groups of pull workers: how many there are and are busy, and what they did.
+fn work(metrics: &Registry) -> Value {
+    let mut groups: BTreeMap<String, serde_json::Map<String, Value>> = BTreeMap::new();
+    for sample in metrics.samples() {
+        let Some(what) = sample.name.strip_prefix("work_") else { continue };
+        let label = |name: &str| sample.labels.iter().find(|(label, _)| label == name);
+        let (Some((_, queue)), Some((_, group))) = (label("queue"), label("group")) else {
+            continue;
+        };
+        let name = if group.is_empty() { queue.clone() } else { format!("{queue}.{group}") };
+        groups.entry(name).or_default().insert(what.to_owned(), json!(sample.value as u64));
+    }
+    Value::Object(groups.into_iter().map(|(name, group)| (name, group.into())).collect())
+}
+
+/// Memory of this process that is in use, where the system tells it in files.
+fn memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1_024)
 }
 
 /// Processor time of this process, where the system tells it in files.

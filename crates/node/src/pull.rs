@@ -261,6 +261,7 @@ pub(crate) struct Puller {
 
 #[derive(Clone)]
 struct Meters {
+    workers: Gauge,
     busy: Gauge,
     done: Counter,
     failed: Counter,
@@ -271,6 +272,7 @@ impl Meters {
     fn new(registry: &Registry, node: &str, queue: &str, group: &str) -> Self {
         let labels = [("node", node), ("queue", queue), ("group", group)];
         Meters {
+            workers: registry.gauge("work_workers", "Pull workers there are.", &labels),
             busy: registry.gauge("work_busy", "Pull workers that do a job now.", &labels),
             done: registry.counter("work_done", "Jobs done.", &labels),
             failed: registry.counter("work_failed", "Jobs that failed and come again.", &labels),
@@ -299,6 +301,7 @@ impl Crew {
         let mut pullers = Vec::new();
         for group in queue.all_groups() {
             let meters = Meters::new(registry, node, &queue.name, &group.name);
+            meters.workers.set(group.workers as f64);
             for _ in 0..group.workers {
                 let listen = queue.listen(&group).credits(group.credits).lease(LEASE);
                 pullers.push(Puller {

@@ -222,6 +222,15 @@ fn k12_processes_end_with_their_supervisor_however_it_ends() {
     let mut cluster = Cluster::up("orphans", &[]);
     let pids: Vec<String> = cluster.states().into_iter().map(|(.., pid)| pid).collect();
     assert!(pids.iter().all(|pid| runs(pid)));
+    // Meanwhile, what they do.
+    let (file, stats) = (cluster.folder.text("cluster.json"), cluster.folder.text("stats.jsonl"));
+    let (went_well, said) = mainstay(&["top", "--once", "--to", &stats, &file]);
+    let rows: Vec<&str> = said.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert!(went_well && rows.starts_with(&["process", "gate", "node-1", "node-2"]), "{said}");
+    let line: serde_json::Value =
+        serde_json::from_str(std::fs::read_to_string(stats).unwrap().trim()).unwrap();
+    assert_eq!(line["processes"][1]["said"]["name"], "node-1", "{line}");
+    assert!(line["processes"][1]["said"]["memory_bytes"].as_u64() > Some(1 << 20), "{line}");
     cluster.child.kill().unwrap();
     cluster.child.wait().unwrap();
     cluster.until("the end of all", || pids.iter().all(|pid| !runs(pid)));

@@ -15,7 +15,21 @@ const STEP_US_MIN: f64 = 300.0;
 const MESSAGE_US_MIN: f64 = 500.0;
 
 /// The middle of each bucket of handling times, in microseconds; see `node::BUCKETS_US`.
-const MIDDLES_US: [f64; 7] = [5.0, 30.0, 75.0, 300.0, 750.0, 3_000.0, 10_000.0];
+const MIDDLES_US: [f64; 13] = [
+    5.0,
+    30.0,
+    75.0,
+    300.0,
+    750.0,
+    3_000.0,
+    7_500.0,
+    30_000.0,
+    75_000.0,
+    300_000.0,
+    750_000.0,
+    3_000_000.0,
+    10_000_000.0,
+];
 
 /// What a process says of its work since it started.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,7 +39,7 @@ pub(super) struct Figures {
     pub up_s: f64,
     pub panics: u64,
     /// Messages by the time they took.
-    pub handled: [u64; 7],
+    pub handled: [u64; MIDDLES_US.len()],
     /// By kind of scene: steps, and what one takes in microseconds as a moving mean.
     pub steps: BTreeMap<String, (u64, f64)>,
 }
@@ -156,7 +170,9 @@ fn judge(now: &Figures, reference: &[Figures]) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn figures(panics: u64, handled: [u64; 7], step: Option<(u64, f64)>) -> Figures {
+    fn figures(panics: u64, few: [u64; 7], step: Option<(u64, f64)>) -> Figures {
+        let mut handled = [0; MIDDLES_US.len()];
+        handled[..7].copy_from_slice(&few);
         let steps = step.map(|step| ("field".to_owned(), step)).into_iter().collect();
         Figures { pid: 7, up_s: 20.0, panics, handled, steps }
     }

@@ -326,4 +326,9 @@ fn k5_a_process_answers_while_its_workers_are_stuck() {
     assert_eq!((states[0].name.as_str(), states[0].state.as_str()), ("local", "running"));
     assert_eq!(states[0].pid, Some(u64::from(game.child.id())));
     assert!(states[0].figure("turn_ms").is_some_and(|ms| ms >= 10), "{states:?}");
+    // A message would wait at least as long as that turn has taken already.
+    assert!(states[0].figure("delay_ms").is_some_and(|ms| ms >= 10), "{states:?}");
+    assert!(states[0].figure("memory_bytes").is_some_and(|bytes| bytes > 1 << 20), "{states:?}");
+    let top = mainstay::operate::top(&states, None);
+    assert!(top.lines().nth(1).is_some_and(|line| line.starts_with("local")), "{top}");
 }

@@ -22,7 +22,8 @@ const EXACT: u32 = 1_024;
 const LONG: Duration = Duration::from_millis(1);
 
 /// Upper ends of the histogram's buckets, in microseconds; the last bucket has none.
-pub const BUCKETS_US: [u64; 6] = [10, 50, 100, 500, 1_000, 5_000];
+pub const BUCKETS_US: [u64; 12] =
+    [10, 50, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
 
 /// What one method cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub struct MethodStats {
     /// Messages handled.
     pub handled: u64,
     /// How many took less than each of [`BUCKETS_US`], and how many took longer than all.
-    pub buckets: [u64; 7],
+    pub buckets: [u64; BUCKETS_US.len() + 1],
     /// How many were over the budget of a handler.
     pub slow: u64,
     /// The longest.
