@@ -8,7 +8,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use env::Instant;
 use proto::codec::{DecodeError, Decoder, Message};
 use proto::schema::{SchemaBuilder, Shape};
 use store::{
@@ -18,6 +20,7 @@ use store::{
 
 use super::ask::key_of;
 use super::commits::{CommitError, CommitOutcome, CommitRequest};
+use super::peeks::{Look, Peeks};
 use super::records::{RecordAsk, RecordTold};
 use super::sagas::SagaWish;
 use crate::cx::{Cx, Ref};
@@ -179,6 +182,9 @@ pub(crate) struct Desk {
     next: u64,
     waits: BTreeMap<u64, Rc<RefCell<Wait>>>,
     wishes: Wishes,
+    /// What was looked at, and who waits for the reading of somebody else.
+    peeks: Peeks,
+    joined: BTreeMap<u64, Vec<Rc<RefCell<Wait>>>>,
 }
 
 /// What entities want of the store, each with its tag.
@@ -231,6 +237,27 @@ impl Desk {
         Waiting { wait }
     }
 
+    /// Looks at an entity, with one reading for many who do.
+    pub(super) fn peek(&mut self, now: Instant, key: Key, age_max: Duration) -> Rc<RefCell<Wait>> {
+        match self.peeks.look(now, key, age_max) {
+            Look::Copy(found) => {
+                let outcome = Some(CommitOutcome::Record(Ok(RecordTold::Peeked(found))));
+                Rc::new(RefCell::new(Wait { outcome, waker: None }))
+            }
+            Look::Wait(tag) => {
+                let wait = Rc::new(RefCell::new(Wait::default()));
+                self.joined.entry(tag).or_default().push(Rc::clone(&wait));
+                wait
+            }
+            Look::Read(age) => {
+                let (tag, wait) = self.wait();
+                self.wishes.records.push((tag, RecordAsk::Peek(key, age)));
+                self.peeks.begin(now, key, age, tag);
+                wait
+            }
+        }
+    }
+
     /// Asks for a saga.
     pub(super) fn saga(&mut self, id: SagaId, plan: SagaPlan) -> Saga {
         let (tag, wait) = self.wait();
@@ -251,15 +278,26 @@ impl Desk {
 
     /// Hands out what became of a request.
     pub(crate) fn deliver(&mut self, tag: u64, outcome: CommitOutcome) {
-        let Some(wait) = self.waits.remove(&tag) else { return };
-        let waker = {
-            let mut wait = wait.borrow_mut();
-            wait.outcome = Some(outcome);
-            wait.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+        if let CommitOutcome::Record(told) = &outcome {
+            self.peeks.handle_told(tag, told);
+            for wait in self.joined.remove(&tag).unwrap_or_default() {
+                hand(&wait, CommitOutcome::Record(told.clone()));
+            }
         }
+        if let Some(wait) = self.waits.remove(&tag) {
+            hand(&wait, outcome);
+        }
+    }
+}
+
+fn hand(wait: &RefCell<Wait>, outcome: CommitOutcome) {
+    let waker = {
+        let mut wait = wait.borrow_mut();
+        wait.outcome = Some(outcome);
+        wait.waker.take()
+    };
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
@@ -351,7 +389,7 @@ impl Future for Saga {
     }
 }
 
-fn poll_wait(wait: &RefCell<Wait>, context: &Context<'_>) -> Poll<CommitOutcome> {
+pub(super) fn poll_wait(wait: &RefCell<Wait>, context: &Context<'_>) -> Poll<CommitOutcome> {
     let mut wait = wait.borrow_mut();
     match wait.outcome.take() {
         Some(outcome) => Poll::Ready(outcome),

@@ -10,6 +10,7 @@ mod document;
 pub(crate) mod keeper;
 mod map;
 mod options;
+mod peeks;
 mod records;
 mod report;
 mod sagas;
@@ -33,7 +34,8 @@ pub use map::{Edit, Found as MapFound, Grid, Map, MapError, Search};
 #[doc(hidden)]
 pub use options::Mutant;
 pub use options::Options;
-pub use records::{Batch, Draft, Peek, Record, RecordAsk, RecordError, RecordTold, Snapshot};
+pub use peeks::Peek;
+pub use records::{Batch, Draft, Record, RecordAsk, RecordError, RecordTold, Snapshot};
 pub use report::{Stats, Trouble};
 pub use sagas::{Change, amend};
 pub(crate) use sagas::{SagaWish, Sagas, add_change};

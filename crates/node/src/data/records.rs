@@ -19,11 +19,9 @@ use store::{
     RecordWrite, Records as StoredRecords, Transaction,
 };
 
-use super::ask::key_of;
 use super::deal::{Deal, Waiting};
 use super::document::{Document, Tail, read, write};
-use super::sheets::Sheets;
-use crate::cx::{Cx, Ref};
+use crate::cx::Cx;
 use crate::entity::Entity;
 use crate::host::hub::Hub;
 
@@ -249,28 +247,6 @@ impl<R> Deref for Snapshot<R> {
 
     fn deref(&self) -> &R {
         &self.0.value
-    }
-}
-
-/// An entity's documents as they were stored at one moment. What is not kept is as a new entity has it.
-#[derive(Debug)]
-pub struct Peek<T> {
-    version: u64,
-    value: T,
-}
-
-impl<T> Peek<T> {
-    /// How often its documents were written until then.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-}
-
-impl<T> Deref for Peek<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.value
     }
 }
 
@@ -556,36 +532,6 @@ impl<E: Entity> Cx<E> {
         let read = self.read_stored::<R>(keys.iter().map(id_of::<R>).collect(), Some(age_max));
         let present = |read: Read<R>| read.bytes.is_some().then_some(Snapshot(read));
         async move { Ok(read.await?.into_iter().map(present).collect()) }
-    }
-
-    /// The documents of any entity as they were stored at most `age_max` ago (and of what its owner changed
-    /// in the second before that, perhaps not yet); `None` if it was never saved. For what is only shown:
-    /// the owner is not asked, and goes on.
-    ///
-    /// # Errors
-    ///
-    /// [`RecordError::Unreadable`], [`RecordError::Unavailable`]; [`RecordError::Invalid`] for a kind that
-    /// is made by no key.
-    pub fn peek<T: Entity>(
-        &self,
-        of: Ref<T>,
-        age_max: Duration,
-    ) -> impl Future<Output = Result<Option<Peek<T>>, RecordError>> + use<E, T> {
-        let key = key_of(of.id());
-        let told = self.ask_of_records(RecordAsk::Peek(key, age_max));
-        async move {
-            let RecordTold::Peeked(found) = told.await? else { return Err(RecordError::Unknown) };
-            let Some(found) = found.filter(|found| found.version > 0) else { return Ok(None) };
-            let none = || RecordError::Invalid(format!("{} is made by no key", T::KIND.name));
-            let mut value = T::create(of.key()).ok_or_else(none)?;
-            let version = found.version;
-            let mut sheets = Sheets::stored(found.documents, None);
-            value.load(&mut sheets).map_err(|error| RecordError::Unreadable {
-                id: RecordId { kind: T::KIND.id.0, key: of.key().to_be_bytes().to_vec() },
-                problem: error.to_string(),
-            })?;
-            Ok(Some(Peek { version, value }))
-        }
     }
 
     /// Reads a record to change it; its default if there is none. Locks nothing: whoever writes

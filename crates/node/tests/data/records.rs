@@ -1,5 +1,6 @@
 //! Data that no entity owns: whoever was slower is told, and locks end with their holders.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use macros::{Document, entity, rpc};
@@ -80,6 +81,14 @@ impl Clerk {
         cx.sleep(Duration::from_millis(ms)).await;
         draft.title = title;
         told(cx.write_records(Batch::new().put(draft)).await)
+    }
+
+    /// The level of an avatar as of at most so many milliseconds ago.
+    #[invoke(server)]
+    async fn look(&mut self, cx: &mut Cx<Self>, avatar: u64, ms: u64) -> String {
+        let of = Ref::<Avatar>::keyed(avatar);
+        let peek = cx.peek(of, Duration::from_millis(ms)).await;
+        told(peek.map(|avatar| avatar.map(|avatar| avatar.level)))
     }
 
     /// What is shown of a guild and of an avatar, as of at most so many milliseconds ago.
@@ -366,6 +375,8 @@ fn f22_who_only_looks_says_how_old_it_may_be() {
     let owner = rig.call(one, |out| async move { out.entity::<Avatar>(1).climb(0).await });
     assert_eq!(owner, Ok((5, 1)), "its owner still has it, under its first epoch");
 
+    // Until then a copy of it is young enough.
+    rig.run_for(2 * SECOND);
     rig.refuse = Some(|ask| match ask {
         Ask::Record(_, RecordAsk::ReadAged(_, age) | RecordAsk::Peek(_, age)) => {
             let asked = age.as_millis();
@@ -386,6 +397,55 @@ fn f22_who_only_looks_says_how_old_it_may_be() {
         out.entity::<Clerk>(2).show("owls".to_owned(), 7, 1_500).await
     });
     assert!(damaged.unwrap().contains("cannot be read"));
+}
+
+thread_local! {
+    /// Readings of entities that reached the store.
+    static LOOKS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Each look at what somebody else owns asked the store anew, however many looked at the same.
+#[test]
+fn f16_many_who_look_at_the_same_cause_one_reading_and_copies_end_with_their_age() {
+    let mut rig = rig();
+    let (one, two) = (rig.start(), rig.start());
+    let rise = |rig: &mut Rig| {
+        rig.call(one, |out| async move { out.entity::<Avatar>(1).rise(5).await }).unwrap();
+        rig.run_for(2 * SECOND);
+    };
+    rise(&mut rig);
+    let begin = |rig: &mut Rig, who: u64, ms: u64| {
+        rig.begin(
+            two,
+            move |out| async move { out.entity::<Clerk>(who).look(1, ms).await.unwrap() },
+        )
+    };
+    rig.refuse = Some(|ask| {
+        let is_look = matches!(ask, Ask::Record(_, RecordAsk::Peek(..)));
+        LOOKS.set(LOOKS.get() + usize::from(is_look));
+        None
+    });
+    let mut looks: Vec<_> = (10..60).map(|who| begin(&mut rig, who, 4_000)).collect();
+    assert!(looks.iter_mut().all(|look| rig.finish(look) == "Some(5)"));
+    assert_eq!(LOOKS.get(), 1);
+
+    let look = |rig: &mut Rig, who, ms| {
+        let mut look = begin(rig, who, ms);
+        rig.finish(&mut look)
+    };
+    // The owner goes on. What is seen is old, but never older than it may be.
+    rise(&mut rig);
+    assert_eq!(look(&mut rig, 2, 10_000), "Some(5)", "it may be as old as that");
+    assert_eq!(look(&mut rig, 3, 3_000), "Some(10)");
+    assert_eq!(LOOKS.get(), 2);
+    rise(&mut rig);
+    assert_eq!(look(&mut rig, 4, 0), "Some(15)");
+
+    // A fault is nobody's copy.
+    rig.away = true;
+    assert_eq!(look(&mut rig, 5, 0), "the store cannot be reached now");
+    rig.away = false;
+    assert_eq!(look(&mut rig, 6, 0), "Some(15)");
 }
 
 /// Whoever asked a node without a store waited for ever.
