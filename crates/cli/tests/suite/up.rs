@@ -235,3 +235,50 @@ fn k12_processes_end_with_their_supervisor_however_it_ends() {
     cluster.child.wait().unwrap();
     cluster.until("the end of all", || pids.iter().all(|pid| !runs(pid)));
 }
+
+/// Each process in turn is a new one afterwards, and nobody had to log in at a gate that was not there.
+#[test]
+fn h9_all_processes_are_restarted_by_one_command_while_players_play() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let cluster = Cluster::up("rolling", &[]);
+        let file = cluster.folder.text("cluster.json");
+        let mut players = Vec::new();
+        for n in 0..6 {
+            players.push(cluster.login(&format!("Ann{n}"), None).await);
+        }
+        let pids =
+            || -> Vec<String> { cluster.states().into_iter().map(|(.., pid)| pid).collect() };
+        let before = pids();
+        let (went_well, said) = mainstay(&["restart", "--rolling", &file]);
+        assert!(went_well, "{said} {}", cluster.said());
+        let replaced: Vec<&str> =
+            said.lines().filter(|line| line.ends_with("replaced") || *line == "done").collect();
+        let order = ["node-1 is replaced", "node-2 is replaced", "gate is replaced", "done"];
+        assert_eq!(replaced, order, "{said}");
+        let after = pids();
+        assert!(after.len() == 3 && before.iter().all(|pid| !runs(pid)), "{before:?} {after:?}");
+        for player in &mut players {
+            cluster.play_on(player).await;
+        }
+        // One of them, as another build, which does well.
+        let (went_well, said) = mainstay(&["upgrade", "node-2", &file, "--watch", "1"]);
+        assert!(went_well && said.contains("node-2 on trial for 1 s"), "{said}");
+        let last = pids();
+        assert!(last[0] == after[0] && last[1] == after[1] && last[2] != after[2], "{last:?}");
+        for player in &mut players {
+            cluster.play_on(player).await;
+        }
+        for (words, why) in [
+            (vec!["restart"], "name a process, or say `--rolling`"),
+            (vec!["restart", "--rolling", "gate", &file], "name only the cluster file"),
+            (vec!["restart", "node-3", &file], "there are gate, node-1, node-2"),
+            (vec!["upgrade", "gate", &file, "--binary", "/no/such/build"], "/no/such/build"),
+            (vec!["restart", "--rolling", "/no/such/file"], "/no/such/file"),
+        ] {
+            let (went_well, said) = mainstay(&words);
+            assert!(!went_well && said.contains(why), "{words:?}: {said}");
+        }
+        assert_eq!(pids(), last);
+    });
+}

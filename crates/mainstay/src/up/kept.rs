@@ -18,6 +18,9 @@ use super::{Member, Plan, STANDBY, SUPERVISED};
 /// What a process said is old after this time.
 const SAID_OLD: Duration = Duration::from_secs(4);
 
+/// How one is called whose place was taken.
+const OLD: &str = "the old";
+
 /// One process of the file, running or not.
 pub(super) struct Kept {
     pub member: Member,
@@ -57,6 +60,8 @@ struct Life {
 }
 
 struct Leaving {
+    /// For people.
+    what: &'static str,
     life: Life,
     by: Instant,
     killed: bool,
@@ -150,15 +155,20 @@ impl Kept {
         if let Some(mut life) = self.life.replace(next) {
             life.finish();
             let by = now + self.minder.stop_max();
-            self.leaving.push(Leaving { life, by, killed: false });
+            self.leaving.push(Leaving { what: OLD, life, by, killed: false });
         }
     }
 
     /// Ends the successor.
-    pub fn give_up(&mut self, plan: &Plan) {
+    pub fn give_up(&mut self, now: Instant, plan: &Plan) {
         self.next_failed = None;
-        if self.next.take().is_some() {
-            crate::control::forget(&plan.data, &crate::control::successor_of(self.name()));
+        let Some(mut next) = self.next.take() else { return };
+        crate::control::forget(&plan.data, &crate::control::successor_of(self.name()));
+        // Others may know one that has said something: it gives back what it got. One that has not is ended at once.
+        if next.said.is_some() && next.over.is_none() {
+            next.finish();
+            let by = now + self.minder.stop_max();
+            self.leaving.push(Leaving { what: "the successor of", life: next, by, killed: false });
         }
     }
 
@@ -214,14 +224,20 @@ impl Kept {
         for leaving in &mut self.leaving {
             if now >= leaving.by && !leaving.killed {
                 leaving.killed = true;
-                eprintln!("the old {} is killed: it did not end in time", self.member.name);
+                eprintln!(
+                    "{} {} is killed: it did not end in time",
+                    leaving.what, self.member.name
+                );
                 let _ = leaving.life.child.kill();
             }
         }
         for gone in self.leaving.extract_if(.., |leaving| leaving.life.has_ended().is_some()) {
+            let what = gone.what;
             let Some((text, well)) = gone.life.ended() else { continue };
-            println!("the old {} has ended: {text}", self.member.name);
-            self.left = (!well).then_some(text);
+            println!("{what} {} has ended: {text}", self.member.name);
+            if what == OLD {
+                self.left = (!well).then_some(text);
+            }
         }
         if let Some(next) = &mut self.next {
             next.has_ended();

@@ -250,7 +250,7 @@ impl Supervisor<'_> {
             }
             Act::GiveUp(name) => {
                 if let Some(at) = find(&mut self.kept, &name) {
-                    self.kept[at].give_up(&self.plan);
+                    self.kept[at].give_up(now, &self.plan);
                 }
             }
             Act::End(name) => {
