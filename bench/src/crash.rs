@@ -30,6 +30,8 @@ use database::{BACKENDS, Backend, Database};
 use model::{Model, Op};
 
 const PLAYERS: u64 = 16;
+/// Items from which on a player destroys some: nobody holds more than the store's limit.
+const ITEMS_KEPT: usize = 200;
 /// The server is killed at a random moment this long after its players are in.
 const RUN_MIN: Duration = Duration::from_millis(200);
 const RUN_SPREAD: Duration = Duration::from_millis(2_000);
@@ -433,6 +435,10 @@ async fn play(client: &Client, account: u64, model: &Shared, mut random: Random)
         // Odd ones never write their documents with a deal, so that their levels are D1 alone.
         let op = match random.below(4) {
             0 if account.is_multiple_of(2) => Op::Train,
+            0 | 1 if items.len() > ITEMS_KEPT => {
+                let at = random.below(items.len() as u64) as usize;
+                Op::Melt { item: items.swap_remove(at) }
+            }
             1 | 2 if !items.is_empty() => {
                 let at = random.below(items.len() as u64) as usize;
                 let to = 1 + (account + random.below(PLAYERS - 1)) % PLAYERS;
@@ -447,6 +453,7 @@ async fn play(client: &Client, account: u64, model: &Shared, mut random: Random)
             Op::Sell { item, to } => {
                 client.request("me", MethodId::of("sell"), &(id, item, to)).await
             }
+            Op::Melt { item } => client.request("me", MethodId::of("melt"), &(id, item)).await,
         };
         match (done, op) {
             (Ok(_), _) => {
@@ -456,7 +463,7 @@ async fn play(client: &Client, account: u64, model: &Shared, mut random: Random)
                 }
             }
             // Not done, for want of gold or because two asked each other.
-            (Err(CallError::App(_)), Op::Sell { item, .. }) => items.push(item),
+            (Err(CallError::App(_)), Op::Sell { item, .. } | Op::Melt { item }) => items.push(item),
             (Err(CallError::App(_)), _) => {}
             (Err(error), _) if is_over(&error) => return,
             (Err(_), _) => tokio::time::sleep(Duration::from_millis(20)).await,

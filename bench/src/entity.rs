@@ -268,7 +268,7 @@ fn timed_by<T>(clock: ClockId, count: u64, work: impl FnOnce() -> T) -> f64 {
     (read() - before) / count as f64
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

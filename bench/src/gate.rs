@@ -247,7 +247,7 @@ fn median(rounds: &[Outcome]) -> &Outcome {
 }
 
 /// Prints whether a goal was met.
-fn judge(what: &str, value: f64, goal: f64) -> bool {
+pub fn judge(what: &str, value: f64, goal: f64) -> bool {
     if value <= goal {
         println!("    met: {what} {value:.2}, goal {goal}");
         true

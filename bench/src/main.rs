@@ -1,6 +1,7 @@
 //! `bench NAME`: measures Mainstay next to the physical limit in the same run.
 
 mod arena;
+mod calls;
 mod crash;
 mod entity;
 mod gate;
@@ -16,6 +17,7 @@ const HELP: &str = "\
 bench NAME
 
   arena    a thousand bots in one arena at 20 steps a second, gate hop included
+  calls    calls between entities of two nodes over TCP, next to tarpc and NATS
   crash    a server killed at random points under trades and saves: what was promised is there
            (--backend embedded|sqlite|postgres|mysql|mongodb|redis, --kills N, --seed N, or
            --outage SECONDS for databases that are away once under load;
@@ -37,6 +39,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let met = match args[..] {
         ["arena"] => arena::run()?,
+        ["calls"] => calls::run()?,
         ["crash", ref options @ ..] => crash::run(options)?,
         ["entity"] => entity::run()?,
         ["entity-core"] => entity::run_core()?,

@@ -48,6 +48,13 @@ impl Trader {
         told(cx.commit(deal).await)
     }
 
+    /// D2: destroys an item.
+    #[request(client)]
+    async fn melt(&mut self, cx: &mut Cx<Self>, id: u64, item: u64) -> Result<u64, String> {
+        let deal = Deal::new(TxnId(id.into()), "melt").destroy(ItemId(item.into()), cx.holder());
+        told(cx.commit(deal).await)
+    }
+
     /// D2: gives an item to another player, who pays one gold for it.
     #[request(client)]
     async fn sell(

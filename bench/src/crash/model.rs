@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use mainstay::node::data::{key_of, read_document};
 use mainstay::prelude::*;
 use mainstay::store::{ItemId, Store};
@@ -15,6 +15,7 @@ use super::game::{GOLD, MINTED, THING, Trader};
 pub enum Op {
     Mint,
     Sell { item: u64, to: u64 },
+    Melt { item: u64 },
     Train,
 }
 
@@ -198,8 +199,13 @@ impl Model {
                     self.fault(format!("transaction {id} is there twice or was never asked for"));
                     continue;
                 };
+                let receipt = receipt.wait()?.with_context(|| format!("{id} has no receipt"))?;
+                // Refused after it was lost on the way: its id was used up, so that nothing of it comes late.
+                if receipt.ledgers.is_empty() {
+                    self.open.insert(id, asked);
+                    continue;
+                }
                 self.totals.done_untold += u64::from(!asked.is_acknowledged);
-                ensure!(receipt.wait()?.is_some(), "{id} has no receipt");
                 self.apply(id, asked);
             }
         }
@@ -229,6 +235,9 @@ impl Model {
                 let buyer = self.account(to);
                 buyer.gold -= 1;
                 buyer.items.insert(item);
+            }
+            Op::Melt { item } => {
+                account.items.remove(&item);
             }
             Op::Train => {
                 account.gold -= 1;

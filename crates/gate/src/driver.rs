@@ -50,6 +50,8 @@ pub struct Setup {
     pub listeners: Listeners,
     /// Where other nodes come in, if they may.
     pub mesh_listen: Option<SocketAddr>,
+    /// Where they reach it, if not there; with port 0, at the port that it listens on.
+    pub mesh_public: Option<SocketAddr>,
     /// Limits, of the whole gate: those of connections are divided among the workers.
     pub options: Options,
     /// Limits of the links; their number of workers is set to that of the gate.
@@ -92,6 +94,7 @@ impl Setup {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             listeners: Listeners::default(),
             mesh_listen: None,
+            mesh_public: None,
             options: Options::default(),
             links: mesh::Options::default(),
             key: Key::none(),
@@ -279,7 +282,14 @@ impl Server {
                     true
                 });
                 let mut info = NodeInfo::new(setup.name, setup.incarnation);
-                info.mesh = mesh_address.into_iter().collect();
+                let public = |bound: SocketAddr| match setup.mesh_public {
+                    Some(public) if public.port() == 0 => {
+                        SocketAddr::new(public.ip(), bound.port())
+                    }
+                    Some(public) => public,
+                    None => bound,
+                };
+                info.mesh = mesh_address.map(public).into_iter().collect();
                 info.roles = vec!["gate".into()];
                 info.workers = setup.workers;
                 // Wakes the workers, who look at the list then.

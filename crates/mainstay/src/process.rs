@@ -267,6 +267,14 @@ impl Running {
         let mut setup = gate::Setup::new(name, incarnation, self.keys.clone());
         setup.workers = process.gate_workers.unwrap_or(1);
         setup.listen.clone_from(&process.clients);
+        // Nodes that the gate has no business with at first may have some with it. A node in the same
+        // process has the port that was named.
+        let own = |address: SocketAddr| match process.holds_entities() {
+            true => SocketAddr::new(address.ip(), 0),
+            false => address,
+        };
+        setup.mesh_listen = process.mesh.map(own);
+        setup.mesh_public = process.advertise.first().copied().map(own);
         setup.listeners = self.listeners.clone();
         setup.options = process.options.gate.clone();
         setup.links = mesh::Options { cluster: cluster.to_owned(), ..process.options.mesh.clone() };

@@ -15,6 +15,13 @@ struct Layout(PathBuf);
 impl Layout {
     /// A gate and a node, and what else the file says.
     fn new(name: &str, more: &str) -> Layout {
+        let node =
+            r#""node": {"roles": ["node"], "workers": 1, "listen": {"mesh": "127.0.0.1:0"}}"#;
+        Layout::with(name, more, node)
+    }
+
+    /// A gate and other processes.
+    fn with(name: &str, more: &str, others: &str) -> Layout {
         let folder = std::env::temp_dir().join(format!("mainstay-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
@@ -24,7 +31,7 @@ impl Layout {
             "options": {{"registry": {{"lease": "3s"}}}},
             "processes": {{
                 "gate": {{"roles": ["gate"], "listen": {{"clients": "127.0.0.1:0", "mesh": "127.0.0.1:0"}}}},
-                "node": {{"roles": ["node"], "workers": 1, "listen": {{"mesh": "127.0.0.1:0"}}}},
+                {others},
             }}}}"#
         );
         std::fs::write(folder.join("cluster.json"), text).unwrap();
@@ -108,6 +115,21 @@ fn a_gate_and_a_node_find_each_other_and_a_killed_node_is_replaced() {
     assert!(end.contains("SessionLost") && end.contains("log in again"), "{end}");
     let mut ann = stubborn_player(address, None);
     assert_eq!(ring(&mut ann).0, 1);
+}
+
+/// The gate had no address for links: it called the homes, and whoever had called it before could answer it. A
+/// node that had an entity and no homes never reached it.
+#[test]
+fn a_player_plays_with_an_entity_on_a_process_without_homes() {
+    let roles = r#""roles": {"homes": {"sessions": true}, "bells": {"entities": ["bell"]}},"#;
+    let others = r#""homes": {"roles": ["homes"], "workers": 1, "listen": {"mesh": "127.0.0.1:0"}},
+        "bells": {"roles": ["bells"], "workers": 1, "listen": {"mesh": "127.0.0.1:0"}}"#;
+    let layout = Layout::with("third", roles, others);
+    let mut gate = layout.start("gate");
+    let (_homes, _bells) = (layout.start("homes"), layout.start("bells"));
+    let mut ann = stubborn_player(gate.address(), None);
+    assert_eq!(ring(&mut ann).0, 1);
+    assert_eq!(ring(&mut ann).0, 2);
 }
 
 /// Both processes came to the coordinator that the gate hosts. The gate is killed, the node hosts
