@@ -3,9 +3,13 @@
 //! A link frame is `varint length | kind | destination worker | fields | body`. Within a cluster
 //! the two adjacent releases understand each other's frames.
 
+mod homes;
 mod select;
 mod slotted;
 
+pub use homes::{
+    HandOver, HandedState, HandedStream, Held, HomeFrame, Named, PAST_MAX, Past, Report, Wanted,
+};
 pub use select::{ACCOUNTS_MAX, Act, Forward, PushTo, Select, Selected, TAGS_MAX, Tag, Whom};
 pub use slotted::{NumberedDown, put_down, put_numbered_down, put_up, read_down, read_up};
 
@@ -322,6 +326,9 @@ pub enum LinkFrame<'a> {
         subject: &'a str,
         on: bool,
     },
+
+    /// About homes of sessions that move or are lost.
+    Home(HomeFrame<'a>),
 }
 
 /// A call to an entity or service on another worker.
@@ -567,6 +574,7 @@ impl<'a> LinkFrame<'a> {
                 LinkFrame::Publish { subject: r.text(TEXT_BYTES_MAX)?, body: r.take_rest() }
             }
             kind::LISTEN => LinkFrame::Listen { subject: r.text(TEXT_BYTES_MAX)?, on: r.flag()? },
+            HomeFrame::FIRST..=HomeFrame::LAST => LinkFrame::Home(HomeFrame::decode(kind, &mut r)?),
             other => return Err(WireError::Kind(other)),
         };
         r.end()?;
@@ -583,6 +591,7 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Select(select) => select.encode(out),
             LinkFrame::Selected(selected) => selected.encode(out),
             LinkFrame::Forward(forward) => forward.encode(out),
+            LinkFrame::Home(frame) => frame.encode(out),
             LinkFrame::Hello { version, cluster, from, name, nonce } => {
                 out.push(*version);
                 put_text(out, cluster);
@@ -799,6 +808,7 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Select(_) => kind::SELECT,
             LinkFrame::Selected(_) => kind::SELECTED,
             LinkFrame::Forward(_) => kind::FORWARD,
+            LinkFrame::Home(frame) => frame.kind(),
             LinkFrame::Hello { .. } => kind::HELLO,
             LinkFrame::Prove { .. } => kind::PROVE,
             LinkFrame::Ping { .. } => kind::PING,

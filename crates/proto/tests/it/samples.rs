@@ -2,8 +2,8 @@
 
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame, Welcome};
 use proto::link::{
-    Act, Admission, Call, Forward, GroupId, LinkFrame, PushTo, Select, Selected, Slot, Tag, Whom,
-    WorkerId,
+    Act, Admission, Call, Forward, GroupId, HandOver, HandedState, HandedStream, Held, HomeFrame,
+    LinkFrame, Named, Past, PushTo, Report, Select, Selected, Slot, Tag, Wanted, Whom, WorkerId,
 };
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
@@ -332,6 +332,92 @@ pub fn link() -> Vec<LinkFrame<'static>> {
         LinkFrame::Publish { subject: "zone.1.news", body: &[0x91, 0x01] },
         LinkFrame::Listen { subject: "zone.1.news", on: true },
     ]
+    .into_iter()
+    .chain(homes())
+    .collect()
+}
+
+fn homes() -> Vec<LinkFrame<'static>> {
+    let (session, account) = (SESSION, ACCOUNT);
+    let avatar = EntityId { kind: KIND, home: Incarnation::NONE, key: 300 };
+    let room = EntityId { kind: KIND, home: Incarnation(9), key: 1 };
+    let agent = Named { stream: 1, target: avatar, name: "agent" };
+    let arena = Named { stream: 300, target: room, name: "room" };
+    let handed = |stream, state| {
+        let (required, lasting) = (true, false);
+        HandedStream { stream, required, lasting, tries: 2, state }
+    };
+    let groups = vec![Seen { handle: 6, number: 400 }];
+    let session_on_its_way = |conn, streams| {
+        HomeFrame::HandOver(HandOver {
+            ticket: 300,
+            session,
+            account,
+            level: 2,
+            generation: 3,
+            since_ms: 1_700_000_000_000,
+            next_stream: 301,
+            gate: GATE,
+            conn,
+            left_ms: 60_000,
+            logged_in: true,
+            tags: vec!["vip"],
+            streams,
+        })
+    };
+    let report = |conn| {
+        HomeFrame::Report(Report {
+            conn,
+            session,
+            account,
+            level: 2,
+            generation: 3,
+            since_ms: 1_700_000_000_000,
+            lost: OWNER,
+            last_stream: 300,
+            streams: vec![agent, arena],
+        })
+    };
+    let held = |tags| {
+        HomeFrame::Held(Held {
+            session,
+            account,
+            level: 2,
+            generation: 3,
+            slot: SLOT,
+            lost: OWNER,
+            stream: agent,
+            tags,
+        })
+    };
+    let frames = vec![
+        HomeFrame::Wanted(Wanted { conn: CONN, since_ms: 1, streams: vec![agent, arena] }),
+        HomeFrame::Homed { conn: CONN, session, account, generation: 3 },
+        HomeFrame::Adopt { slot: SLOT, session, account, stream: 1 },
+        report(Some(CONN)),
+        report(None),
+        held(None),
+        held(Some((true, vec!["vip", "zone:1"]))),
+        HomeFrame::Over { session, account, code: CloseCode::Kicked },
+        session_on_its_way(
+            Some(CONN),
+            vec![
+                handed(agent, HandedState::Bound { owner: OWNER, slot: SLOT }),
+                handed(arena, HandedState::Asked { owner: OWNER, generation: 3, seen: 9, groups }),
+                handed(agent, HandedState::Pausing),
+            ],
+        ),
+        session_on_its_way(None, vec![]),
+        HomeFrame::Past(Past {
+            ticket: 301,
+            used: vec![(session, account, 1_700_000_000_000)],
+            ended: vec![(session, account, CloseCode::Replaced, 60_000)],
+        }),
+        HomeFrame::Taken { ticket: 300 },
+        HomeFrame::Pass { from: GATE, hops: 1, payload: &[0x49, 7] },
+        HomeFrame::Settled { layout: BIG },
+    ];
+    frames.into_iter().map(LinkFrame::Home).collect()
 }
 
 /// Names the kind of a client's frame. Fails to compile when a kind is added, so that a sample
@@ -417,5 +503,18 @@ pub fn link_kind(frame: &LinkFrame<'_>) -> &'static str {
         LinkFrame::Forward(_) => "forward",
         LinkFrame::Publish { .. } => "publish",
         LinkFrame::Listen { .. } => "listen",
+        LinkFrame::Home(frame) => match frame {
+            HomeFrame::Wanted(_) => "wanted",
+            HomeFrame::Homed { .. } => "homed",
+            HomeFrame::Adopt { .. } => "adopt",
+            HomeFrame::Report(_) => "report",
+            HomeFrame::Held(_) => "held",
+            HomeFrame::Over { .. } => "over",
+            HomeFrame::HandOver(_) => "hand_over",
+            HomeFrame::Past(_) => "past",
+            HomeFrame::Taken { .. } => "taken",
+            HomeFrame::Pass { .. } => "pass",
+            HomeFrame::Settled { .. } => "settled",
+        },
     }
 }
