@@ -32,6 +32,9 @@ pub struct NodeInfo {
     pub schema: Option<Arc<Schema>>,
     /// It is going down: it keeps what it has and gets nothing new.
     pub draining: bool,
+    /// When it began, in milliseconds of its wall clock: of two lives of one name the one that
+    /// began later gets what both could have.
+    pub started_ms: u64,
 }
 
 impl NodeInfo {
@@ -48,6 +51,7 @@ impl NodeInfo {
             interface: 0,
             schema: None,
             draining: false,
+            started_ms: 0,
         }
     }
 
@@ -73,6 +77,7 @@ struct Offer {
     seed: u64,
     weight: u32,
     workers: u8,
+    started_ms: u64,
 }
 
 impl Directory {
@@ -88,6 +93,7 @@ impl Directory {
                     seed: hash_bytes(info.name.as_bytes()),
                     weight: info.weight,
                     workers: info.workers,
+                    started_ms: info.started_ms,
                 };
                 offers.entry(*kind).or_default().push(offer);
             }
@@ -125,6 +131,33 @@ impl Directory {
         self.owner_hint(EntityId::keyed(SESSION_KIND, account.0))
     }
 
+    /// Names the choice of homes: the same in all directories that give each account the same home,
+    /// whatever else they differ in.
+    pub fn home_layout(&self) -> u64 {
+        let offers = self.offers.get(&SESSION_KIND).into_iter().flatten();
+        offers.fold(0x1a_7007, |layout, offer| {
+            let size = u64::from(offer.weight) << 8 | u64::from(offer.workers);
+            mix(mix(mix(layout ^ offer.node.0) ^ offer.seed ^ offer.started_ms) ^ size)
+        })
+    }
+
+    /// Whether another life of the same name is listed that began later.
+    pub fn is_followed(&self, incarnation: Incarnation) -> bool {
+        let Some(info) = self.node(incarnation) else { return false };
+        let later = |other: &NodeInfo| {
+            (other.started_ms, other.incarnation) > (info.started_ms, incarnation)
+        };
+        self.nodes().any(|other| other.name == info.name && later(other))
+    }
+
+    /// All workers of all nodes, by incarnation.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerId> {
+        self.nodes().flat_map(|info| {
+            let node = info.incarnation;
+            (0..info.workers).map(move |worker| WorkerId { node, worker })
+        })
+    }
+
     /// The worker where `entity` should be, unless its owner row says otherwise.
     ///
     /// A room is at its node, if that is still listed. A keyed entity goes by weighted rendezvous
@@ -142,8 +175,9 @@ impl Directory {
             return Some(WorkerId { node: only.node, worker: entity.worker(only.workers) });
         }
         let key = mix(entity.key ^ 0x6d61_696e_7374_6179);
-        // A later incarnation of the same name wins the tie.
-        let best = offers.iter().max_by_key(|offer| (offer.score(key), offer.node))?;
+        // A later life of the same name wins the tie.
+        let order = |offer: &&Offer| (offer.score(key), offer.started_ms, offer.node);
+        let best = offers.iter().max_by_key(order)?;
         Some(WorkerId { node: best.node, worker: entity.worker(best.workers) })
     }
 }
@@ -221,6 +255,35 @@ mod tests {
         // While both lives are listed the later one gets what is new.
         let both = [node("a", 1, 1), node("a", 9, 1)];
         assert!(owners(&Directory::new(3, both), 100).iter().all(|owner| owner.0 == 9));
+    }
+
+    /// Incarnations are random, so the greater one is not the later one.
+    #[test]
+    fn of_two_lives_of_a_name_the_one_that_began_later_is_home() {
+        let life = |incarnation, started_ms| {
+            let info = NodeInfo::clone(&node("a", incarnation, 1));
+            Arc::new(NodeInfo { started_ms, ..info })
+        };
+        let directory = Directory::new(1, [life(9, 1_000), life(3, 2_000), node("b", 5, 1)]);
+        let homes = (0..50).map(|account| directory.home(AccountId(account)).unwrap().node.0);
+        assert_eq!(homes.collect::<std::collections::BTreeSet<_>>(), [3, 5].into());
+        let followed = |n| directory.is_followed(Incarnation(n));
+        assert_eq!([3, 5, 9].map(followed), [false, false, true]);
+    }
+
+    #[test]
+    fn the_layout_of_homes_changes_with_the_homes_alone() {
+        let nodes = [node("a", 1, 1), node("b", 2, 1)];
+        let layout = Directory::new(1, nodes.clone()).home_layout();
+        let mut gate = NodeInfo::new("gate", Incarnation(7));
+        gate.workers = 2;
+        let more = nodes.iter().cloned().chain([Arc::new(gate)]);
+        assert_eq!(Directory::new(5, more).home_layout(), layout);
+        let mut leaving = NodeInfo::clone(&nodes[1]);
+        leaving.draining = true;
+        let without = Directory::new(6, [nodes[0].clone(), Arc::new(leaving)]).home_layout();
+        assert_ne!(without, layout);
+        assert_eq!(Directory::new(7, [nodes[0].clone()]).home_layout(), without);
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub(crate) enum Tell {
 
 pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
     let mut out = Vec::new();
-    put_array(&mut out, 11);
+    put_array(&mut out, 12);
     put_uint(&mut out, VERSION);
     put_text(&mut out, &info.name);
     put_uint(&mut out, info.incarnation.0);
@@ -108,6 +108,7 @@ pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
         None => put_nil(&mut out),
     }
     put_bool(&mut out, info.draining);
+    put_uint(&mut out, info.started_ms);
     out
 }
 
@@ -143,7 +144,10 @@ pub(crate) fn decode_node(
         info.schema = schema(d.text()?);
     }
     info.draining = d.bool()?;
-    for _ in 11..fields {
+    if fields > 11 {
+        info.started_ms = d.uint()?;
+    }
+    for _ in 12..fields {
         d.skip()?;
     }
     d.leave();

@@ -7,6 +7,7 @@ use proto::link::{Slot, WorkerId};
 use proto::{AccountId, KindId, SessionId};
 
 use crate::bucket::Bucket;
+use crate::homes::Bound;
 
 /// One client connection.
 #[derive(Debug)]
@@ -52,6 +53,10 @@ pub(crate) struct Session {
     pub(crate) level: u8,
     pub(crate) generation: u64,
     pub(crate) home: WorkerId,
+    /// When it began, by the wall clock of its first home.
+    pub(crate) since_ms: u64,
+    /// What it is bound to.
+    pub(crate) bound: Vec<Bound>,
     /// Present until the home's `Welcome`.
     pub(crate) waiting: Option<Box<Waiting>>,
     pub(crate) routes: Routes,
@@ -69,6 +74,8 @@ pub(crate) struct Waiting {
     pub(crate) secret: [u8; 32],
     /// Whole frames for the client that came before its `Welcome`.
     pub(crate) held: Vec<u8>,
+    /// Its home has moved on since it was asked.
+    pub(crate) has_moved: bool,
 }
 
 /// Where a stream leads.

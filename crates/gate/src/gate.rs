@@ -8,13 +8,14 @@ use env::{Instant, Random, WallTime, Wheel};
 use mesh::Mesh;
 use proto::WireError;
 use proto::frame::{CloseCode, DownFrame, split_frame};
-use proto::link::{LinkFrame, Slot, WorkerId};
+use proto::link::{HomeFrame, LinkFrame, Slot, WorkerId};
 use proto::ticket::TicketKeys;
 
 use crate::bucket::Price;
 use crate::conn::{Conn, Phase, Ping, Session};
 use crate::groups::Groups;
 use crate::guard::Guard;
+use crate::homes::Homes;
 use crate::options::Mutant;
 use crate::output::Merge;
 use crate::policy::Policy;
@@ -47,6 +48,7 @@ pub struct Gate {
     pub(crate) mesh: Mesh,
     pub(crate) conns: Table<Conn>,
     pub(crate) groups: Groups,
+    pub(crate) homes: Homes,
     pub(crate) guard: Guard,
     pub(crate) wheel: Wheel<Due>,
     pub(crate) dirty: VecDeque<Slot>,
@@ -108,6 +110,8 @@ pub(crate) enum Due {
     Retry(Slot),
     /// The home should have ended the streams of a lost owner.
     Owner(Slot),
+    /// Homes that were lost are told of their sessions again.
+    Homes,
     Sweep,
     DrainStep,
 }
@@ -156,6 +160,8 @@ pub(crate) enum Notice {
     Logout,
     /// Nothing: the home ended it.
     Nothing,
+    /// The session was ended by a former home.
+    Over,
 }
 
 impl<'a> End<'a> {
@@ -190,6 +196,7 @@ impl Gate {
             mesh,
             conns: Table::new(),
             groups: Groups::default(),
+            homes: Homes::default(),
             wheel,
             dirty: VecDeque::new(),
             pool: Pool::default(),
@@ -422,6 +429,7 @@ impl Gate {
         }
         if let Phase::Session(session) = std::mem::replace(&mut conn.phase, Phase::Closing) {
             self.detach(now, slot, &session, end);
+            self.part(now, slot, &session, end.code);
         }
         let conn = self.conns.get_mut(slot).expect("it was there");
         self.pool.recycle(std::mem::take(&mut conn.input));
@@ -452,6 +460,9 @@ impl Gate {
                 LinkFrame::Detached { conn, session: id, account, generation, code: end.code }
             }
             Notice::Logout => LinkFrame::Logout { session: id, account, generation },
+            Notice::Over => {
+                LinkFrame::Home(HomeFrame::Over { session: id, account, code: end.code })
+            }
         };
         self.send(now, session.home, &frame);
     }

@@ -11,6 +11,7 @@ mod driver;
 mod gate;
 mod groups;
 mod guard;
+mod homes;
 mod login;
 mod operate;
 mod options;

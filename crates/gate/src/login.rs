@@ -1,5 +1,7 @@
 //! From the first frame to the home's decision.
 
+use std::time::Duration;
+
 use env::{Instant, WallTime};
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, UpFrame, VERSION, Welcome};
 use proto::link::{Admission, LinkFrame, Slot, WorkerId};
@@ -252,7 +254,13 @@ impl Gate {
             level: proved.level,
             generation: proved.generation,
             home,
-            waiting: Some(Box::new(Waiting { secret: proved.secret, held: Vec::new() })),
+            since_ms: 0,
+            bound: Vec::new(),
+            waiting: Some(Box::new(Waiting {
+                secret: proved.secret,
+                held: Vec::new(),
+                has_moved: false,
+            })),
             routes: Routes::default(),
             memberships: Vec::new(),
             joined: Vec::new(),
@@ -290,7 +298,11 @@ impl Gate {
         let session = conn.session_mut().expect("it is awaited");
         let waiting = session.waiting.take().expect("it is awaited");
         session.generation = generation;
-        session.home = from;
+        if !waiting.has_moved {
+            session.home = from;
+        }
+        self.homes.set_window(Duration::from_millis(u64::from(window_ms)));
+        self.homes.forget_parked(id);
         let claims = ResumeClaims {
             session: id,
             account: session.account,

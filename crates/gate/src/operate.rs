@@ -18,13 +18,15 @@ use crate::{Banned, Rule, Stats};
 const DRAIN_STEP: Duration = Duration::from_millis(100);
 
 impl Gate {
-    /// Replaces what is known of the nodes.
-    pub fn set_directory(&mut self, directory: Arc<Directory>) {
+    /// Replaces what is known of the nodes. New homes are told of the sessions that are theirs now.
+    pub fn set_directory(&mut self, now: Instant, directory: Arc<Directory>) {
         self.directory = directory;
+        self.follow_homes(now);
     }
 
-    /// The link to a node broke. Sessions whose home was there are told to resume at once; those
-    /// with streams to it if their home does not end these in a moment. Its groups are left.
+    /// The link to a node broke. Sessions whose home was there go on until another one has them, or
+    /// it is found to live; those with streams to it are told to resume if their home does not end
+    /// these in a moment. Its groups are left.
     pub fn handle_peer_down(&mut self, now: Instant, node: Incarnation) {
         let leads_there = |session: &Session| {
             let mut leads = session.routes.iter().map(|route| route.lead);
@@ -40,10 +42,12 @@ impl Gate {
         for slot in lost {
             self.stats.hit(Rule::NodeLost);
             let session = self.conns.get(slot).and_then(Conn::session).expect("just found");
-            if session.home.node == node {
-                // The home hears of it all the same: maybe only this link is lost.
-                self.end(now, slot, &End::new(CloseCode::Unavailable, "a server was lost, resume"));
-            } else {
+            let (has_home_there, has_streams_there) =
+                (session.home.node == node, leads_there(session));
+            if has_home_there {
+                self.lose_home(now, slot);
+            }
+            if has_streams_there {
                 self.lose_routes(now, slot, node, false);
             }
         }
@@ -130,7 +134,7 @@ impl Gate {
 
     /// What is remembered of addresses, networks, accounts and bans, as a number of entries.
     pub fn remembered(&self) -> usize {
-        self.guard.remembered()
+        self.guard.remembered() + self.homes.remembered()
     }
 
     /// Up to `max` connections, lowest slot first.

@@ -111,6 +111,8 @@ pub enum Mutant {
     EndsUntold,
     /// A connection that ends stays in its groups.
     GroupsKept,
+    /// A connection ends when the home of its session is lost.
+    HomesEnd,
 }
 
 impl Default for Options {

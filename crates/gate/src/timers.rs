@@ -32,8 +32,10 @@ impl Gate {
                 Due::Frame(slot) => self.handle_frame_due(now, slot),
                 Due::Retry(slot) => self.handle_retry(now, slot),
                 Due::Owner(slot) => self.handle_owner_due(now, slot),
+                Due::Homes => self.handle_homes_due(now),
                 Due::Sweep => {
                     self.guard.sweep(now);
+                    self.homes.sweep(now);
                     self.wheel.insert(now + SWEEP, Due::Sweep);
                 }
                 Due::DrainStep => self.handle_drain_step(now),

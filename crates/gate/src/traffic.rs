@@ -173,6 +173,10 @@ impl Gate {
     pub(crate) fn handle_owner_due(&mut self, now: Instant, slot: Slot) {
         let Some(session) = self.conns.get(slot).and_then(Conn::session) else { return };
         if session.routes.iter().any(|route| matches!(route.lead, Lead::Lost(_))) {
+            if self.homes.is_unsettled(now, slot) {
+                self.wheel.insert(now + self.options.owner_wait, Due::Owner(slot));
+                return;
+            }
             let reason = "a server was lost, resume";
             self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
         }
@@ -379,9 +383,18 @@ impl Gate {
                 let admitted = Admitted { conn, session, account, generation, resumed, window_ms };
                 self.handle_welcome(now, wall, from, admitted);
             }
+            LinkFrame::Home(frame) => self.handle_home(now, from, &frame),
             LinkFrame::Close { conn, code, reason } => {
-                // What may be resumed was closed by an owner; the home does not know yet.
-                let home = if code.may_resume() { Notice::Detached } else { Notice::Nothing };
+                // What may be resumed was closed by an owner; the home does not know yet. Nor does
+                // it of what a former home has closed.
+                let session = self.conns.get(conn).and_then(Conn::session);
+                let is_home = session.is_some_and(|s| s.home == from || s.waiting.is_some());
+                let home = match code {
+                    code if code.may_resume() => Notice::Detached,
+                    _ if is_home => Notice::Nothing,
+                    CloseCode::Replaced => Notice::Detached,
+                    _ => Notice::Over,
+                };
                 self.end(now, conn, &End { code, reason, home });
             }
             LinkFrame::Route { conn, stream, owner, slot, kind, epoch, name, announce } => {
@@ -515,6 +528,7 @@ impl Gate {
             return;
         };
         session.end_route(stream);
+        session.unbound(stream, code);
         // Its memberships end with it, also for the client.
         let left = session.joined.extract_if(.., |(_, by)| *by == stream);
         let left: Vec<u32> = left.map(|(group, _)| group).collect();

@@ -448,7 +448,8 @@ impl Node {
             }
         }
         follow(&cluster, &inboxes);
-        let info = listing(app, &options, (incarnation, workers), mesh_addr);
+        let mut info = listing(app, &options, (incarnation, workers), mesh_addr);
+        info.started_ms = clock.wall().0;
         let listed = cluster.register(clock.now(), info.clone()).map_err(NodeError::from);
         let lease = Lease { cluster: cluster.clone(), info, renew_every: options.renew_every };
         let stuck_after = options.stuck_after;

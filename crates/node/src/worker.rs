@@ -17,7 +17,7 @@ use cluster::Directory;
 use env::{Clock, FastMap, Instant, Random, WallTime};
 use mesh::{LinkId, Mesh, PeerInfo as MeshPeer};
 use proto::frame::{CloseCode, Status};
-use proto::link::{self, GroupId, LinkFrame, WorkerId};
+use proto::link::{self, GroupId, HomeFrame, LinkFrame, WorkerId};
 use proto::{AccountId, Incarnation, SessionId};
 
 use crate::cx::{GroupSlot, Outside};
@@ -142,6 +142,8 @@ pub struct Worker {
     keepers: Vec<Keeper>,
     ears: Option<Ears>,
     sagas: Option<Sagas>,
+    /// The list of nodes is another one; those that it has lost, and whether they were reached.
+    nodes_changed: Option<Vec<(Incarnation, bool)>>,
 }
 
 /// A group and the entity that opened it, if one did.
@@ -198,6 +200,7 @@ impl Worker {
             keepers,
             ears: None,
             sagas,
+            nodes_changed: None,
         }
     }
 
@@ -274,8 +277,10 @@ impl Worker {
         in_process: impl Fn(Incarnation) -> bool,
     ) {
         let before = self.view.directory.replace(directory.clone());
+        let vanished = self.nodes_changed.get_or_insert_default();
         for info in before.nodes() {
             if directory.node(info.incarnation).is_none() {
+                vanished.push((info.incarnation, self.mesh.is_up(info.incarnation)));
                 self.mesh.remove_peer(info.incarnation);
                 self.topics.forget(info.incarnation);
             }
@@ -368,6 +373,7 @@ impl Worker {
             | LinkFrame::Attach { .. }
             | LinkFrame::Detach { .. }
             | LinkFrame::Unbind { .. }
+            | LinkFrame::Home(HomeFrame::Adopt { .. })
             | LinkFrame::Forward(_) => {
                 self.streams.handle_link(&mut io, &mut self.host, from, &frame);
             }
@@ -383,7 +389,8 @@ impl Worker {
             | LinkFrame::Lost { .. }
             | LinkFrame::Rebind { .. }
             | LinkFrame::Release { .. }
-            | LinkFrame::Kick { .. } => self.homes.handle_link(&mut io, from, &frame),
+            | LinkFrame::Kick { .. }
+            | LinkFrame::Home(_) => self.homes.handle_link(&mut io, from, &frame),
             LinkFrame::Publish { subject, body } => self.host.handle_publish(subject, body),
             LinkFrame::Listen { subject, on } => {
                 if !self.topics.hear(from, subject, *on) {
@@ -404,7 +411,7 @@ impl Worker {
     /// is told only once.
     pub fn handle_way_down(&mut self, now: Instant, wall: WallTime, node: Incarnation) {
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
-        self.streams.handle_peer_down(&mut out, &mut self.host, node);
+        self.streams.handle_peer_down(now, &mut out, &mut self.host, node);
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         self.homes.handle_peer_down(&mut io, node);
     }
@@ -477,6 +484,7 @@ impl Worker {
             next,
             self.homes.poll_timeout(),
             self.streams.poll_timeout(),
+            self.streams.orphans_timeout(),
             self.mesh.poll_timeout(),
             self.view.users.poll_timeout(),
             self.keepers.iter().filter_map(Keeper::poll_timeout).min(),
@@ -486,7 +494,24 @@ impl Worker {
         timeouts.into_iter().flatten().min()
     }
 
+    /// Hands over and tells what follows from another list of nodes.
+    fn follow_nodes(&mut self, now: Instant, wall: WallTime) {
+        let Some(vanished) = self.nodes_changed.take() else { return };
+        for (node, was_up) in vanished {
+            self.handle_way_down(now, wall, node);
+            if was_up {
+                // It may live and have something to hand over.
+                self.homes.expect(node);
+            }
+        }
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
+        self.streams.handle_nodes(&mut io, &mut self.host);
+        self.homes.handle_nodes(&mut io);
+    }
+
     fn handle_timeout(&mut self, now: Instant, wall: WallTime) {
+        self.follow_nodes(now, wall);
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if is_due(self.view.users.poll_timeout()) {
             self.view.users.handle_timeout(now);
@@ -498,8 +523,11 @@ impl Worker {
         if is_due(self.streams.poll_timeout()) {
             self.streams.handle_timeout(now, &mut out, &mut self.host);
         }
+        let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
+        if is_due(self.streams.orphans_timeout()) {
+            self.streams.mind_orphans(&mut io, &mut self.host);
+        }
         if is_due(self.homes.poll_timeout()) {
-            let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
             self.homes.handle_timeout(&mut io);
         }
     }

@@ -1,6 +1,6 @@
 //! What entities and clients of one run have seen, and what of it should not have been.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,7 +38,12 @@ pub struct Book {
     applied: BTreeMap<Life, FastMap<u64, EntityId>>,
     /// The last number of each client at each entity.
     last: BTreeMap<(EntityId, Life), u64>,
-    admitted: BTreeSet<SessionId>,
+    /// And how many nodes had died when they were.
+    admitted: BTreeMap<SessionId, u64>,
+    /// Nodes die in this run, and what they have in memory with them.
+    pub nodes_die: bool,
+    pub node_deaths: Vec<Instant>,
+    pub gate_deaths: Vec<Instant>,
     calls: BTreeMap<u64, (Instant, Duration, &'static str)>,
     calls_made: u64,
     tags: u64,
@@ -103,7 +108,9 @@ impl Book {
 
     /// A home admits a login.
     pub fn admitted(&mut self, session: SessionId) {
-        if !self.admitted.insert(session) {
+        let deaths = self.node_deaths.len() as u64;
+        // A home that dies in the middle of a login takes with it that there was one.
+        if self.admitted.insert(session, deaths).is_some_and(|before| before == deaths) {
             self.violation("ticket: one ticket has let two sessions begin");
         }
     }
@@ -120,6 +127,13 @@ impl Book {
 
     pub fn offline(&mut self, entity: EntityId, tag: u64) {
         self.peers.remove(&(entity, tag));
+    }
+
+    /// An entity is gone with a client at it.
+    pub fn seat_dropped(&mut self, entity: EntityId, tag: u64) {
+        if self.nodes_die {
+            self.offline(entity, tag);
+        }
     }
 
     pub fn peers(&self) -> usize {
@@ -145,6 +159,24 @@ impl Book {
         }
     }
 
+    /// Nobody waits for a call any more.
+    pub fn call_dropped(&mut self, call: u64) {
+        if self.nodes_die {
+            self.calls.remove(&call);
+        }
+    }
+
+    /// Whether a gate and a node were killed so close to each other, not long before `now`, that
+    /// what they knew of a session may have been known to nobody else.
+    pub fn both_died(&self, now: Instant, within: Duration) -> bool {
+        let is_near = |one: &Instant, other: &Instant| {
+            (*one).max(*other) - (*one).min(*other) <= Duration::from_secs(12)
+        };
+        let recent = |at: &&Instant| now - **at <= within;
+        let nodes = self.node_deaths.iter().filter(recent);
+        nodes.clone().any(|node| self.gate_deaths.iter().any(|gate| is_near(node, gate)))
+    }
+
     pub fn calls_open(&self) -> Vec<&'static str> {
         self.calls.values().map(|(_, _, what)| *what).collect()
     }
@@ -165,6 +197,13 @@ impl Book {
                 self.violation(format!("timers: one due at {due:?} has fired at {now:?}"));
             }
             Some(_) => {}
+        }
+    }
+
+    /// The entity of a timer is gone.
+    pub fn timer_dropped(&mut self, timer: u64) {
+        if self.nodes_die {
+            self.timers.remove(&timer);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The game that is simulated: everything the engine promises is used, and checked where it shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
@@ -24,7 +24,11 @@ pub fn app(book: &Shared) -> App {
     let (agents, relays, halls) = (book.clone(), book.clone(), book.clone());
     let admitted = book.clone();
     App::new("simulated")
-        .entity_with::<Agent>(move |_| Agent { book: agents.clone(), seats: Seats::default() })
+        .entity_with::<Agent>(move |_| Agent {
+            book: agents.clone(),
+            seats: Seats::default(),
+            alarms: Alarms { book: agents.clone(), set: BTreeSet::new() },
+        })
         .entity_with::<Relay>(move |_| Relay { book: relays.clone() })
         .entity_with::<Hall>(move |_| Hall { book: halls.clone(), room: None })
         .entity::<Room>()
@@ -65,10 +69,18 @@ struct Seats {
 }
 
 struct Seat {
+    book: Shared,
+    me: EntityId,
     peer: Peer,
     tag: u64,
     told: u64,
     newest: u64,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.book.open().seat_dropped(self.me, self.tag);
+    }
 }
 
 impl Seats {
@@ -83,7 +95,9 @@ impl Seats {
             book.online(me, tag);
             tag
         };
-        self.known.insert(peer.slot(), Seat { peer: peer.clone(), tag, told: 0, newest: 0 });
+        let (book, peer_known) = (book.clone(), peer.clone());
+        let seat = Seat { book, me, peer: peer_known, tag, told: 0, newest: 0 };
+        self.known.insert(peer.slot(), seat);
         true
     }
 
@@ -106,9 +120,38 @@ async fn timed<T>(
     call: impl Future<Output = T>,
 ) -> T {
     let id = book.open().call_begins(now(), limit, what);
+    let mut open = OpenCall { book, id: Some(id) };
     let result = call.await;
+    open.id = None;
     book.open().call_ends(now(), id);
     result
+}
+
+/// A call that somebody waits for.
+struct OpenCall<'a> {
+    book: &'a Shared,
+    id: Option<u64>,
+}
+
+impl Drop for OpenCall<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.book.open().call_dropped(id);
+        }
+    }
+}
+
+/// The alarms of an agent that have not gone off.
+struct Alarms {
+    book: Shared,
+    set: BTreeSet<u64>,
+}
+
+impl Drop for Alarms {
+    fn drop(&mut self) {
+        let mut book = self.book.open();
+        self.set.iter().for_each(|timer| book.timer_dropped(*timer));
+    }
 }
 
 /// Notes that a client's command is handled now.
@@ -138,6 +181,7 @@ fn failed(book: &Shared, error: &CallError) -> u64 {
 pub struct Agent {
     book: Shared,
     seats: Seats,
+    alarms: Alarms,
 }
 
 #[rpc]
@@ -259,11 +303,13 @@ impl Agent {
         take(&self.book, cx, life, n);
         let time = Duration::from_millis(n * 37 % 1_500);
         let id = self.book.open().timer_set(cx.now() + time);
+        self.alarms.set.insert(id);
         cx.after(time).ring(id);
     }
 
     #[timer]
     fn ring(&mut self, cx: &mut Cx<Self>, id: u64) {
+        self.alarms.set.remove(&id);
         self.book.open().timer_fires(cx.now(), id);
     }
 

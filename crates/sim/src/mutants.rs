@@ -25,7 +25,7 @@ pub enum Mutant {
 }
 
 /// Those of the suite of sessions, by the names of the command line.
-const SESSIONS: [(&str, Mutant); 14] = [
+const SESSIONS: [(&str, Mutant); 18] = [
     ("duplicates-taken", Mutant::Session(Session::DuplicatesTaken)),
     ("nothing-replayed", Mutant::Session(Session::NothingReplayed)),
     ("any-generation", Mutant::Session(Session::AnyGeneration)),
@@ -40,6 +40,10 @@ const SESSIONS: [(&str, Mutant); 14] = [
     ("held-dropped", Mutant::Gate(Gate::HeldDropped)),
     ("breaks-untold", Mutant::Gate(Gate::EndsUntold)),
     ("groups-kept", Mutant::Gate(Gate::GroupsKept)),
+    ("nothing-held", Mutant::Session(Session::NothingHeld)),
+    ("handed-over-dropped", Mutant::Session(Session::HandedOverDropped)),
+    ("moves-untold", Mutant::Session(Session::MovesUntold)),
+    ("homes-end", Mutant::Gate(Gate::HomesEnd)),
 ];
 
 /// Those of the suite of data.

@@ -68,6 +68,15 @@ pub struct Laws {
     pub may_overflow: bool,
     /// So few casts are kept that clients may miss some, and must be told.
     pub may_miss_casts: bool,
+    /// Nodes are killed and drained.
+    pub nodes_die: bool,
+}
+
+impl Laws {
+    /// A lost node is taken off the list late, and what lived there is opened anew after that.
+    fn progress_max(&self) -> Duration {
+        if self.nodes_die { 2 * PROGRESS_MAX } else { PROGRESS_MAX }
+    }
 }
 
 pub struct Player {
@@ -277,7 +286,7 @@ impl Player {
         for (stream, _, handled) in core.progress().filter(|(_, sent, handled)| sent > handled) {
             let known = self.pending.get(&stream).filter(|(before, _)| *before == handled);
             let since = known.map_or(now, |(_, since)| *since).max(self.broken_at);
-            if now - since > PROGRESS_MAX && core.is_connected() {
+            if now - since > self.laws.progress_max() && core.is_connected() {
                 self.violation(&format!("dead: nothing after {handled} of {stream} was handled"));
             }
             pending.insert(stream, (handled, since));
@@ -486,7 +495,9 @@ impl Player {
             }
             CloseCode::SessionLost => {
                 self.heard.endings[3] += 1;
-                self.laws.may_overflow || away >= self.laws.window
+                let within = self.laws.window + Duration::from_secs(20);
+                let is_forgotten = self.book.open().both_died(now, within);
+                self.laws.may_overflow || away >= self.laws.window || is_forgotten
             }
             _ => false,
         };

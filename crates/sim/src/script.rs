@@ -35,6 +35,10 @@ pub struct Sights {
     pub confirmed: u64,
     pub timers: u64,
     pub goodbyes: u64,
+    pub handed_over: u64,
+    pub rebuilt: u64,
+    pub held: u64,
+    pub passed: u64,
 }
 
 impl Sights {
@@ -68,6 +72,10 @@ impl Sights {
             ("resume windows over", self.expired),
             ("logins refused", self.logins_refused),
             ("goodbyes", self.goodbyes),
+            ("sessions handed over", self.handed_over),
+            ("sessions put together again", self.rebuilt),
+            ("frames that waited for a session", self.held),
+            ("frames passed on to a new home", self.passed),
         ]
     }
 }
@@ -120,6 +128,8 @@ impl Script {
             options.sessions.group_ring_frames_max = 3;
         }
         options.sessions.resume_window = laws.window;
+        laws.nodes_die = !is_calm && random.chance(1, 3);
+        book.open().nodes_die = laws.nodes_die;
         if let Some(mutant) = mutant {
             mutant.put(&mut options);
         }
@@ -191,6 +201,11 @@ impl Script {
             player.look(&mut self.cluster, answers);
         }
         let now = self.cluster.now();
+        let counts = self.cluster.counts();
+        {
+            let mut book = self.book.open();
+            book.gate_deaths.resize(counts.gate_kills as usize, now);
+        }
         if now - self.looked_at >= Duration::from_secs(1) {
             self.looked_at = now;
             self.check_limits();
@@ -252,10 +267,27 @@ impl Script {
                 self.login(account);
             }
             _ if self.laws.is_calm => {}
+            985..992 if self.laws.nodes_die => self.end_a_node(some),
             _ => {
                 let pause = Duration::from_millis(100 + some % 4_000);
                 cluster.kill_gate(gates as usize % cluster.gates(), pause);
             }
+        }
+    }
+
+    /// A node is killed, or made to go in order.
+    fn end_a_node(&mut self, some: u64) {
+        let nodes = self.cluster.nodes();
+        let node = (some % nodes as u64) as usize;
+        let is_there = |n: &usize| self.cluster.is_up(*n) && !self.cluster.is_draining(*n);
+        let others = (0..nodes).filter(|n| *n != node && is_there(n)).count();
+        let pause = Duration::from_millis(100 + some % 4_000);
+        if others > 0 && some.is_multiple_of(2) {
+            self.cluster.drain_node(node, Duration::from_secs(30), pause);
+        } else if self.cluster.is_up(node) {
+            let now = self.cluster.now();
+            self.book.open().node_deaths.push(now);
+            self.cluster.kill_node(node, pause, false);
         }
     }
 
@@ -445,6 +477,10 @@ impl Script {
             sights.expired += stats.homes.expired;
             sights.logins_refused += stats.homes.refused;
             sights.goodbyes += stats.homes.goodbyes;
+            sights.handed_over += stats.homes.taken_over;
+            sights.rebuilt += stats.homes.rebuilt;
+            sights.held += stats.homes.held;
+            sights.passed += stats.homes.passed;
             sights.timeouts += stats.host.timeouts;
         }
         let book = self.book.open();

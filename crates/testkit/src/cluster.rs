@@ -170,6 +170,10 @@ impl Cluster {
         cluster
     }
 
+    pub(crate) fn wall(&self) -> WallTime {
+        self.clock.wall()
+    }
+
     /// The time in the cluster.
     pub fn now(&self) -> Instant {
         self.clock.now()
@@ -570,6 +574,10 @@ impl Cluster {
             Happening::StoreWork => self.work_at_store(now),
             Happening::Beat(node) => self.work_heart(now, node),
             Happening::NodeStart(node) => self.handle_node_start(now, node),
+            Happening::Leave(node, life, until, pause) => {
+                self.handle_leave(now, (node, life), until, pause);
+            }
+            Happening::End(node, life, pause) => self.handle_end(now, (node, life), pause),
             Happening::View(place, directory) => self.see_directory(now, place, &directory),
             Happening::Relist => self.relist(now),
             Happening::Strike => self.strike(now),

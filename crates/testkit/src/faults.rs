@@ -98,6 +98,8 @@ pub struct Counts {
     pub lags: u64,
     pub splits: u64,
     pub gate_kills: u64,
+    pub node_kills: u64,
+    pub node_drains: u64,
     pub stalls: u64,
     pub refusals: u64,
     pub resumes: u64,
@@ -108,7 +110,7 @@ pub struct Counts {
 
 impl Counts {
     /// Names and numbers, in order.
-    pub fn list(&self) -> [(&'static str, u64); 14] {
+    pub fn list(&self) -> [(&'static str, u64); 16] {
         [
             ("client connections cut", self.client_cuts),
             ("... right after asking to be let in", self.admission_cuts),
@@ -118,6 +120,8 @@ impl Counts {
             ("links that lagged", self.lags),
             ("pieces split", self.splits),
             ("gates killed", self.gate_kills),
+            ("nodes killed", self.node_kills),
+            ("nodes drained", self.node_drains),
             ("stalls", self.stalls),
             ("connects refused", self.refusals),
             ("sessions resumed", self.resumes),
@@ -137,6 +141,8 @@ impl Counts {
         self.lags += other.lags;
         self.splits += other.splits;
         self.gate_kills += other.gate_kills;
+        self.node_kills += other.node_kills;
+        self.node_drains += other.node_drains;
         self.stalls += other.stalls;
         self.refusals += other.refusals;
         self.resumes += other.resumes;

@@ -102,6 +102,10 @@ pub(crate) enum Happening {
     Beat(usize),
     /// A node that was killed is back.
     NodeStart(usize),
+    /// A node that drains may be empty: which, in which life, until when, and when it is back.
+    Leave(usize, u32, Instant, Duration),
+    /// The process of a node that was stopped ends.
+    End(usize, u32, Duration),
     /// A place hears late of who is there.
     View(Place, std::sync::Arc<cluster::Directory>),
     /// The coordinator has all nodes on its list again.

@@ -6,10 +6,11 @@ use std::time::Duration;
 use cluster::Directory;
 use env::Instant;
 use node::Outside;
+use proto::frame::CloseCode;
 
 use crate::cluster::Cluster;
 use crate::net::{Happening, Place};
-use crate::places::{GateSeat, NodeSeat};
+use crate::places::{GateSeat, NodeSeat, WorkerSeat};
 use crate::vault::Fact;
 use crate::wire::Cut;
 
@@ -95,6 +96,7 @@ impl Cluster {
             return;
         }
         self.vault.counts.node_crashes += 1;
+        self.net.counts.node_kills += 1;
         self.notes.add(now, || format!("node {node} is killed for {pause:?}"));
         let seat = &mut self.nodes[node];
         let incarnation = seat.info.incarnation;
@@ -110,6 +112,74 @@ impl Cluster {
         // Its lease runs out, or it is back before.
         let lease = Duration::from_millis(300 + self.net.random.below(5_000));
         self.net.at(now + lease, Happening::Directory);
+    }
+
+    /// Has a node give up what it has: from now on it is home to nothing new, and hands its sessions
+    /// over. It ends in order once none are left, after `most` at the latest, and is back as another
+    /// life `pause` later.
+    pub fn drain_node(&mut self, node: usize, most: Duration, pause: Duration) {
+        let now = self.now();
+        if !self.is_up(node) || self.nodes[node].info.draining {
+            return;
+        }
+        self.net.counts.node_drains += 1;
+        self.notes.add(now, || format!("node {node} drains"));
+        let mut info = cluster::NodeInfo::clone(&self.nodes[node].info);
+        info.draining = true;
+        self.nodes[node].info = Arc::new(info);
+        self.net.at(now, Happening::Directory);
+        let life = self.nodes[node].life;
+        self.net.at(now, Happening::Leave(node, life, now + most, pause));
+    }
+
+    /// Whether a node gives up what it has.
+    pub fn is_draining(&self, node: usize) -> bool {
+        self.nodes[node].info.draining
+    }
+
+    /// Ends a node that drains, if it is empty or its time is over.
+    pub(crate) fn handle_leave(
+        &mut self,
+        now: Instant,
+        (node, life): (usize, u32),
+        until: Instant,
+        pause: Duration,
+    ) {
+        if !self.is_up(node) || self.nodes[node].life != life {
+            return;
+        }
+        let holds = |seat: &WorkerSeat| {
+            let homes = seat.worker.stats().homes;
+            homes.sessions + homes.leaving > 0
+        };
+        if now < until && self.nodes[node].workers.iter().any(holds) {
+            let soon = now + Duration::from_millis(20);
+            return self.net.at(soon, Happening::Leave(node, life, until, pause));
+        }
+        let wall = self.wall();
+        for worker in 0..self.options.workers {
+            let seat = &mut self.nodes[node].workers[usize::from(worker)];
+            let (code, reason) = (CloseCode::GoingAway, "the server is going down");
+            seat.worker.stop(now, wall, code, reason);
+            self.settle(Place::Worker(node, worker));
+        }
+        // A moment for its last frames.
+        let soon = now + Duration::from_millis(200);
+        self.net.at(soon, Happening::End(node, life, pause));
+    }
+
+    /// The process of a node that was stopped is gone.
+    pub(crate) fn handle_end(&mut self, now: Instant, (node, life): (usize, u32), pause: Duration) {
+        if !self.is_up(node) || self.nodes[node].life != life {
+            return;
+        }
+        self.nodes[node].end();
+        for worker in 0..self.options.workers {
+            self.net.vanish(now, Place::Worker(node, worker));
+        }
+        self.net.forget_node(node);
+        self.net.at(now, Happening::Directory);
+        self.net.at(now + pause, Happening::NodeStart(node));
     }
 
     /// Somebody knows that a node's life has ended, and tells the store.

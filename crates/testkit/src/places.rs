@@ -175,7 +175,7 @@ impl GateSeat {
             let peer = PeerInfo { name: info.name.clone(), addresses: Vec::new() };
             gate.mesh().set_peer(info.incarnation, peer);
         }
-        gate.set_directory(directory.clone());
+        gate.set_directory(now, directory.clone());
         for node in gone {
             gate.mesh().remove_peer(node);
             gate.handle_peer_down(now, node);

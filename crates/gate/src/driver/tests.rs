@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use cluster::{NodeInfo, SESSION_KIND};
 use mesh::{Heard, Wires};
 use proto::frame::{DownFrame, StreamUp, UpFrame, VERSION, put_frame, split_frame};
-use proto::link::LinkFrame;
+use proto::link::{HomeFrame, LinkFrame};
 use proto::ticket::{Claims, login_proof};
 use proto::{AccountId, KindId, MethodId, Reader};
 use transport::ws::{Decoder, Piece, Role, check_answer, put_masked, request};
@@ -161,6 +161,12 @@ impl EchoLoop {
             }
             LinkFrame::Detached { code, .. } => self.heard.push(format!("Detached {code:?}")),
             LinkFrame::Logout { .. } => self.heard.push("Logout".into()),
+            LinkFrame::Home(HomeFrame::Report(report)) => {
+                let Some(conn) = report.conn else { return };
+                let (code, reason) = (CloseCode::Unavailable, "resume");
+                send(LinkFrame::Close { conn, code, reason });
+            }
+            LinkFrame::Home(_) => {}
             other => self.heard.push(format!("{other:?}")),
         }
     }
@@ -482,13 +488,14 @@ fn lost_node_is_told_to_its_players_and_the_gate_goes_on() {
     let mut player = Player::plain(server.addresses()[0]);
     player.login(&setup.keys, 1);
     echo.stop();
+    // The next home hears of the session.
+    let echo = Echo::start(&board, true);
+    server.set_directory(echo.directory());
     let close = player.next().expect("a close frame");
     match DownFrame::decode(&close) {
         Ok(DownFrame::Close { code, .. }) => assert!(code.may_resume()),
         other => panic!("{other:?}"),
     }
-    let echo = Echo::start(&board, true);
-    server.set_directory(echo.directory());
     // The first tries may still find the old address.
     let mut player = Player::plain(server.addresses()[0]);
     player.login(&setup.keys, 2);

@@ -566,7 +566,7 @@ impl Loop {
             let addresses = if is_near { Vec::new() } else { info.mesh.clone() };
             self.gate.mesh().set_peer(node, PeerInfo { name: info.name.clone(), addresses });
         }
-        self.gate.set_directory(directory.clone());
+        self.gate.set_directory(now, directory.clone());
         for node in gone {
             // The list is a hint: who still answers stays until the link breaks.
             if self.gate.mesh().is_up(node) {

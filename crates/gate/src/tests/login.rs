@@ -202,7 +202,7 @@ fn home_that_does_not_answer_is_not_waited_for() {
 #[test]
 fn no_node_with_sessions_is_said_at_once() {
     let mut rig = rig();
-    rig.gate.set_directory(Arc::new(Directory::default()));
+    rig.gate.set_directory(rig.now, Arc::new(Directory::default()));
     let conn = rig.open("10.0.0.1").unwrap();
     let grant = rig.grant(7, 0);
     rig.ask(conn, &grant);

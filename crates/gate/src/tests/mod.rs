@@ -17,7 +17,7 @@ use mesh::{Key, Mesh, local_frames};
 use proto::frame::{
     CloseCode, DownFrame, Seen, StreamUp, UpFrame, VERSION, put_frame, split_frame,
 };
-use proto::link::{GroupId, LinkFrame, Slot, WorkerId};
+use proto::link::{GroupId, HomeFrame, LinkFrame, Slot, WorkerId};
 use proto::ticket::{Claims, Grant, TicketKeys, login_proof, resume_proof};
 use proto::{AccountId, Incarnation, KindId, MethodId, SessionId};
 
@@ -364,6 +364,12 @@ fn link_text(frame: &LinkFrame<'_>) -> String {
             let seen: Vec<_> = streams.iter().map(|s| (s.handle, s.number)).collect();
             let account = account.0;
             format!("Resume c{} account {account} generation {generation} {seen:?}", conn.index)
+        }
+        LinkFrame::Home(HomeFrame::Report(report)) => {
+            let conn = report.conn.map(|conn| conn.index);
+            let streams: Vec<_> = report.streams.iter().map(|s| (s.stream, s.name)).collect();
+            let (account, generation) = (report.account.0, report.generation);
+            format!("Report {conn:?} account {account} generation {generation} {streams:?}")
         }
         LinkFrame::Detached { account, generation, code, .. } => {
             format!("Detached account {} generation {generation} {code:?}", account.0)

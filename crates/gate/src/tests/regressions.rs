@@ -105,7 +105,7 @@ fn x22_home_is_chosen_again_after_a_loss() {
     let player = rig.login("10.0.0.1", 7);
     let mut other = NodeInfo::new("other", FAR);
     other.kinds = vec![SESSION_KIND];
-    rig.gate.set_directory(Arc::new(Directory::new(2, [Arc::new(other)])));
+    rig.gate.set_directory(rig.now, Arc::new(Directory::new(2, [Arc::new(other)])));
     rig.gate.handle_peer_down(rig.now, NODE);
     rig.drain();
     rig.trace();
@@ -118,8 +118,8 @@ fn x22_home_is_chosen_again_after_a_loss() {
         &LinkFrame::Close { conn, code: CloseCode::SessionLost, reason: "log in again" },
     );
     expect![[r#"
-        c0 Close SessionLost log in again
-        c0 closed
+        c1 Close SessionLost log in again
+        c1 closed
     "#]]
     .assert_eq(&rig.trace());
 }

@@ -288,19 +288,72 @@ fn lost_stream_does_not_go_on_with_frames_missing() {
 }
 
 #[test]
-fn lost_home_means_resume_and_it_hears_once_it_lives() {
+fn a_session_without_a_home_goes_on_and_is_told_of_until_it_has_one() {
     let mut rig = rig();
-    rig.login("10.0.0.1", 7);
+    let player = rig.login("10.0.0.1", 7);
     rig.gate.handle_peer_down(rig.now, NODE);
     rig.drain();
-    check(
-        &mut rig,
-        expect![[r#"
-        c0 Close Unavailable a server was lost, resume
+    rig.pass(millis(600));
+    check(&mut rig, expect![[r#"
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+    "#]]);
+    let homed = |generation| {
+        let (conn, session, account) = (player.conn, player.session, AccountId(7));
+        LinkFrame::Home(HomeFrame::Homed { conn, session, account, generation })
+    };
+    rig.home(&homed(1));
+    rig.pass(millis(600));
+    check(&mut rig, expect![[""]]);
+    // One who believes in another connection is told that it is gone.
+    rig.home(&homed(2));
+    check(&mut rig, expect![[r#"
+        -> Detached account 7 generation 2 GoingAway
+    "#]]);
+    // For ever it waits not.
+    rig.gate.handle_peer_down(rig.now, NODE);
+    rig.pass(millis(60_600));
+    check(&mut rig, expect![[r#"
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        c0 Ping { token: 1 }
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        c0 Ping { token: 2 }
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        -> Report Some(0) account 7 generation 1 []
+        c0 Close Idle silent for too long
         c0 closed
-        -> Detached account 7 generation 1 Unavailable
-    "#]],
-    );
+        -> Detached account 7 generation 1 Idle
+    "#]]);
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub(super) struct Session {
     pub level: u8,
     /// Highest generation that was admitted.
     pub generation: u64,
+    /// When it began, by the wall clock of its first home.
+    pub since_ms: u64,
     pub link: SessionLink,
     /// The handle that the next stream gets; never used twice.
     pub next_stream: u32,
@@ -23,12 +25,17 @@ pub(super) struct Session {
     pub logged_in: bool,
     /// What the game calls it, in order.
     pub tags: Vec<Box<str>>,
+    /// It is put together from what gates and owners say of it.
+    pub is_rebuilding: bool,
+    /// When it goes on with what is known then.
+    pub rebuilt_by: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SessionLink {
     Attached { gate: WorkerId, conn: Slot },
-    Waiting { until: Instant },
+    /// `gate`: where it was connected last, if that is known.
+    Waiting { until: Instant, gate: WorkerId },
 }
 
 #[derive(Debug)]
@@ -62,6 +69,8 @@ pub(super) enum StreamState {
         owner: WorkerId,
         slot: Slot,
     },
+    /// It was open when its home was lost: its owner is to say whether it still has it.
+    Awaited,
 }
 
 impl Session {
@@ -167,7 +176,7 @@ impl Session {
                     *seen = number;
                     *groups = listed.collect();
                 }
-                StreamState::Pausing { .. } => {}
+                StreamState::Pausing { .. } | StreamState::Awaited => {}
             }
         }
     }
@@ -176,7 +185,7 @@ impl Session {
 impl Stream {
     pub fn owner(&self) -> Option<WorkerId> {
         match self.state {
-            StreamState::Pausing { .. } => None,
+            StreamState::Pausing { .. } | StreamState::Awaited => None,
             StreamState::Asked { owner, .. } | StreamState::Bound { owner, .. } => Some(owner),
         }
     }
@@ -185,7 +194,7 @@ impl Stream {
     pub fn timer(&self) -> Instant {
         match self.state {
             StreamState::Pausing { until } | StreamState::Asked { until, .. } => until,
-            StreamState::Bound { .. } => Instant::NEVER,
+            StreamState::Bound { .. } | StreamState::Awaited => Instant::NEVER,
         }
     }
 }

@@ -2,11 +2,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use env::Instant;
 use proto::frame::{CloseCode, Status};
-use proto::link::{Admission, LinkFrame, Slot, WorkerId};
+use proto::link::{Admission, HomeFrame, LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
 use super::home::{Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Bindings, HomeStats, Login, SessionInfo};
+use super::moves::{Ended, Moves};
 use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
 
 /// The homes of this worker's sessions: the only judge of who may speak for an account.
@@ -15,26 +16,23 @@ use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
 /// stream owners what follows. Everything a session holds elsewhere is undone when it ends.
 #[derive(Debug)]
 pub struct Homes {
-    me: WorkerId,
-    options: Options,
+    pub(super) me: WorkerId,
+    pub(super) options: Options,
     bindings: Bindings,
     /// Boxed, because a tree's nodes are half empty.
     pub(super) sessions: BTreeMap<AccountId, Box<Session>>,
     /// Used tickets and when they expire, in wall-clock milliseconds.
-    used: BTreeMap<SessionId, u64>,
+    pub(super) used: BTreeMap<SessionId, (u64, AccountId)>,
     used_by_expiry: BTreeSet<(u64, SessionId)>,
-    /// How sessions ended, for clients that come back too late.
-    ended: BTreeMap<SessionId, End>,
-    ended_order: VecDeque<(Instant, SessionId)>,
-    /// `(when, account, stream)`; stream 0 is the end of the resume window.
-    timers: BTreeSet<(Instant, AccountId, u32)>,
+    /// How sessions ended, for clients that come back too late: a code, since a reason may be any
+    /// text.
+    pub(super) ended: BTreeMap<SessionId, Ended>,
+    pub(super) ended_order: VecDeque<(Instant, SessionId)>,
+    /// `(when, account, stream)`; stream 0 is the end of the resume window, `u32::MAX` that of the
+    /// time to put the session together again.
+    pub(super) timers: BTreeSet<(Instant, AccountId, u32)>,
+    pub(super) moves: Moves,
     pub(super) stats: HomeStats,
-}
-
-/// How a session ended: kept in few bytes, since a reason may be any text.
-#[derive(Clone, Copy, Debug)]
-struct End {
-    code: CloseCode,
 }
 
 impl Homes {
@@ -50,6 +48,7 @@ impl Homes {
             ended: BTreeMap::new(),
             ended_order: VecDeque::new(),
             timers: BTreeSet::new(),
+            moves: Moves::default(),
             stats: HomeStats::default(),
         }
     }
@@ -60,6 +59,7 @@ impl Homes {
             sessions: self.sessions.len(),
             waiting: self.sessions.values().filter(|s| !s.is_attached()).count(),
             used_tickets: self.used.len(),
+            leaving: self.moves.leaving(),
             ..self.stats
         }
     }
@@ -78,7 +78,7 @@ impl Homes {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let ended = self.ended_order.front().map(|(at, _)| *at);
         let timer = self.timers.first().map(|(at, ..)| *at);
-        [ended, timer].into_iter().flatten().min()
+        [ended, timer, self.moves.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Handles one frame that is meant for a home. Other kinds are ignored, for the caller has
@@ -89,7 +89,11 @@ impl Homes {
         from: WorkerId,
         frame: &LinkFrame<'_>,
     ) {
+        if self.is_elsewhere(io, from, frame) {
+            return;
+        }
         match frame {
+            LinkFrame::Home(frame) => self.handle_home(io, from, frame),
             LinkFrame::Open(admission) => self.open(io, from, admission),
             LinkFrame::Tag(tag) => self.tag(tag),
             LinkFrame::Select(select) => self.select(io, from, select),
@@ -125,6 +129,29 @@ impl Homes {
             {
                 self.kick(io, account, code, reason);
             }
+            _ => {}
+        }
+    }
+
+    fn handle_home<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        from: WorkerId,
+        frame: &HomeFrame<'_>,
+    ) {
+        match frame {
+            HomeFrame::Report(report) => self.handle_report(io, from, report),
+            HomeFrame::Held(held) => self.handle_held(io, from, held),
+            &HomeFrame::Over { session, account, code } => {
+                self.handle_over(io, (session, account), code);
+            }
+            HomeFrame::HandOver(session) => self.handle_hand_over(io, from, session),
+            HomeFrame::Past(past) => self.handle_past(io, from, past),
+            &HomeFrame::Taken { ticket } => self.handle_taken(io, from, ticket),
+            &HomeFrame::Pass { from, hops, payload } => {
+                self.handle_passed(io, (from, hops), payload);
+            }
+            &HomeFrame::Settled { layout } => self.handle_settled(io, from, layout),
             _ => {}
         }
     }
@@ -196,6 +223,7 @@ impl Homes {
             }
             self.owner_away(io, account, handle);
         }
+        self.moves_peer_down(io, node);
     }
 
     /// Ends resume windows and repeats what got no answer.
@@ -206,10 +234,15 @@ impl Homes {
             self.ended_order.pop_front();
             self.ended.remove(&session);
         }
+        self.moves_timeout(io);
         while let Some(&(at, account, handle)) = self.timers.first()
             && at <= io.now
         {
             self.timers.pop_first();
+            if handle == u32::MAX {
+                self.finish(io, account);
+                continue;
+            }
             if handle == 0 {
                 self.stats.expired += 1;
                 self.end(io, account, CloseCode::SessionLost, "the resume window is over", false);
@@ -219,7 +252,7 @@ impl Homes {
             match stream.state {
                 StreamState::Pausing { .. } => self.ask(io, account, handle),
                 StreamState::Asked { .. } => self.owner_away(io, account, handle),
-                StreamState::Bound { .. } => {}
+                StreamState::Bound { .. } | StreamState::Awaited => {}
             }
         }
     }
@@ -299,16 +332,20 @@ impl Homes {
             account: admission.account,
             level: admission.level,
             generation: 1,
+            since_ms: io.wall.0,
             link: SessionLink::Attached { gate, conn: admission.conn },
             next_stream: 1,
             logged_in: false,
             tags: Vec::new(),
             streams: Vec::with_capacity(bindings.len()),
+            is_rebuilding: false,
+            rebuilt_by: Instant::NEVER,
         };
         for binding in bindings {
             session.add_stream(&binding.name, binding.target, true);
         }
         let handles: Vec<u32> = session.streams.iter().map(|stream| stream.handle).collect();
+        Self::tell_wanted(io.out, &session, None);
         session.welcome(io.out, &self.options, false);
         self.sessions.insert(admission.account, Box::new(session));
         for handle in handles {
@@ -318,10 +355,14 @@ impl Homes {
 
     /// The ticket of a login admits nobody any more.
     fn use_up(&mut self, admission: &Admission<'_>) {
+        self.note_used(admission.session, admission.account, admission.expires_ms);
+    }
+
+    pub(super) fn note_used(&mut self, session: SessionId, account: AccountId, expires_ms: u64) {
         let has_room = self.used.len() < self.options.used_tickets_max;
         if has_room && self.options.mutant != Some(Mutant::TicketsForgotten) {
-            self.used.insert(admission.session, admission.expires_ms);
-            self.used_by_expiry.insert((admission.expires_ms, admission.session));
+            self.used.insert(session, (expires_ms, account));
+            self.used_by_expiry.insert((expires_ms, session));
         }
     }
 
@@ -336,7 +377,7 @@ impl Homes {
 
     // -- connections --
 
-    fn detached<O: Outlet, P: Places + ?Sized>(
+    pub(super) fn detached<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
         (from, lost): (WorkerId, Slot),
@@ -358,7 +399,7 @@ impl Homes {
         if is_stale || !found.is_attached() {
             return;
         }
-        found.link = SessionLink::Waiting { until };
+        found.link = SessionLink::Waiting { until, gate: from };
         for stream in &found.streams {
             if let StreamState::Bound { owner, slot } = stream.state {
                 io.out.control(owner, &LinkFrame::Detach { slot, generation, code });
@@ -398,13 +439,14 @@ impl Homes {
                 let reason = "a newer connection has resumed this session";
                 io.out.control(old, &LinkFrame::Close { conn, code: CloseCode::Replaced, reason });
             }
-            SessionLink::Waiting { until } => {
+            SessionLink::Waiting { until, .. } => {
                 self.timers.remove(&(until, account, 0));
             }
         }
         found.generation = generation;
         found.link = SessionLink::Attached { gate, conn };
         self.stats.resumes += 1;
+        Self::tell_wanted(io.out, found, None);
         found.welcome(io.out, &self.options, true);
         found.attach_streams(io.out, (gate, conn), streams, groups);
     }
@@ -437,6 +479,7 @@ impl Homes {
         if let Some(at) = session.streams.iter().position(|s| *s.name == *name && !open(s)) {
             let old = session.streams.remove(at);
             self.timers.remove(&(old.timer(), account, old.handle));
+            unwanted(io.out, session.link, old.handle);
         }
         if session.streams.len() >= self.options.session_streams() {
             tracing::warn!(?account, name, "a session has too many streams for another binding");
@@ -444,6 +487,7 @@ impl Homes {
             return;
         }
         let handle = session.add_stream(name, target, false);
+        Self::tell_wanted(io.out, session, Some(handle));
         self.ask(io, account, handle);
     }
 
@@ -486,7 +530,7 @@ impl Homes {
         self.timers.insert((until, account, handle));
     }
 
-    fn bound<O: Outlet, P: Places + ?Sized>(
+    pub(super) fn bound<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
         from: WorkerId,
@@ -596,6 +640,9 @@ impl Homes {
             {
                 io.out.control(owner, &LinkFrame::Unbind { slot, code: CloseCode::Goodbye });
             }
+            if let Some(session) = self.sessions.get(&account) {
+                unwanted(io.out, session.link, handle);
+            }
             self.remove_stream(account, handle);
         }
     }
@@ -603,7 +650,7 @@ impl Homes {
     /// The owner of a stream is gone or silent. The client is told at once that the stream's handle
     /// has ended; what the owner may still have on the way to the gate comes too late then, for an
     /// ended handle never leads anywhere again.
-    fn owner_away<O: Outlet, P: Places + ?Sized>(
+    pub(super) fn owner_away<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
         account: AccountId,
@@ -645,9 +692,11 @@ impl Homes {
             stream.handle = handle;
             stream.state = StreamState::Pausing { until };
             session.streams.push(stream);
+            Self::tell_wanted(io.out, session, Some(handle));
             self.timers.insert((until, account, handle));
             return;
         }
+        unwanted(io.out, session.link, handle);
         self.stats.bindings_failed += 1;
         if stream.required {
             let reason = format!("{} could not be opened: {status:?}", stream.name);
@@ -659,7 +708,7 @@ impl Homes {
 
     /// Ends the session of `account` everywhere. `silent`: the client is gone by its own will and
     /// its gate has forgotten it.
-    fn end<O: Outlet, P: Places + ?Sized>(
+    pub(super) fn end<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
         account: AccountId,
@@ -668,31 +717,56 @@ impl Homes {
         silent: bool,
     ) {
         let Some(session) = self.sessions.remove(&account) else { return };
+        self.unset_timers(&session);
+        self.dismiss(io, &session, code, reason, silent);
+        self.note_ended(io.now, session.id, account, code);
+    }
+
+    /// Tells everybody who knows a session that it has ended.
+    pub(super) fn dismiss<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        session: &Session,
+        code: CloseCode,
+        reason: &str,
+        silent: bool,
+    ) {
         match session.link {
             SessionLink::Attached { gate, conn } if !silent => {
                 io.out.control(gate, &LinkFrame::Close { conn, code, reason });
             }
             SessionLink::Attached { .. } => {}
-            SessionLink::Waiting { until } => {
-                self.timers.remove(&(until, account, 0));
+            SessionLink::Waiting { gate, .. } if gate.node != Incarnation::NONE => {
+                // It keeps the session in mind, should this home be lost.
+                let (session, account) = (session.id, session.account);
+                let over = HomeFrame::Over { session, account, code };
+                io.out.control(gate, &LinkFrame::Home(over));
             }
+            SessionLink::Waiting { .. } => {}
         }
         for stream in &session.streams {
-            if let StreamState::Bound { owner, slot } = stream.state {
-                if self.options.mutant != Some(Mutant::EndsUntold) {
-                    io.out.control(owner, &LinkFrame::Unbind { slot, code });
-                }
-            } else {
-                self.timers.remove(&(stream.timer(), account, stream.handle));
+            if let StreamState::Bound { owner, slot } = stream.state
+                && self.options.mutant != Some(Mutant::EndsUntold)
+            {
+                io.out.control(owner, &LinkFrame::Unbind { slot, code });
             }
         }
+    }
+
+    pub(super) fn note_ended(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        account: AccountId,
+        code: CloseCode,
+    ) {
         if self.ended.len() >= self.options.ended_max
             && let Some((_, oldest)) = self.ended_order.pop_front()
         {
             self.ended.remove(&oldest);
         }
-        if self.ended.insert(session.id, End { code }).is_none() {
-            self.ended_order.push_back((io.now + self.options.resume_window, session.id));
+        if self.ended.insert(session, Ended { code, account }).is_none() {
+            self.ended_order.push_back((now + self.options.resume_window, session));
         }
     }
 
@@ -704,12 +778,19 @@ impl Homes {
         }
     }
 
-    fn current(&self, account: AccountId, session: SessionId) -> Option<&Session> {
+    pub(super) fn current(&self, account: AccountId, session: SessionId) -> Option<&Session> {
         self.sessions.get(&account).map(|found| &**found).filter(|found| found.id == session)
     }
 
     fn stream_mut(&mut self, account: AccountId, handle: u32) -> Option<&mut Stream> {
         let session = self.sessions.get_mut(&account)?;
         session.streams.iter_mut().find(|stream| stream.handle == handle)
+    }
+}
+
+/// A stream that was asked for is not wanted any more: its gate is to forget its name.
+fn unwanted(out: &mut impl Outlet, link: SessionLink, stream: u32) {
+    if let SessionLink::Attached { gate, conn } = link {
+        out.control(gate, &LinkFrame::Unroute { conn, stream, code: CloseCode::Goodbye });
     }
 }

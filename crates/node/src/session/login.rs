@@ -99,6 +99,18 @@ pub struct HomeStats {
     pub selected: u64,
     /// Accounts asked for that had no session.
     pub unknown: u64,
+    /// Sessions handed over to another home.
+    pub handed_over: u64,
+    /// Sessions taken over from another home.
+    pub taken_over: u64,
+    /// Sessions put together again after their home was lost.
+    pub rebuilt: u64,
+    /// Frames that waited for a session on its way.
+    pub held: u64,
+    /// Frames passed on to where a session has gone.
+    pub passed: u64,
+    /// Sessions now that are on their way to another home.
+    pub leaving: usize,
 }
 
 /// One session, for people to look at.

@@ -11,8 +11,11 @@ mod home;
 mod homes;
 mod kept;
 mod login;
+mod moves;
 mod options;
+mod orphans;
 mod ports;
+mod rebuild;
 mod select;
 mod stream;
 mod streams;
@@ -29,7 +32,7 @@ pub use streams::Streams;
 use env::{Instant, WallTime};
 use proto::frame::Seen;
 use proto::link::{LinkFrame, WorkerId};
-use proto::{AccountId, EntityId};
+use proto::{AccountId, EntityId, Incarnation};
 
 /// Takes link frames on their way to other workers, this one included.
 pub trait Outlet {
@@ -54,6 +57,21 @@ pub trait Places {
     /// All workers that are home to sessions.
     fn homes(&self) -> Vec<WorkerId> {
         Vec::new()
+    }
+
+    /// All workers of all nodes, gates too.
+    fn workers(&self) -> Vec<WorkerId> {
+        Vec::new()
+    }
+
+    /// Names the choice of homes: another one where accounts have other homes.
+    fn home_layout(&self) -> u64 {
+        0
+    }
+
+    /// Whether a later life of the same node is there.
+    fn is_followed(&self, _node: Incarnation) -> bool {
+        false
     }
 }
 

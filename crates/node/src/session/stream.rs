@@ -26,6 +26,8 @@ pub(super) struct Stream<T, P> {
     /// The entity as its host knows it.
     pub seat: T,
     pub home: WorkerId,
+    /// What its entity last told the home of the session: whether it is logged in, and as what.
+    pub tags: Option<Box<(bool, Vec<Box<str>>)>>,
     pub target: EntityId,
     pub handle: u32,
     pub epoch: u64,
@@ -107,6 +109,7 @@ impl<T, P> Stream<T, P> {
             peer,
             seat,
             home,
+            tags: None,
             target,
             handle,
             epoch,

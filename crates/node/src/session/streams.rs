@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use env::{FastMap, Instant};
 use proto::frame::{CloseCode, Seen, Status, StreamUp};
-use proto::link::{GroupId, LinkFrame, Slot, Tag, WorkerId};
+use proto::link::{GroupId, HomeFrame, LinkFrame, Slot, Tag, WorkerId};
 use proto::stream::Arrival;
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
 
 use super::groups::Groups;
+use super::orphans::Orphans;
 use super::ports::{Delivery, Entities, FromClient, Opening, PeerInfo, StreamStats};
 use super::stream::{Link, OpenCall, Sent, Stream};
 use super::{GroupError, Mutant, Options, Outlet, Places, Scope};
 
-type StreamOf<E> = Stream<<E as Entities>::Seat, <E as Entities>::Peer>;
+pub(super) type StreamOf<E> = Stream<<E as Entities>::Seat, <E as Entities>::Peer>;
 
 /// The streams that end at this worker's entities.
 ///
@@ -23,13 +24,14 @@ type StreamOf<E> = Stream<<E as Entities>::Seat, <E as Entities>::Peer>;
 /// [`call`](Self::call) and the group verbs. After each batch call [`settle`](Self::settle).
 pub struct Streams<E: Entities> {
     me: WorkerId,
-    options: Options,
-    table: Vec<Entry<E>>,
+    pub(super) options: Options,
+    pub(super) table: Vec<Entry<E>>,
     free: Vec<u32>,
     len: usize,
     by_entity: FastMap<EntityId, Vec<u32>>,
     groups: Groups,
     loading: Vec<Loading>,
+    pub(super) orphans: Orphans,
     /// Streams to be acknowledged at the end of the turn.
     ack_due: Vec<u32>,
     /// When to look whether an acknowledgement is owed; in order, for the wait is always the same.
@@ -44,11 +46,11 @@ pub struct Streams<E: Entities> {
     stats: StreamStats,
 }
 
-struct Entry<E: Entities> {
-    generation: u32,
+pub(super) struct Entry<E: Entities> {
+    pub(super) generation: u32,
     /// The name that the last connection of any stream in this place was given.
     routes: u32,
-    stream: Option<Box<StreamOf<E>>>,
+    pub(super) stream: Option<Box<StreamOf<E>>>,
 }
 
 /// A binding whose entity is being loaded.
@@ -83,6 +85,7 @@ impl<E: Entities> Streams<E> {
             by_entity: FastMap::default(),
             groups: Groups::new(me),
             loading: Vec::new(),
+            orphans: Orphans::default(),
             ack_due: Vec::new(),
             ack_timers: VecDeque::new(),
             call_timers: BTreeSet::new(),
@@ -140,8 +143,8 @@ impl<E: Entities> Streams<E> {
 
     // -- from homes --
 
-    /// Handles a frame from a home: `Bind`, `Attach`, `Detach`, `Unbind`, `Forward`. Others are
-    /// ignored.
+    /// Handles a frame from a home: `Bind`, `Attach`, `Detach`, `Unbind`, `Forward`, `Adopt`. Others
+    /// are ignored, and so is what a former home of a stream's session still says.
     pub fn handle_link<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
@@ -151,6 +154,11 @@ impl<E: Entities> Streams<E> {
     ) {
         match frame {
             LinkFrame::Bind { .. } => self.bind(io.out, entities, from, frame),
+            LinkFrame::Attach { slot, .. } | LinkFrame::Detach { slot, .. }
+                if self.is_former_home(*slot, from) =>
+            {
+                self.stats.stale += 1;
+            }
             LinkFrame::Attach { slot, gate, conn, generation, seen, groups } => {
                 let place = (*gate, *conn);
                 self.attach(io.out, entities, *slot, place, *generation, (*seen, groups));
@@ -167,13 +175,27 @@ impl<E: Entities> Streams<E> {
                     self.groups.away(slot.index);
                 }
             }
-            &LinkFrame::Unbind { slot, code } => self.end(io.out, entities, slot, code),
+            &LinkFrame::Unbind { slot, code } => {
+                if self.is_former_home(slot, from) && !self.orphans.has(slot.index) {
+                    self.stats.stale += 1;
+                    return;
+                }
+                self.note_ending(io.now, slot, from, code);
+                self.end(io.out, entities, slot, code);
+            }
+            &LinkFrame::Home(HomeFrame::Adopt { slot, session, account, stream }) => {
+                self.adopt(io.out, from, slot, (session, account, stream));
+            }
             LinkFrame::Forward(forward) => {
                 let how = (forward.method, forward.mode.into());
                 self.push(io.out, forward.slot, how, forward.body);
             }
             _ => {}
         }
+    }
+
+    fn is_former_home(&mut self, slot: Slot, from: WorkerId) -> bool {
+        find_mut(&mut self.table, slot).is_some_and(|stream| stream.home != from)
     }
 
     fn bind<O: Outlet>(
@@ -209,6 +231,7 @@ impl<E: Entities> Streams<E> {
             place: (gate.node != Incarnation::NONE).then_some((gate, conn)),
             generation,
         };
+        self.end_orphans(out, entities, (session, target));
         if self.len + self.loading.len() >= self.options.streams_max {
             return not_bound(out, &wish, Status::Busy);
         }
@@ -534,7 +557,8 @@ impl<E: Entities> Streams<E> {
     pub fn rebind<O: Outlet>(&mut self, out: &mut O, slot: Slot, name: &str, target: EntityId) {
         if let Some(stream) = find_mut(&mut self.table, slot) {
             let (session, account) = (stream.info.session, stream.info.account);
-            out.control(stream.home, &LinkFrame::Rebind { session, account, name, target });
+            let (home, frame) = (stream.home, LinkFrame::Rebind { session, account, name, target });
+            self.tell_home(out, slot, home, &frame);
         }
     }
 
@@ -542,7 +566,8 @@ impl<E: Entities> Streams<E> {
     pub fn release<O: Outlet>(&mut self, out: &mut O, slot: Slot, name: &str) {
         if let Some(stream) = find_mut(&mut self.table, slot) {
             let (session, account) = (stream.info.session, stream.info.account);
-            out.control(stream.home, &LinkFrame::Release { session, account, name });
+            let (home, frame) = (stream.home, LinkFrame::Release { session, account, name });
+            self.tell_home(out, slot, home, &frame);
         }
     }
 
@@ -551,7 +576,11 @@ impl<E: Entities> Streams<E> {
     pub fn tag<O: Outlet>(&mut self, out: &mut O, slot: Slot, logged_in: bool, tags: Vec<&str>) {
         if let Some(stream) = find_mut(&mut self.table, slot) {
             let (session, account) = (stream.info.session, stream.info.account);
-            out.control(stream.home, &LinkFrame::Tag(Tag { session, account, logged_in, tags }));
+            let kept = tags.iter().map(|tag| Box::from(*tag)).collect();
+            stream.tags = Some(Box::new((logged_in, kept)));
+            let home = stream.home;
+            let frame = LinkFrame::Tag(Tag { session, account, logged_in, tags });
+            self.tell_home(out, slot, home, &frame);
         }
     }
 
@@ -559,7 +588,21 @@ impl<E: Entities> Streams<E> {
     pub fn kick<O: Outlet>(&mut self, out: &mut O, slot: Slot, code: CloseCode, reason: &str) {
         if let Some(stream) = find_mut(&mut self.table, slot) {
             let (session, account) = (stream.info.session, stream.info.account);
-            out.control(stream.home, &LinkFrame::Kick { account, session, code, reason });
+            let (home, frame) = (stream.home, LinkFrame::Kick { account, session, code, reason });
+            self.tell_home(out, slot, home, &frame);
+        }
+    }
+
+    /// Tells the home of a stream's session something, or keeps it while that is lost.
+    fn tell_home<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        slot: Slot,
+        home: WorkerId,
+        frame: &LinkFrame<'_>,
+    ) {
+        if !self.orphans.keep(slot.index, frame) {
+            out.control(home, frame);
         }
     }
 
@@ -742,20 +785,18 @@ impl<E: Entities> Streams<E> {
     }
 
     /// Takes note that everything under way to and from `node` may be lost: its gates' clients
-    /// are away, streams that its homes judge are over. Should the node still live, it is told so:
-    /// its other workers may not have noticed.
+    /// are away; streams whose home it was go on until another one has them, or is found to know
+    /// nothing of them.
     pub fn handle_peer_down<O: Outlet>(
         &mut self,
+        now: Instant,
         out: &mut O,
         entities: &mut E,
         node: Incarnation,
     ) {
-        let mut over = Vec::new();
         for (index, entry) in (0u32..).zip(&mut self.table) {
             let Some(stream) = entry.stream.as_mut() else { continue };
-            if stream.home.node == node {
-                over.push(Slot { index, generation: entry.generation });
-            } else if let Link::Attached { gate, conn } = stream.link
+            if let Link::Attached { gate, conn } = stream.link
                 && gate.node == node
             {
                 let (code, reason) = (CloseCode::Unavailable, "the way to an entity broke");
@@ -765,13 +806,7 @@ impl<E: Entities> Streams<E> {
                 self.groups.away(index);
             }
         }
-        for slot in over {
-            if let Some(stream) = find_mut(&mut self.table, slot) {
-                let (session, account) = (stream.info.session, stream.info.account);
-                let (stream_handle, code) = (stream.handle, CloseCode::Unavailable);
-                let lost = LinkFrame::Lost { session, account, stream: stream_handle, code };
-                out.control(stream.home, &lost);
-            }
+        for slot in self.lose_homes(now, node) {
             self.end(out, entities, slot, CloseCode::SessionLost);
         }
         self.loading.retain(|wish| wish.from.node != node);
@@ -781,7 +816,13 @@ impl<E: Entities> Streams<E> {
     }
 
     /// Ends one stream here: its gate, its entity and its calls are told, its home is not.
-    fn end<O: Outlet>(&mut self, out: &mut O, entities: &mut E, slot: Slot, code: CloseCode) {
+    pub(super) fn end<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        entities: &mut E,
+        slot: Slot,
+        code: CloseCode,
+    ) {
         if find_mut(&mut self.table, slot).is_none() {
             return;
         }
@@ -801,6 +842,7 @@ impl<E: Entities> Streams<E> {
     fn remove(&mut self, index: u32) -> Option<Box<StreamOf<E>>> {
         let entry = &mut self.table[index as usize];
         let stream = entry.stream.take()?;
+        self.orphans.forget(index);
         entry.generation = entry.generation.wrapping_add(1).max(1);
         self.free.push(index);
         self.len -= 1;
@@ -872,7 +914,7 @@ impl<E: Entities> Streams<E> {
         find_mut(&mut self.table, slot)
     }
 
-    fn slot_of(&self, index: u32) -> Slot {
+    pub(super) fn slot_of(&self, index: u32) -> Slot {
         Slot { index, generation: self.table[index as usize].generation }
     }
 }
@@ -884,7 +926,7 @@ impl<E: Entities> Entry<E> {
     }
 }
 
-fn find_mut<E: Entities>(table: &mut [Entry<E>], slot: Slot) -> Option<&mut StreamOf<E>> {
+pub(super) fn find_mut<E: Entities>(table: &mut [Entry<E>], slot: Slot) -> Option<&mut StreamOf<E>> {
     let entry = table.get_mut(slot.index as usize)?;
     if entry.generation != slot.generation {
         return None;

@@ -73,6 +73,18 @@ impl Places for View {
         };
         nodes.flat_map(workers).collect()
     }
+
+    fn workers(&self) -> Vec<WorkerId> {
+        self.directory.borrow().workers().collect()
+    }
+
+    fn home_layout(&self) -> u64 {
+        self.directory.borrow().home_layout()
+    }
+
+    fn is_followed(&self, node: Incarnation) -> bool {
+        self.directory.borrow().is_followed(node)
+    }
 }
 
 impl Router for View {

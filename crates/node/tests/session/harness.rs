@@ -7,7 +7,7 @@ use node::session::{
     Places, Scope, Streams,
 };
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame};
-use proto::link::{Admission, GroupId, LinkFrame, Selected, Slot, WorkerId};
+use proto::link::{HomeFrame, Admission, GroupId, LinkFrame, Selected, Slot, WorkerId};
 use proto::stream::{Arrival, Inbound, Limits, Outbound};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
 
@@ -464,6 +464,7 @@ impl World {
             self.with(node, |server, io| {
                 server.homes.handle_timeout(io);
                 server.streams.handle_timeout(io.now, io.out, &mut server.fake);
+                server.streams.mind_orphans(io, &mut server.fake);
             });
         }
         self.run();
@@ -494,7 +495,7 @@ impl World {
         }
         for other in self.servers.keys().copied().collect::<Vec<_>>() {
             self.with(other, |server, io| {
-                server.streams.handle_peer_down(io.out, &mut server.fake, node.node);
+                server.streams.handle_peer_down(io.now, io.out, &mut server.fake, node.node);
                 server.homes.handle_peer_down(io, node.node);
             });
         }
@@ -511,7 +512,7 @@ impl World {
         for (at, gone) in [(one, other), (other, one)] {
             if self.servers.contains_key(&at) {
                 self.with(at, |server, io| {
-                    server.streams.handle_peer_down(io.out, &mut server.fake, gone.node);
+                    server.streams.handle_peer_down(io.now, io.out, &mut server.fake, gone.node);
                     server.homes.handle_peer_down(io, gone.node);
                 });
             } else {
@@ -554,6 +555,7 @@ impl World {
             | LinkFrame::Attach { .. }
             | LinkFrame::Detach { .. }
             | LinkFrame::Unbind { .. }
+            | LinkFrame::Home(HomeFrame::Adopt { .. })
             | LinkFrame::Forward(_) => {
                 server.streams.handle_link(io, &mut server.fake, from, &frame);
             }
@@ -691,6 +693,8 @@ impl World {
                     }
                 }
             }
+            // These gates lose nothing that a home would have to hear again.
+            LinkFrame::Home(_) => {}
             ref other => panic!("no frame for a gate: {other:?}"),
         }
     }
@@ -797,7 +801,9 @@ impl World {
             }
             DownFrame::Cast { group, number, body, .. } => {
                 if number != 0 {
-                    let last = found.groups.get_mut(&group).expect("joined before the first cast");
+                    // A stream that took another's name has ended the membership of that one, and
+                    // brings its own later.
+                    let Some(last) = found.groups.get_mut(&group) else { return };
                     assert_eq!(number, *last + 1, "casts come in order, without a gap");
                     *last = number;
                 }

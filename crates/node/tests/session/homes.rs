@@ -64,6 +64,10 @@ fn check(options: Options, script: &str, expect: Expect) -> Homes {
         for ((_, to), payloads) in &wires {
             for payload in payloads {
                 let (_, frame) = LinkFrame::decode(payload).expect("our own frame");
+                // What gates keep in mind for later homes has tests of its own.
+                if matches!(frame, LinkFrame::Home(_)) {
+                    continue;
+                }
                 trace.push_str(&format!("    {}: {}\n", to.node.0, show(&frame)));
             }
         }
@@ -584,12 +588,14 @@ fn switching_a_binding_releases_the_old_one_after_the_new_one_is_open() {
             rebind 7 1 arena
                 21: bind stream 3 arena for 1/5 generation 1
             rebind 7 1 arena
+                1: unroute 5 stream 3 Goodbye
                 21: bind stream 4 arena for 1/5 generation 1
             @21 bound 7 1 3 10
                 21: unbind 10 Goodbye
             @21 bound 7 1 4 11
                 21: unbind 9 Goodbye
             release 7 1 arena
+                1: unroute 5 stream 4 Goodbye
                 21: unbind 11 Goodbye
             @21 lost 7 1 4 gone
             lost 7 1 1 gone
@@ -626,11 +632,13 @@ fn a_login_whose_entity_does_not_come_is_closed_after_some_tries() {
             +0.2
                 20: bind stream 3 avatar for 1/5 generation 1
             refused 7 1 3 busy
+                1: unroute 5 stream 3 Goodbye
                 1: close 5 Unavailable (avatar could not be opened: Busy)
             open 6 8 2
                 1: welcome 6 generation 1 resumed false
                 20: bind stream 1 avatar for 1/6 generation 1
             refused 8 2 1 notfound
+                1: unroute 6 stream 1 Goodbye
                 1: close 6 Unavailable (avatar could not be opened: NotFound)
             open 7 9 3
                 1: welcome 7 generation 1 resumed false

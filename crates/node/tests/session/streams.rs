@@ -552,11 +552,14 @@ fn push_to(world: &mut World, account: u64, value: u64) {
 }
 
 #[test]
-fn a_lost_home_ends_streams_and_the_client_logs_in_again() {
+fn a_lost_home_leaves_its_streams_for_the_next_one_and_no_longer_than_a_resume_may_take() {
     let (mut world, player, _) = playing(&Options::default());
     world.node_down(worker(10));
     world.run();
     assert_eq!(world.clients[player].closed, [CloseCode::Unavailable]);
+    world.pass(Options::default().resume_window - Duration::from_secs(1));
+    assert_eq!(world.server(OWNER).fake.visits.last().unwrap(), "7 online");
+    world.pass(Duration::from_secs(1));
     assert_eq!(world.server(OWNER).fake.visits.last().unwrap(), "7 offline SessionLost");
     world.assert_empty();
 }

@@ -1,0 +1,399 @@
+//! Homes that are lost: their sessions are put together again from those who still know.
+//!
+//! Gates tell of the sessions that they have or had a moment ago, with the names and targets of
+//! their streams; owners tell of the streams that they have. Both tell it to whoever is the home
+//! now, until that has answered. What nobody has is opened anew under its name.
+
+use std::time::Duration;
+
+use env::Instant;
+use proto::frame::CloseCode;
+use proto::link::{Held, HomeFrame, LinkFrame, Named, Report, Slot, Wanted, WorkerId};
+use proto::{AccountId, SessionId};
+
+use super::home::{Session, SessionLink, Stream, StreamState};
+use super::moves::SETTLE_WAIT;
+use super::{Homes, Outlet, Places, Scope};
+
+/// How long the other reports of a session may be behind its first, when all should be there.
+const LATE_WAIT: Duration = Duration::from_secs(1);
+
+/// Handles of streams that a lost home may have given out without anybody having heard of them.
+const HANDLES_SKIPPED: u32 = 1 << 16;
+
+impl Homes {
+    /// A gate tells of a session whose home it has lost.
+    pub(super) fn handle_report<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        gate: WorkerId,
+        report: &Report<'_>,
+    ) {
+        self.moves.progress(io.now);
+        let (id, account) = (report.session, report.account);
+        if let Some(end) = self.ended.get(&id) {
+            return refuse(io, gate, report, end.code);
+        }
+        let here = self.sessions.get(&account).map(|found| (found.id, found.since_ms));
+        match here {
+            Some((known, _)) if known == id => {
+                if !self.merge_report(io, gate, report) {
+                    return;
+                }
+            }
+            Some((_, since_ms)) if since_ms > report.since_ms => {
+                self.stats.replaced += 1;
+                self.note_ended(io.now, id, account, CloseCode::Replaced);
+                return refuse(io, gate, report, CloseCode::Replaced);
+            }
+            _ if here.is_none() && !self.is_home_of(io, account) => return,
+            _ => {
+                if here.is_some() {
+                    self.stats.replaced += 1;
+                    let reason = "the account logged in elsewhere";
+                    self.end(io, account, CloseCode::Replaced, reason, false);
+                }
+                self.rebuild(io.now, (id, account), report.level, report.generation);
+                self.connect(io.now, gate, report);
+            }
+        }
+        self.note_wanted(account, report);
+        if let Some(conn) = report.conn {
+            let generation = report.generation;
+            let homed = HomeFrame::Homed { conn, session: id, account, generation };
+            io.out.control(gate, &LinkFrame::Home(homed));
+        }
+    }
+
+    /// A gate's tale of a session that is here. Gives whether it holds.
+    fn merge_report<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        gate: WorkerId,
+        report: &Report<'_>,
+    ) -> bool {
+        let account = report.account;
+        let found = self.sessions.get(&account).expect("the caller looked");
+        let (link, generation, is_rebuilding) =
+            (found.link, found.generation, found.is_rebuilding);
+        let is_it = |conn: Slot| matches!(link, SessionLink::Attached { gate: g, conn: c } if (g, c) == (gate, conn));
+        if report.lost == self.me {
+            // It was not this home that was lost but the way to it, and what was on the way.
+            if let Some(conn) = report.conn {
+                let (code, reason) = (CloseCode::Unavailable, "the way to the session broke");
+                io.out.control(gate, &LinkFrame::Close { conn, code, reason });
+                let (id, generation) = (report.session, report.generation);
+                self.detached(io, (gate, conn), (id, account), generation, code);
+            }
+            return false;
+        }
+        if report.generation < generation {
+            refuse(io, gate, report, CloseCode::Replaced);
+            return false;
+        }
+        if report.generation > generation {
+            if let SessionLink::Attached { gate, conn } = link {
+                let reason = "a newer connection has resumed this session";
+                let code = CloseCode::Replaced;
+                io.out.control(gate, &LinkFrame::Close { conn, code, reason });
+            }
+            self.connect(io.now, gate, report);
+            return true;
+        }
+        match (link, report.conn) {
+            (SessionLink::Attached { .. }, Some(conn)) if is_it(conn) => true,
+            (SessionLink::Attached { .. }, Some(_)) => {
+                refuse(io, gate, report, CloseCode::Replaced);
+                false
+            }
+            (SessionLink::Attached { gate: known, conn }, None) if known == gate => {
+                let id = report.session;
+                self.detached(io, (gate, conn), (id, account), generation, CloseCode::Unavailable);
+                true
+            }
+            (SessionLink::Waiting { .. }, Some(_)) if is_rebuilding => {
+                self.connect(io.now, gate, report);
+                true
+            }
+            // Its streams were told that the client is away: only a resume attaches them again.
+            (SessionLink::Waiting { .. }, Some(_)) => {
+                refuse(io, gate, report, CloseCode::Unavailable);
+                false
+            }
+            (_, None) => true,
+        }
+    }
+
+    fn is_home_of<O, P: Places + ?Sized>(&self, io: &Scope<'_, O, P>, account: AccountId) -> bool {
+        io.places.home_of(account) == Some(self.me)
+    }
+
+    /// A session of which nothing is known yet but that it is.
+    fn rebuild(
+        &mut self,
+        now: Instant,
+        (id, account): (SessionId, AccountId),
+        level: u8,
+        generation: u64,
+    ) {
+        self.stats.rebuilt += 1;
+        let wait = if self.moves.is_unsettled() { SETTLE_WAIT } else { LATE_WAIT };
+        let gate = WorkerId::default();
+        let session = Session {
+            id,
+            account,
+            level,
+            generation,
+            since_ms: 0,
+            link: SessionLink::Waiting { until: now + self.options.resume_window, gate },
+            next_stream: HANDLES_SKIPPED,
+            logged_in: false,
+            tags: Vec::new(),
+            streams: Vec::new(),
+            is_rebuilding: true,
+            rebuilt_by: now + wait,
+        };
+        self.sessions.insert(account, Box::new(session));
+        self.set_timers(now, account);
+    }
+
+    /// Puts a session on the connection that its gate tells of, or has it wait.
+    fn connect(&mut self, now: Instant, gate: WorkerId, report: &Report<'_>) {
+        let account = report.account;
+        let Some(found) = self.sessions.get_mut(&account) else { return };
+        if let SessionLink::Waiting { until, .. } = found.link {
+            self.timers.remove(&(until, account, 0));
+        }
+        found.generation = report.generation;
+        found.link = match report.conn {
+            Some(conn) => SessionLink::Attached { gate, conn },
+            None => {
+                let until = now + self.options.resume_window;
+                self.timers.insert((until, account, 0));
+                SessionLink::Waiting { until, gate }
+            }
+        };
+    }
+
+    /// Takes note of the streams that a gate knows; whoever has them may have said so already.
+    fn note_wanted(&mut self, account: AccountId, report: &Report<'_>) {
+        let streams_max = self.options.session_streams();
+        let Some(found) = self.sessions.get_mut(&account) else { return };
+        if !found.is_rebuilding {
+            return;
+        }
+        found.since_ms = found.since_ms.max(report.since_ms);
+        found.next_stream = found.next_stream.max(above(report.last_stream));
+        for named in &report.streams {
+            found.next_stream = found.next_stream.max(above(named.stream));
+            let is_known = found.streams.iter().any(|s| s.handle == named.stream);
+            if !is_known && found.streams.len() < streams_max {
+                found.streams.push(opened(named, StreamState::Awaited));
+            }
+        }
+    }
+
+    /// An owner tells of a stream whose home it has lost.
+    pub(super) fn handle_held<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        owner: WorkerId,
+        held: &Held<'_>,
+    ) {
+        self.moves.progress(io.now);
+        let (id, account, slot) = (held.session, held.account, held.slot);
+        let handle = held.stream.stream;
+        let unbind = |io: &mut Scope<'_, O, P>, code| {
+            io.out.control(owner, &LinkFrame::Unbind { slot, code });
+        };
+        if let Some(end) = self.ended.get(&id) {
+            return unbind(io, end.code);
+        }
+        match self.sessions.get(&account) {
+            None if !self.is_home_of(io, account) => return,
+            None => self.rebuild(io.now, (id, account), held.level, held.generation),
+            // Which of the two is over is not known before a gate has told of them.
+            Some(other) if other.id != id && other.is_rebuilding => return,
+            Some(other) if other.id != id => return unbind(io, CloseCode::Replaced),
+            Some(_) => {}
+        }
+        let bound = StreamState::Bound { owner, slot };
+        let streams_max = self.options.session_streams();
+        let found = self.sessions.get_mut(&account).expect("it is here");
+        let has_room = found.streams.len() < streams_max;
+        let known = found.streams.iter_mut().find(|stream| stream.handle == handle);
+        let is_same = |state: &StreamState| {
+            matches!(state, &StreamState::Bound { owner: o, slot: s } if (o, s) == (owner, slot))
+        };
+        let is_asked = |state: &StreamState| {
+            matches!(state, &StreamState::Asked { owner: o, .. } if o == owner)
+        };
+        match known {
+            // The way to this home broke, and what was on it is lost.
+            Some(stream) if held.lost == self.me && is_same(&stream.state) => {
+                unbind(io, CloseCode::Unavailable);
+                return self.owner_away(io, account, handle);
+            }
+            _ if held.lost == self.me => return unbind(io, CloseCode::Unavailable),
+            Some(stream) if is_same(&stream.state) => {}
+            Some(stream) if matches!(stream.state, StreamState::Awaited) => stream.state = bound,
+            Some(stream) if is_asked(&stream.state) => {
+                adopt_at(io, owner, (slot, id, account, handle));
+                return self.bound(io, owner, (id, account), handle, slot);
+            }
+            None if found.is_rebuilding && has_room => {
+                found.streams.push(opened(&held.stream, bound));
+            }
+            _ => return unbind(io, CloseCode::Unavailable),
+        }
+        if found.is_rebuilding {
+            found.next_stream = found.next_stream.max(above(handle));
+            if let Some((logged_in, tags)) = &held.tags {
+                found.logged_in = *logged_in;
+                found.tags = tags.iter().map(|tag| Box::from(*tag)).collect();
+            }
+            if held.generation > found.generation {
+                // A newer connection was admitted than the one that is known, and is gone.
+                let old = std::mem::replace(&mut found.generation, held.generation);
+                if let SessionLink::Attached { gate, conn } = found.link {
+                    let code = CloseCode::Unavailable;
+                    let reason = "a newer connection has resumed this session";
+                    io.out.control(gate, &LinkFrame::Close { conn, code, reason });
+                    found.generation = old;
+                    self.detached(io, (gate, conn), (id, account), old, code);
+                    let found = self.sessions.get_mut(&account).expect("it is here");
+                    found.generation = held.generation;
+                }
+            }
+        }
+        adopt_at(io, owner, (slot, id, account, handle));
+    }
+
+    /// Somebody knows that a session has ended.
+    pub(super) fn handle_over<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        (session, account): (SessionId, AccountId),
+        code: CloseCode,
+    ) {
+        if self.current(account, session).is_some() {
+            self.end(io, account, code, "the session has ended", false);
+        } else {
+            self.note_ended(io.now, session, account, code);
+        }
+    }
+
+    /// All who know something of the sessions that are put together have said it.
+    pub(super) fn finish_rebuilding<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+    ) {
+        let rebuilding = self.sessions.values().filter(|session| session.is_rebuilding);
+        let accounts: Vec<AccountId> = rebuilding.map(|session| session.account).collect();
+        for account in accounts {
+            self.finish(io, account);
+        }
+    }
+
+    /// Goes on with a session as it is known now: what nobody has is opened anew.
+    pub(super) fn finish<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+    ) {
+        let found = self.sessions.get_mut(&account).filter(|found| found.is_rebuilding);
+        let Some(found) = found else { return };
+        found.is_rebuilding = false;
+        self.timers.remove(&(found.rebuilt_by, account, u32::MAX));
+        found.streams.sort_by_key(|stream| stream.handle);
+        // A switch between two streams of one name was under way.
+        let is_open = |s: &Stream| matches!(s.state, StreamState::Bound { .. });
+        let open = found.streams.iter().filter(|s| is_open(s));
+        let open: Vec<_> = open.map(|s| (s.name.clone(), s.handle)).collect();
+        let (generation, waits) = (found.generation, !found.is_attached());
+        found.streams.retain(|old| {
+            let StreamState::Bound { owner, slot } = old.state else { return true };
+            let is_replaced =
+                open.iter().any(|(name, handle)| *name == old.name && *handle > old.handle);
+            if is_replaced {
+                let code = CloseCode::Goodbye;
+                io.out.control(owner, &LinkFrame::Unbind { slot, code });
+            } else if waits {
+                let code = CloseCode::Unavailable;
+                io.out.control(owner, &LinkFrame::Detach { slot, generation, code });
+            }
+            !is_replaced
+        });
+        let is_awaited = |s: &&Stream| matches!(s.state, StreamState::Awaited);
+        let awaited: Vec<u32> =
+            found.streams.iter().filter(is_awaited).map(|s| s.handle).collect();
+        for handle in awaited {
+            self.owner_away(io, account, handle);
+        }
+        self.release_held(io, account);
+    }
+
+    /// Tells the gate of a session what it is bound to, for a later home to hear.
+    pub(super) fn tell_wanted<O: Outlet>(out: &mut O, session: &Session, only: Option<u32>) {
+        let SessionLink::Attached { gate, conn } = session.link else { return };
+        let streams = session.streams.iter();
+        let streams = streams.filter(|stream| only.is_none_or(|only| stream.handle == only));
+        let streams = streams
+            .map(|s| Named { stream: s.handle, target: s.target, name: &s.name })
+            .collect();
+        let wanted = Wanted { conn, since_ms: session.since_ms, streams };
+        out.control(gate, &LinkFrame::Home(HomeFrame::Wanted(wanted)));
+    }
+}
+
+/// Tells a gate that a session that it tells of does not go on there.
+fn refuse<O: Outlet, P: Places + ?Sized>(
+    io: &mut Scope<'_, O, P>,
+    gate: WorkerId,
+    report: &Report<'_>,
+    code: CloseCode,
+) {
+    let (session, account) = (report.session, report.account);
+    match report.conn {
+        Some(conn) => {
+            let reason = match code {
+                CloseCode::Replaced => "a newer connection or login took over",
+                CloseCode::Unavailable => "the session's home has moved: resume",
+                _ => "the session has ended",
+            };
+            io.out.control(gate, &LinkFrame::Close { conn, code, reason });
+        }
+        None if code.may_resume() => {}
+        None => {
+            let over = HomeFrame::Over { session, account, code };
+            io.out.control(gate, &LinkFrame::Home(over));
+        }
+    }
+}
+
+fn adopt_at<O: Outlet, P: Places + ?Sized>(
+    io: &mut Scope<'_, O, P>,
+    owner: WorkerId,
+    (slot, session, account, stream): (Slot, SessionId, AccountId, u32),
+) {
+    let adopt = HomeFrame::Adopt { slot, session, account, stream };
+    io.out.control(owner, &LinkFrame::Home(adopt));
+}
+
+/// A stream that was open when its home was lost.
+fn opened(named: &Named<'_>, state: StreamState) -> Stream {
+    Stream {
+        handle: named.stream,
+        name: named.name.into(),
+        target: named.target,
+        required: false,
+        lasting: true,
+        tries: 0,
+        state,
+    }
+}
+
+/// A handle above all that may have been given out when `handle` was the highest known.
+fn above(handle: u32) -> u32 {
+    handle.saturating_add(HANDLES_SKIPPED) / HANDLES_SKIPPED * HANDLES_SKIPPED
+}
