@@ -72,6 +72,8 @@ pub struct NodeOptions {
     pub data: data::Options,
     /// How long a stopping worker waits for its last frames to leave.
     pub flush_wait: Duration,
+    /// How long a stopping node waits for other nodes to take over its sessions.
+    pub hand_over_wait: Duration,
     /// How long [`NodeHandle::stats`] and [`NodeHandle::ask`] wait for a worker.
     pub answer_wait: Duration,
 }
@@ -99,6 +101,7 @@ impl NodeOptions {
             renew_every: Duration::from_secs(5),
             data: data::Options::default(),
             flush_wait: Duration::from_secs(2),
+            hand_over_wait: Duration::from_secs(10),
             answer_wait: Duration::from_secs(2),
         }
     }
@@ -321,6 +324,9 @@ pub struct NodeHandle {
     pool: Pool,
     crew: Crew,
     flush_wait: Duration,
+    hand_over_wait: Duration,
+    /// As it is listed.
+    info: NodeInfo,
     running: RwLock<Option<Running>>,
 }
 
@@ -451,6 +457,7 @@ impl Node {
         let mut info = listing(app, &options, (incarnation, workers), mesh_addr);
         info.started_ms = clock.wall().0;
         let listed = cluster.register(clock.now(), info.clone()).map_err(NodeError::from);
+        let own_info = info.clone();
         let lease = Lease { cluster: cluster.clone(), info, renew_every: options.renew_every };
         let stuck_after = options.stuck_after;
         let keeper_beacons = beacons.clone();
@@ -498,6 +505,8 @@ impl Node {
             pool,
             crew,
             flush_wait: options.flush_wait,
+            hand_over_wait: options.hand_over_wait,
+            info: own_info,
             running: RwLock::new(Some(Running { threads, keeper, pacemakers })),
         };
         for (puller, worker) in pullers.into_iter().zip((0..workers).cycle()) {
@@ -790,11 +799,13 @@ impl NodeHandle {
         running.as_ref()?.pacemakers.first()?.audit()
     }
 
-    /// Takes the node off the list, ends its sessions, closes its streams, and waits until its
-    /// last frames have left. A second call reports nothing.
+    /// Hands its sessions over to the other nodes, takes the node off the list, ends what sessions
+    /// nobody has taken, closes its streams, and waits until its last frames have left. A second
+    /// call reports nothing.
     pub fn stop(&self) -> StopReport {
         let running = self.running.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(running) = running else { return StopReport::default() };
+        self.hand_over();
         running.keeper.stop();
         // While the entities that their jobs call are still there.
         let left = self.crew.stop(self.flush_wait);
@@ -809,6 +820,40 @@ impl NodeHandle {
         StopReport { workers }
     }
 }
+
+impl NodeHandle {
+    /// Has other nodes take over the sessions that are at home here, if there are such nodes.
+    fn hand_over(&self) {
+        let me = self.incarnation;
+        let has_others = || {
+            let directory = self.cluster.directory();
+            directory.offering(SESSION_KIND).any(|info| info.incarnation != me)
+        };
+        if !self.info.offers(SESSION_KIND) || !has_others() {
+            return;
+        }
+        let info = NodeInfo { draining: true, ..self.info.clone() };
+        if let Err(error) = self.cluster.register(self.clock.now(), info) {
+            return tracing::warn!(%error, "sessions cannot be handed over");
+        }
+        let is_done = move |worker: &mut Worker| {
+            let directory = worker.directory();
+            let is_told = directory.node(me).is_none_or(|info| info.draining);
+            is_told && worker.sessions_left() == 0
+        };
+        let until = self.clock.now() + self.hand_over_wait;
+        while has_others() && self.clock.now() < until {
+            // A worker that has panicked has nothing to hand over.
+            if (0..self.workers()).all(|w| self.ask(w, is_done).unwrap_or(true)) {
+                return;
+            }
+            thread::park_timeout(LOOK_EVERY);
+        }
+    }
+}
+
+/// How often a stopping node looks whether its sessions have gone.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Drop for NodeHandle {
     fn drop(&mut self) {

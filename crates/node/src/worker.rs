@@ -259,6 +259,12 @@ impl Worker {
         self.homes.list(first, max)
     }
 
+    /// Sessions that are at home here, or that their next home has not taken yet.
+    pub fn sessions_left(&self) -> usize {
+        let stats = self.homes.stats();
+        stats.sessions + stats.leaving
+    }
+
     /// What there is to tell about entities and peers.
     pub fn poll_report(&mut self) -> Option<Report> {
         self.reports.pop_front()

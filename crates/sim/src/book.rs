@@ -44,6 +44,8 @@ pub struct Book {
     pub nodes_die: bool,
     pub node_deaths: Vec<Instant>,
     pub gate_deaths: Vec<Instant>,
+    /// When a node was last killed or made to go.
+    pub node_end: Option<Instant>,
     calls: BTreeMap<u64, (Instant, Duration, &'static str)>,
     calls_made: u64,
     tags: u64,

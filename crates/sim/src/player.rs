@@ -43,6 +43,7 @@ struct Command {
     to_agent: bool,
     is_tell: bool,
     fate: Fate,
+    since: Instant,
 }
 
 struct Open {
@@ -221,7 +222,8 @@ impl Player {
         let Ok(request) = started else { return };
         self.n = n;
         let to_agent = stream == "agent";
-        self.commands.insert(n, Command { to_agent, is_tell: false, fate: Fate::Unknown });
+        let (is_tell, fate, since) = (false, Fate::Unknown, cluster.now());
+        self.commands.insert(n, Command { to_agent, is_tell, fate, since });
         let expected = answer(if to_agent { self.account } else { 0 }, self.life, n);
         let may_fail = matches!(method, "chain" | "duel" | "enter");
         let since = cluster.now();
@@ -244,7 +246,8 @@ impl Player {
             self.n = n;
             self.tells.insert(tell, n);
             let to_agent = stream == "agent";
-            self.commands.insert(n, Command { to_agent, is_tell: true, fate: Fate::Unknown });
+            let (is_tell, fate, since) = (true, Fate::Unknown, cluster.now());
+            self.commands.insert(n, Command { to_agent, is_tell, fate, since });
         }
     }
 
@@ -522,6 +525,8 @@ impl Player {
                 Fate::Done if !applied => problems.push(format!("answers: {n} never ran")),
                 Fate::NotSent if applied => problems.push(format!("answers: {n} ran, not sent")),
                 // The others are requests whose client is gone, which may run out of time.
+                // It was in the mailbox of an entity that ended with its node.
+                Fate::Unknown if book.node_end > Some(command.since) => {}
                 Fate::Unknown if command.is_tell && !applied => {
                     if command.to_agent && newest > Some(n) {
                         problems.push(format!("order: tell {n} was left out"));

@@ -282,6 +282,7 @@ impl Script {
         let is_there = |n: &usize| self.cluster.is_up(*n) && !self.cluster.is_draining(*n);
         let others = (0..nodes).filter(|n| *n != node && is_there(n)).count();
         let pause = Duration::from_millis(100 + some % 4_000);
+        self.book.open().node_end = Some(self.cluster.now());
         if others > 0 && some.is_multiple_of(2) {
             self.cluster.drain_node(node, Duration::from_secs(30), pause);
         } else if self.cluster.is_up(node) {

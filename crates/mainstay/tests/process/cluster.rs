@@ -1,8 +1,13 @@
 //! Processes of one cluster file that find each other through their coordinator.
 
 use std::path::PathBuf;
-use std::sync::mpsc::channel;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
+
+use cluster::{Directory, NodeInfo};
+use mainstay::client::CallError as Refused;
+use mainstay::proto::{Incarnation, KindId};
 
 use super::*;
 
@@ -15,9 +20,17 @@ struct Layout(PathBuf);
 impl Layout {
     /// A gate and a node, and what else the file says.
     fn new(name: &str, more: &str) -> Layout {
-        let node =
-            r#""node": {"roles": ["node"], "workers": 1, "listen": {"mesh": "127.0.0.1:0"}}"#;
-        Layout::with(name, more, node)
+        Layout::with_nodes(name, more, &["node"])
+    }
+
+    /// A gate and nodes.
+    fn with_nodes(name: &str, more: &str, nodes: &[&str]) -> Layout {
+        let node = |name: &&str| {
+            format!(
+                r#""{name}": {{"roles": ["node"], "workers": 1, "listen": {{"mesh": "127.0.0.1:0"}}}}"#
+            )
+        };
+        Layout::with(name, more, &nodes.iter().map(node).collect::<Vec<_>>().join(","))
     }
 
     /// A gate and other processes.
@@ -83,38 +96,138 @@ pub(super) fn ring(player: &mut Polled) -> (u64, Vec<String>) {
     }
 }
 
-/// Polls until the session has ended; gives why.
-fn ended(player: &mut Polled) -> String {
-    let start = Instant::now();
-    loop {
-        match player.poll() {
-            Some(event @ Event::Ended { .. }) => return format!("{event:?}"),
-            Some(_) => {}
-            None => rest(),
-        }
-        assert!(start.elapsed() < PATIENCE, "the session goes on without its home");
-    }
-}
-
-/// What is in memory only goes with its process: the session ends, the client is told, and may
-/// come again at once.
+/// What is in memory only goes with its process, the session does not: the gate still has it, and
+/// tells the next home.
 #[test]
 fn a_gate_and_a_node_find_each_other_and_a_killed_node_is_replaced() {
     let layout = Layout::new("find", "");
     // The gate is there before anybody knows a node.
     let mut gate = layout.start("gate");
     let address = gate.address();
-    let mut ann = stubborn_player(address.clone(), None);
+    let mut ann = stubborn_player(address, None);
     let mut node = layout.start("node");
     assert_eq!(ring(&mut ann).0, 1);
     assert_eq!(ring(&mut ann).0, 2);
     node.child.kill().unwrap();
     node.child.wait().unwrap();
     let _node = layout.start("node");
-    let end = ended(&mut ann);
-    assert!(end.contains("SessionLost") && end.contains("log in again"), "{end}");
-    let mut ann = stubborn_player(address, None);
-    assert_eq!(ring(&mut ann).0, 1);
+    let (rings, events) = ring(&mut ann);
+    assert_eq!(rings, 1, "the bell began anew: {events:#?}");
+    let felt = ["Ended", "Lost {", "Connected"];
+    let is_felt = |event: &String| felt.iter().any(|e| event.starts_with(e));
+    assert!(!events.iter().any(is_felt), "{events:#?}");
+}
+
+/// Some who ring, each with a session of its own.
+struct Crowd {
+    players: Vec<Polled>,
+    answers: Receiver<Result<u64, String>>,
+    sender: Sender<Result<u64, String>>,
+    open: usize,
+    answered: Vec<u64>,
+    /// What else happened to any of them.
+    events: Vec<String>,
+}
+
+impl Crowd {
+    fn new(address: &Address, accounts: std::ops::Range<u64>) -> Crowd {
+        let (sender, answers) = channel();
+        let players = accounts.map(|account| player_of(address.clone(), account, None)).collect();
+        let (open, answered, events) = (0, Vec::new(), Vec::new());
+        let mut crowd = Crowd { players, answers, sender, open, answered, events };
+        crowd.until("all are in", |crowd| {
+            crowd.players.iter().all(|player| player.core().is_bound("bell"))
+        });
+        crowd.events.clear();
+        crowd
+    }
+
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&Crowd) -> bool) {
+        let start = Instant::now();
+        while !holds(self) {
+            for player in &mut self.players {
+                while let Some(event) = player.poll() {
+                    self.events.push(format!("{event:?}"));
+                }
+            }
+            while let Ok(answer) = self.answers.try_recv() {
+                self.open -= 1;
+                match answer {
+                    Ok(rings) => self.answered.push(rings),
+                    Err(error) => self.events.push(error),
+                }
+            }
+            assert!(start.elapsed() < PATIENCE, "{what}: {:#?}", self.events);
+            rest();
+        }
+    }
+
+    /// Each rings once, and hears the answer.
+    fn round(&mut self) {
+        for player in &mut self.players {
+            let sender = self.sender.clone();
+            let then = move |_: &mut _, reply: Result<u64, Refused>| {
+                drop(sender.send(reply.map_err(|error| format!("{error:?}"))));
+            };
+            player.request_then("bell", MethodId::of("ring"), &(), then).unwrap();
+            self.open += 1;
+        }
+        self.until("all are answered", |crowd| crowd.open == 0);
+    }
+
+    /// So often that what follows from a change has time to, whatever the machine is busy with.
+    fn play(&mut self, span: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < span {
+            self.round();
+        }
+    }
+}
+
+/// Which of two nodes has the bell.
+fn owner_of_the_bell(names: [&'static str; 2]) -> &'static str {
+    let kind = KindId::of("bell");
+    let node = |(n, name): (u64, &str)| {
+        let mut info = NodeInfo::new(name, Incarnation(n));
+        info.kinds = vec![kind];
+        Arc::new(info)
+    };
+    let directory = Directory::new(1, (1..).zip(names).map(node));
+    let owner = directory.owner_hint(EntityId::keyed(kind, 1)).unwrap();
+    names[owner.node.0 as usize - 1]
+}
+
+/// The bell is on one node, the homes of the players on both. The other node is killed, is back,
+/// and is then made to go in order. Nobody logs in again or even connects again, and each ring
+/// counts once.
+#[test]
+fn c18_homes_that_are_killed_and_drained_cost_no_login_and_no_message() {
+    let layout = Layout::with_nodes("homes", "", &["east", "west"]);
+    let mut gate = layout.start("gate");
+    let address = gate.address();
+    let with_bell = owner_of_the_bell(["east", "west"]);
+    let other = if with_bell == "east" { "west" } else { "east" };
+    let mut stays = layout.start(with_bell);
+    stays.wait_for("has started");
+    let mut victim = layout.start(other);
+    victim.wait_for("has started");
+    let mut crowd = Crowd::new(&address, 100..116);
+    crowd.play(Duration::from_millis(500));
+    victim.child.kill().unwrap();
+    victim.child.wait().unwrap();
+    crowd.play(Duration::from_secs(1));
+    let mut back = layout.start(other);
+    back.wait_for("has started");
+    crowd.play(Duration::from_secs(5));
+    back.signal("-TERM");
+    crowd.play(Duration::from_secs(3));
+    let (status, said) = back.end();
+    assert!(status.success(), "{said}");
+    crowd.play(Duration::from_secs(1));
+    assert!(crowd.events.is_empty(), "{:#?}", crowd.events);
+    crowd.answered.sort_unstable();
+    let all: Vec<u64> = (1..=crowd.answered.len() as u64).collect();
+    assert_eq!(crowd.answered, all, "each ring has counted once");
 }
 
 /// The gate had no address for links: it called the homes, and whoever had called it before could answer it. A

@@ -89,7 +89,9 @@ fn child() {
         Ok("clocks") => bells().entity::<Clockwork>().bind::<Clockwork>("clock", |_| 1),
         _ => bells(),
     };
-    let exit = mainstay::run_with(app, arguments.lines().map(str::to_owned), |_| {});
+    let exit = mainstay::run_with(app, arguments.lines().map(str::to_owned), |running| {
+        println!("{} has started", running.name());
+    });
     std::process::exit(match exit {
         Exit::Well => 0,
         Exit::Unfinished => 1,
@@ -192,10 +194,14 @@ fn player(address: Address) -> Polled {
 
 /// A player that tries so often to come in.
 fn stubborn_player(address: Address, tries_max: Option<u32>) -> Polled {
+    player_of(address, 7, tries_max)
+}
+
+fn player_of(address: Address, account: u64, tries_max: Option<u32>) -> Polled {
     let wall = Clock::system().wall();
     let expires = WallTime(wall.0 + 60_000);
     let name = "Ann".to_owned();
-    let claims = Claims { account: AccountId(7), level: 0, name, issued: wall, expires };
+    let claims = Claims { account: AccountId(account), level: 0, name, issued: wall, expires };
     let grant: Grant = TicketKeys::new(vec![(1, KEY)]).issue(&mut Random::from_os(), claims);
     let mut options = mainstay::client::Options::new(address);
     options.limits.tries_max = tries_max;

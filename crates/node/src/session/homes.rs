@@ -18,7 +18,7 @@ use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
 pub struct Homes {
     pub(super) me: WorkerId,
     pub(super) options: Options,
-    bindings: Bindings,
+    pub(super) bindings: Bindings,
     /// Boxed, because a tree's nodes are half empty.
     pub(super) sessions: BTreeMap<AccountId, Box<Session>>,
     /// Used tickets and when they expire, in wall-clock milliseconds.
@@ -466,7 +466,7 @@ impl Homes {
 
     /// Binds `target` to the session of `account` under `name`. What had that name is released
     /// when the new stream is open.
-    fn bind<O: Outlet, P: Places + ?Sized>(
+    pub(super) fn bind<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
         account: AccountId,
@@ -734,6 +734,12 @@ impl Homes {
         match session.link {
             SessionLink::Attached { gate, conn } if !silent => {
                 io.out.control(gate, &LinkFrame::Close { conn, code, reason });
+                if code == CloseCode::Replaced {
+                    // It is the session that is over, not one connection of it.
+                    let (session, account) = (session.id, session.account);
+                    let over = HomeFrame::Over { session, account, code };
+                    io.out.control(gate, &LinkFrame::Home(over));
+                }
             }
             SessionLink::Attached { .. } => {}
             SessionLink::Waiting { gate, .. } if gate.node != Incarnation::NONE => {

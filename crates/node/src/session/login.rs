@@ -5,7 +5,8 @@ use proto::frame::CloseCode;
 use proto::link::WorkerId;
 use proto::{AccountId, EntityId, SessionId};
 
-/// A login that passed the gate: who it is, for the game to choose what it is bound to.
+/// A login that passed the gate: who it is, for the game to choose what it is bound to. Asked for
+/// a session whose home and gate were lost together, name and address are empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login<'a> {
     /// The new session.

@@ -385,7 +385,10 @@ impl Homes {
             return waits && self.hold(from, None, frame);
         };
         if let Some(session) = self.sessions.get(&account) {
-            return session.is_rebuilding && self.hold(from, Some(account), frame);
+            // A used ticket may be on its way.
+            let may_be_used = self.moves.is_unsettled() && matches!(frame, LinkFrame::Open(_));
+            let waits = session.is_rebuilding || may_be_used;
+            return waits && self.hold(from, Some(account), frame);
         }
         if let Some(&to) = self.moves.away.get(&account) {
             if self.options.mutant != Some(Mutant::HandedOverDropped) {

@@ -12,6 +12,7 @@ use proto::link::{Held, HomeFrame, LinkFrame, Named, Report, Slot, Wanted, Worke
 use proto::{AccountId, SessionId};
 
 use super::home::{Session, SessionLink, Stream, StreamState};
+use super::login::{Binding, Login};
 use super::moves::SETTLE_WAIT;
 use super::{Homes, Outlet, Places, Scope};
 
@@ -46,6 +47,8 @@ impl Homes {
                 self.note_ended(io.now, id, account, CloseCode::Replaced);
                 return refuse(io, gate, report, CloseCode::Replaced);
             }
+            // One that waits may have been replaced long ago by one of which only owners have told.
+            Some(_) if report.conn.is_none() => return,
             _ if here.is_none() && !self.is_home_of(io, account) => return,
             _ => {
                 if here.is_some() {
@@ -146,7 +149,7 @@ impl Homes {
             generation,
             since_ms: 0,
             link: SessionLink::Waiting { until: now + self.options.resume_window, gate },
-            next_stream: HANDLES_SKIPPED,
+            next_stream: self.above(0),
             logged_in: false,
             tags: Vec::new(),
             streams: Vec::new(),
@@ -178,14 +181,15 @@ impl Homes {
     /// Takes note of the streams that a gate knows; whoever has them may have said so already.
     fn note_wanted(&mut self, account: AccountId, report: &Report<'_>) {
         let streams_max = self.options.session_streams();
+        let handles = report.streams.iter().map(|named| named.stream);
+        let next_stream = self.above(handles.fold(report.last_stream, u32::max));
         let Some(found) = self.sessions.get_mut(&account) else { return };
         if !found.is_rebuilding {
             return;
         }
         found.since_ms = found.since_ms.max(report.since_ms);
-        found.next_stream = found.next_stream.max(above(report.last_stream));
+        found.next_stream = found.next_stream.max(next_stream);
         for named in &report.streams {
-            found.next_stream = found.next_stream.max(above(named.stream));
             let is_known = found.streams.iter().any(|s| s.handle == named.stream);
             if !is_known && found.streams.len() < streams_max {
                 found.streams.push(opened(named, StreamState::Awaited));
@@ -214,10 +218,11 @@ impl Homes {
             None => self.rebuild(io.now, (id, account), held.level, held.generation),
             // Which of the two is over is not known before a gate has told of them.
             Some(other) if other.id != id && other.is_rebuilding => return,
-            Some(other) if other.id != id => return unbind(io, CloseCode::Replaced),
+            Some(other) if other.id != id => return unbind(io, CloseCode::Unavailable),
             Some(_) => {}
         }
         let bound = StreamState::Bound { owner, slot };
+        let next_stream = self.above(handle);
         let streams_max = self.options.session_streams();
         let found = self.sessions.get_mut(&account).expect("it is here");
         let has_room = found.streams.len() < streams_max;
@@ -247,7 +252,7 @@ impl Homes {
             _ => return unbind(io, CloseCode::Unavailable),
         }
         if found.is_rebuilding {
-            found.next_stream = found.next_stream.max(above(handle));
+            found.next_stream = found.next_stream.max(next_stream);
             if let Some((logged_in, tags)) = &held.tags {
                 found.logged_in = *logged_in;
                 found.tags = tags.iter().map(|tag| Box::from(*tag)).collect();
@@ -330,7 +335,35 @@ impl Homes {
         for handle in awaited {
             self.owner_away(io, account, handle);
         }
+        self.bind_anew(io, account);
         self.release_held(io, account);
+    }
+
+    /// If no gate has told of a session, streams of which no owner has told either are known to
+    /// nobody: those that each session of its account begins with are opened anew.
+    fn bind_anew<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+    ) {
+        let Some(found) = self.sessions.get(&account).filter(|found| found.since_ms == 0) else {
+            return;
+        };
+        let (session, level, name, address) = (found.id, found.level, "", "");
+        let login = Login { session, account, level, name, address };
+        let is_there = |binding: &Binding| found.streams.iter().any(|s| *s.name == *binding.name);
+        let bindings = self.bindings.choose(&login).unwrap_or_default();
+        let missing: Vec<Binding> = bindings.into_iter().filter(|b| !is_there(b)).collect();
+        for binding in missing {
+            self.bind(io, account, &binding.name, binding.target);
+        }
+    }
+
+    /// A handle above all that may have been given out when `handle` was the highest known. Two
+    /// homes, one lost after the other, do not begin with the same.
+    fn above(&self, handle: u32) -> u32 {
+        let own = (self.me.node.0 ^ u64::from(self.me.worker) << 4) as u32 & (HANDLES_SKIPPED - 16);
+        handle.saturating_add(HANDLES_SKIPPED) / HANDLES_SKIPPED * HANDLES_SKIPPED + own
     }
 
     /// Tells the gate of a session what it is bound to, for a later home to hear.
@@ -391,9 +424,4 @@ fn opened(named: &Named<'_>, state: StreamState) -> Stream {
         tries: 0,
         state,
     }
-}
-
-/// A handle above all that may have been given out when `handle` was the highest known.
-fn above(handle: u32) -> u32 {
-    handle.saturating_add(HANDLES_SKIPPED) / HANDLES_SKIPPED * HANDLES_SKIPPED
 }
