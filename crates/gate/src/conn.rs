@@ -7,7 +7,7 @@ use proto::link::{Slot, WorkerId};
 use proto::{AccountId, KindId, SessionId};
 
 use crate::bucket::Bucket;
-use crate::homes::Bound;
+use crate::homes::Known;
 
 /// One client connection.
 #[derive(Debug)]
@@ -53,10 +53,8 @@ pub(crate) struct Session {
     pub(crate) level: u8,
     pub(crate) generation: u64,
     pub(crate) home: WorkerId,
-    /// When it began, by the wall clock of its first home.
-    pub(crate) since_ms: u64,
-    /// What it is bound to.
-    pub(crate) bound: Vec<Bound>,
+    /// What a later home would have to hear of it.
+    pub(crate) known: Box<Known>,
     /// Present until the home's `Welcome`.
     pub(crate) waiting: Option<Box<Waiting>>,
     pub(crate) routes: Routes,

@@ -56,15 +56,23 @@ pub(crate) struct Bound {
     name: Arc<str>,
 }
 
+/// What a later home of a session would have to hear.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// When it began, by the wall clock of its first home.
+    since_ms: u64,
+    /// What it is bound to.
+    bound: Vec<Bound>,
+}
+
 #[derive(Debug)]
 struct Parked {
     account: AccountId,
     level: u8,
     generation: u64,
-    since_ms: u64,
     home: WorkerId,
     last_stream: u32,
-    bound: Vec<Bound>,
+    known: Known,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -168,9 +176,10 @@ impl Gate {
         let Some(session) = self.conns.get_mut(wanted.conn).and_then(Conn::session_mut) else {
             return;
         };
-        session.since_ms = wanted.since_ms;
+        session.known.since_ms = wanted.since_ms;
         for (named, name) in wanted.streams.iter().zip(names) {
-            let Session { bound, routes, .. } = session;
+            let Session { known, routes, .. } = session;
+            let bound = &mut known.bound;
             let has_ended =
                 |stream| routes.iter().any(|r| r.stream == stream && r.lead == Lead::Ended);
             bound.retain(|old| {
@@ -258,7 +267,7 @@ impl Gate {
         // A resume was under way: its owners may not have heard of this connection, and what the
         // client has seen was known to the lost home alone.
         let is_routed = |bound: &Bound| session.route(bound.stream).is_some();
-        let is_whole = session.generation == 1 || session.bound.iter().all(is_routed);
+        let is_whole = session.generation == 1 || session.known.bound.iter().all(is_routed);
         if session.waiting.is_some() || !is_whole || self.options.mutant == Some(Mutant::HomesEnd) {
             // The home hears of it all the same: maybe only this link is lost.
             self.end(now, slot, &End::new(CloseCode::Unavailable, "a server was lost, resume"));
@@ -304,10 +313,10 @@ impl Gate {
             account: session.account,
             level: session.level,
             generation: session.generation,
-            since_ms: session.since_ms,
+            since_ms: session.known.since_ms,
             lost: session.home,
             last_stream: session.last_stream(),
-            streams: session.bound.iter().map(Bound::named).collect(),
+            streams: session.known.bound.iter().map(Bound::named).collect(),
         };
         let frame = LinkFrame::Home(HomeFrame::Report(report));
         let _ = self.mesh.send_reply(now, home, |out| frame.encode(home.worker, out));
@@ -327,10 +336,10 @@ impl Gate {
                 account: parked.account,
                 level: parked.level,
                 generation: parked.generation,
-                since_ms: parked.since_ms,
+                since_ms: parked.known.since_ms,
                 lost: parked.home,
                 last_stream: parked.last_stream,
-                streams: parked.bound.iter().map(Bound::named).collect(),
+                streams: parked.known.bound.iter().map(Bound::named).collect(),
             };
             self.send(now, home, &LinkFrame::Home(HomeFrame::Report(report)));
             parked.home = home;
@@ -355,10 +364,9 @@ impl Gate {
                 account: session.account,
                 level: session.level,
                 generation: session.generation,
-                since_ms: session.since_ms,
                 home: session.home,
                 last_stream: session.last_stream(),
-                bound: session.bound.clone(),
+                known: Known::clone(&session.known),
             };
             self.homes.parked.insert(session.id, parked);
             self.homes.parked_order.push_back((now + self.homes.window, session.id));
@@ -379,13 +387,13 @@ impl Session {
     /// The highest handle of a stream that was heard of.
     fn last_stream(&self) -> u32 {
         let routed = self.routes.iter().map(|route| route.stream);
-        routed.chain(self.bound.iter().map(|bound| bound.stream)).max().unwrap_or(0)
+        routed.chain(self.known.bound.iter().map(|bound| bound.stream)).max().unwrap_or(0)
     }
 
     /// A stream has ended; if it may go on elsewhere its name is still wanted.
     pub(crate) fn unbound(&mut self, stream: u32, code: CloseCode) {
         if code != CloseCode::Unavailable {
-            self.bound.retain(|bound| bound.stream != stream);
+            self.known.bound.retain(|bound| bound.stream != stream);
         }
     }
 }

@@ -254,8 +254,7 @@ impl Gate {
             level: proved.level,
             generation: proved.generation,
             home,
-            since_ms: 0,
-            bound: Vec::new(),
+            known: Box::default(),
             waiting: Some(Box::new(Waiting {
                 secret: proved.secret,
                 held: Vec::new(),

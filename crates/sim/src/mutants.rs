@@ -25,7 +25,7 @@ pub enum Mutant {
 }
 
 /// Those of the suite of sessions, by the names of the command line.
-const SESSIONS: [(&str, Mutant); 18] = [
+const SESSIONS: [(&str, Mutant); 14] = [
     ("duplicates-taken", Mutant::Session(Session::DuplicatesTaken)),
     ("nothing-replayed", Mutant::Session(Session::NothingReplayed)),
     ("any-generation", Mutant::Session(Session::AnyGeneration)),
@@ -40,6 +40,10 @@ const SESSIONS: [(&str, Mutant); 18] = [
     ("held-dropped", Mutant::Gate(Gate::HeldDropped)),
     ("breaks-untold", Mutant::Gate(Gate::EndsUntold)),
     ("groups-kept", Mutant::Gate(Gate::GroupsKept)),
+];
+
+/// Those of the suite of homes.
+const HOMES: [(&str, Mutant); 4] = [
     ("nothing-held", Mutant::Session(Session::NothingHeld)),
     ("handed-over-dropped", Mutant::Session(Session::HandedOverDropped)),
     ("moves-untold", Mutant::Session(Session::MovesUntold)),
@@ -67,6 +71,7 @@ const SLOTS: [(&str, Mutant); 1] = [("slots-unfenced", Mutant::Rule(Rule::SlotsU
 pub fn of(suite: Suite) -> &'static [(&'static str, Mutant)] {
     match suite {
         Suite::Sessions => &SESSIONS,
+        Suite::Homes => &HOMES,
         Suite::Data => &DATA,
         Suite::Slots => &SLOTS,
     }

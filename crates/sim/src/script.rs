@@ -72,17 +72,25 @@ impl Sights {
             ("resume windows over", self.expired),
             ("logins refused", self.logins_refused),
             ("goodbyes", self.goodbyes),
+        ]
+    }
+
+    /// The same, with what happens only where nodes die.
+    fn of_homes(&self) -> Vec<(&'static str, u64)> {
+        let mut list = self.list();
+        list.extend([
             ("sessions handed over", self.handed_over),
             ("sessions put together again", self.rebuilt),
             ("frames that waited for a session", self.held),
             ("frames passed on to a new home", self.passed),
-        ]
+        ]);
+        list
     }
 }
 
 /// Runs one seed.
-pub fn run(seed: u64, mutant: Option<Mutant>, notes_max: usize) -> Outcome {
-    let mut script = Script::new(seed, mutant, notes_max);
+pub fn run(seed: u64, mutant: Option<Mutant>, notes_max: usize, nodes_die: bool) -> Outcome {
+    let mut script = Script::new((seed, mutant), notes_max, nodes_die);
     if let Some(text) = caught(|| script.play()) {
         script.book.open().violation(text);
     }
@@ -98,10 +106,12 @@ struct Script {
     players: Vec<Player>,
     started: Instant,
     looked_at: Instant,
+    /// Of the suite where nodes die.
+    with_homes: bool,
 }
 
 impl Script {
-    fn new(seed: u64, mutant: Option<Mutant>, notes_max: usize) -> Self {
+    fn new((seed, mutant): (u64, Option<Mutant>), notes_max: usize, nodes_die: bool) -> Self {
         // Not the cluster's own randomness, so that a change of the game leaves the script alone.
         let mut random = Random::from_seed(seed ^ 0x5eed_0001);
         let book = Shared::default();
@@ -128,7 +138,7 @@ impl Script {
             options.sessions.group_ring_frames_max = 3;
         }
         options.sessions.resume_window = laws.window;
-        laws.nodes_die = !is_calm && random.chance(1, 3);
+        laws.nodes_die = nodes_die && !is_calm;
         book.open().nodes_die = laws.nodes_die;
         if let Some(mutant) = mutant {
             mutant.put(&mut options);
@@ -145,6 +155,7 @@ impl Script {
             players: Vec::new(),
             started,
             looked_at: started,
+            with_homes: nodes_die,
         }
     }
 
@@ -284,7 +295,9 @@ impl Script {
         let pause = Duration::from_millis(100 + some % 4_000);
         self.book.open().node_end = Some(self.cluster.now());
         if others > 0 && some.is_multiple_of(2) {
-            self.cluster.drain_node(node, Duration::from_secs(30), pause);
+            let most = Duration::from_secs(30);
+            self.book.open().node_end = Some(self.cluster.now() + most);
+            self.cluster.drain_node(node, most, pause);
         } else if self.cluster.is_up(node) {
             let now = self.cluster.now();
             self.book.open().node_deaths.push(now);
@@ -492,7 +505,7 @@ impl Script {
         Outcome {
             violations: book.violations().to_vec(),
             faults: Tally(self.cluster.counts().list().to_vec()),
-            sights: Tally(sights.list()),
+            sights: Tally(if self.with_homes { sights.of_homes() } else { sights.list() }),
             hash: self.cluster.trace().hash(),
             simulated: self.cluster.now() - self.started,
             notes: self.cluster.notes().map(str::to_owned).collect(),

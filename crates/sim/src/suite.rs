@@ -9,6 +9,8 @@ use crate::{data, script, slots};
 pub enum Suite {
     /// Gates, sessions and streams of clients.
     Sessions,
+    /// The same, with nodes that are killed and drained.
+    Homes,
     /// Entities kept in a store.
     Data,
     /// Slots that move between shards.
@@ -19,7 +21,8 @@ impl Suite {
     /// Runs one seed. `notes_max` lines of what happened last are kept.
     pub fn run(self, seed: u64, mutant: Option<Mutant>, notes_max: usize) -> Outcome {
         match self {
-            Suite::Sessions => script::run(seed, mutant, notes_max),
+            Suite::Sessions => script::run(seed, mutant, notes_max, false),
+            Suite::Homes => script::run(seed, mutant, notes_max, true),
             Suite::Data => data::run(seed, mutant, notes_max),
             Suite::Slots => slots::run(seed, mutant, notes_max),
         }
@@ -28,7 +31,8 @@ impl Suite {
     /// What need not be seen even in a long run.
     pub fn rare(self) -> &'static [&'static str] {
         match self {
-            Suite::Sessions => &["sessions lost"],
+            Suite::Sessions => &["sessions lost", "nodes killed", "nodes drained"],
+            Suite::Homes => &["sessions lost"],
             // Only a node that was declared dead in the middle of one gives up on knowing.
             Suite::Data => &["deals of unknown outcome"],
             Suite::Slots => &[],
@@ -39,6 +43,7 @@ impl Suite {
     pub fn flag(self) -> &'static str {
         match self {
             Suite::Sessions => "",
+            Suite::Homes => " --suite homes",
             Suite::Data => " --suite data",
             Suite::Slots => " --suite slots",
         }

@@ -294,10 +294,13 @@ fn a_session_without_a_home_goes_on_and_is_told_of_until_it_has_one() {
     rig.gate.handle_peer_down(rig.now, NODE);
     rig.drain();
     rig.pass(millis(600));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Report Some(0) account 7 generation 1 []
         -> Report Some(0) account 7 generation 1 []
-    "#]]);
+    "#]],
+    );
     let homed = |generation| {
         let (conn, session, account) = (player.conn, player.session, AccountId(7));
         LinkFrame::Home(HomeFrame::Homed { conn, session, account, generation })
@@ -307,13 +310,18 @@ fn a_session_without_a_home_goes_on_and_is_told_of_until_it_has_one() {
     check(&mut rig, expect![[""]]);
     // One who believes in another connection is told that it is gone.
     rig.home(&homed(2));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Detached account 7 generation 2 GoingAway
-    "#]]);
+    "#]],
+    );
     // For ever it waits not.
     rig.gate.handle_peer_down(rig.now, NODE);
     rig.pass(millis(60_600));
-    check(&mut rig, expect![[r#"
+    check(
+        &mut rig,
+        expect![[r#"
         -> Report Some(0) account 7 generation 1 []
         -> Report Some(0) account 7 generation 1 []
         -> Report Some(0) account 7 generation 1 []
@@ -353,7 +361,8 @@ fn a_session_without_a_home_goes_on_and_is_told_of_until_it_has_one() {
         c0 Close Idle silent for too long
         c0 closed
         -> Detached account 7 generation 1 Idle
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-use cluster::{Directory, NodeInfo};
+use ::cluster::{Directory, NodeInfo};
 use mainstay::client::CallError as Refused;
 use mainstay::proto::{Incarnation, KindId};
 

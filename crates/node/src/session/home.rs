@@ -33,9 +33,15 @@ pub(super) struct Session {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SessionLink {
-    Attached { gate: WorkerId, conn: Slot },
+    Attached {
+        gate: WorkerId,
+        conn: Slot,
+    },
     /// `gate`: where it was connected last, if that is known.
-    Waiting { until: Instant, gate: WorkerId },
+    Waiting {
+        until: Instant,
+        gate: WorkerId,
+    },
 }
 
 #[derive(Debug)]

@@ -69,6 +69,11 @@ pub trait Places {
         0
     }
 
+    /// Whether a node is there at all.
+    fn is_listed(&self, _node: Incarnation) -> bool {
+        true
+    }
+
     /// Whether a later life of the same node is there.
     fn is_followed(&self, _node: Incarnation) -> bool {
         false

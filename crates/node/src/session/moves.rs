@@ -141,7 +141,9 @@ impl Homes {
         let mut pasts: BTreeMap<WorkerId, Past> = BTreeMap::new();
         let mut full = Vec::new();
         for (&session, &(expires, account)) in &self.used {
-            let Some(home) = io.places.home_of(account).filter(|home| *home != me) else { continue };
+            let Some(home) = io.places.home_of(account).filter(|home| *home != me) else {
+                continue;
+            };
             let past = pasts.entry(home).or_default();
             past.used.push((session, account, expires));
             if past.used.len() == PAST_MAX {
@@ -151,7 +153,9 @@ impl Homes {
         for &(until, session) in &self.ended_order {
             let Some(end) = self.ended.get(&session) else { continue };
             let account = end.account;
-            let Some(home) = io.places.home_of(account).filter(|home| *home != me) else { continue };
+            let Some(home) = io.places.home_of(account).filter(|home| *home != me) else {
+                continue;
+            };
             let past = pasts.entry(home).or_default();
             past.ended.push((session, account, end.code, millis(until, io.now)));
             if past.ended.len() == PAST_MAX {
@@ -396,10 +400,8 @@ impl Homes {
             }
             return true;
         }
-        let begins = matches!(
-            frame,
-            LinkFrame::Open(_) | LinkFrame::Resume { .. } | LinkFrame::Kick { .. }
-        );
+        let begins =
+            matches!(frame, LinkFrame::Open(_) | LinkFrame::Resume { .. } | LinkFrame::Kick { .. });
         let home = io.places.home_of(account).filter(|home| begins && *home != self.me);
         if let Some(to) = home {
             self.pass(io, from, to, frame);
@@ -498,9 +500,9 @@ impl Homes {
         self.stats.taken_over += 1;
         let account = handed.account;
         self.moves.away.remove(&account);
-        self.moves.in_flight.retain(|_, (_, item)| {
-            !matches!(item, Item::Session(session) if session.account == account)
-        });
+        self.moves.in_flight.retain(
+            |_, (_, item)| !matches!(item, Item::Session(session) if session.account == account),
+        );
         let session = unpacked(handed, io.now, &self.options);
         let ticket = handed.ticket;
         io.out.control(from, &LinkFrame::Home(HomeFrame::Taken { ticket }));
@@ -539,11 +541,8 @@ impl Homes {
         handed: Box<Session>,
     ) -> Box<Session> {
         if here.id != handed.id {
-            let (older, newer) = if here.since_ms <= handed.since_ms {
-                (here, handed)
-            } else {
-                (handed, here)
-            };
+            let (older, newer) =
+                if here.since_ms <= handed.since_ms { (here, handed) } else { (handed, here) };
             self.stats.replaced += 1;
             self.note_ended(io.now, older.id, older.account, CloseCode::Replaced);
             let reason = "the account logged in elsewhere";
@@ -567,9 +566,7 @@ impl Homes {
         }
         for stream in &other.streams {
             let StreamState::Bound { owner, slot } = stream.state else { continue };
-            let is_it = |s: &Stream| {
-                matches!(s.state, StreamState::Bound { owner: o, slot: s } if (o, s) == (owner, slot))
-            };
+            let is_it = |s: &Stream| matches!(s.state, StreamState::Bound { owner: o, slot: s } if (o, s) == (owner, slot));
             if !kept.streams.iter().any(is_it) {
                 adopt(io.out, &other, stream);
                 let code = CloseCode::Unavailable;
@@ -589,12 +586,24 @@ impl Homes {
             return;
         }
         let Some(found) = self.sessions.get(&account) else { return };
-        if let SessionLink::Attached { gate, conn } = found.link {
-            let (session, generation) = (found.id, found.generation);
-            let homed = HomeFrame::Homed { conn, session, account, generation };
-            io.out.control(gate, &LinkFrame::Home(homed));
-        }
         found.streams.iter().for_each(|stream| adopt(io.out, found, stream));
+        // Of those who have gone before it came here nobody will tell this home.
+        let is_gone = |owner: WorkerId| !io.places.is_listed(owner.node);
+        let lost = found.streams.iter().filter(|stream| stream.owner().is_some_and(is_gone));
+        let lost: Vec<u32> = lost.map(|stream| stream.handle).collect();
+        let (link, session, generation) = (found.link, found.id, found.generation);
+        if let SessionLink::Attached { gate, conn } = link {
+            if is_gone(gate) {
+                let (place, code) = ((gate, conn), CloseCode::Unavailable);
+                self.detached(io, place, (session, account), generation, code);
+            } else {
+                let homed = HomeFrame::Homed { conn, session, account, generation };
+                io.out.control(gate, &LinkFrame::Home(homed));
+            }
+        }
+        for handle in lost {
+            self.owner_away(io, account, handle);
+        }
     }
 
     /// Sets all timers of a session that was not here.
@@ -679,9 +688,7 @@ fn packed<'a>(ticket: u64, session: &'a Session, now: Instant) -> HandOver<'a> {
                 seen: *seen,
                 groups: groups.clone(),
             },
-            StreamState::Bound { owner, slot } => {
-                HandedState::Bound { owner: *owner, slot: *slot }
-            }
+            StreamState::Bound { owner, slot } => HandedState::Bound { owner: *owner, slot: *slot },
         },
     });
     HandOver {

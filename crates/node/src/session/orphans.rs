@@ -159,14 +159,9 @@ impl<E: Entities> Streams<E> {
                 generation: stream.generation,
                 slot: info.slot,
                 lost: stream.home,
-                stream: Named {
-                    stream: stream.handle,
-                    target: stream.target,
-                    name: &info.stream,
-                },
-                tags: tags.map(|(logged_in, tags)| {
-                    (*logged_in, tags.iter().map(|tag| &**tag).collect())
-                }),
+                stream: Named { stream: stream.handle, target: stream.target, name: &info.stream },
+                tags: tags
+                    .map(|(logged_in, tags)| (*logged_in, tags.iter().map(|tag| &**tag).collect())),
             };
             io.out.control(home, &LinkFrame::Home(HomeFrame::Held(held)));
         }
@@ -198,7 +193,13 @@ impl<E: Entities> Streams<E> {
     }
 
     /// A home has ended the session of a stream.
-    pub(super) fn note_ending(&mut self, now: Instant, slot: Slot, home: WorkerId, code: CloseCode) {
+    pub(super) fn note_ending(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        home: WorkerId,
+        code: CloseCode,
+    ) {
         // A stream may end by itself with these, and a goodbye is known to the gate.
         if matches!(code, CloseCode::Goodbye | CloseCode::Unavailable) {
             return;

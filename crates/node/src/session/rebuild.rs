@@ -77,8 +77,7 @@ impl Homes {
     ) -> bool {
         let account = report.account;
         let found = self.sessions.get(&account).expect("the caller looked");
-        let (link, generation, is_rebuilding) =
-            (found.link, found.generation, found.is_rebuilding);
+        let (link, generation, is_rebuilding) = (found.link, found.generation, found.is_rebuilding);
         let is_it = |conn: Slot| matches!(link, SessionLink::Attached { gate: g, conn: c } if (g, c) == (gate, conn));
         if report.lost == self.me {
             // It was not this home that was lost but the way to it, and what was on the way.
@@ -227,12 +226,8 @@ impl Homes {
         let found = self.sessions.get_mut(&account).expect("it is here");
         let has_room = found.streams.len() < streams_max;
         let known = found.streams.iter_mut().find(|stream| stream.handle == handle);
-        let is_same = |state: &StreamState| {
-            matches!(state, &StreamState::Bound { owner: o, slot: s } if (o, s) == (owner, slot))
-        };
-        let is_asked = |state: &StreamState| {
-            matches!(state, &StreamState::Asked { owner: o, .. } if o == owner)
-        };
+        let is_same = |state: &StreamState| matches!(state, &StreamState::Bound { owner: o, slot: s } if (o, s) == (owner, slot));
+        let is_asked = |state: &StreamState| matches!(state, &StreamState::Asked { owner: o, .. } if o == owner);
         match known {
             // The way to this home broke, and what was on it is lost.
             Some(stream) if held.lost == self.me && is_same(&stream.state) => {
@@ -330,8 +325,7 @@ impl Homes {
             !is_replaced
         });
         let is_awaited = |s: &&Stream| matches!(s.state, StreamState::Awaited);
-        let awaited: Vec<u32> =
-            found.streams.iter().filter(is_awaited).map(|s| s.handle).collect();
+        let awaited: Vec<u32> = found.streams.iter().filter(is_awaited).map(|s| s.handle).collect();
         for handle in awaited {
             self.owner_away(io, account, handle);
         }
@@ -371,9 +365,8 @@ impl Homes {
         let SessionLink::Attached { gate, conn } = session.link else { return };
         let streams = session.streams.iter();
         let streams = streams.filter(|stream| only.is_none_or(|only| stream.handle == only));
-        let streams = streams
-            .map(|s| Named { stream: s.handle, target: s.target, name: &s.name })
-            .collect();
+        let streams =
+            streams.map(|s| Named { stream: s.handle, target: s.target, name: &s.name }).collect();
         let wanted = Wanted { conn, since_ms: session.since_ms, streams };
         out.control(gate, &LinkFrame::Home(HomeFrame::Wanted(wanted)));
     }

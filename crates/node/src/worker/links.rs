@@ -82,6 +82,10 @@ impl Places for View {
         self.directory.borrow().home_layout()
     }
 
+    fn is_listed(&self, node: Incarnation) -> bool {
+        self.directory.borrow().node(node).is_some()
+    }
+
     fn is_followed(&self, node: Incarnation) -> bool {
         self.directory.borrow().is_followed(node)
     }

@@ -7,7 +7,7 @@ use node::session::{
     Places, Scope, Streams,
 };
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame};
-use proto::link::{HomeFrame, Admission, GroupId, LinkFrame, Selected, Slot, WorkerId};
+use proto::link::{Admission, GroupId, HomeFrame, LinkFrame, Selected, Slot, WorkerId};
 use proto::stream::{Arrival, Inbound, Limits, Outbound};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
 

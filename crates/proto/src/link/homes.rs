@@ -213,11 +213,9 @@ impl<'a> HomeFrame<'a> {
             kind::HAND_OVER => HomeFrame::HandOver(HandOver::decode(r)?),
             kind::PAST => HomeFrame::Past(Past::decode(r)?),
             kind::TAKEN => HomeFrame::Taken { ticket: r.varint()? },
-            kind::PASS => HomeFrame::Pass {
-                from: read_worker(r)?,
-                hops: r.byte()?,
-                payload: r.take_rest(),
-            },
+            kind::PASS => {
+                HomeFrame::Pass { from: read_worker(r)?, hops: r.byte()?, payload: r.take_rest() }
+            }
             kind::SETTLED => HomeFrame::Settled { layout: r.u64()? },
             other => return Err(WireError::Kind(other)),
         })

@@ -106,8 +106,10 @@ fn a_frame_cut_at_any_byte_is_truncated_or_another_whole_frame() {
             match LinkFrame::decode(&payload[..cut]) {
                 Err(error) => assert_eq!(error, WireError::Truncated),
                 Ok((_, frame)) => {
-                    let carries =
-                        ["up", "down", "cast", "call", "answer", "publish", "select", "forward", "pass"];
+                    let carries = [
+                        "up", "down", "cast", "call", "answer", "publish", "select", "forward",
+                        "pass",
+                    ];
                     assert!(carries.contains(&samples::link_kind(&frame)), "{frame:?}");
                 }
             }
