@@ -50,6 +50,10 @@ impl Homes {
             // One that waits may have been replaced long ago by one of which only owners have told.
             Some(_) if report.conn.is_none() => return,
             _ if here.is_none() && !self.is_home_of(io, account) => return,
+            // This home was not lost, so what it does not know is over.
+            None if report.lost == self.me => {
+                return refuse(io, gate, report, CloseCode::SessionLost);
+            }
             _ => {
                 if here.is_some() {
                     self.stats.replaced += 1;
@@ -214,6 +218,8 @@ impl Homes {
         }
         match self.sessions.get(&account) {
             None if !self.is_home_of(io, account) => return,
+            // This home was not lost, so what it does not know is over.
+            None if held.lost == self.me => return unbind(io, CloseCode::Unavailable),
             None => self.rebuild(io.now, (id, account), held.level, held.generation),
             // Which of the two is over is not known before a gate has told of them.
             Some(other) if other.id != id && other.is_rebuilding => return,
