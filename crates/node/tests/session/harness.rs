@@ -843,6 +843,20 @@ impl World {
     }
 
     /// Nothing is left of any session, anywhere.
+    /// Closes connections that their clients have left for others: of two logins of one client the
+    /// first may come in last.
+    pub fn drop_ghosts(&mut self) {
+        let is_ghost = |at: WorkerId, slot: Slot, conn: &Conn| {
+            self.clients[conn.client].at != Some((at, slot))
+        };
+        let all = self.gates.iter().flat_map(|(at, gate)| gate.conns.iter().map(|c| (*at, c)));
+        let ghosts = all.filter(|(at, (slot, conn))| is_ghost(*at, **slot, conn));
+        let ghosts: Vec<_> = ghosts.map(|(at, (slot, _))| (at, *slot)).collect();
+        for (gate, slot) in ghosts {
+            self.close(gate, slot, CloseCode::Idle);
+        }
+    }
+
     pub fn assert_empty(&mut self) {
         for (me, server) in &self.servers {
             let (homes, streams) = (server.homes.stats(), server.streams.stats());

@@ -228,6 +228,8 @@ fn chaos_keeps_order_and_leaves_nothing() {
             assert!(pushes.is_sorted_by(|a, b| a < b), "seed {seed}: {pushes:?}");
         }
         world.run();
+        world.drop_ghosts();
+        world.run();
         world.pass(Duration::from_secs(61));
         for account in 1..=4 {
             let log = &world.servers[&worker(20)].fake.log;
