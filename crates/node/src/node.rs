@@ -16,7 +16,7 @@ use mesh::{Key, Mesh};
 use proto::frame::CloseCode;
 use proto::link::WorkerId;
 use proto::schema::Schema;
-use proto::{AccountId, Incarnation, KindId};
+use proto::{AccountId, EntityId, Incarnation, KindId};
 use store::Store;
 use transport::{Board, ListenOptions, Sockets};
 
@@ -744,6 +744,24 @@ impl NodeHandle {
             worker.kick(clock.now(), account, code, &reason);
         });
         self.inboxes[usize::from(worker)].push(Mail::Task(task));
+        true
+    }
+
+    /// Has a keyed entity with documents move to another node, live, wherever it is now; it stays there
+    /// although it is placed elsewhere, until that node goes. `false` if that node does not offer its
+    /// kind. What becomes of it shows in [`WorkerStats::moves`](crate::WorkerStats::moves): it may stay
+    /// where it is.
+    pub fn move_entity(&self, id: EntityId, to: Incarnation) -> bool {
+        let directory = self.cluster.directory();
+        if directory.node(to).is_none_or(|info| !info.offers(id.kind)) {
+            return false;
+        }
+        // Where it is here, if it is; else the worker passes the wish on.
+        let at = id.worker(self.workers());
+        let task: Task = Box::new(move |worker| {
+            worker.move_entity(id, to);
+        });
+        self.inboxes[usize::from(at)].push(Mail::Task(task));
         true
     }
 

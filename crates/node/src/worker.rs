@@ -5,6 +5,7 @@ mod clients;
 mod data;
 mod ears;
 mod links;
+mod moves;
 mod topics;
 mod users;
 
@@ -27,14 +28,16 @@ use crate::host::{
 };
 use crate::options::HostOptions;
 use crate::session::{
-    Bindings, HomeStats, Homes, Options as Sessions, Outlet, Places, Scope, SessionInfo,
+    Bindings, HomeStats, Homes, Mutant, Options as Sessions, Outlet, Places, Scope, SessionInfo,
     StreamStats, Streams,
 };
 
 use clients::client_out;
 pub use data::DataParts;
+pub use moves::MoveStats;
 use ears::Ears;
 use links::{Links, View};
+use moves::Moves;
 use topics::Topics;
 
 /// Most pairs of another worker and a topic that it listens to which a worker keeps in mind.
@@ -104,6 +107,8 @@ pub struct WorkerStats {
     pub data: data_stats::Stats,
     /// Entities whose last changes could not be saved before the worker ended.
     pub unsaved: usize,
+    /// Entities that move between nodes.
+    pub moves: MoveStats,
     /// Links.
     pub mesh: mesh::Counters,
     /// Frames that could not be read or were for somebody else.
@@ -142,6 +147,7 @@ pub struct Worker {
     keepers: Vec<Keeper>,
     ears: Option<Ears>,
     sagas: Option<Sagas>,
+    moves: Moves,
 }
 
 /// A group and the entity that opened it, if one did.
@@ -175,8 +181,11 @@ impl Worker {
             workers,
             directory: RefCell::new(Arc::new(Directory::default())),
             users: Rc::default(),
+            routes: Rc::default(),
             bus: RefCell::default(),
         });
+        let unordered = sessions.mutant == Some(Mutant::MarkerNotAwaited);
+        view.routes.unordered.set(unordered);
         let router = Rc::clone(&view) as Rc<dyn Router>;
         let mut host = Host::new(host, HostSetup { me, workers, clock, random, router });
         host.set_stores(stores);
@@ -198,6 +207,7 @@ impl Worker {
             keepers,
             ears: None,
             sagas,
+            moves: Moves::default(),
         }
     }
 
@@ -243,6 +253,7 @@ impl Worker {
             streams: self.streams.stats(),
             data: self.data_stats(),
             unsaved: 0,
+            moves: self.move_stats(),
             mesh: self.mesh.counters(),
             bad_frames: self.bad_frames,
             unsent: self.unsent,
@@ -274,6 +285,7 @@ impl Worker {
         in_process: impl Fn(Incarnation) -> bool,
     ) {
         let before = self.view.directory.replace(directory.clone());
+        self.note_directory();
         for info in before.nodes() {
             if directory.node(info.incarnation).is_none() {
                 self.mesh.remove_peer(info.incarnation);
@@ -362,12 +374,13 @@ impl Worker {
                 self.host.handle_probe(from, *origin, *call, *target, *seen);
             }
             LinkFrame::Ring { call } => self.host.handle_ring(*call),
-            LinkFrame::GiveBack { entity } => self.handle_give_back(now, *entity),
+            LinkFrame::GiveBack { entity } => self.handle_give_back(now, from, *entity),
             LinkFrame::StoreAway => self.handle_store_away(now, from.node),
             LinkFrame::Bind { .. }
             | LinkFrame::Attach { .. }
             | LinkFrame::Detach { .. }
             | LinkFrame::Unbind { .. }
+            | LinkFrame::StreamPassed { .. }
             | LinkFrame::Forward(_) => {
                 self.streams.handle_link(&mut io, &mut self.host, from, &frame);
             }
@@ -391,6 +404,7 @@ impl Worker {
                     tracing::error!(node = %from.node, subject, "too many topics: not noted");
                 }
             }
+            other if self.handle_move_frame(now, wall, from, other) => {}
             other => {
                 let kind = format!("{other:?}");
                 let kind = kind.split([' ', '(']).next().unwrap_or_default();
@@ -407,6 +421,7 @@ impl Worker {
         self.streams.handle_peer_down(&mut out, &mut self.host, node);
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         self.homes.handle_peer_down(&mut io, node);
+        self.moves_down(now, node);
     }
 
     /// Takes note that what was under way to and from `node` may be lost. The other workers of
@@ -451,6 +466,7 @@ impl Worker {
     /// Does what is to be done and says when to call again: `now` if there is more to do, `None`
     /// if nothing will happen by itself.
     pub fn turn(&mut self, now: Instant, wall: WallTime) -> Option<Instant> {
+        self.view.routes.now.set(now);
         self.handle_timeout(now, wall);
         self.mind_the_store(now);
         for node in self.topics.take_untold() {
@@ -482,6 +498,7 @@ impl Worker {
             self.keepers.iter().filter_map(Keeper::poll_timeout).min(),
             (!heard_all).then_some(now),
             self.sagas.as_ref().and_then(Sagas::poll_timeout),
+            self.moves_timeout(),
         ];
         timeouts.into_iter().flatten().min()
     }
@@ -540,15 +557,34 @@ impl Worker {
             };
             out.count(sent)
         });
+        busy |= self.carry_events(now);
+        busy |= self.carry_users(now);
+        busy |= self.carry_data(now);
+        busy |= self.carry_moves(now);
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        self.streams.settle(&mut out, &mut self.host);
+        busy
+    }
+
+    fn carry_events(&mut self, now: Instant) -> bool {
+        let mut busy = false;
         while let Some(event) = self.host.poll_event() {
             busy = true;
             self.handle_event(now, event);
         }
-        busy |= self.carry_users(now);
-        busy |= self.carry_data(now);
-        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
-        self.streams.settle(&mut out, &mut self.host);
         busy
+    }
+
+    /// The groups of an entity that is not here any more end.
+    fn end_groups(&mut self, now: Instant, target: Target) {
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        let owned = |group: &OwnedGroup| group.owner == Some(target);
+        let groups = self.groups.extract_if(|_, group| owned(group));
+        let mut groups: Vec<GroupId> = groups.map(|(_, group)| group.id).collect();
+        groups.sort_unstable();
+        for group in groups {
+            let _ = self.streams.disband(&mut out, group);
+        }
     }
 
     fn handle_event(&mut self, now: Instant, event: Event) {
@@ -571,14 +607,10 @@ impl Worker {
                 }
                 let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
                 self.streams.entity_gone(&mut out, id, code);
-                let owned = |group: &OwnedGroup| group.owner == Some(target);
-                let groups = self.groups.extract_if(|_, group| owned(group));
-                let mut groups: Vec<GroupId> = groups.map(|(_, group)| group.id).collect();
-                groups.sort_unstable();
-                for group in groups {
-                    let _ = self.streams.disband(&mut out, group);
-                }
+                self.end_groups(now, target);
+                self.move_over(now, id);
             }
+            Event::Departed { target, .. } => self.end_groups(now, target),
             Event::Publish { topic, body } => self.publish(now, &topic, &body),
             Event::Subscribe(topic) => self.listen(now, &topic, true),
             Event::Unsubscribe(topic) => self.listen(now, &topic, false),

@@ -11,6 +11,7 @@ mod home;
 mod homes;
 mod kept;
 mod login;
+mod moving;
 mod options;
 mod ports;
 mod select;
