@@ -363,6 +363,8 @@ pub enum LinkFrame<'a> {
         session: SessionId,
         stream: u32,
         from: WorkerId,
+        /// Whom it was sent to.
+        to: WorkerId,
         payload: &'a [u8],
     },
     /// New owner to home: the stream moved here with its entity.
@@ -649,6 +651,7 @@ impl<'a> LinkFrame<'a> {
                 session: SessionId(r.array()?),
                 stream: r.varint_u32()?,
                 from: read_worker(&mut r)?,
+                to: read_worker(&mut r)?,
                 payload: r.take_rest(),
             },
             kind::STREAM_MOVED => LinkFrame::StreamMoved {
@@ -897,11 +900,12 @@ impl<'a> LinkFrame<'a> {
                 put_entity(out, *entity);
                 put_varint(out, *number);
             }
-            LinkFrame::StreamPassed { entity, session, stream, from, payload } => {
+            LinkFrame::StreamPassed { entity, session, stream, from, to, payload } => {
                 put_entity(out, *entity);
                 out.extend_from_slice(&session.0);
                 put_varint(out, u64::from(*stream));
                 put_worker(out, *from);
+                put_worker(out, *to);
                 out.extend_from_slice(payload);
             }
             LinkFrame::StreamMoved { session, account, stream, slot } => {

@@ -233,7 +233,10 @@ fn only_steps(cluster: &mut Cluster, client: ClientId, seen: &mut u64) {
                 assert_eq!(n, *seen + 1, "a push is missing or comes twice");
                 *seen = n;
             }
-            other => panic!("the client notices: {other:?}"),
+            other => {
+                cluster.notes().for_each(|line| println!("{line}"));
+                panic!("the client notices: {other:?}")
+            }
         }
     }
 }
@@ -302,6 +305,7 @@ fn move_under_way(seed: u64, change: impl FnOnce(&mut Options)) -> (Report, Vec<
     options.faults.lag_max = Duration::from_millis(400);
     options.faults.split = 100;
     change(&mut options);
+    options.notes_max = 400;
     let mut cluster = Cluster::new(options);
     let client = join(&mut cluster, 1);
     let mut speakers: Vec<Speaker> =

@@ -80,7 +80,7 @@ impl Host {
         &mut self,
         id: EntityId,
         stored: (Documents, Claim),
-        packed: &[u8],
+        packed: (&[u8], &[Vec<u8>]),
         peers: &[(Peer, bool)],
     ) -> Result<(), String> {
         let Some(shard) = self.hub.shard_of_kind(id.kind) else {

@@ -33,6 +33,8 @@ const HOPS_MAX: u8 = 4;
 
 /// A message that waits for its entity's way to be clear.
 pub struct Held {
+    /// Who sent it.
+    pub from: WorkerId,
     /// A `Call` frame.
     pub payload: Vec<u8>,
     /// Who waits for its answer here.
@@ -166,15 +168,24 @@ impl Routes {
         }
     }
 
-    /// The entity may come here from `old`: what is sent to it from here waits.
-    pub fn coming(&self, id: EntityId, old: WorkerId, now: Instant) {
+    /// The entity may come here from `old`: what is sent to it from here waits. `false` if mail is on
+    /// its way there by another worker: that has to come there first.
+    pub fn coming(&self, id: EntityId, old: WorkerId, now: Instant) -> bool {
         let until = now + 10 * MARKER_WAIT;
         let moving = Some(Moving { old, number: 0, until, held: Vec::new() });
         let mut known = self.known.borrow_mut();
         let route = known.entry(id).or_insert(Route { at: old, used: now, moving: None });
+        let may_come = route.moving.as_ref().is_none_or(|moving| moving.number == 0);
         if route.moving.is_none() {
             route.moving = moving;
         }
+        may_come
+    }
+
+    fn is_coming(&self, id: EntityId) -> bool {
+        let known = self.known.borrow();
+        let moving = known.get(&id).and_then(|route| route.moving.as_ref());
+        moving.is_some_and(|moving| moving.number == 0)
     }
 
     fn wake_by(&self, at: Instant) {
@@ -310,7 +321,7 @@ impl<E: Entity> Shard<E> {
         });
         let mut payload = Vec::new();
         frame.encode(0, &mut payload);
-        if self.hub.routes.hold(target, Held { payload, call }) {
+        if self.hub.routes.hold(target, Held { from: self.hub.me, payload, call }) {
             return Ok(());
         }
         bump(&self.hub.count.busy);
@@ -325,6 +336,10 @@ impl<E: Entity> Shard<E> {
         {
             call.went_to(to);
         }
+        if to != hub.me && held.from != hub.me {
+            let Ok((_, frame)) = LinkFrame::decode(&held.payload) else { return };
+            return hub.send_on(to, held.from, &frame);
+        }
         if to.node != hub.me.node {
             let mut payload = held.payload;
             payload[1] = to.worker;
@@ -332,7 +347,7 @@ impl<E: Entity> Shard<E> {
         }
         let Ok((_, LinkFrame::Call(call))) = LinkFrame::decode(&held.payload) else { return };
         if to == hub.me {
-            return hub.handle_call(hub.me, &call);
+            return hub.handle_call(held.from, &call);
         }
         // Later mail to a neighbour goes by its lane, so this does.
         let Some(method) = self.method(call.method) else { return };
@@ -377,7 +392,18 @@ impl<E: Entity> Shard<E> {
             if let Origin::Tell = mail.origin {
                 call.from = from;
             }
-            hub.send_on(to, from, &LinkFrame::Call(call));
+            let from = call.from;
+            let frame = LinkFrame::Call(call);
+            if hub.routes.is_coming(target) {
+                // What was sent on before comes back with it; this must not overtake that.
+                let mut payload = Vec::new();
+                frame.encode(hub.me.worker, &mut payload);
+                if !hub.routes.hold(target, Held { from, payload, call: None }) {
+                    self.answer(mail.origin, Err(Fault::BUSY));
+                }
+                return None;
+            }
+            hub.send_on(to, from, &frame);
         }
         hub.tell_moved(target, from, to);
         None

@@ -823,7 +823,7 @@ pub(crate) trait AnyShard {
         self: Rc<Self>,
         id: EntityId,
         stored: (Documents, Claim),
-        packed: &[u8],
+        packed: (&[u8], &[Vec<u8>]),
         peers: &[(Peer, bool)],
     ) -> Result<(), String>;
     fn take_late(self: Rc<Self>, id: EntityId, packed: &[u8]) -> Result<(), WireError>;

@@ -1,7 +1,7 @@
 //! Streams that move with their entity to another worker: the client sees the same streams, with the
 //! same numbers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use env::{FastMap, Instant};
@@ -29,6 +29,8 @@ const GONE_KEEP: Duration = Duration::from_secs(60);
 const EARLY_WAIT: Duration = Duration::from_secs(2);
 /// Most such frames of one stream.
 const EARLY_MAX: usize = 256;
+/// Most former owners of a stream whose clients' frames are taken.
+const ROUTES_MAX: usize = 8;
 /// Limits of what is read.
 const NAME_BYTES_MAX: usize = 256;
 const FRAME_BYTES_MAX: usize = 1 << 20;
@@ -42,7 +44,7 @@ type Name = (SessionId, u32);
 pub(super) struct Moving {
     /// Frames for the streams of entities that are frozen: who sent them, and for which stream.
     late: FastMap<EntityId, Vec<(WorkerId, Slot, Vec<u8>)>>,
-    gone: FastMap<Name, (EntityId, WorkerId)>,
+    gone: FastMap<Name, (EntityId, WorkerId, Instant)>,
     gone_slots: FastMap<Slot, Name>,
     gone_routes: FastMap<(u32, u32), Name>,
     order: VecDeque<(Instant, Name, Slot, u32)>,
@@ -53,8 +55,8 @@ pub(super) struct Moving {
 /// What a stream has while frames come to it by two ways.
 #[derive(Debug, Default)]
 pub(super) struct Settling {
-    /// The name of its connection where it was.
-    pub route: Option<u32>,
+    /// The names of its connection where it was: slots at those owners.
+    routes: Vec<(WorkerId, Slot)>,
     /// Frames that came ahead of others, with their numbers.
     early: Vec<(u64, Vec<u8>)>,
     until: Option<Instant>,
@@ -76,6 +78,13 @@ impl Settling {
         Some(self.early.swap_remove(at).1)
     }
 
+    /// All frames that came ahead, in order.
+    fn take_all(&mut self) -> Vec<Vec<u8>> {
+        let mut early = std::mem::take(&mut self.early);
+        early.sort_by_key(|(number, _)| *number);
+        early.into_iter().map(|(_, frame)| frame).collect()
+    }
+
     /// Nothing more comes ahead: the first that did.
     fn over(&mut self) -> Option<Vec<u8>> {
         self.until = None;
@@ -87,14 +96,25 @@ impl Settling {
 }
 
 impl<E: Entities> Streams<E> {
-    /// The entity is frozen: frames for its streams wait.
-    pub fn freeze(&mut self, entity: EntityId) {
+    /// The entity is frozen: frames for its streams wait. Gives the gates of their clients.
+    pub fn freeze(&mut self, entity: EntityId) -> BTreeSet<WorkerId> {
+        let (mut gates, mut late) = (BTreeSet::new(), Vec::new());
         for index in self.by_entity.get(&entity).cloned().unwrap_or_default() {
-            if let Some(stream) = &mut self.table[index as usize].stream {
-                stream.frozen = true;
+            let slot = self.slot_of(index);
+            let Some(stream) = &mut self.table[index as usize].stream else { continue };
+            stream.frozen = true;
+            let Some(gate) = stream.gate() else { continue };
+            gates.insert(gate);
+            // What came ahead of others waits for them there.
+            let route = Slot { index, generation: stream.route };
+            for frame in stream.settling.take_all() {
+                let mut payload = Vec::new();
+                LinkFrame::Up { slot: route, frame: &frame }.encode(self.me.worker, &mut payload);
+                late.push((gate, slot, payload));
             }
         }
-        self.moving.late.insert(entity, Vec::new());
+        self.moving.late.insert(entity, late);
+        gates
     }
 
     /// Keeps a frame for a stream that is frozen. `false` if it is not.
@@ -139,7 +159,9 @@ impl<E: Entities> Streams<E> {
             && (*until <= now || self.moving.order.len() > GONE_MAX)
         {
             let (_, name, slot, route) = self.moving.order.pop_front().expect("just seen");
-            self.moving.gone.remove(&name);
+            if self.moving.gone.get(&name).is_some_and(|(_, _, until)| *until <= now) {
+                self.moving.gone.remove(&name);
+            }
             self.moving.gone_slots.remove(&slot);
             self.moving.gone_routes.remove(&(slot.index, route));
         }
@@ -149,20 +171,25 @@ impl<E: Entities> Streams<E> {
             let Some(stream) = self.remove(index) else { continue };
             let name = (stream.info.session, stream.handle);
             self.groups.forget(out, index);
-            self.moving.gone.insert(name, (entity, to));
+            self.moving.gone.insert(name, (entity, to, now + GONE_KEEP));
             self.moving.gone_slots.insert(slot, name);
             self.moving.gone_routes.insert((index, stream.route), name);
             self.moving.order.push_back((now + GONE_KEEP, name, slot, stream.route));
         }
         self.groups.entity_gone(out, entity);
         for (from, slot, payload) in late {
-            if let Some(name) = self.moving.gone_slots.get(&slot).copied() {
-                self.send_on(out, name, from, &payload);
+            let Some(name) = self.moving.gone_slots.get(&slot).copied() else { continue };
+            match LinkFrame::decode(&payload) {
+                Ok((_, LinkFrame::StreamPassed { from, to, payload, .. })) => {
+                    self.send_on(out, name, (from, to), payload);
+                }
+                _ => self.send_on(out, name, (from, self.me), &payload),
             }
         }
     }
 
-    /// Sends a frame on whose stream has gone with its entity. `false` if it has not.
+    /// Sends a frame on whose stream has gone with its entity: over the mesh also if it has come back
+    /// here. `false` if it has not gone.
     pub(super) fn went<O: Outlet>(
         &mut self,
         out: &mut O,
@@ -177,14 +204,21 @@ impl<E: Entities> Streams<E> {
         let Some(name) = name.copied() else { return false };
         let mut payload = Vec::new();
         frame.encode(self.me.worker, &mut payload);
-        self.send_on(out, name, from, &payload);
+        self.send_on(out, name, (from, self.me), &payload);
         true
     }
 
-    fn send_on<O: Outlet>(&self, out: &mut O, name: Name, from: WorkerId, payload: &[u8]) {
-        let Some((entity, to)) = self.moving.gone.get(&name).copied() else { return };
+    fn send_on<O: Outlet>(
+        &self,
+        out: &mut O,
+        name: Name,
+        (from, to_whom): (WorkerId, WorkerId),
+        payload: &[u8],
+    ) {
+        let Some((entity, to, _)) = self.moving.gone.get(&name).copied() else { return };
         let (session, stream) = name;
-        let frame = LinkFrame::StreamPassed { entity, session, stream, from, payload };
+        let frame =
+            LinkFrame::StreamPassed { entity, session, stream, from, to: to_whom, payload };
         out.control(to, &frame);
     }
 
@@ -196,7 +230,7 @@ impl<E: Entities> Streams<E> {
         entities: &mut E,
         frame: &LinkFrame<'_>,
     ) {
-        let &LinkFrame::StreamPassed { entity, session, stream, from, payload } = frame else {
+        let &LinkFrame::StreamPassed { entity, session, stream, from, to, payload } = frame else {
             return;
         };
         let found = self.by_entity.get(&entity).into_iter().flatten().find(|index| {
@@ -205,14 +239,20 @@ impl<E: Entities> Streams<E> {
         });
         let Some(slot) = found.map(|index| self.slot_of(*index)) else {
             self.stats.stale += 1;
-            return self.send_on(io.out, (session, stream), from, payload);
+            if self.moving.gone.get(&(session, stream)).is_some_and(|(_, at, _)| *at != self.me) {
+                self.send_on(io.out, (session, stream), (from, to), payload);
+            }
+            return;
         };
         if let Some((old, up)) = read_up(payload) {
-            if self.is_late(from, slot, &LinkFrame::Up { slot: old, frame: up }) {
-                return;
-            }
             let known = find_mut(&mut self.table, slot).expect("it was found");
-            if known.settling.route == Some(old.generation) && known.gate() == Some(from) {
+            if known.frozen {
+                let target = known.target;
+                let late = self.moving.late.entry(target).or_default();
+                let mut whole = Vec::new();
+                frame.encode(self.me.worker, &mut whole);
+                late.push((from, slot, whole));
+            } else if known.settling.routes.contains(&(to, old)) && known.gate() == Some(from) {
                 self.take_up(io.now, io.out, entities, slot, up);
             } else {
                 self.stats.stale += 1;
@@ -258,13 +298,14 @@ impl<E: Entities> Streams<E> {
             here.settling.until = Some(now + EARLY_WAIT);
             self.moving.settling.push_back((now + EARLY_WAIT, slot));
             if here.is_attached() {
-                here.settling.route = Some(here.route);
                 here.route = self.table[slot.index as usize].next_route();
                 here.reroute(out);
             }
             out.control(home, &LinkFrame::StreamMoved { session, account, stream, slot });
             peers.push((here.peer.clone(), here.is_attached()));
-            self.moving.gone.remove(&(session, stream));
+            // What still comes for where it was here before finds it.
+            self.moving.gone.insert((session, stream), (entity, self.me, now + GONE_KEEP));
+            self.moving.order.push_back((now + GONE_KEEP, (session, stream), slot, 0));
             self.table[slot.index as usize].stream = Some(Box::new(here));
             self.by_entity.entry(entity).or_default().push(slot.index);
             self.len += 1;
@@ -306,7 +347,8 @@ struct Packed {
     handle: u32,
     epoch: u64,
     generation: u64,
-    route: u32,
+    /// The names of its connection at its owners so far.
+    routes: Vec<(WorkerId, Slot)>,
     link: Link,
     applied: u64,
     gap_after: Option<u64>,
@@ -325,8 +367,17 @@ impl<T, P> Stream<T, P> {
         out.push(self.info.level);
         put_blob(out, self.info.stream.as_bytes());
         put_worker(out, self.home);
-        for number in [u64::from(self.handle), self.epoch, self.generation, u64::from(self.route)] {
+        for number in [u64::from(self.handle), self.epoch, self.generation] {
             put_varint(out, number);
+        }
+        let own = Slot { index: self.info.slot.index, generation: self.route };
+        let routes = self.settling.routes.iter().copied().chain([(self.info.owner, own)]);
+        let routes: Vec<_> = routes.collect();
+        let routes = &routes[routes.len().saturating_sub(ROUTES_MAX)..];
+        put_varint(out, routes.len() as u64);
+        for (owner, slot) in routes {
+            put_worker(out, *owner);
+            put_slot(out, *slot);
         }
         match self.link {
             Link::Attached { gate, conn } => {
@@ -384,7 +435,8 @@ impl Packed {
         let name = r.text(NAME_BYTES_MAX)?.to_owned();
         let home = read_worker(r)?;
         let (handle, epoch, generation) = (r.varint_u32()?, r.varint()?, r.varint()?);
-        let route = r.varint_u32()?;
+        let routes = (0..items(r)?).map(|_| Ok((read_worker(r)?, read_slot(r)?)));
+        let routes = routes.collect::<Result<_, WireError>>()?;
         let link = match r.byte()? {
             1 => Link::Attached { gate: read_worker(r)?, conn: read_slot(r)? },
             0 => Link::Away { frames: r.varint()? as usize, bytes: r.varint()? as usize },
@@ -410,7 +462,7 @@ impl Packed {
             handle,
             epoch,
             generation,
-            route,
+            routes,
             link,
             applied,
             gap_after,
@@ -439,7 +491,8 @@ impl Packed {
         let peer = entities.peer(&info);
         let numbers = (self.handle, self.epoch);
         let mut stream = Stream::new(info, (seat, peer), self.home, target, numbers);
-        (stream.generation, stream.route, stream.link) = (self.generation, self.route, self.link);
+        (stream.generation, stream.link) = (self.generation, self.link);
+        stream.settling.routes = self.routes;
         stream.inbound = Inbound::resume_after(self.applied);
         (stream.gap_after, stream.stalls) = (self.gap_after, self.stalls);
         (stream.open, stream.next_call) = (self.open, self.next_call);

@@ -148,6 +148,11 @@ impl Worker {
         for id in freezing {
             busy |= self.freeze(now, id);
         }
+        let untold = self.moves.coming.iter().filter(|(_, coming)| !coming.told);
+        let untold: Vec<EntityId> = untold.map(|(id, _)| *id).collect();
+        for id in untold {
+            busy |= self.tell_arrived(now, id);
+        }
         let late = self.moves.out.iter().filter(|(_, out)| out.until <= now);
         let late: Vec<EntityId> = late.map(|(id, _)| *id).collect();
         for id in late {
@@ -222,7 +227,11 @@ impl Worker {
                 return self.host.handle_forwarded(sender, hops, payload);
             }
             &LinkFrame::Marker { entity, number } => self.host.handle_marker(from, entity, number),
-            &LinkFrame::Passed { entity, number } => self.host.handle_passed(entity, number, from),
+            &LinkFrame::Passed { entity, number } => {
+                if !self.gate_passed(now, (from, entity, number)) {
+                    self.host.handle_passed(entity, number, from);
+                }
+            }
             LinkFrame::StreamMoved { .. } => {
                 let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
                 let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
@@ -362,6 +371,14 @@ impl Worker {
         let out = self.moves.out.iter().filter(|(_, out)| out.to.node == node);
         let out: Vec<EntityId> = out.map(|(id, _)| *id).collect();
         out.into_iter().for_each(|id| self.outgoing_late(now, id));
+        let gates = self.moves.out.iter().flat_map(|(id, out)| {
+            let there = out.gates.iter().filter(|gate| gate.node == node);
+            there.map(|gate| (*gate, *id, out.number))
+        });
+        let gates: Vec<_> = gates.collect();
+        for step in gates {
+            self.gate_passed(now, step);
+        }
         let coming = self.moves.coming.iter().filter(|(_, coming)| coming.from.node == node);
         let coming: Vec<EntityId> = coming.map(|(id, _)| *id).collect();
         coming.into_iter().for_each(|id| self.incoming_late(now, id));

@@ -312,6 +312,7 @@ pub fn link() -> Vec<LinkFrame<'static>> {
             session: SESSION,
             stream: 2,
             from: GATE,
+            to: OWNER,
             payload: &[0x10, 0],
         },
         LinkFrame::StreamMoved { session: SESSION, account: AccountId(7), stream: 2, slot: SLOT },

@@ -167,7 +167,7 @@ impl<E: Entity> AnyShard for Shard<E> {
         self: Rc<Self>,
         id: EntityId,
         stored: (Documents, Claim),
-        packed: &[u8],
+        packed: (&[u8], &[Vec<u8>]),
         peers: &[(Peer, bool)],
     ) -> Result<(), String> {
         Shard::arrive(&self, id, stored, packed, peers)

@@ -289,13 +289,13 @@ impl<E: Entity> Shard<E> {
         }
     }
 
-    /// Begins an entity that came from another node, with its documents and what was packed there.
-    /// `peers` are its clients, bound already.
+    /// Begins an entity that came from another node, with its documents, what was packed there, and the
+    /// messages that were packed later. `peers` are its clients, bound already.
     pub fn arrive(
         self: &Rc<Self>,
         id: EntityId,
         (documents, claim): (Documents, Claim),
-        packed: &[u8],
+        (packed, late): (&[u8], &[Vec<u8>]),
         peers: &[(Peer, bool)],
     ) -> Result<(), String> {
         let Some(index) = self.cells.borrow().find(id.home, id.key) else {
@@ -304,7 +304,13 @@ impl<E: Entity> Shard<E> {
         let mut sheets = Sheets::stored(documents, Some(claim));
         let state = self.read_into_new(id, &mut sheets)?;
         let parcel = self.read_parcel(packed, peers).map_err(|error| error.to_string())?;
-        let (carried, timers, mail) = parcel;
+        let (carried, timers, mut mail) = parcel;
+        let known: Vec<Peer> = peers.iter().map(|(peer, _)| peer.clone()).collect();
+        for late in late {
+            let mut reader = Reader::new(late);
+            let read = self.read_mail(&mut reader, &|peer| same_peer(&known, peer));
+            mail.extend(read.map_err(|error| error.to_string())?);
+        }
         self.sheets.borrow_mut().insert(index, sheets);
         for (peer, _) in peers {
             AnyShard::bind_peer(&**self, index, peer, true);

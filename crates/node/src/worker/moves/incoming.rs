@@ -11,6 +11,8 @@ pub(super) struct Incoming {
     /// What it takes along, as far as it has come.
     parcel: Vec<u8>,
     whole: bool,
+    /// Whether the other end was told that all of it is here.
+    pub told: bool,
     /// Messages that came after it was packed.
     late: Vec<Vec<u8>>,
     /// Whether it is asked for at the store.
@@ -48,6 +50,7 @@ impl Worker {
             number,
             parcel: Vec::new(),
             whole: false,
+            told: false,
             late: Vec::new(),
             asked: false,
             look_at: now + KEEP,
@@ -84,9 +87,20 @@ impl Worker {
         }
         coming.whole = true;
         (coming.look_at, coming.until) = (now + STEP_WAIT, now + KEEP);
-        // What is sent to it from here waits from now on; all before is there before this answer is.
-        self.host.routes().coming(id, from, now);
+        self.tell_arrived(now, id);
+    }
+
+    /// Says that all of it is here, once what was sent to it from here is there. Later mail waits. Gives
+    /// whether it was said.
+    pub(super) fn tell_arrived(&mut self, now: Instant, id: EntityId) -> bool {
+        let Some(coming) = self.moves.coming.get_mut(&id) else { return false };
+        let (from, number) = (coming.from, coming.number);
+        if !coming.whole || coming.told || !self.host.routes().coming(id, from, now) {
+            return false;
+        }
+        coming.told = true;
         self.send_step(from, id, number, MoveStep::Arrived, &[]);
+        true
     }
 
     pub(super) fn take_go(&mut self, now: Instant, step: Step, body: &[u8]) {
@@ -106,6 +120,8 @@ impl Worker {
         let until = coming.until;
         let _ = self.host.activate(id);
         self.carry_events(now);
+        // From now on mail lies in its mailbox, and what came before is to lie before it.
+        self.host.settle_route(id, self.me);
         if let Some(keeper) = self.keeper_of(id) {
             keeper.expect(id, until);
             keeper.handle_free(now, id);
@@ -172,17 +188,13 @@ impl Worker {
         };
         let (documents, claim) = stored;
         let stored = (documents.clone(), claim);
-        if let Err(problem) = self.host.arrive(id, stored, reader.take_rest(), &peers) {
+        let packed = (reader.take_rest(), &coming.late[..]);
+        if let Err(problem) = self.host.arrive(id, stored, packed, &peers) {
             tracing::error!(entity = %id, "what it took along is of no use: {problem}");
             let code = proto::frame::CloseCode::Unavailable;
             let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
             self.streams.entity_gone(&mut out, id, code);
             return Some((documents, claim));
-        }
-        for late in &coming.late {
-            if let Err(error) = self.host.take_late(id, late) {
-                self.bad_frame(coming.from, error.to_string());
-            }
         }
         self.moves.stats.came += 1;
         if coming.pins {

@@ -15,6 +15,10 @@ pub(super) struct Outgoing {
     hooked: bool,
     /// Under which epoch it was packed; 0 before.
     epoch: u64,
+    /// Gates that have not said yet that all which was sent to clients has come to them.
+    pub gates: BTreeSet<WorkerId>,
+    /// Whether all of it has arrived at the other end.
+    arrived: bool,
 }
 
 /// What an entity that leaves waits for.
@@ -57,6 +61,8 @@ impl Worker {
             until: now + STEP_WAIT,
             hooked: false,
             epoch: 0,
+            gates: BTreeSet::new(),
+            arrived: false,
         };
         self.moves.out.insert(id, out);
         self.send_step(to, id, number, MoveStep::Reserve, &[u8::from(!placed)]);
@@ -85,7 +91,12 @@ impl Worker {
             Freezing::Lost => self.stay(now, id),
             Freezing::Frozen(changes) => {
                 (out.phase, out.until) = (Phase::Saving, now + STEP_WAIT);
-                self.streams.freeze(id);
+                out.gates = self.streams.freeze(id);
+                let (gates, number) = (out.gates.clone(), out.number);
+                let mut links = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+                for gate in gates {
+                    links.control(gate, &LinkFrame::Marker { entity: id, number });
+                }
                 if let Some(keeper) = self.keeper_of(id) {
                     keeper.handle_frozen(now, id, changes);
                 }
@@ -121,10 +132,34 @@ impl Worker {
 
     pub(super) fn arrived(&mut self, now: Instant, step: Step) {
         let Some(out) = self.outgoing(step, Phase::Sending) else { return };
+        (out.arrived, out.until) = (true, now + STEP_WAIT);
+        self.release(now, step.1, false);
+    }
+
+    /// A gate has all that was sent to clients. `false` if no move waits for that.
+    pub(super) fn gate_passed(&mut self, now: Instant, (from, id, number): Step) -> bool {
+        let Some(out) = self.moves.out.get_mut(&id).filter(|out| out.number == number) else {
+            return false;
+        };
+        let known = out.gates.remove(&from);
+        if known {
+            self.release(now, id, false);
+        }
+        known
+    }
+
+    /// Gives the entity back, once all of it has arrived and nothing from here is on its way to clients
+    /// that could come after what is sent from there.
+    fn release(&mut self, now: Instant, id: EntityId, anyhow: bool) {
+        let Some(out) = self.moves.out.get_mut(&id) else { return };
+        let ready = out.phase == Phase::Sending && out.arrived;
+        if !ready || !out.gates.is_empty() && !anyhow {
+            return;
+        }
         // Only the store can tell when this ends.
         (out.phase, out.until) = (Phase::Releasing, Instant::NEVER);
-        if let Some(keeper) = self.keeper_of(step.1) {
-            keeper.handle_release(now, step.1);
+        if let Some(keeper) = self.keeper_of(id) {
+            keeper.handle_release(now, id);
         }
     }
 
@@ -193,6 +228,8 @@ impl Worker {
                 self.send_step(to, id, number, MoveStep::Cancel, &[]);
                 self.stay(now, id);
             }
+            // A gate that does not answer has lost its link, or its clients notice a gap and resume.
+            Phase::Sending if out.arrived && now >= out.until => self.release(now, id, true),
             // The other end may have all of it, and could take it later: a new epoch prevents that.
             Phase::Sending | Phase::Going | Phase::Retaking => self.take_back(now, id),
             Phase::Releasing => {}
