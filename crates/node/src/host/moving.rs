@@ -134,13 +134,16 @@ impl Host {
 
     /// Nothing more comes from `node`.
     pub(crate) fn routes_down(&mut self, node: Incarnation) {
-        let cleared = self.hub.routes.node_down(node);
-        self.hub.send_cleared(cleared);
+        let gone = !self.hub.router.lists(node);
+        self.hub.routes.node_down(node, gone, self.hub.now.get());
     }
 
     pub(crate) fn sweep_routes(&mut self) {
-        let cleared = self.hub.routes.handle_timeout(self.hub.now.get());
+        let (cleared, again) = self.hub.routes.handle_timeout(self.hub.now.get());
         self.hub.send_cleared(cleared);
+        for (id, old, number) in again {
+            self.hub.send_marker(id, old, number);
+        }
     }
 
     /// Sends a frame behind all mail that was sent before.

@@ -20,8 +20,10 @@ use crate::error::Fault;
 /// For how long a place is used that nothing was sent to. Nothing is under way after it, so that
 /// another way cannot overtake.
 const KEEP: Duration = Duration::from_secs(10);
-/// How long mail is held for a marker. What comes later than that is lost with its link.
-const MARKER_WAIT: Duration = Duration::from_secs(4);
+/// How long mail is held for a marker: longer than a link that lives may stand still.
+const MARKER_WAIT: Duration = Duration::from_secs(8);
+/// How often the marker is sent again meanwhile, for it may have been lost with a link.
+const MARKER_EVERY: Duration = Duration::from_secs(1);
 /// For how long a worker knows where an entity went.
 const DEPARTED_KEEP: Duration = Duration::from_secs(60);
 /// Most places known, and most entities that have gone.
@@ -52,6 +54,8 @@ struct Moving {
     old: WorkerId,
     /// Of the marker; 0 for an entity that is coming here.
     number: u64,
+    /// When the marker is sent again.
+    again: Instant,
     until: Instant,
     held: Vec<Held>,
 }
@@ -148,16 +152,15 @@ impl Routes {
                 if self.unordered.get() {
                     return None;
                 }
-                if let Some(moving) = &mut route.moving {
+                if route.moving.is_some() {
                     // What is held goes on waiting: the marker under way goes all the way.
-                    moving.old = old;
                     return None;
                 }
                 let number = self.markers.get() + 1;
                 self.markers.set(number);
-                let until = now + MARKER_WAIT;
-                route.moving = Some(Moving { old, number, until, held: Vec::new() });
-                self.wake_by(until);
+                let (again, until) = (now + MARKER_EVERY, now + MARKER_WAIT);
+                route.moving = Some(Moving { old, number, again, until, held: Vec::new() });
+                self.wake_by(again);
                 Some(number)
             }
             _ => {
@@ -172,7 +175,8 @@ impl Routes {
     /// its way there by another worker: that has to come there first.
     pub fn coming(&self, id: EntityId, old: WorkerId, now: Instant) -> bool {
         let until = now + 10 * MARKER_WAIT;
-        let moving = Some(Moving { old, number: 0, until, held: Vec::new() });
+        let again = until;
+        let moving = Some(Moving { old, number: 0, again, until, held: Vec::new() });
         let mut known = self.known.borrow_mut();
         let route = known.entry(id).or_insert(Route { at: old, used: now, moving: None });
         let may_come = route.moving.as_ref().is_none_or(|moving| moving.number == 0);
@@ -212,41 +216,54 @@ impl Routes {
         route.moving.take().map(|moving| moving.held).unwrap_or_default()
     }
 
-    /// Nothing more comes from or to `node`: mail that waits for that goes.
-    pub fn node_down(&self, node: Incarnation) -> Cleared {
-        let mut cleared = Vec::new();
-        self.known.borrow_mut().retain(|id, route| {
-            let over = |moving: &mut Moving| {
-                moving.number != 0 && (moving.old.node == node || route.at.node == node)
-            };
-            if let Some(moving) = route.moving.take_if(over) {
-                cleared.push((*id, route.at, moving.held));
+    /// What was on its way from and to `node` may be lost, a marker too: it is sent again. `gone`: the
+    /// node is not listed any more, and nothing comes by it.
+    pub fn node_down(&self, node: Incarnation, gone: bool, now: Instant) {
+        for route in self.known.borrow_mut().values_mut() {
+            let at = route.at.node;
+            if let Some(moving) = &mut route.moving
+                && (moving.old.node == node || at == node)
+            {
+                moving.again = now;
+                if gone {
+                    moving.until = now + MARKER_EVERY;
+                }
+                self.wake_by(now);
             }
-            route.at.node != node || route.moving.is_some()
-        });
-        self.departed.borrow_mut().retain(|_, departed| departed.to.node != node);
-        cleared.sort_by_key(|(id, ..)| *id);
-        cleared
+        }
+        if gone {
+            let stays = |route: &Route| route.at.node != node || route.moving.is_some();
+            self.known.borrow_mut().retain(|_, route| stays(route));
+            self.departed.borrow_mut().retain(|_, departed| departed.to.node != node);
+        }
     }
 
-    /// Gives up waiting for markers that did not come.
-    pub fn handle_timeout(&self, now: Instant) -> Cleared {
+    /// Gives up waiting for markers that did not come for long; and those that are to be sent again, and
+    /// to whom.
+    pub fn handle_timeout(&self, now: Instant) -> (Cleared, Vec<(EntityId, WorkerId, u64)>) {
+        let (mut cleared, mut again) = (Vec::new(), Vec::new());
         if self.moving_until.get().is_none_or(|at| at > now) {
-            return Vec::new();
+            return (cleared, again);
         }
-        let (mut next, mut cleared) = (None::<Instant>, Vec::new());
+        let mut next = None::<Instant>;
         for (id, route) in self.known.borrow_mut().iter_mut() {
-            match route.moving.take_if(|moving| moving.number != 0 && moving.until <= now) {
-                Some(moving) => cleared.push((*id, route.at, moving.held)),
-                None => {
-                    let until = route.moving.as_ref().filter(|m| m.number != 0).map(|m| m.until);
-                    next = [next, until].into_iter().flatten().min();
+            if let Some(moving) =
+                route.moving.take_if(|moving| moving.number != 0 && moving.until <= now)
+            {
+                cleared.push((*id, route.at, moving.held));
+            } else if let Some(moving) = route.moving.as_mut().filter(|moving| moving.number != 0) {
+                if moving.again <= now {
+                    moving.again = now + MARKER_EVERY;
+                    again.push((*id, moving.old, moving.number));
                 }
+                let due = moving.again.min(moving.until);
+                next = Some(next.map_or(due, |next| next.min(due)));
             }
         }
         self.moving_until.set(next);
         cleared.sort_by_key(|(id, ..)| *id);
-        cleared
+        again.sort_unstable();
+        (cleared, again)
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -379,7 +396,7 @@ impl<E: Entity> Shard<E> {
         if !E::KIND.document || self.cells.borrow().find(target.home, target.key).is_some() {
             return Some(mail);
         }
-        let Some(to) = hub.routes.went(target) else { return Some(mail) };
+        let Some(to) = hub.went(target) else { return Some(mail) };
         let super::mail::Body::Message(message) = &mail.body else { return Some(mail) };
         if hub.routes.hops.get() >= HOPS_MAX {
             self.answer(mail.origin, Err(Fault::UNAVAILABLE));
@@ -420,6 +437,11 @@ impl Hub {
         self.frames.borrow_mut().control(to, &frame);
     }
 
+    /// Where an entity went that was here, if that node is still there.
+    fn went(&self, entity: EntityId) -> Option<WorkerId> {
+        self.routes.went(entity).filter(|to| self.router.lists(to.node))
+    }
+
     fn tell_moved(&self, entity: EntityId, from: WorkerId, at: WorkerId) {
         if from != self.me && from != at && self.routes.is_news(entity, from) {
             self.frames.borrow_mut().control(from, &LinkFrame::Moved { entity, at });
@@ -448,7 +470,7 @@ impl Hub {
     pub fn handle_marker(self: &Rc<Self>, from: WorkerId, entity: EntityId, number: u64) {
         let shard = self.shard_of_kind(entity.kind);
         let is_here = shard.is_some_and(|shard| shard.target(entity).is_some());
-        match self.routes.went(entity).filter(|_| !is_here && self.routes.hops.get() < HOPS_MAX) {
+        match self.went(entity).filter(|_| !is_here && self.routes.hops.get() < HOPS_MAX) {
             Some(to) => self.send_on(to, from, &LinkFrame::Marker { entity, number }),
             None => {
                 self.frames.borrow_mut().control(from, &LinkFrame::Passed { entity, number });
@@ -464,8 +486,16 @@ impl Hub {
         }
         shard.reroute_calls(entity, at);
         let Some(number) = self.routes.moved(entity, old, at, self.now.get()) else { return };
+        drop(shard);
+        self.send_marker(entity, old, number);
+    }
+
+    /// Sends a marker the way that mail went.
+    pub fn send_marker(&self, entity: EntityId, old: WorkerId, number: u64) {
         if old.node == self.me.node {
-            shard.lane_marker(old.worker, entity, number);
+            if let Some(shard) = self.shard_of_kind(entity.kind) {
+                shard.lane_marker(old.worker, entity, number);
+            }
         } else {
             let marker = LinkFrame::Marker { entity, number };
             self.frames.borrow_mut().control(old, &marker);

@@ -9,8 +9,9 @@ use proto::link::{
     LinkFrame, Slot, WorkerId, put_slot, put_worker, read_slot, read_worker, read_up,
 };
 use proto::stream::Inbound;
+use proto::frame::CloseCode;
 use proto::{
-    AccountId, EntityId, MethodId, Reader, SessionId, WireError, put_blob, put_varint,
+    AccountId, EntityId, Incarnation, MethodId, Reader, SessionId, WireError, put_blob, put_varint,
 };
 
 use super::kept::Kept;
@@ -44,12 +45,22 @@ type Name = (SessionId, u32);
 pub(super) struct Moving {
     /// Frames for the streams of entities that are frozen: who sent them, and for which stream.
     late: FastMap<EntityId, Vec<(WorkerId, Slot, Vec<u8>)>>,
-    gone: FastMap<Name, (EntityId, WorkerId, Instant)>,
+    gone: FastMap<Name, Gone>,
     gone_slots: FastMap<Slot, Name>,
     gone_routes: FastMap<(u32, u32), Name>,
     order: VecDeque<(Instant, Name, Slot, u32)>,
     /// Streams that came lately: until then frames may come ahead of others.
     settling: VecDeque<(Instant, Slot)>,
+}
+
+/// Where a stream went.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    entity: EntityId,
+    to: WorkerId,
+    until: Instant,
+    home: WorkerId,
+    account: AccountId,
 }
 
 /// What a stream has while frames come to it by two ways.
@@ -159,7 +170,7 @@ impl<E: Entities> Streams<E> {
             && (*until <= now || self.moving.order.len() > GONE_MAX)
         {
             let (_, name, slot, route) = self.moving.order.pop_front().expect("just seen");
-            if self.moving.gone.get(&name).is_some_and(|(_, _, until)| *until <= now) {
+            if self.moving.gone.get(&name).is_some_and(|gone| gone.until <= now) {
                 self.moving.gone.remove(&name);
             }
             self.moving.gone_slots.remove(&slot);
@@ -171,7 +182,9 @@ impl<E: Entities> Streams<E> {
             let Some(stream) = self.remove(index) else { continue };
             let name = (stream.info.session, stream.handle);
             self.groups.forget(out, index);
-            self.moving.gone.insert(name, (entity, to, now + GONE_KEEP));
+            let (home, account) = (stream.home, stream.info.account);
+            let gone = Gone { entity, to, until: now + GONE_KEEP, home, account };
+            self.moving.gone.insert(name, gone);
             self.moving.gone_slots.insert(slot, name);
             self.moving.gone_routes.insert((index, stream.route), name);
             self.moving.order.push_back((now + GONE_KEEP, name, slot, stream.route));
@@ -185,6 +198,26 @@ impl<E: Entities> Streams<E> {
                 }
                 _ => self.send_on(out, name, (from, self.me), &payload),
             }
+        }
+    }
+
+    /// The new owner of streams that went from here may have died before their homes heard of it: those
+    /// that have not are told that the streams are lost. `entity`: only those of that one.
+    pub fn new_owner_away<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        node: Incarnation,
+        entity: Option<EntityId>,
+    ) {
+        let is_it = |gone: &Gone| {
+            gone.to.node == node && entity.is_none_or(|entity| gone.entity == entity)
+        };
+        let mut lost: Vec<(Name, Gone)> =
+            self.moving.gone.extract_if(|_, gone| is_it(gone)).collect();
+        lost.sort_unstable_by_key(|(name, _)| *name);
+        for ((session, stream), Gone { home, account, .. }) in lost {
+            let code = CloseCode::Unavailable;
+            out.control(home, &LinkFrame::Lost { session, account, stream, code });
         }
     }
 
@@ -215,7 +248,7 @@ impl<E: Entities> Streams<E> {
         (from, to_whom): (WorkerId, WorkerId),
         payload: &[u8],
     ) {
-        let Some((entity, to, _)) = self.moving.gone.get(&name).copied() else { return };
+        let Some(Gone { entity, to, .. }) = self.moving.gone.get(&name).copied() else { return };
         let (session, stream) = name;
         let frame =
             LinkFrame::StreamPassed { entity, session, stream, from, to: to_whom, payload };
@@ -239,7 +272,7 @@ impl<E: Entities> Streams<E> {
         });
         let Some(slot) = found.map(|index| self.slot_of(*index)) else {
             self.stats.stale += 1;
-            if self.moving.gone.get(&(session, stream)).is_some_and(|(_, at, _)| *at != self.me) {
+            if self.moving.gone.get(&(session, stream)).is_some_and(|gone| gone.to != self.me) {
                 self.send_on(io.out, (session, stream), (from, to), payload);
             }
             return;
@@ -304,7 +337,8 @@ impl<E: Entities> Streams<E> {
             out.control(home, &LinkFrame::StreamMoved { session, account, stream, slot });
             peers.push((here.peer.clone(), here.is_attached()));
             // What still comes for where it was here before finds it.
-            self.moving.gone.insert((session, stream), (entity, self.me, now + GONE_KEEP));
+            let gone = Gone { entity, to: self.me, until: now + GONE_KEEP, home, account };
+            self.moving.gone.insert((session, stream), gone);
             self.moving.order.push_back((now + GONE_KEEP, (session, stream), slot, 0));
             self.table[slot.index as usize].stream = Some(Box::new(here));
             self.by_entity.entry(entity).or_default().push(slot.index);

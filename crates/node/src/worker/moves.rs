@@ -368,6 +368,8 @@ impl Worker {
     /// Nothing more comes from `node`.
     pub(super) fn moves_down(&mut self, now: Instant, node: Incarnation) {
         self.host.routes_down(node);
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        self.streams.new_owner_away(&mut out, node, None);
         let out = self.moves.out.iter().filter(|(_, out)| out.to.node == node);
         let out: Vec<EntityId> = out.map(|(id, _)| *id).collect();
         out.into_iter().for_each(|id| self.outgoing_late(now, id));

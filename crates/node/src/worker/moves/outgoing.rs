@@ -270,7 +270,10 @@ impl Worker {
     pub(super) fn taken_elsewhere(&mut self, now: Instant, id: EntityId, node: Incarnation) {
         let Some(out) = self.moves.out.get(&id) else { return };
         if out.to.node == node {
-            return self.leave(now, id);
+            self.leave(now, id);
+            // It has not said so: it may have died since.
+            let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+            return self.streams.new_owner_away(&mut out, node, Some(id));
         }
         self.drop_frozen(now, id);
         if let Some(keeper) = self.keeper_of(id) {
