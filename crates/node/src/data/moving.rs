@@ -101,6 +101,8 @@ impl Keeper {
             self.acts.push_back(Act::Elsewhere(id, owner));
         }
         if want.abandoned || now >= until {
+            // It is not left alone for long: it may be free in a moment.
+            self.entries.entry(id).and_modify(|entry| entry.attempts = 0);
             return self.refuse(now, id, Status::Unavailable, want.abandoned);
         }
         let pause = self.pause(id).min(self.options.retry_first * 4);

@@ -108,6 +108,19 @@ impl Host {
         &self.hub.routes
     }
 
+    /// The entity may come here from `old`. Whether all mail that was sent to it from here is there.
+    pub(crate) fn coming(&mut self, id: EntityId, old: WorkerId) -> bool {
+        match self.hub.routes.coming(id, old, self.hub.now.get()) {
+            Ok(()) => true,
+            Err(marker) => {
+                if let Some((by, number)) = marker {
+                    self.hub.send_marker(id, by, number);
+                }
+                false
+            }
+        }
+    }
+
     /// Sends what waited for an entity that is at `at` now.
     pub(crate) fn settle_route(&mut self, id: EntityId, at: WorkerId) {
         let held = self.hub.routes.settle(id, at, self.hub.now.get());

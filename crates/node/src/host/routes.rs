@@ -156,12 +156,7 @@ impl Routes {
                     // What is held goes on waiting: the marker under way goes all the way.
                     return None;
                 }
-                let number = self.markers.get() + 1;
-                self.markers.set(number);
-                let (again, until) = (now + MARKER_EVERY, now + MARKER_WAIT);
-                route.moving = Some(Moving { old, number, again, until, held: Vec::new() });
-                self.wake_by(again);
-                Some(number)
+                Some(self.begin_marker(route, old, now))
             }
             _ => {
                 drop(known);
@@ -171,19 +166,43 @@ impl Routes {
         }
     }
 
-    /// The entity may come here from `old`: what is sent to it from here waits. `false` if mail is on
-    /// its way there by another worker: that has to come there first.
-    pub fn coming(&self, id: EntityId, old: WorkerId, now: Instant) -> bool {
-        let until = now + 10 * MARKER_WAIT;
-        let again = until;
-        let moving = Some(Moving { old, number: 0, again, until, held: Vec::new() });
+    /// The entity may come here from `old`: what is sent to it from here waits from now on.
+    ///
+    /// # Errors
+    ///
+    /// Mail is on its way there by another worker, and has to come there first: to whom a marker with
+    /// which number is to be sent, unless one is on its way.
+    pub fn coming(
+        &self,
+        id: EntityId,
+        old: WorkerId,
+        now: Instant,
+    ) -> Result<(), Option<(WorkerId, u64)>> {
         let mut known = self.known.borrow_mut();
         let route = known.entry(id).or_insert(Route { at: old, used: now, moving: None });
-        let may_come = route.moving.as_ref().is_none_or(|moving| moving.number == 0);
-        if route.moving.is_none() {
-            route.moving = moving;
+        match &route.moving {
+            Some(moving) if moving.number == 0 => return Ok(()),
+            Some(_) => return Err(None),
+            None => {}
         }
-        may_come
+        if route.at != old && now.since(route.used) <= KEEP && !self.unordered.get() {
+            let before = std::mem::replace(&mut route.at, old);
+            let number = self.begin_marker(route, before, now);
+            return Err(Some((before, number)));
+        }
+        let until = now + 10 * MARKER_WAIT;
+        route.moving = Some(Moving { old, number: 0, again: until, until, held: Vec::new() });
+        Ok(())
+    }
+
+    /// Mail waits from now on for a marker that goes by `old`.
+    fn begin_marker(&self, route: &mut Route, old: WorkerId, now: Instant) -> u64 {
+        let number = self.markers.get() + 1;
+        self.markers.set(number);
+        let (again, until) = (now + MARKER_EVERY, now + MARKER_WAIT);
+        route.moving = Some(Moving { old, number, again, until, held: Vec::new() });
+        self.wake_by(again);
+        number
     }
 
     fn is_coming(&self, id: EntityId) -> bool {

@@ -151,7 +151,7 @@ impl Worker {
         let untold = self.moves.coming.iter().filter(|(_, coming)| !coming.told);
         let untold: Vec<EntityId> = untold.map(|(id, _)| *id).collect();
         for id in untold {
-            busy |= self.tell_arrived(now, id);
+            busy |= self.tell_arrived(id);
         }
         let late = self.moves.out.iter().filter(|(_, out)| out.until <= now);
         let late: Vec<EntityId> = late.map(|(id, _)| *id).collect();

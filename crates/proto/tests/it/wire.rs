@@ -61,7 +61,7 @@ fn every_kind_has_a_sample() {
     let down: BTreeSet<_> =
         samples::down().iter().map(|(_, frame)| samples::down_kind(frame)).collect();
     let link: BTreeSet<_> = samples::link().iter().map(samples::link_kind).collect();
-    assert_eq!((up.len(), down.len(), link.len()), (10, 16, 41));
+    assert_eq!((up.len(), down.len(), link.len()), (10, 16, 48));
     // Each sample's first byte is a head that nothing else in its direction has.
     let heads: BTreeSet<u8> = up_payloads().iter().map(|payload| payload[0]).collect();
     assert_eq!(heads.len(), up.len());
@@ -106,8 +106,10 @@ fn a_frame_cut_at_any_byte_is_truncated_or_another_whole_frame() {
             match LinkFrame::decode(&payload[..cut]) {
                 Err(error) => assert_eq!(error, WireError::Truncated),
                 Ok((_, frame)) => {
-                    let carries =
-                        ["up", "down", "cast", "call", "answer", "publish", "select", "forward"];
+                    let carries = [
+                        "up", "down", "cast", "call", "answer", "publish", "select", "forward", "move",
+                        "forwarded", "stream_passed",
+                    ];
                     assert!(carries.contains(&samples::link_kind(&frame)), "{frame:?}");
                 }
             }

@@ -87,15 +87,15 @@ impl Worker {
         }
         coming.whole = true;
         (coming.look_at, coming.until) = (now + STEP_WAIT, now + KEEP);
-        self.tell_arrived(now, id);
+        self.tell_arrived(id);
     }
 
     /// Says that all of it is here, once what was sent to it from here is there. Later mail waits. Gives
     /// whether it was said.
-    pub(super) fn tell_arrived(&mut self, now: Instant, id: EntityId) -> bool {
+    pub(super) fn tell_arrived(&mut self, id: EntityId) -> bool {
         let Some(coming) = self.moves.coming.get_mut(&id) else { return false };
         let (from, number) = (coming.from, coming.number);
-        if !coming.whole || coming.told || !self.host.routes().coming(id, from, now) {
+        if !coming.whole || coming.told || !self.host.coming(id, from) {
             return false;
         }
         coming.told = true;
