@@ -38,19 +38,15 @@ pub fn enums(interface: &Interface) -> TokenStream {
 pub fn functions(interface: &Interface) -> TokenStream {
     let root = &interface.root;
     let encode_messages = interface.methods.iter().map(|method| encode_message(root, method));
-    let decode_messages = interface
-        .methods
-        .iter()
-        .enumerate()
-        .map(|(at, method)| {
-            let variant = method.variant();
-            let binds = binds(method);
-            let reads = match method.role {
-                Role::Remote(_) => decode_args(root, method),
-                _ => decode_own(root, method),
-            };
-            quote!(#at => { #reads __Message::#variant(#(#binds),*) })
-        });
+    let decode_messages = interface.methods.iter().enumerate().map(|(at, method)| {
+        let variant = method.variant();
+        let binds = binds(method);
+        let reads = match method.role {
+            Role::Remote(_) => decode_args(root, method),
+            _ => decode_own(root, method),
+        };
+        quote!(#at => { #reads __Message::#variant(#(#binds),*) })
+    });
     let answering = || interface.methods.iter().enumerate().filter(|(_, method)| method.answers());
     let encode_replies = answering().map(|(_, method)| encode_reply(root, method));
     let decode_replies = answering().map(|(at, method)| decode_reply(root, at, method));

@@ -34,9 +34,9 @@ use crate::session::{
 
 use clients::client_out;
 pub use data::DataParts;
-pub use moves::MoveStats;
 use ears::Ears;
 use links::{Links, View};
+pub use moves::MoveStats;
 use moves::Moves;
 use topics::Topics;
 

@@ -640,12 +640,8 @@ impl<'a> LinkFrame<'a> {
                 hops: r.byte()?,
                 payload: r.take_rest(),
             },
-            kind::MARKER => {
-                LinkFrame::Marker { entity: read_entity(&mut r)?, number: r.varint()? }
-            }
-            kind::PASSED => {
-                LinkFrame::Passed { entity: read_entity(&mut r)?, number: r.varint()? }
-            }
+            kind::MARKER => LinkFrame::Marker { entity: read_entity(&mut r)?, number: r.varint()? },
+            kind::PASSED => LinkFrame::Passed { entity: read_entity(&mut r)?, number: r.varint()? },
             kind::STREAM_PASSED => LinkFrame::StreamPassed {
                 entity: read_entity(&mut r)?,
                 session: SessionId(r.array()?),

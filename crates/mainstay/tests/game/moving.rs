@@ -192,7 +192,8 @@ fn finish<T>(cluster: &mut Cluster, mut job: Job<T>) -> T {
 fn look(cluster: &mut Cluster, key: u64) -> Report {
     for _ in 0..40 {
         let node = (0..cluster.nodes()).find(|node| cluster.is_up(*node)).expect("one runs");
-        let job = begin(cluster, node, move |out| async move { out.entity::<Walker>(key).look().await });
+        let job =
+            begin(cluster, node, move |out| async move { out.entity::<Walker>(key).look().await });
         if let Ok(report) = finish(cluster, job) {
             return report;
         }
@@ -212,9 +213,7 @@ fn owner(cluster: &Cluster, key: u64) -> usize {
 
 fn join(cluster: &mut Cluster, account: u64) -> ClientId {
     let client = cluster.client(account);
-    let bound = cluster.run_until(20 * SECOND, |cluster| {
-        cluster.core(client).is_bound("me")
-    });
+    let bound = cluster.run_until(20 * SECOND, |cluster| cluster.core(client).is_bound("me"));
     assert!(bound, "the client is let in");
     cluster.events(client);
     client
@@ -385,7 +384,8 @@ fn away_while_it_moves(change: impl FnOnce(&mut Options)) -> bool {
     cluster.run_for(10 * SECOND);
     assert_eq!(owner(&cluster, 1), to);
     let answer = cluster.take_result(client, request);
-    let steps = cluster.events(client).into_iter().filter(|event| matches!(event, Event::Push { .. }));
+    let steps =
+        cluster.events(client).into_iter().filter(|event| matches!(event, Event::Push { .. }));
     matches!(answer, Some(Ok(_))) && steps.count() == 2
 }
 
@@ -509,8 +509,7 @@ fn links_that_break_during_moves_double_and_reorder_nothing() {
         cluster.run_for(20 * SECOND);
         let report = look(&mut cluster, 1);
         let again = report.heard.wrong.iter().filter(|line| {
-            let numbers: Vec<u64> =
-                line.split(' ').filter_map(|word| word.parse().ok()).collect();
+            let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
             numbers[0] <= numbers[1]
         });
         let again: Vec<_> = again.collect();
@@ -567,9 +566,8 @@ fn a_node_that_drains_moves_all_out_and_nobody_notices() {
     }
     // It may stay after all: then it gets back what belongs to it, a few at a time.
     cluster.drain_node(leaving, false);
-    let back = cluster.run_until(400 * SECOND, |cluster| {
-        (0..3).all(|node| cluster.strays(node) == 0)
-    });
+    let back =
+        cluster.run_until(400 * SECOND, |cluster| (0..3).all(|node| cluster.strays(node) == 0));
     assert!(back);
     for (client, key) in clients.iter().zip(1..) {
         assert_eq!(step(&mut cluster, *client, 3), 3, "walker {key}");

@@ -9,8 +9,8 @@ use proto::frame::Status;
 use store::{Activate, Activated, Claim, Documents, Error, Incarnation, Patch};
 
 use super::ask::{Ask, Told, key_of};
-use super::moving::Leaving;
 use super::commits::{CommitFlight, CommitOutcome, CommitRequest};
+use super::moving::Leaving;
 use super::options::Options;
 use super::report::{Stats, Trouble};
 use super::sheets::{BadDocument, Changes, Found};

@@ -105,8 +105,13 @@ impl Events {
     }
 
     pub fn push(&mut self, event: Event) {
-        let must_stay =
-            matches!(event, Event::Activate(_) | Event::Activated { .. } | Event::Gone { .. } | Event::Departed { .. });
+        let must_stay = matches!(
+            event,
+            Event::Activate(_)
+                | Event::Activated { .. }
+                | Event::Gone { .. }
+                | Event::Departed { .. }
+        );
         if self.queue.len() >= EVENTS_MAX && !must_stay {
             self.lost += 1;
             return;

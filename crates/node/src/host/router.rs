@@ -1,7 +1,7 @@
 use std::rc::Rc;
 
-use proto::{EntityId, Incarnation};
 use proto::link::WorkerId;
+use proto::{EntityId, Incarnation};
 
 use super::routes::Routes;
 use crate::topics::NodeBus;

@@ -17,9 +17,9 @@ use proto::link::{Slot, WorkerId};
 use proto::{EntityId, Incarnation, MethodId, WireError, name_hash};
 use store::{Claim, Documents};
 
+use super::Freezing;
 use super::calls::{Calls, Sent};
 use super::event::Event;
-use super::Freezing;
 use super::hub::{Hub, Ready, What, bump, drop_quietly, panic_text};
 use super::index::Index;
 use super::lane::Lanes;

@@ -1,6 +1,6 @@
 use proto::frame::head;
-use proto::{Reader, WireError, put_blob, put_varint};
 use proto::stream::{Limits, Overflow};
+use proto::{Reader, WireError, put_blob, put_varint};
 
 /// Most answers that are given again after their acknowledgement.
 const ANSWERS_MAX: usize = 64;

@@ -5,11 +5,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use env::{FastMap, Instant};
+use proto::frame::CloseCode;
 use proto::link::{
-    LinkFrame, Slot, WorkerId, put_slot, put_worker, read_slot, read_worker, read_up,
+    LinkFrame, Slot, WorkerId, put_slot, put_worker, read_slot, read_up, read_worker,
 };
 use proto::stream::Inbound;
-use proto::frame::CloseCode;
 use proto::{
     AccountId, EntityId, Incarnation, MethodId, Reader, SessionId, WireError, put_blob, put_varint,
 };
@@ -209,9 +209,8 @@ impl<E: Entities> Streams<E> {
         node: Incarnation,
         entity: Option<EntityId>,
     ) {
-        let is_it = |gone: &Gone| {
-            gone.to.node == node && entity.is_none_or(|entity| gone.entity == entity)
-        };
+        let is_it =
+            |gone: &Gone| gone.to.node == node && entity.is_none_or(|entity| gone.entity == entity);
         let mut lost: Vec<(Name, Gone)> =
             self.moving.gone.extract_if(|_, gone| is_it(gone)).collect();
         lost.sort_unstable_by_key(|(name, _)| *name);
@@ -250,8 +249,7 @@ impl<E: Entities> Streams<E> {
     ) {
         let Some(Gone { entity, to, .. }) = self.moving.gone.get(&name).copied() else { return };
         let (session, stream) = name;
-        let frame =
-            LinkFrame::StreamPassed { entity, session, stream, from, to: to_whom, payload };
+        let frame = LinkFrame::StreamPassed { entity, session, stream, from, to: to_whom, payload };
         out.control(to, &frame);
     }
 

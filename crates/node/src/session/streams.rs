@@ -954,7 +954,10 @@ impl<E: Entities> Entry<E> {
     }
 }
 
-pub(super) fn find_mut<E: Entities>(table: &mut [Entry<E>], slot: Slot) -> Option<&mut StreamOf<E>> {
+pub(super) fn find_mut<E: Entities>(
+    table: &mut [Entry<E>],
+    slot: Slot,
+) -> Option<&mut StreamOf<E>> {
     let entry = table.get_mut(slot.index as usize)?;
     if entry.generation != slot.generation {
         return None;

@@ -274,7 +274,14 @@ impl Worker {
     }
 
     /// Goes behind all mail that this worker has sent to `to` before.
-    fn send_step(&mut self, to: WorkerId, entity: EntityId, number: u64, step: MoveStep, body: &[u8]) {
+    fn send_step(
+        &mut self,
+        to: WorkerId,
+        entity: EntityId,
+        number: u64,
+        step: MoveStep,
+        body: &[u8],
+    ) {
         self.host.send_behind(to, &LinkFrame::Move { entity, number, step, body });
     }
 

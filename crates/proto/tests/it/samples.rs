@@ -2,8 +2,8 @@
 
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame, Welcome};
 use proto::link::{
-    Act, Admission, Call, Forward, GroupId, LinkFrame, MoveStep, PushTo, Select, Selected, Slot, Tag, Whom,
-    WorkerId,
+    Act, Admission, Call, Forward, GroupId, LinkFrame, MoveStep, PushTo, Select, Selected, Slot,
+    Tag, Whom, WorkerId,
 };
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 

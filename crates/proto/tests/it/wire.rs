@@ -107,8 +107,17 @@ fn a_frame_cut_at_any_byte_is_truncated_or_another_whole_frame() {
                 Err(error) => assert_eq!(error, WireError::Truncated),
                 Ok((_, frame)) => {
                     let carries = [
-                        "up", "down", "cast", "call", "answer", "publish", "select", "forward", "move",
-                        "forwarded", "stream_passed",
+                        "up",
+                        "down",
+                        "cast",
+                        "call",
+                        "answer",
+                        "publish",
+                        "select",
+                        "forward",
+                        "move",
+                        "forwarded",
+                        "stream_passed",
                     ];
                     assert!(carries.contains(&samples::link_kind(&frame)), "{frame:?}");
                 }

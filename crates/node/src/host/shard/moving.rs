@@ -325,7 +325,8 @@ impl<E: Entity> Shard<E> {
             let Cells { slots, room, .. } = &mut *cells;
             let slot = &mut slots[index as usize];
             let later = std::mem::replace(&mut slot.mailbox, Mailbox::EMPTY);
-            let online = peers.iter().filter(|(_, here)| *here).map(|(p, _)| Hook::Online(p.clone()));
+            let online =
+                peers.iter().filter(|(_, here)| *here).map(|(p, _)| Hook::Online(p.clone()));
             let hooks = [Hook::Created, Hook::Loaded].into_iter().chain(online);
             for hook in hooks.filter(|hook| E::KIND.hooks.has(hook.bit())) {
                 room.push(&mut slot.mailbox, hook_mail(hook));
@@ -525,7 +526,11 @@ impl<E: Entity> Shard<E> {
         match E::decode_message(usize::from(method), body) {
             Ok(message) => Some((message, method)),
             Err(error) => {
-                tracing::error!(kind = E::KIND.name, method, "a message did not survive a move: {error}");
+                tracing::error!(
+                    kind = E::KIND.name,
+                    method,
+                    "a message did not survive a move: {error}"
+                );
                 None
             }
         }
@@ -584,6 +589,7 @@ fn read_peer(r: &mut Reader<'_>) -> Result<Peer, WireError> {
 
 /// The same client among those that have streams here.
 fn same_peer(peers: &[Peer], peer: Peer) -> Peer {
-    let is_it = |known: &&Peer| known.session() == peer.session() && known.stream() == peer.stream();
+    let is_it =
+        |known: &&Peer| known.session() == peer.session() && known.stream() == peer.stream();
     peers.iter().find(is_it).cloned().unwrap_or(peer)
 }
