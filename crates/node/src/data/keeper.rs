@@ -701,6 +701,8 @@ impl Keeper {
                 entry.state = State::Wanted(want);
                 self.wanted.push_back(id);
                 if want.until.is_some_and(|until| until <= now) {
+                    // It is not left alone for long: it may be free in a moment.
+                    entry.attempts = 0;
                     self.refuse(now, id, Status::Unavailable, want.abandoned);
                 }
             }
