@@ -104,6 +104,30 @@ impl Calendar {
         Ok(Calendar { zone: parse_zone(zone)?, fields, text: format!("cron {line} {zone}") })
     }
 
+    /// As text, from which [`from_text`](Self::from_text) makes the same again.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What [`text`](Self::text) gave.
+    ///
+    /// # Errors
+    /// As the three functions that make calendars; [`CalendarError::Cron`] for what none of them made.
+    pub fn from_text(text: &str) -> Result<Self, CalendarError> {
+        let bad = || CalendarError::Cron(text.to_owned());
+        let (form, rest) = text.split_once(' ').ok_or_else(bad)?;
+        let (when, zone) = rest.rsplit_once(' ').ok_or_else(bad)?;
+        match form {
+            "daily" => Calendar::daily(when, zone),
+            "weekly" => {
+                let (days, time) = when.rsplit_once(' ').ok_or_else(bad)?;
+                Calendar::weekly(days, time, zone)
+            }
+            "cron" => Calendar::cron(when, zone),
+            _ => Err(bad()),
+        }
+    }
+
     /// The first time it happens after `time`, never at it. `None` only at the end of the
     /// calendar, some 8,000 years from now.
     pub fn next_after(&self, time: WallTime) -> Option<WallTime> {

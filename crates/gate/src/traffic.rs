@@ -372,6 +372,10 @@ impl Gate {
             }
             LinkFrame::Leave { group, conn, stream } => self.leave(now, group, conn, stream),
             LinkFrame::Disband { group } => self.disband(now, group),
+            // All that came before it is with the clients: their streams may go on elsewhere.
+            LinkFrame::Marker { entity, number } => {
+                self.send(now, from, &LinkFrame::Passed { entity, number });
+            }
             LinkFrame::Welcome {
                 conn,
                 session,

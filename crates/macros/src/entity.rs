@@ -567,7 +567,8 @@ fn hook(root: &Path, ident: &Ident, parts: &[Part]) -> TokenStream {
                 #(.and(<#types as #root::Methods>::HOOKS_ASYNC))*;
             let __down = ::core::matches!(
                 __hook,
-                #root::Hook::Offline(..) | #root::Hook::BeforeSave | #root::Hook::Destroyed
+                #root::Hook::Offline(..) | #root::Hook::BeforeSave | #root::Hook::BeforeMove
+                    | #root::Hook::Destroyed
             );
             let __order = move |__at: usize| UP[if __down { UP.len() - 1 - __at } else { __at }];
             if LATER.has(__hook.bit()) {

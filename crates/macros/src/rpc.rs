@@ -71,12 +71,14 @@ fn owner_of(block: &ItemImpl) -> Result<Ident> {
 }
 
 /// The points of an entity's life: hook method, variant, set, arguments after the context.
-const HOOKS: [(&str, &str, &str, usize); 9] = [
+const HOOKS: [(&str, &str, &str, usize); 11] = [
     ("created", "Created", "CREATED", 0),
     ("loaded", "Loaded", "LOADED", 0),
     ("online", "Online", "ONLINE", 1),
     ("offline", "Offline", "OFFLINE", 2),
     ("before_save", "BeforeSave", "BEFORE_SAVE", 0),
+    ("before_move", "BeforeMove", "BEFORE_MOVE", 0),
+    ("moved", "Moved", "MOVED", 0),
     ("daily", "Daily", "DAILY", 0),
     ("reloaded", "Reloaded", "RELOADED", 0),
     ("destroyed", "Destroyed", "DESTROYED", 0),

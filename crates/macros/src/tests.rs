@@ -181,7 +181,7 @@ fn hooks_have_known_names_and_arguments() {
          #[hook] async fn destroyed(&mut self) {}
          #[hook] fn loaded(&mut self) -> u8 { 0 }",
         expect![[r#"
-            no point in an entity's life has this name; there are: created, loaded, online, offline, before_save, daily, reloaded, destroyed, step
+            no point in an entity's life has this name; there are: created, loaded, online, offline, before_save, before_move, moved, daily, reloaded, destroyed, step
             `created` takes nothing besides the context
             `online` takes at most the peer: `peer: &Peer`
             nothing is waited for after the end: make it a plain `fn`

@@ -38,17 +38,15 @@ pub fn enums(interface: &Interface) -> TokenStream {
 pub fn functions(interface: &Interface) -> TokenStream {
     let root = &interface.root;
     let encode_messages = interface.methods.iter().map(|method| encode_message(root, method));
-    let decode_messages = interface
-        .methods
-        .iter()
-        .enumerate()
-        .filter(|(_, method)| matches!(method.role, Role::Remote(_)))
-        .map(|(at, method)| {
-            let variant = method.variant();
-            let binds = binds(method);
-            let reads = decode_args(root, method);
-            quote!(#at => { #reads __Message::#variant(#(#binds),*) })
-        });
+    let decode_messages = interface.methods.iter().enumerate().map(|(at, method)| {
+        let variant = method.variant();
+        let binds = binds(method);
+        let reads = match method.role {
+            Role::Remote(_) => decode_args(root, method),
+            _ => decode_own(root, method),
+        };
+        quote!(#at => { #reads __Message::#variant(#(#binds),*) })
+    });
     let answering = || interface.methods.iter().enumerate().filter(|(_, method)| method.answers());
     let encode_replies = answering().map(|(_, method)| encode_reply(root, method));
     let decode_replies = answering().map(|(at, method)| decode_reply(root, at, method));
@@ -101,13 +99,51 @@ pub fn functions(interface: &Interface) -> TokenStream {
 fn encode_message(root: &Path, method: &Method) -> TokenStream {
     let variant = method.variant();
     if !matches!(method.role, Role::Remote(_)) {
-        // A timer's message never leaves its entity.
-        return quote!(__Message::#variant(..) => #root::codec::put_array(__out, 0),);
+        return encode_own(root, method);
     }
     let binds = binds(method);
     let writes = encode_args(root, &method.args, &binds);
     quote! {
         __Message::#variant(#(ref #binds),*) => { #writes }
+    }
+}
+
+/// A message of the entity to itself. It leaves its entity only together with it, so its arguments
+/// need not be messages; if they are not, it does not come along.
+fn encode_own(root: &Path, method: &Method) -> TokenStream {
+    let variant = method.variant();
+    let (count, binds) = (method.args.len(), binds(method));
+    quote! {
+        __Message::#variant(#(ref #binds),*) => {
+            #[allow(unused_imports)]
+            use #root::codec::{IsMessage as _, IsNone as _};
+            let __start = __out.len();
+            #root::codec::put_array(__out, #count);
+            let __whole = true #(&& (&#root::codec::MaybeMessage(#binds)).put(__out))*;
+            if !__whole {
+                __out.truncate(__start);
+                #root::codec::put_array(__out, 0);
+            }
+        }
+    }
+}
+
+/// Statements that read what [`encode_own`] wrote.
+fn decode_own(root: &Path, method: &Method) -> TokenStream {
+    let reads = method.args.iter().zip(binds(method)).map(|(arg, bind)| {
+        let Arg { name, ty, .. } = arg;
+        quote! {
+            let #bind: #ty = (&#root::codec::MaybeType::<#ty>(::core::marker::PhantomData))
+                .take(&mut __fields, __d, #name)?;
+        }
+    });
+    quote! {
+        #[allow(unused_imports)]
+        use #root::codec::{IsReadable as _, IsUnreadable as _};
+        #[allow(unused_mut)]
+        let mut __fields = #root::codec::Fields::begin(__d)?;
+        #(#reads)*
+        __fields.end(__d)?;
     }
 }
 

@@ -355,6 +355,10 @@ impl Hooks {
     pub const DESTROYED: Hooks = Hooks(128);
     /// [`Hook::Step`].
     pub const STEP: Hooks = Hooks(256);
+    /// [`Hook::BeforeMove`].
+    pub const BEFORE_MOVE: Hooks = Hooks(512);
+    /// [`Hook::Moved`].
+    pub const MOVED: Hooks = Hooks(1024);
 
     /// Both sets.
     pub const fn and(self, other: Hooks) -> Hooks {
@@ -380,6 +384,12 @@ pub enum Hook {
     Offline(Peer, CloseCode),
     /// Its document is about to be written.
     BeforeSave,
+    /// It is about to move to another node, and may note what is to come along beside its document
+    /// (see [`Cx::carry`](crate::Cx::carry)). The move may still be given up.
+    BeforeMove,
+    /// It has come from another node: after `Created`, `Loaded` and an `Online` for each client that is
+    /// connected, before all mail. Its timers are those that it had.
+    Moved,
     /// The day changed, as the game's calendar has it.
     Daily,
     /// Tables or scripts were swapped.
@@ -399,6 +409,8 @@ impl Hook {
             Hook::Online(_) => Hooks::ONLINE,
             Hook::Offline(..) => Hooks::OFFLINE,
             Hook::BeforeSave => Hooks::BEFORE_SAVE,
+            Hook::BeforeMove => Hooks::BEFORE_MOVE,
+            Hook::Moved => Hooks::MOVED,
             Hook::Daily => Hooks::DAILY,
             Hook::Reloaded => Hooks::RELOADED,
             Hook::Destroyed => Hooks::DESTROYED,

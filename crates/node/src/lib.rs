@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod call;
+mod carry;
 mod component;
 mod cx;
 pub mod data;
@@ -55,4 +56,4 @@ pub use step::{Step, Turn};
 pub use timer::{Missed, Schedule, TimerId, Times};
 pub use topics::NodeBus;
 pub use users::{Chosen, Outcome, UserLane, Users};
-pub use worker::{DataParts, Report, Worker, WorkerParts, WorkerStats};
+pub use worker::{DataParts, MoveStats, Report, Worker, WorkerParts, WorkerStats};

@@ -16,7 +16,7 @@ use mesh::{Key, Mesh};
 use proto::frame::CloseCode;
 use proto::link::WorkerId;
 use proto::schema::Schema;
-use proto::{AccountId, Incarnation, KindId};
+use proto::{AccountId, EntityId, Incarnation, KindId};
 use store::Store;
 use transport::{Board, ListenOptions, Sockets};
 
@@ -757,6 +757,24 @@ impl NodeHandle {
         true
     }
 
+    /// Has a keyed entity with documents move to another node, live, wherever it is now; it stays there
+    /// although it is placed elsewhere, until that node goes. `false` if that node does not offer its
+    /// kind. What becomes of it shows in [`WorkerStats::moves`](crate::WorkerStats::moves): it may stay
+    /// where it is.
+    pub fn move_entity(&self, id: EntityId, to: Incarnation) -> bool {
+        let directory = self.cluster.directory();
+        if directory.node(to).is_none_or(|info| !info.offers(id.kind)) {
+            return false;
+        }
+        // Where it is here, if it is; else the worker passes the wish on.
+        let at = id.worker(self.workers());
+        let task: Task = Box::new(move |worker| {
+            worker.move_entity(id, to);
+        });
+        self.inboxes[usize::from(at)].push(Mail::Task(task));
+        true
+    }
+
     /// What it holds and has seen. Waits for each worker, at most `answer_wait`.
     pub fn stats(&self) -> NodeStats {
         let workers = (0..self.workers()).map(|w| self.ask(w, |worker| worker.stats())).collect();
@@ -799,7 +817,7 @@ impl NodeHandle {
         running.as_ref()?.pacemakers.first()?.audit()
     }
 
-    /// Hands its sessions over to the other nodes, takes the node off the list, ends what sessions
+    /// Hands its sessions and stored entities over to the other nodes, takes the node off the list, ends what sessions
     /// nobody has taken, closes its streams, and waits until its last frames have left. A second
     /// call reports nothing.
     pub fn stop(&self) -> StopReport {
@@ -822,24 +840,26 @@ impl NodeHandle {
 }
 
 impl NodeHandle {
-    /// Has other nodes take over the sessions that are at home here, if there are such nodes.
+    /// Has other nodes take over the sessions that are at home here and the entities that are kept in a
+    /// store, if there are such nodes.
     fn hand_over(&self) {
         let me = self.incarnation;
-        let has_others = || {
-            let directory = self.cluster.directory();
-            directory.offering(SESSION_KIND).any(|info| info.incarnation != me)
+        let takes = |info: &NodeInfo| {
+            let shares = || info.kinds.iter().any(|kind| self.info.offers(*kind));
+            info.incarnation != me && !info.draining && shares()
         };
-        if !self.info.offers(SESSION_KIND) || !has_others() {
+        let has_others = || self.cluster.directory().nodes().any(|info| takes(info));
+        if !has_others() {
             return;
         }
         let info = NodeInfo { draining: true, ..self.info.clone() };
         if let Err(error) = self.cluster.register(self.clock.now(), info) {
-            return tracing::warn!(%error, "sessions cannot be handed over");
+            return tracing::warn!(%error, "sessions and entities cannot be handed over");
         }
         let is_done = move |worker: &mut Worker| {
             let directory = worker.directory();
             let is_told = directory.node(me).is_none_or(|info| info.draining);
-            is_told && worker.sessions_left() == 0
+            is_told && worker.sessions_left() == 0 && worker.entities_left() == 0
         };
         let until = self.clock.now() + self.hand_over_wait;
         while has_others() && self.clock.now() < until {

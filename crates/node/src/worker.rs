@@ -5,6 +5,7 @@ mod clients;
 mod data;
 mod ears;
 mod links;
+mod moves;
 mod topics;
 mod users;
 
@@ -27,7 +28,7 @@ use crate::host::{
 };
 use crate::options::HostOptions;
 use crate::session::{
-    Bindings, HomeStats, Homes, Options as Sessions, Outlet, Places, Scope, SessionInfo,
+    Bindings, HomeStats, Homes, Mutant, Options as Sessions, Outlet, Places, Scope, SessionInfo,
     StreamStats, Streams,
 };
 
@@ -35,6 +36,8 @@ use clients::client_out;
 pub use data::DataParts;
 use ears::Ears;
 use links::{Links, View};
+pub use moves::MoveStats;
+use moves::Moves;
 use topics::Topics;
 
 /// Most pairs of another worker and a topic that it listens to which a worker keeps in mind.
@@ -104,6 +107,8 @@ pub struct WorkerStats {
     pub data: data_stats::Stats,
     /// Entities whose last changes could not be saved before the worker ended.
     pub unsaved: usize,
+    /// Entities that move between nodes.
+    pub moves: MoveStats,
     /// Links.
     pub mesh: mesh::Counters,
     /// Frames that could not be read or were for somebody else.
@@ -144,6 +149,7 @@ pub struct Worker {
     sagas: Option<Sagas>,
     /// The list of nodes is another one; those that it has lost, and whether they were reached.
     nodes_changed: Option<Vec<(Incarnation, bool)>>,
+    moves: Moves,
 }
 
 /// A group and the entity that opened it, if one did.
@@ -177,8 +183,11 @@ impl Worker {
             workers,
             directory: RefCell::new(Arc::new(Directory::default())),
             users: Rc::default(),
+            routes: Rc::default(),
             bus: RefCell::default(),
         });
+        let unordered = sessions.mutant == Some(Mutant::MarkerNotAwaited);
+        view.routes.unordered.set(unordered);
         let router = Rc::clone(&view) as Rc<dyn Router>;
         let mut host = Host::new(host, HostSetup { me, workers, clock, random, router });
         host.set_stores(stores);
@@ -201,6 +210,7 @@ impl Worker {
             ears: None,
             sagas,
             nodes_changed: None,
+            moves: Moves::default(),
         }
     }
 
@@ -246,6 +256,7 @@ impl Worker {
             streams: self.streams.stats(),
             data: self.data_stats(),
             unsaved: 0,
+            moves: self.move_stats(),
             mesh: self.mesh.counters(),
             bad_frames: self.bad_frames,
             unsent: self.unsent,
@@ -283,6 +294,7 @@ impl Worker {
         in_process: impl Fn(Incarnation) -> bool,
     ) {
         let before = self.view.directory.replace(directory.clone());
+        self.note_directory();
         let vanished = self.nodes_changed.get_or_insert_default();
         for info in before.nodes() {
             if directory.node(info.incarnation).is_none() {
@@ -373,13 +385,14 @@ impl Worker {
                 self.host.handle_probe(from, *origin, *call, *target, *seen);
             }
             LinkFrame::Ring { call } => self.host.handle_ring(*call),
-            LinkFrame::GiveBack { entity } => self.handle_give_back(now, *entity),
+            LinkFrame::GiveBack { entity } => self.handle_give_back(now, from, *entity),
             LinkFrame::StoreAway => self.handle_store_away(now, from.node),
             LinkFrame::Bind { .. }
             | LinkFrame::Attach { .. }
             | LinkFrame::Detach { .. }
             | LinkFrame::Unbind { .. }
             | LinkFrame::Home(HomeFrame::Adopt { .. })
+            | LinkFrame::StreamPassed { .. }
             | LinkFrame::Forward(_) => {
                 self.streams.handle_link(&mut io, &mut self.host, from, &frame);
             }
@@ -404,6 +417,7 @@ impl Worker {
                     tracing::error!(node = %from.node, subject, "too many topics: not noted");
                 }
             }
+            other if self.handle_move_frame(now, wall, from, other) => {}
             other => {
                 let kind = format!("{other:?}");
                 let kind = kind.split([' ', '(']).next().unwrap_or_default();
@@ -420,6 +434,7 @@ impl Worker {
         self.streams.handle_peer_down(now, &mut out, &mut self.host, node);
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         self.homes.handle_peer_down(&mut io, node);
+        self.moves_down(now, node);
     }
 
     /// Takes note that what was under way to and from `node` may be lost. The other workers of
@@ -464,6 +479,7 @@ impl Worker {
     /// Does what is to be done and says when to call again: `now` if there is more to do, `None`
     /// if nothing will happen by itself.
     pub fn turn(&mut self, now: Instant, wall: WallTime) -> Option<Instant> {
+        self.view.routes.now.set(now);
         self.handle_timeout(now, wall);
         self.mind_the_store(now);
         for node in self.topics.take_untold() {
@@ -496,6 +512,7 @@ impl Worker {
             self.keepers.iter().filter_map(Keeper::poll_timeout).min(),
             (!heard_all).then_some(now),
             self.sagas.as_ref().and_then(Sagas::poll_timeout),
+            self.moves_timeout(),
         ];
         timeouts.into_iter().flatten().min()
     }
@@ -574,15 +591,34 @@ impl Worker {
             };
             out.count(sent)
         });
+        busy |= self.carry_events(now);
+        busy |= self.carry_users(now);
+        busy |= self.carry_data(now);
+        busy |= self.carry_moves(now);
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        self.streams.settle(&mut out, &mut self.host);
+        busy
+    }
+
+    fn carry_events(&mut self, now: Instant) -> bool {
+        let mut busy = false;
         while let Some(event) = self.host.poll_event() {
             busy = true;
             self.handle_event(now, event);
         }
-        busy |= self.carry_users(now);
-        busy |= self.carry_data(now);
-        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
-        self.streams.settle(&mut out, &mut self.host);
         busy
+    }
+
+    /// The groups of an entity that is not here any more end.
+    fn end_groups(&mut self, now: Instant, target: Target) {
+        let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+        let owned = |group: &OwnedGroup| group.owner == Some(target);
+        let groups = self.groups.extract_if(|_, group| owned(group));
+        let mut groups: Vec<GroupId> = groups.map(|(_, group)| group.id).collect();
+        groups.sort_unstable();
+        for group in groups {
+            let _ = self.streams.disband(&mut out, group);
+        }
     }
 
     fn handle_event(&mut self, now: Instant, event: Event) {
@@ -605,14 +641,10 @@ impl Worker {
                 }
                 let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
                 self.streams.entity_gone(&mut out, id, code);
-                let owned = |group: &OwnedGroup| group.owner == Some(target);
-                let groups = self.groups.extract_if(|_, group| owned(group));
-                let mut groups: Vec<GroupId> = groups.map(|(_, group)| group.id).collect();
-                groups.sort_unstable();
-                for group in groups {
-                    let _ = self.streams.disband(&mut out, group);
-                }
+                self.end_groups(now, target);
+                self.move_over(now, id);
             }
+            Event::Departed { target, .. } => self.end_groups(now, target),
             Event::Publish { topic, body } => self.publish(now, &topic, &body),
             Event::Subscribe(topic) => self.listen(now, &topic, true),
             Event::Unsubscribe(topic) => self.listen(now, &topic, false),

@@ -3,13 +3,17 @@
 //! A link frame is `varint length | kind | destination worker | fields | body`. Within a cluster
 //! the two adjacent releases understand each other's frames.
 
+mod fields;
 mod homes;
+mod moves;
 mod select;
 mod slotted;
 
+pub use fields::{put_slot, put_worker, read_slot, read_worker};
 pub use homes::{
     HandOver, HandedState, HandedStream, Held, HomeFrame, Named, PAST_MAX, Past, Report, Wanted,
 };
+pub use moves::MoveStep;
 pub use select::{ACCOUNTS_MAX, Act, Forward, PushTo, Select, Selected, TAGS_MAX, Tag, Whom};
 pub use slotted::{NumberedDown, put_down, put_numbered_down, put_up, read_down, read_up};
 
@@ -20,6 +24,7 @@ use crate::frame::{
 };
 use crate::id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 use crate::varint::{Reader, put_varint};
+use fields::{put_entity, put_group, read_entity, read_group};
 
 /// The longest chain of callers that a call carries; a longer one fails with `Cycle`.
 pub const CHAIN_MAX: usize = 32;
@@ -329,6 +334,52 @@ pub enum LinkFrame<'a> {
 
     /// About homes of sessions that move or are lost.
     Home(HomeFrame<'a>),
+    // -- entities that move --
+    /// One step of the move `number` of an entity, as its two ends agree on it.
+    Move {
+        entity: EntityId,
+        number: u64,
+        step: MoveStep,
+        body: &'a [u8],
+    },
+    /// The entity is at another worker now.
+    Moved {
+        entity: EntityId,
+        at: WorkerId,
+    },
+    /// A `Call` or `Marker` that `from` sent to where the entity was.
+    Forwarded {
+        from: WorkerId,
+        hops: u8,
+        payload: &'a [u8],
+    },
+    /// Goes the old way to an entity behind all mail; whoever has it answers with `Passed`.
+    Marker {
+        entity: EntityId,
+        number: u64,
+    },
+    /// All that was sent before the marker has come to the sender of this, which has the entity.
+    Passed {
+        entity: EntityId,
+        number: u64,
+    },
+    /// A frame for a stream that has moved with its entity, from where it was: its slot is replaced.
+    StreamPassed {
+        entity: EntityId,
+        session: SessionId,
+        stream: u32,
+        from: WorkerId,
+        /// Whom it was sent to.
+        to: WorkerId,
+        payload: &'a [u8],
+    },
+    /// New owner to home: the stream moved here with its entity.
+    StreamMoved {
+        session: SessionId,
+        account: AccountId,
+        stream: u32,
+        slot: Slot,
+    },
 }
 
 /// A call to an entity or service on another worker.
@@ -389,6 +440,13 @@ mod kind {
     pub const STORE_AWAY: u8 = 0x49;
     pub const PUBLISH: u8 = 0x50;
     pub const LISTEN: u8 = 0x51;
+    pub const MOVE: u8 = 0x60;
+    pub const MOVED: u8 = 0x61;
+    pub const FORWARDED: u8 = 0x62;
+    pub const MARKER: u8 = 0x63;
+    pub const PASSED: u8 = 0x64;
+    pub const STREAM_PASSED: u8 = 0x65;
+    pub const STREAM_MOVED: u8 = 0x66;
 }
 
 /// The destination worker of a link payload.
@@ -575,6 +633,36 @@ impl<'a> LinkFrame<'a> {
             }
             kind::LISTEN => LinkFrame::Listen { subject: r.text(TEXT_BYTES_MAX)?, on: r.flag()? },
             HomeFrame::FIRST..=HomeFrame::LAST => LinkFrame::Home(HomeFrame::decode(kind, &mut r)?),
+            kind::MOVE => LinkFrame::Move {
+                entity: read_entity(&mut r)?,
+                number: r.u64()?,
+                step: MoveStep::read(&mut r)?,
+                body: r.take_rest(),
+            },
+            kind::MOVED => {
+                LinkFrame::Moved { entity: read_entity(&mut r)?, at: read_worker(&mut r)? }
+            }
+            kind::FORWARDED => LinkFrame::Forwarded {
+                from: read_worker(&mut r)?,
+                hops: r.byte()?,
+                payload: r.take_rest(),
+            },
+            kind::MARKER => LinkFrame::Marker { entity: read_entity(&mut r)?, number: r.varint()? },
+            kind::PASSED => LinkFrame::Passed { entity: read_entity(&mut r)?, number: r.varint()? },
+            kind::STREAM_PASSED => LinkFrame::StreamPassed {
+                entity: read_entity(&mut r)?,
+                session: SessionId(r.array()?),
+                stream: r.varint_u32()?,
+                from: read_worker(&mut r)?,
+                to: read_worker(&mut r)?,
+                payload: r.take_rest(),
+            },
+            kind::STREAM_MOVED => LinkFrame::StreamMoved {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                stream: r.varint_u32()?,
+                slot: read_slot(&mut r)?,
+            },
             other => return Err(WireError::Kind(other)),
         };
         r.end()?;
@@ -797,6 +885,39 @@ impl<'a> LinkFrame<'a> {
                 put_text(out, subject);
                 out.push(u8::from(*on));
             }
+            LinkFrame::Move { entity, number, step, body } => {
+                put_entity(out, *entity);
+                out.extend_from_slice(&number.to_le_bytes());
+                out.push(*step as u8);
+                out.extend_from_slice(body);
+            }
+            LinkFrame::Moved { entity, at } => {
+                put_entity(out, *entity);
+                put_worker(out, *at);
+            }
+            LinkFrame::Forwarded { from, hops, payload } => {
+                put_worker(out, *from);
+                out.push(*hops);
+                out.extend_from_slice(payload);
+            }
+            LinkFrame::Marker { entity, number } | LinkFrame::Passed { entity, number } => {
+                put_entity(out, *entity);
+                put_varint(out, *number);
+            }
+            LinkFrame::StreamPassed { entity, session, stream, from, to, payload } => {
+                put_entity(out, *entity);
+                out.extend_from_slice(&session.0);
+                put_varint(out, u64::from(*stream));
+                put_worker(out, *from);
+                put_worker(out, *to);
+                out.extend_from_slice(payload);
+            }
+            LinkFrame::StreamMoved { session, account, stream, slot } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_varint(out, u64::from(*stream));
+                put_slot(out, *slot);
+            }
         }
     }
 
@@ -844,120 +965,13 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::StoreAway => kind::STORE_AWAY,
             LinkFrame::Publish { .. } => kind::PUBLISH,
             LinkFrame::Listen { .. } => kind::LISTEN,
+            LinkFrame::Move { .. } => kind::MOVE,
+            LinkFrame::Moved { .. } => kind::MOVED,
+            LinkFrame::Forwarded { .. } => kind::FORWARDED,
+            LinkFrame::Marker { .. } => kind::MARKER,
+            LinkFrame::Passed { .. } => kind::PASSED,
+            LinkFrame::StreamPassed { .. } => kind::STREAM_PASSED,
+            LinkFrame::StreamMoved { .. } => kind::STREAM_MOVED,
         }
     }
-}
-
-impl<'a> Admission<'a> {
-    fn decode(r: &mut Reader<'a>) -> Result<Self, WireError> {
-        Ok(Admission {
-            conn: read_slot(r)?,
-            session: SessionId(r.array()?),
-            account: AccountId(r.varint()?),
-            expires_ms: r.varint()?,
-            level: r.byte()?,
-            name: r.text(TEXT_BYTES_MAX)?,
-            address: r.text(TEXT_BYTES_MAX)?,
-        })
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        put_slot(out, self.conn);
-        out.extend_from_slice(&self.session.0);
-        put_varint(out, self.account.0);
-        put_varint(out, self.expires_ms);
-        out.push(self.level);
-        put_text(out, self.name);
-        put_text(out, self.address);
-    }
-}
-
-impl<'a> Call<'a> {
-    fn decode(r: &mut Reader<'a>) -> Result<Self, WireError> {
-        let call = match r.byte()? {
-            0 => None,
-            1 => Some(read_slot(r)?),
-            _ => return Err(WireError::Range),
-        };
-        let from = read_worker(r)?;
-        let target = read_entity(r)?;
-        let method = MethodId(r.u32()?);
-        let remaining_ms = r.varint_u32()?;
-        let length = r.varint()?;
-        if length > CHAIN_MAX as u64 {
-            return Err(WireError::Range);
-        }
-        let chain = (0..length).map(|_| read_entity(r)).collect::<Result<_, _>>()?;
-        Ok(Call { call, from, target, method, remaining_ms, chain, body: r.take_rest() })
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
-        match self.call {
-            None => out.push(0),
-            Some(slot) => {
-                out.push(1);
-                put_slot(out, slot);
-            }
-        }
-        put_worker(out, self.from);
-        put_entity(out, self.target);
-        out.extend_from_slice(&self.method.0.to_le_bytes());
-        put_varint(out, u64::from(self.remaining_ms));
-        put_varint(out, self.chain.len() as u64);
-        for entity in &self.chain {
-            put_entity(out, *entity);
-        }
-        out.extend_from_slice(self.body);
-    }
-}
-
-#[inline]
-fn read_slot(r: &mut Reader<'_>) -> Result<Slot, WireError> {
-    Ok(Slot { index: r.varint_u32()?, generation: r.varint_u32()? })
-}
-
-fn put_slot(out: &mut Vec<u8>, slot: Slot) {
-    put_varint(out, u64::from(slot.index));
-    put_varint(out, u64::from(slot.generation));
-}
-
-fn read_worker(r: &mut Reader<'_>) -> Result<WorkerId, WireError> {
-    Ok(WorkerId { node: Incarnation(r.u64()?), worker: r.byte()? })
-}
-
-fn put_worker(out: &mut Vec<u8>, id: WorkerId) {
-    out.extend_from_slice(&id.node.0.to_le_bytes());
-    out.push(id.worker);
-}
-
-fn read_group(r: &mut Reader<'_>) -> Result<GroupId, WireError> {
-    Ok(GroupId { node: Incarnation(r.u64()?), worker: r.byte()?, slot: read_slot(r)? })
-}
-
-fn put_group(out: &mut Vec<u8>, id: GroupId) {
-    out.extend_from_slice(&id.node.0.to_le_bytes());
-    out.push(id.worker);
-    put_slot(out, id.slot);
-}
-
-/// An entity id: kind, then one byte that tells whether a home follows, then the key.
-fn read_entity(r: &mut Reader<'_>) -> Result<EntityId, WireError> {
-    let kind = KindId(r.u32()?);
-    let home = match r.byte()? {
-        0 => Incarnation::NONE,
-        1 => Incarnation(r.u64()?),
-        _ => return Err(WireError::Range),
-    };
-    Ok(EntityId { kind, home, key: r.varint()? })
-}
-
-fn put_entity(out: &mut Vec<u8>, id: EntityId) {
-    out.extend_from_slice(&id.kind.0.to_le_bytes());
-    if id.home == Incarnation::NONE {
-        out.push(0);
-    } else {
-        out.push(1);
-        out.extend_from_slice(&id.home.0.to_le_bytes());
-    }
-    put_varint(out, id.key);
 }

@@ -149,8 +149,10 @@ impl Cluster {
             return;
         }
         let holds = |seat: &WorkerSeat| {
-            let homes = seat.worker.stats().homes;
-            homes.sessions + homes.leaving > 0
+            let stats = seat.worker.stats();
+            stats.homes.sessions + stats.homes.leaving > 0
+                || stats.moves.open > 0
+                || !seat.worker.strays().is_empty()
         };
         if now < until && self.nodes[node].workers.iter().any(holds) {
             let soon = now + Duration::from_millis(20);
@@ -180,6 +182,46 @@ impl Cluster {
         self.net.forget_node(node);
         self.net.at(now, Happening::Directory);
         self.net.at(now + pause, Happening::NodeStart(node));
+    }
+
+    /// Has an entity move to a node, wherever it is: an operator at the node `by` says so. `false` if it
+    /// cannot.
+    pub fn move_entity(&mut self, by: usize, id: proto::EntityId, to: usize) -> bool {
+        let to = self.nodes[to].info.incarnation;
+        let worker = id.worker(self.options.workers);
+        let Some(seat) = self.nodes[by].workers.get_mut(usize::from(worker)) else { return false };
+        let taken = seat.worker.move_entity(id, to);
+        self.settle(Place::Worker(by, worker));
+        taken
+    }
+
+    /// The coordinator lists a node as one that goes, or no longer: nothing is placed there.
+    pub fn mark_draining(&mut self, node: usize, draining: bool) {
+        let now = self.now();
+        let info = Arc::make_mut(&mut self.nodes[node].info);
+        info.draining = draining;
+        self.notes.add(now, || format!("node {node} draining: {draining}"));
+        self.net.at(now, Happening::Directory);
+    }
+
+    /// Entities of a node that belong elsewhere.
+    pub fn strays(&self, node: usize) -> usize {
+        self.nodes[node].workers.iter().map(|seat| seat.worker.strays().len()).sum()
+    }
+
+    /// What became of moves of all workers that run, together.
+    pub fn moves(&self) -> node::MoveStats {
+        let mut sum = node::MoveStats::default();
+        for seat in self.nodes.iter().flat_map(|node| &node.workers) {
+            let moves = seat.worker.stats().moves;
+            sum.begun += moves.begun;
+            sum.gone += moves.gone;
+            sum.stayed += moves.stayed;
+            sum.came += moves.came;
+            sum.open += moves.open;
+            sum.strays += moves.strays;
+        }
+        sum
     }
 
     /// Somebody knows that a node's life has ended, and tells the store.

@@ -10,6 +10,7 @@ use store::{Activate, Activated, Claim, Documents, Error, Incarnation, Patch};
 
 use super::ask::{Ask, Told, key_of};
 use super::commits::{CommitFlight, CommitOutcome, CommitRequest};
+use super::moving::Leaving;
 use super::options::Options;
 use super::report::{Stats, Trouble};
 use super::sheets::{BadDocument, Changes, Found};
@@ -29,7 +30,11 @@ pub(crate) enum Act {
     /// What became of a transaction or a reading.
     Deliver(u64, CommitOutcome),
     /// It is said to be that node's: ask there for it.
-    AskBack(EntityId, proto::Incarnation),
+    Elsewhere(EntityId, proto::Incarnation),
+    /// A frozen entity is saved, under that claim.
+    Saved(EntityId, Claim),
+    /// A frozen entity is given back.
+    Released(EntityId),
     /// Tell the other nodes that the store does not answer here.
     TellAway,
     /// Whether what a transaction was to write of it is stored. If not, it has yet to be saved.
@@ -63,7 +68,7 @@ pub(crate) struct Keeper {
     closed: bool,
     parked: bool,
     pub(super) entries: FastMap<EntityId, Entry>,
-    wanted: VecDeque<EntityId>,
+    pub(super) wanted: VecDeque<EntityId>,
     /// What is to be collected, and since when it has changed.
     due: VecDeque<(Instant, EntityId)>,
     /// What could not be looked at when it was to be collected.
@@ -95,6 +100,8 @@ pub(super) enum State {
     /// Waits to be asked for.
     Wanted(Want),
     Asked(Want),
+    /// Stands as another node's; asked for again in a moment.
+    Elsewhere(Want),
     Owned(Box<Owned>),
     /// Could not be had; not asked for again before that time. Unsure: nobody knows whether this
     /// node has it by now.
@@ -111,6 +118,8 @@ pub(super) struct Want {
     pub reclaim: Option<u64>,
     /// Nobody wants it any more: it is given back if it comes.
     pub abandoned: bool,
+    /// Until when it is waited for while it stands as another node's.
+    pub until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -131,6 +140,8 @@ pub(super) struct Owned {
     pub queued: bool,
     pub poisoned: bool,
     pub leaving: bool,
+    /// How far its way to another node is.
+    pub moving: Leaving,
     /// Somebody asked for it while it was leaving.
     pub wanted_again: bool,
     /// It cannot be read here: it is left alone for a while once it is given back.
@@ -247,10 +258,10 @@ impl Keeper {
         match self.entries.get_mut(&id).map(|entry| &mut entry.state) {
             Some(State::Owned(owned)) => return !owned.leaving,
             Some(State::Refused { unsure, .. }) => *unsure = true,
-            Some(State::Wanted(_) | State::Asked(_)) => {}
+            Some(State::Wanted(_) | State::Asked(_) | State::Elsewhere(_)) => {}
             None if self.dead || self.closed => {}
             None => {
-                let state = State::Wanted(Want { reclaim: None, abandoned: true });
+                let state = State::Wanted(Want { abandoned: true, ..Want::default() });
                 self.entries.insert(id, Entry { state, timer: None, attempts: 0 });
                 self.wanted.push_back(id);
             }
@@ -290,7 +301,9 @@ impl Keeper {
                 self.set_timer(id, Some(wait));
             }
             State::Owned(owned) if owned.leaving => owned.wanted_again = true,
-            State::Asked(want) | State::Wanted(want) => want.abandoned = false,
+            State::Asked(want) | State::Wanted(want) | State::Elsewhere(want) => {
+                want.abandoned = false;
+            }
             State::Owned(_) => {
                 tracing::error!(entity = %id, "an entity that is here was asked for");
                 self.acts.push_back(Act::Refuse(id, Status::Failed));
@@ -302,7 +315,8 @@ impl Keeper {
     pub fn handle_touched(&mut self, now: Instant, id: EntityId) {
         self.stats.touched += 1;
         // One that has ended has shown its last changes.
-        let Some(owned) = self.owned(id).filter(|owned| !owned.leaving) else { return };
+        let may_change = |owned: &&mut Owned| !owned.leaving && owned.moving == Leaving::No;
+        let Some(owned) = self.owned(id).filter(may_change) else { return };
         owned.unsaved.get_or_insert(now);
         if !std::mem::replace(&mut owned.queued, true) {
             let size = if owned.poisoned { 0 } else { owned.size };
@@ -335,6 +349,7 @@ impl Keeper {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         match &mut entry.state {
             State::Wanted(want) if want.reclaim.is_none() && !want.abandoned => self.forget(id),
+            State::Elsewhere(_) => self.forget(id),
             State::Asked(want) | State::Wanted(want) => want.abandoned = true,
             State::Refused { .. } => {}
             State::Owned(owned) => {
@@ -463,6 +478,11 @@ impl Keeper {
         self.parked
     }
 
+    /// Whether the node stops.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed || self.dead
+    }
+
     /// Whether nothing is left to be saved or given back.
     pub fn is_idle(&self) -> bool {
         self.commits.is_empty()
@@ -483,7 +503,7 @@ impl Keeper {
         let mut oldest = None::<Instant>;
         for entry in self.entries.values() {
             match &entry.state {
-                State::Wanted(_) | State::Asked(_) => stats.loading += 1,
+                State::Wanted(_) | State::Asked(_) | State::Elsewhere(_) => stats.loading += 1,
                 State::Refused { .. } => {}
                 State::Owned(owned) => {
                     stats.owned += 1;
@@ -534,7 +554,8 @@ impl Keeper {
 
     fn activated(&mut self, now: Instant, id: EntityId, result: Result<Activated, Error>) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        let State::Asked(Want { reclaim, abandoned }) = entry.state else { return };
+        let State::Asked(want) = entry.state else { return };
+        let Want { reclaim, abandoned, .. } = want;
         match result {
             Ok(activated) => {
                 entry.attempts = 0;
@@ -553,15 +574,12 @@ impl Keeper {
             Err(Error::Owned { owner, .. })
                 if owner.incarnation == self.me && reclaim != Some(owner.epoch) =>
             {
-                entry.state = State::Wanted(Want { reclaim: Some(owner.epoch), abandoned });
+                entry.state = State::Wanted(Want { reclaim: Some(owner.epoch), ..want });
                 self.wanted.push_back(id);
             }
             Err(Error::Owned { owner, .. }) if owner.incarnation != self.me => {
-                if !abandoned {
-                    let node = proto::Incarnation(owner.incarnation.0);
-                    self.acts.push_back(Act::AskBack(id, node));
-                }
-                self.refuse(now, id, Status::Unavailable, abandoned);
+                let node = proto::Incarnation(owner.incarnation.0);
+                self.stands_elsewhere(now, id, (want, node));
             }
             Err(Error::Dead(node)) if node == self.me => {
                 self.refuse(now, id, Status::Unavailable, abandoned);
@@ -595,7 +613,7 @@ impl Keeper {
     }
 
     /// An entity could not be had: its mail is answered, and it is left alone for a while.
-    fn refuse(&mut self, now: Instant, id: EntityId, status: Status, silent: bool) {
+    pub(super) fn refuse(&mut self, now: Instant, id: EntityId, status: Status, silent: bool) {
         self.stats.refused += 1;
         let pause = self.pause(id);
         let Some(entry) = self.entries.get_mut(&id) else { return };
@@ -628,7 +646,8 @@ impl Keeper {
     /// Somebody else has the entity.
     pub(super) fn lose(&mut self, id: EntityId) {
         let Some(owned) = self.owned(id) else { return };
-        let (was_here, wanted) = (!owned.leaving, owned.wanted_again);
+        let is_frozen = owned.moving != Leaving::No;
+        let (was_here, wanted) = (!owned.leaving || is_frozen, owned.wanted_again);
         let commits = std::mem::take(&mut owned.commits);
         for request in commits {
             self.deliver(request.tag, Err(super::CommitError::Lost));
@@ -655,7 +674,7 @@ impl Keeper {
         for id in ids {
             match self.entries.get(&id).map(|entry| &entry.state) {
                 Some(State::Owned(_)) => self.lose(id),
-                Some(State::Wanted(_)) if self.dead => {
+                Some(State::Wanted(_) | State::Elsewhere(_)) if self.dead => {
                     self.refuse(now, id, Status::Unavailable, false);
                 }
                 _ => {}
@@ -674,8 +693,18 @@ impl Keeper {
                 self.refuse(now, id, Status::Unavailable, silent);
             }
             State::Refused { unsure: true, .. } if !self.dead => {
-                entry.state = State::Wanted(Want { reclaim: None, abandoned: true });
+                entry.state = State::Wanted(Want { abandoned: true, ..Want::default() });
                 self.wanted.push_back(id);
+            }
+            State::Elsewhere(want) => {
+                let want = *want;
+                entry.state = State::Wanted(want);
+                self.wanted.push_back(id);
+                if want.until.is_some_and(|until| until <= now) {
+                    // It is not left alone for long: it may be free in a moment.
+                    entry.attempts = 0;
+                    self.refuse(now, id, Status::Unavailable, want.abandoned);
+                }
             }
             State::Refused { .. } => self.forget(id),
             State::Asked(_) => {}
@@ -807,6 +836,7 @@ impl Owned {
             queued: false,
             poisoned: false,
             leaving,
+            moving: Leaving::No,
             wanted_again: false,
             unreadable: false,
             counted: 0,

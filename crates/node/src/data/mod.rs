@@ -9,6 +9,7 @@ mod deal;
 mod document;
 pub(crate) mod keeper;
 mod map;
+mod moving;
 mod options;
 mod peeks;
 mod records;

@@ -9,6 +9,7 @@ use store::{Entity, Error, Patch, Save};
 
 use super::ask::Ask;
 use super::keeper::{Act, Entry, Flight, Keeper, State};
+use super::moving::Leaving;
 use super::options::Mutant;
 use super::report::Trouble;
 
@@ -52,6 +53,8 @@ impl Keeper {
             return;
         }
         owned.unsaved = None;
+        self.all_written(id);
+        let Some(owned) = self.owned(id) else { return };
         if owned.leaving {
             owned.flight = Flight::Release;
             let ask = Ask::Release(id, owned.claim, owned.version);
@@ -209,6 +212,9 @@ impl Keeper {
     }
 
     fn given_back(&mut self, now: Instant, id: EntityId) {
+        if self.owned(id).is_some_and(|owned| owned.moving == Leaving::Releasing) {
+            self.acts.push_back(Act::Released(id));
+        }
         let found = self.owned(id).map(|owned| (owned.wanted_again, owned.unreadable));
         let (wanted, unreadable) = found.unwrap_or_default();
         self.stats.released += 1;

@@ -74,6 +74,11 @@ impl Sheets {
         self.claim
     }
 
+    /// It was taken anew, with nobody in between.
+    pub(crate) fn set_claim(&mut self, claim: Claim) {
+        self.claim = Some(claim);
+    }
+
     /// The same as it was last shown, for an entity that starts again.
     pub(crate) fn again(&mut self) -> Self {
         let stored = self.known.iter().map(|(name, sheet)| {

@@ -113,6 +113,12 @@ impl<E: Entity> Pending<E> {
         }
     }
 
+    /// Who was called is at `worker` now.
+    pub fn went_to(&mut self, worker: WorkerId) {
+        self.node = worker.node;
+        self.place = u32::from(worker.worker);
+    }
+
     /// Whether there is no answer yet.
     pub fn is_waiting(&self) -> bool {
         self.phase == Phase::Waiting

@@ -29,6 +29,13 @@ pub enum Event {
         /// What its clients are told.
         code: CloseCode,
     },
+    /// An entity has moved to another node: its groups end here.
+    Departed {
+        /// Which.
+        id: EntityId,
+        /// Where it was.
+        target: Target,
+    },
     /// A handler panicked; its call failed.
     Panicked {
         /// Whose.
@@ -98,8 +105,13 @@ impl Events {
     }
 
     pub fn push(&mut self, event: Event) {
-        let must_stay =
-            matches!(event, Event::Activate(_) | Event::Activated { .. } | Event::Gone { .. });
+        let must_stay = matches!(
+            event,
+            Event::Activate(_)
+                | Event::Activated { .. }
+                | Event::Gone { .. }
+                | Event::Departed { .. }
+        );
         if self.queue.len() >= EVENTS_MAX && !must_stay {
             self.lost += 1;
             return;

@@ -45,6 +45,12 @@ impl Frames {
         self.items.push(Item { to, class, end: self.bytes.len(), call });
     }
 
+    /// Adds a call that is encoded already.
+    pub fn ready(&mut self, to: WorkerId, call: Option<Slot>, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+        self.items.push(Item { to, class: FrameClass::Call, end: self.bytes.len(), call });
+    }
+
     /// Adds a frame that must be taken.
     pub fn control(&mut self, to: WorkerId, frame: &LinkFrame<'_>) {
         self.push(to, FrameClass::Reply, None, frame);

@@ -22,6 +22,7 @@ use super::mail::{IN_PLACE, NONE, Origin, RemoteOrigin, Sender};
 use super::people::ClientLane;
 use super::requests::Requests;
 use super::router::Router;
+use super::routes::Routes;
 use super::shard::{AnyShard, Shard, Target};
 use super::sleep::Sleeps;
 use super::steps::Scenes;
@@ -224,6 +225,12 @@ pub(crate) struct Hub {
     pub desk: RefCell<Desk>,
     /// The changes of records that sagas can name.
     pub amends: RefCell<Arc<store::Amends>>,
+    /// Where entities are that may move.
+    pub routes: Rc<Routes>,
+    /// What entities that are about to move, or have moved, carry along.
+    pub carried: RefCell<BTreeMap<(u16, u32), BTreeMap<String, Vec<u8>>>>,
+    /// The timers that entities had that have moved here and were not told of it yet.
+    pub came: RefCell<BTreeMap<(u16, u32), Vec<Slot>>>,
 }
 
 #[derive(Default)]
@@ -243,6 +250,7 @@ impl Hub {
         let HostSetup { me, workers, clock, random, router } = setup;
         let now = clock.now();
         let wall = clock.wall();
+        let routes = router.routes().unwrap_or_default();
         Rc::new(Hub {
             me,
             workers,
@@ -294,6 +302,9 @@ impl Hub {
             deals: RefCell::default(),
             desk: RefCell::default(),
             amends: RefCell::default(),
+            routes,
+            carried: RefCell::default(),
+            came: RefCell::default(),
             options,
         })
     }

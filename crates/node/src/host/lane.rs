@@ -40,6 +40,8 @@ pub(crate) struct Lane<E: Entity> {
     replies: Vec<(Slot, Result<E::Reply, Fault>)>,
     cancels: Vec<Slot>,
     probes: Vec<Probe>,
+    /// Of entities that moved away from there; behind all messages before them.
+    markers: Vec<(EntityId, u64)>,
     dirty: bool,
 }
 
@@ -97,6 +99,7 @@ impl<E: Entity> Lane<E> {
             replies: Vec::new(),
             cancels: Vec::new(),
             probes: Vec::new(),
+            markers: Vec::new(),
             dirty: false,
         }
     }
@@ -238,6 +241,10 @@ impl<E: Entity> Shard<E> {
         self.with_lane(worker, |lane| lane.probes.push(probe));
     }
 
+    pub fn lane_marker(&self, worker: u8, id: EntityId, number: u64) {
+        self.with_lane(worker, |lane| lane.markers.push((id, number)));
+    }
+
     /// Takes what waits for `worker`.
     pub fn batch_for(&self, worker: u8) -> Option<Batch> {
         let mut lanes = self.lanes.borrow_mut();
@@ -274,6 +281,9 @@ impl<E: Entity> Shard<E> {
         }
         for parcel in lane.parcels.drain(..) {
             self.accept_parcel(from, parcel);
+        }
+        for (id, number) in lane.markers.drain(..) {
+            self.hub.handle_marker(from, id, number);
         }
         for call in lane.cancels.drain(..) {
             self.hub.cancel_remote(from, call);
@@ -316,11 +326,12 @@ impl<E: Entity> Shard<E> {
         drop(cells);
         let body = Body::Message(message);
         let target = EntityId { kind: E::KIND.id, home, key };
-        self.accept_mail(target, Mail { origin, sender, body, method });
+        self.accept_mail(target, from, Mail { origin, sender, body, method });
     }
 
     /// Puts mail from another worker into its mailbox, or answers why not.
-    pub fn accept_mail(self: &Rc<Self>, target: EntityId, mail: Mail<E>) {
+    pub fn accept_mail(self: &Rc<Self>, target: EntityId, from: WorkerId, mail: Mail<E>) {
+        let Some(mail) = self.send_on(target, from, mail) else { return };
         let taken = self.find_or_activate(target).and_then(|index| {
             let cells = self.cells.borrow();
             self.accepts(&cells, index)?;

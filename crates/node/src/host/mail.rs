@@ -182,6 +182,8 @@ pub(crate) struct Node<E: Entity> {
     call: Slot,
     next: u32,
     pub method: u16,
+    /// Whether it has been packed, with an entity that is to move.
+    packed: bool,
 }
 
 impl<E: Entity> Node<E> {
@@ -337,7 +339,8 @@ impl<E: Entity> Mailroom<E> {
     fn grow(&mut self) {
         let (other, sender) = (Origin::Tell, Sender::OWN);
         self.free = self.nodes.len() as u32;
-        self.nodes.push(Node { body: None, other, sender, call: NO_CALL, next: NONE, method: 0 });
+        let (call, next) = (NO_CALL, NONE);
+        self.nodes.push(Node { body: None, other, sender, call, next, method: 0, packed: false });
     }
 
     /// Puts a message before all others: what belongs to the entity's beginning.
@@ -399,6 +402,7 @@ impl<E: Entity> Mailroom<E> {
     pub fn end(&mut self, index: u32) -> Origin {
         let Some(node) = self.nodes.get_mut(index as usize) else { return Origin::Tell };
         node.next = self.free;
+        node.packed = false;
         self.free = index;
         if node.is_awaited() { node.take_origin() } else { Origin::Tell }
     }
@@ -449,6 +453,39 @@ impl<E: Entity> Mailroom<E> {
         mailbox.len -= 1;
         self.len -= 1;
         Some(self.end(at))
+    }
+
+    /// Puts all messages of `later` behind those of a mailbox.
+    pub fn append(&mut self, mailbox: &mut Mailbox, later: Mailbox) {
+        if later.head == NONE {
+            return;
+        }
+        match self.nodes.get_mut(mailbox.tail as usize) {
+            Some(last) => last.next = later.head,
+            None => mailbox.head = later.head,
+        }
+        mailbox.tail = later.tail;
+        mailbox.len += later.len;
+    }
+
+    /// Lends each message that was not packed yet to `pack`, in order, and marks it.
+    pub fn pack(&mut self, mailbox: &Mailbox, mut pack: impl FnMut(&Node<E>)) {
+        let mut at = mailbox.head;
+        while let Some(node) = self.nodes.get_mut(at as usize) {
+            if !std::mem::replace(&mut node.packed, true) {
+                pack(node);
+            }
+            at = node.next;
+        }
+    }
+
+    /// Forgets what was packed of a mailbox.
+    pub fn unpack(&mut self, mailbox: &Mailbox) {
+        let mut at = mailbox.head;
+        while let Some(node) = self.nodes.get_mut(at as usize) {
+            node.packed = false;
+            at = node.next;
+        }
     }
 
     /// The method of the next message of a mailbox.

@@ -585,7 +585,7 @@ impl<E: Entity> Shard<E> {
 }
 
 /// A hash of the key of a message with these arguments.
-fn key_hash(latest: Latest, body: &[u8]) -> u32 {
+pub(super) fn key_hash(latest: Latest, body: &[u8]) -> u32 {
     // FNV-1a, 32 bits.
     let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
     key_of(latest, body).iter().fold(0x811c_9dc5, step)

@@ -72,7 +72,7 @@ impl<E: Entity> Shard<E> {
             }
         };
         let body = Body::Message(message);
-        self.accept_mail(call.target, Mail { origin, sender, body, method });
+        self.accept_mail(call.target, from, Mail { origin, sender, body, method });
     }
 }
 

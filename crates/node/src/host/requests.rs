@@ -22,12 +22,24 @@ pub(crate) struct OpenRequest {
     /// Whether the client was told that its time is over. The request keeps its place as long as
     /// its message is there, which names it.
     answered: bool,
+    /// Its deadline, while its entity moves: nobody but its new owner may answer then.
+    paused: Option<Instant>,
 }
 
 impl OpenRequest {
     /// Who asked.
     pub fn peer(&self) -> Option<&Peer> {
         self.peer.as_ref()
+    }
+
+    /// Whether it waits for its answer.
+    pub fn is_open(&self) -> bool {
+        !self.answered
+    }
+
+    /// Its deadline, also while its entity moves.
+    pub fn until(&self) -> Instant {
+        self.paused.unwrap_or(self.deadline)
     }
 }
 
@@ -63,6 +75,7 @@ impl Requests {
         place.at = at;
         place.turn = TurnId::NONE;
         place.answered = false;
+        place.paused = None;
         index
     }
 
@@ -75,6 +88,7 @@ impl Requests {
             at: (0, 0),
             turn: TurnId::NONE,
             answered: false,
+            paused: None,
         });
         self.places.len() as u32 - 1
     }
@@ -98,6 +112,18 @@ impl Requests {
     pub fn serve(&mut self, index: u32, turn: TurnId) {
         if let Some(place) = self.places.get_mut(index as usize) {
             place.turn = turn;
+        }
+    }
+
+    /// Has the requests that wait for the entity at `at` wait without end, or again until their time.
+    pub fn pause(&mut self, at: (u16, u32), paused: bool) {
+        for place in self.places.iter_mut().filter(|place| place.peer.is_some() && place.at == at) {
+            if paused {
+                place.paused.get_or_insert(place.deadline);
+                place.deadline = Instant::NEVER;
+            } else if let Some(deadline) = place.paused.take() {
+                place.deadline = deadline;
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 use std::rc::Rc;
 
-use proto::EntityId;
 use proto::link::WorkerId;
+use proto::{EntityId, Incarnation};
 
+use super::routes::Routes;
 use crate::topics::NodeBus;
 use crate::users::UserLane;
 
@@ -31,6 +32,18 @@ pub trait Router {
     /// The way to the cluster's users, if there is one.
     fn users(&self) -> Option<Rc<UserLane>> {
         None
+    }
+
+    /// Where entities are that have moved, if others of this worker ask as well.
+    #[doc(hidden)]
+    fn routes(&self) -> Option<Rc<Routes>> {
+        None
+    }
+
+    /// Whether the node is known to be there.
+    fn lists(&self, node: Incarnation) -> bool {
+        let _ = node;
+        true
     }
 
     /// The bus, if there is one.

@@ -43,6 +43,8 @@ enum Way {
     Here(u32),
     Worker(u8),
     Node(WorkerId),
+    /// It has moved: until the way to it is clear its mail waits.
+    Held,
 }
 
 /// Whether `sender` may call the method from inside the cluster.
@@ -176,6 +178,8 @@ impl<E: Entity> Shard<E> {
             Way::Here(index) => Sent::Here(index),
             Way::Worker(worker) => Sent::There(WorkerId { node: hub.me.node, worker }),
             Way::Node(worker) => Sent::There(worker),
+            // Where it went is noted when it goes.
+            Way::Held => Sent::There(hub.me),
         };
         let mut walk = None;
         if let Way::Here(index) = way {
@@ -212,6 +216,12 @@ impl<E: Entity> Shard<E> {
                 let parcel =
                     Parcel { home, key, call: Some(call), sender, deadline, chain, message };
                 self.lane_call(worker, parcel);
+            }
+            Way::Held => {
+                let from = (sender, chain.into_vec());
+                if let Err(fault) = self.hold_call(Some(call), id, deadline, &message, from) {
+                    self.settle(call, Err(fault));
+                }
             }
             Way::Node(to) => {
                 let mut chain = chain.into_vec();
@@ -303,6 +313,7 @@ impl<E: Entity> Shard<E> {
                 let parcel = Parcel { home, key, call: None, sender, deadline, chain, message };
                 self.lane_call(worker, parcel);
             }
+            Way::Held => self.hold_call(None, id, deadline, &message, (sender, Vec::new()))?,
             Way::Node(to) => {
                 let chain = sender.id(hub.me.node).into_iter().collect();
                 self.frame_call(to, None, id, deadline, &message, chain)?;
@@ -349,6 +360,37 @@ impl<E: Entity> Shard<E> {
         if E::KIND.class == Class::Service && self.hosted.get() {
             return self.find_or_activate(id).map(Way::Here);
         }
+        if E::KIND.document {
+            return self.way_of_movable(id);
+        }
+        self.way_to_place(id)
+    }
+
+    /// The way to an entity that may have moved: to where mail went lately, so that none is overtaken.
+    fn way_of_movable(self: &Rc<Self>, id: EntityId) -> Result<Way, Fault> {
+        let hub = &*self.hub;
+        let (now, me) = (hub.now.get(), hub.me);
+        let way = match hub.routes.way(id, now) {
+            super::routes::Way::Held => return Ok(Way::Held),
+            super::routes::Way::To(at) if at == me || !hub.router.lists(at.node) => None,
+            super::routes::Way::To(at) if at.node == me.node => Some(Way::Worker(at.worker)),
+            super::routes::Way::To(at) => Some(Way::Node(at)),
+            super::routes::Way::Placed => None,
+        };
+        let way = match way {
+            Some(way) => way,
+            None => self.way_to_place(id)?,
+        };
+        match way {
+            Way::Worker(worker) => hub.routes.note(id, WorkerId { worker, ..me }, now),
+            Way::Node(at) => hub.routes.note(id, at, now),
+            Way::Here(_) | Way::Held => {}
+        }
+        Ok(way)
+    }
+
+    fn way_to_place(self: &Rc<Self>, id: EntityId) -> Result<Way, Fault> {
+        let hub = &*self.hub;
         match hub.router.place(id) {
             Place::Here => self.find_or_activate(id).map(Way::Here),
             Place::Worker(worker) if worker == hub.me.worker => {

@@ -2,6 +2,7 @@
 
 mod any;
 mod in_place;
+mod moving;
 mod recover;
 mod run;
 mod saved;
@@ -12,10 +13,11 @@ use std::rc::Rc;
 
 use env::{FastMap, Instant};
 use proto::frame::{CloseCode, Status};
-use proto::link::Slot;
-use proto::{EntityId, Incarnation, MethodId, name_hash};
+use proto::link::{Slot, WorkerId};
+use proto::{EntityId, Incarnation, MethodId, WireError, name_hash};
 use store::{Claim, Documents};
 
+use super::Freezing;
 use super::calls::{Calls, Sent};
 use super::event::Event;
 use super::hub::{Hub, Ready, What, bump, drop_quietly, panic_text};
@@ -56,6 +58,9 @@ pub(crate) const QUARANTINED: u8 = 16;
 pub(crate) const ENDING: u8 = 32;
 /// It may have changed since it was last looked at for saving.
 pub(crate) const TOUCHED: u8 = 64;
+
+/// It is about to move to another node: no turn of it begins. With `LOADING`, it was packed.
+pub(crate) const FROZEN: u8 = 128;
 
 /// One entity: a line of the cache.
 #[repr(align(64))]
@@ -355,6 +360,12 @@ impl<E: Entity> Shard<E> {
 
     /// Runs a hook; those of scenes' steps are measured.
     fn run_hook(&self, turn: Turn<'_, E>, index: u32, hook: Hook) -> Step {
+        if let Hook::Moved = hook {
+            self.settle_timers(index);
+            if !E::KIND.hooks.has(Hooks::MOVED) {
+                return turn.skip();
+            }
+        }
         let Hook::Step(steps) = hook else { return E::hook(turn, hook) };
         let before = self.hub.watch.now();
         let step = E::hook(turn, hook);
@@ -800,6 +811,28 @@ pub(crate) trait AnyShard {
     fn evict(self: Rc<Self>, index: u32);
     fn let_go_all(self: Rc<Self>, code: CloseCode);
     fn nudge_all(&self);
+
+    // Moves between nodes.
+    fn begin_freeze(&self, index: u32) -> bool;
+    fn try_freeze(self: Rc<Self>, index: u32, hooked: &mut bool) -> Freezing;
+    fn pack(&self, index: u32) -> Vec<u8>;
+    fn pack_late(&self, index: u32) -> Vec<u8>;
+    fn thaw(self: Rc<Self>, index: u32, claim: Option<Claim>);
+    fn depart(self: Rc<Self>, index: u32, to: WorkerId);
+    fn arrive(
+        self: Rc<Self>,
+        id: EntityId,
+        stored: (Documents, Claim),
+        packed: (&[u8], &[Vec<u8>]),
+        peers: &[(Peer, bool)],
+    ) -> Result<(), String>;
+    fn take_late(self: Rc<Self>, id: EntityId, packed: &[u8]) -> Result<(), WireError>;
+    fn reroute_calls(&self, id: EntityId, to: WorkerId);
+    fn send_held(self: Rc<Self>, to: WorkerId, held: super::routes::Held);
+    fn lane_marker(&self, worker: u8, id: EntityId, number: u64);
+    /// Whether it waits for its documents and is not one that moves away.
+    fn is_loading(&self, index: u32) -> bool;
+
     fn lift_quarantine(self: Rc<Self>, id: EntityId) -> bool;
     fn hook(self: Rc<Self>, index: u32, hook: Hook);
     fn hook_all(self: Rc<Self>, hook: Hook);

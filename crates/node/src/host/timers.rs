@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use env::{Calendar, Instant, TimerKey, WallTime};
 use proto::link::Slot;
+use proto::{Reader, WireError, put_blob, put_varint};
 
 use super::event::Event;
 use super::hub::{Alarm, bump, drop_quietly};
@@ -80,6 +81,33 @@ struct Timer<E: Entity> {
     next: u32,
     prev: u32,
 }
+
+/// A timer that came along with an entity from another node.
+pub(crate) struct MovedTimer<E: Entity> {
+    key: Option<Cow<'static, str>>,
+    /// Until the next callback; `None` if only those that are queued are left.
+    wait: Option<Duration>,
+    interval: Option<Duration>,
+    left: Option<u32>,
+    calendar: Option<Box<Plan>>,
+    queued: bool,
+    owed: u32,
+    make: Box<dyn Fn() -> E::Message>,
+}
+
+/// What is packed of a timer beside its message.
+mod has {
+    pub const KEY: u8 = 1;
+    pub const ALARM: u8 = 2;
+    pub const INTERVAL: u8 = 4;
+    pub const LEFT: u8 = 8;
+    pub const CALENDAR: u8 = 16;
+    pub const QUEUED: u8 = 32;
+}
+
+/// The longest key of a timer, and its longest arguments.
+const KEY_BYTES_MAX: usize = 4_096;
+const ARGUMENT_BYTES_MAX: usize = 1 << 20;
 
 impl<E: Entity> Timer<E> {
     /// The message of one callback, for its entity. Cloning its arguments is game code, so it may
@@ -186,6 +214,110 @@ impl<E: Entity> Shard<E> {
         let key = hub.alarms.borrow_mut().insert(first, alarm);
         if let Some(timer) = self.timers.borrow_mut().get_mut(slot) {
             timer.alarm = Some(key);
+        }
+        Some(slot)
+    }
+
+    /// Appends a timer of an entity that moves.
+    pub fn pack_timer(&self, slot: Slot, out: &mut Vec<u8>) {
+        let now = self.hub.now.get();
+        let mut timers = self.timers.borrow_mut();
+        let Some(timer) = timers.get_mut(slot) else { return };
+        let flag = |is: bool, bit: u8| if is { bit } else { 0 };
+        out.push(
+            flag(timer.key.is_some(), has::KEY)
+                | flag(timer.alarm.is_some(), has::ALARM)
+                | flag(timer.interval.is_some(), has::INTERVAL)
+                | flag(timer.left.is_some(), has::LEFT)
+                | flag(timer.calendar.is_some(), has::CALENDAR)
+                | flag(timer.queued, has::QUEUED),
+        );
+        if let Some(key) = &timer.key {
+            put_blob(out, key.as_bytes());
+        }
+        if timer.alarm.is_some() {
+            put_varint(out, (timer.due - now).as_nanos() as u64);
+        }
+        if let Some(interval) = timer.interval {
+            put_varint(out, interval.as_nanos() as u64);
+        }
+        if let Some(left) = timer.left {
+            put_varint(out, u64::from(left));
+        }
+        if let Some(plan) = &timer.calendar {
+            put_blob(out, plan.calendar.text().as_bytes());
+            put_varint(out, plan.next.0);
+        }
+        put_varint(out, u64::from(timer.owed));
+        // One whose arguments cannot be cloned is packed as one that is not known there.
+        let (message, _) = timer.made();
+        let mut body = Vec::new();
+        let method = message.as_ref().and_then(|message| {
+            E::encode_message(message, &mut body);
+            E::KIND.methods.get(E::method(message))
+        });
+        out.extend_from_slice(&method.map_or(0, |info| info.id.0).to_le_bytes());
+        put_blob(out, &body);
+    }
+
+    /// Reads what [`pack_timer`](Self::pack_timer) wrote. One whose message cannot be read never
+    /// calls back.
+    pub fn read_timer(&self, r: &mut Reader<'_>) -> Result<MovedTimer<E>, WireError> {
+        let flags = r.byte()?;
+        let key = match flags & has::KEY {
+            0 => None,
+            _ => Some(Cow::Owned(r.text(KEY_BYTES_MAX)?.to_owned())),
+        };
+        let mut number = |bit: u8| match flags & bit {
+            0 => Ok(None),
+            _ => r.varint().map(Some),
+        };
+        let wait = number(has::ALARM)?.map(Duration::from_nanos);
+        let interval = number(has::INTERVAL)?.map(Duration::from_nanos);
+        let left = number(has::LEFT)?.map(|left| u32::try_from(left).unwrap_or(u32::MAX));
+        let calendar = match flags & has::CALENDAR {
+            0 => None,
+            _ => {
+                let text = r.text(KEY_BYTES_MAX)?;
+                let calendar = Calendar::from_text(text).map_err(|_| WireError::Range)?;
+                Some(Box::new(Plan { calendar, next: WallTime(r.varint()?) }))
+            }
+        };
+        let owed = r.varint_u32()?.min(OWED_MAX);
+        let id = r.u32()?;
+        let body = r.blob(ARGUMENT_BYTES_MAX)?.to_vec();
+        let method = E::KIND.methods.iter().position(|info| info.id.0 == id);
+        let readable = method.filter(|at| E::decode_message(*at, &body).is_ok());
+        let queued = flags & has::QUEUED != 0;
+        let wait = wait.filter(|_| readable.is_some());
+        let method = readable.unwrap_or(usize::MAX);
+        let make = Box::new(move || match E::decode_message(method, &body) {
+            Ok(message) => message,
+            Err(error) => panic!("a timer's message was readable before: {error}"),
+        });
+        Ok(MovedTimer { key, wait, interval, left, calendar, queued, owed, make })
+    }
+
+    /// Sets a timer as it was on another node. `None` if there is nothing left of it.
+    pub fn restore_timer(&self, entity: u32, moved: MovedTimer<E>) -> Option<Slot> {
+        let MovedTimer { key, wait, interval, left, calendar, queued, owed, make } = moved;
+        if wait.is_none() && !queued {
+            return None;
+        }
+        let (now, wall) = (self.hub.now.get(), self.hub.wall.get());
+        let first = match (&calendar, wait) {
+            (Some(plan), Some(_)) => plan.due(now, wall),
+            (_, wait) => now + wait.unwrap_or_default(),
+        };
+        let new = NewTimer { key, first, interval, times: None, calendar, make };
+        let slot = self.set_timer(entity, new)?;
+        let mut timers = self.timers.borrow_mut();
+        let timer = timers.get_mut(slot)?;
+        (timer.left, timer.queued, timer.owed) = (left, queued, owed);
+        if wait.is_none()
+            && let Some(alarm) = timer.alarm.take()
+        {
+            self.hub.alarms.borrow_mut().cancel(alarm);
         }
         Some(slot)
     }

@@ -116,6 +116,9 @@ impl Homes {
             &LinkFrame::Lost { session, account, stream, code } => {
                 self.lost(io, from, (session, account), stream, code);
             }
+            &LinkFrame::StreamMoved { session, account, stream, slot } => {
+                self.stream_moved(io, from, (session, account), stream, slot);
+            }
             &LinkFrame::Rebind { session, account, name, target }
                 if self.current(account, session).is_some() =>
             {
@@ -620,6 +623,26 @@ impl Homes {
             code => {
                 self.stats.lost += 1;
                 self.end(io, account, code, "a stream of this session could not go on", false);
+            }
+        }
+    }
+
+    /// A stream went with its entity to another owner. One that is over here is over there as well.
+    fn stream_moved<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        from: WorkerId,
+        (session, account): (SessionId, AccountId),
+        handle: u32,
+        slot: Slot,
+    ) {
+        let known = self.current(account, session).is_some();
+        let stream = self.stream_mut(account, handle).filter(|_| known);
+        match stream.map(|stream| &mut stream.state) {
+            Some(StreamState::Bound { owner, slot: at }) => (*owner, *at) = (from, slot),
+            _ => {
+                let code = self.ended.get(&session).map_or(CloseCode::Goodbye, |end| end.code);
+                io.out.control(from, &LinkFrame::Unbind { slot, code });
             }
         }
     }

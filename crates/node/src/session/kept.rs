@@ -1,5 +1,6 @@
 use proto::frame::head;
 use proto::stream::{Limits, Overflow};
+use proto::{Reader, WireError, put_blob, put_varint};
 
 /// Most answers that are given again after their acknowledgement.
 const ANSWERS_MAX: usize = 64;
@@ -186,6 +187,44 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// Appends all that is kept. `without_frames` leaves out what is not acknowledged: a fault.
+    pub fn pack(&self, out: &mut Vec<u8>, without_frames: bool) {
+        put_varint(out, self.acked);
+        let answers: Vec<&[u8]> = self.last_answers().collect();
+        put_varint(out, answers.len() as u64);
+        answers.into_iter().for_each(|record| put_blob(out, &record[RECORD_BYTES..]));
+        let frames = if without_frames { 0 } else { self.len() };
+        put_varint(out, frames as u64);
+        for (_, head, tail) in self.frames().take(frames) {
+            out.push(head);
+            put_blob(out, tail);
+        }
+    }
+
+    /// Reads what [`pack`](Self::pack) wrote.
+    pub fn read(r: &mut Reader<'_>, bytes_max: usize) -> Result<Self, WireError> {
+        let limits = Limits { frames_max: usize::MAX, bytes_max: usize::MAX };
+        let mut kept = Kept::default();
+        let add = |kept: &mut Kept, head: u8, tail: &[u8]| {
+            let draft = kept.draft(head, |out| out.extend_from_slice(tail));
+            kept.keep(draft, limits, 0).map_err(|_| WireError::Range)
+        };
+        let acked = r.varint()?;
+        for _ in 0..r.varint()? {
+            let number = add(&mut kept, head::REPLY, r.blob(bytes_max)?)?;
+            let _ = kept.acknowledge(number);
+        }
+        // From now on by their own numbers.
+        (kept.last, kept.acked) = (acked, acked);
+        for _ in 0..r.varint()? {
+            let head = r.byte()?;
+            add(&mut kept, head, r.blob(bytes_max)?)?;
+        }
+        Ok(kept)
+    }
+}
+
 impl Buffer {
     #[inline]
     fn waiting(&self) -> &[u8] {
@@ -274,7 +313,6 @@ fn record(bytes: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
     use env::Random;
-    use proto::put_varint;
     use proto::stream::{Answers as PlainAnswers, Outbound};
     use std::rc::Rc;
 

@@ -12,6 +12,7 @@ mod homes;
 mod kept;
 mod login;
 mod moves;
+mod moving;
 mod options;
 mod orphans;
 mod ports;

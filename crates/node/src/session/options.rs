@@ -108,6 +108,10 @@ pub enum Mutant {
     AnswersForgotten,
     /// A call to a client has no deadline.
     CallsEndless,
+    /// What a client has not acknowledged does not move with its stream.
+    RingNotMoved,
+    /// Mail for an entity that moved does not wait for what was sent the old way.
+    MarkerNotAwaited,
     /// A frame of a client's earlier connection is taken for one of the present one.
     StaleFramesTaken,
     /// What comes for a session that is on its way to its new home does not wait for it.

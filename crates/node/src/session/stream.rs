@@ -8,6 +8,7 @@ use proto::stream::{Inbound, Limits};
 use proto::{EntityId, put_varint};
 
 use super::kept::Kept;
+use super::moving::Settling;
 use super::{Mutant, Options, Outlet, PeerInfo};
 
 /// Connections in a row that are closed for slowness, without a single acknowledgement between
@@ -42,7 +43,7 @@ pub(super) struct Stream<T, P> {
     pub gap_after: Option<u64>,
     /// How often in a row its client was found too slow without having acknowledged anything in
     /// between, and the last frame that it had acknowledged then.
-    stalls: (u32, u64),
+    pub stalls: (u32, u64),
     /// Requests that wait for their answer, oldest first.
     pub open: VecDeque<u64>,
     /// Calls to the client that wait for its answer, oldest first.
@@ -52,8 +53,11 @@ pub(super) struct Stream<T, P> {
     pub ack_armed: bool,
     /// It is in the list of streams to be acknowledged at the end of the turn.
     pub ack_due: bool,
-    kept: Kept,
-    latest: Vec<Latest>,
+    /// Its entity is about to move: frames for it wait.
+    pub frozen: bool,
+    pub settling: Settling,
+    pub kept: Kept,
+    pub latest: Vec<Latest>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +83,10 @@ pub(super) struct OpenCall {
 
 /// The newest value of something while its client is away.
 #[derive(Debug)]
-struct Latest {
-    key: u64,
-    method: MethodId,
-    body: Box<[u8]>,
+pub(super) struct Latest {
+    pub key: u64,
+    pub method: MethodId,
+    pub body: Box<[u8]>,
 }
 
 /// What became of a frame for the client.
@@ -124,6 +128,8 @@ impl<T, P> Stream<T, P> {
             next_call: 1,
             ack_armed: false,
             ack_due: false,
+            frozen: false,
+            settling: Settling::default(),
             kept: Kept::default(),
             latest: Vec::new(),
         }

@@ -10,6 +10,7 @@ use proto::stream::Arrival;
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
 
 use super::groups::Groups;
+use super::moving::{Moving, Settling};
 use super::orphans::Orphans;
 use super::ports::{Delivery, Entities, FromClient, Opening, PeerInfo, StreamStats};
 use super::stream::{Link, OpenCall, Sent, Stream};
@@ -23,13 +24,14 @@ pub(super) type StreamOf<E> = Stream<<E as Entities>::Seat, <E as Entities>::Pee
 /// what entities say goes out with [`reply`](Self::reply), [`push`](Self::push),
 /// [`call`](Self::call) and the group verbs. After each batch call [`settle`](Self::settle).
 pub struct Streams<E: Entities> {
-    me: WorkerId,
+    pub(super) me: WorkerId,
     pub(super) options: Options,
     pub(super) table: Vec<Entry<E>>,
     free: Vec<u32>,
-    len: usize,
-    by_entity: FastMap<EntityId, Vec<u32>>,
-    groups: Groups,
+    pub(super) len: usize,
+    pub(super) by_entity: FastMap<EntityId, Vec<u32>>,
+    pub(super) groups: Groups,
+    pub(super) moving: Moving,
     loading: Vec<Loading>,
     pub(super) orphans: Orphans,
     /// Streams to be acknowledged at the end of the turn.
@@ -43,7 +45,7 @@ pub struct Streams<E: Entities> {
     closed: Vec<(Slot, CloseCode)>,
     failed: Vec<(u64, Status)>,
     epochs: u64,
-    stats: StreamStats,
+    pub(super) stats: StreamStats,
 }
 
 pub(super) struct Entry<E: Entities> {
@@ -84,6 +86,7 @@ impl<E: Entities> Streams<E> {
             len: 0,
             by_entity: FastMap::default(),
             groups: Groups::new(me),
+            moving: Moving::default(),
             loading: Vec::new(),
             orphans: Orphans::default(),
             ack_due: Vec::new(),
@@ -138,7 +141,7 @@ impl<E: Entities> Streams<E> {
         let ack = self.ack_timers.front().map(|(at, _)| *at);
         let are_endless = self.options.mutant == Some(Mutant::CallsEndless);
         let call = self.call_timers.first().map(|(at, ..)| *at).filter(|_| !are_endless);
-        [ack, call].into_iter().flatten().min()
+        [ack, call, self.settles_at()].into_iter().flatten().min()
     }
 
     // -- from homes --
@@ -152,7 +155,20 @@ impl<E: Entities> Streams<E> {
         from: WorkerId,
         frame: &LinkFrame<'_>,
     ) {
+        let slot = match frame {
+            LinkFrame::Attach { slot, .. }
+            | LinkFrame::Detach { slot, .. }
+            | LinkFrame::Unbind { slot, .. } => Some(*slot),
+            LinkFrame::Forward(forward) => Some(forward.slot),
+            _ => None,
+        };
+        if let Some(slot) = slot
+            && (self.is_late(from, slot, frame) || self.went(io.out, from, slot, frame))
+        {
+            return;
+        }
         match frame {
+            LinkFrame::StreamPassed { .. } => self.handle_passed(io, entities, frame),
             LinkFrame::Bind { .. } => self.bind(io.out, entities, from, frame),
             LinkFrame::Attach { slot, .. } | LinkFrame::Detach { slot, .. }
                 if self.is_former_home(*slot, from) =>
@@ -265,11 +281,8 @@ impl<E: Entities> Streams<E> {
     }
 
     fn open<O: Outlet>(&mut self, out: &mut O, entities: &mut E, wish: Loading, seat: E::Seat) {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.table.push(Entry { generation: 1, routes: 0, stream: None });
-            (self.table.len() - 1) as u32
-        });
-        let slot = Slot { index, generation: self.table[index as usize].generation };
+        let slot = self.vacant();
+        let index = slot.index;
         let info = PeerInfo {
             slot,
             owner: self.me,
@@ -304,6 +317,15 @@ impl<E: Entities> Streams<E> {
         self.len += 1;
     }
 
+    /// A place for one more stream.
+    pub(super) fn vacant(&mut self) -> Slot {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.table.push(Entry { generation: 1, routes: 0, stream: None });
+            (self.table.len() - 1) as u32
+        });
+        self.slot_of(index)
+    }
+
     fn attach<O: Outlet>(
         &mut self,
         out: &mut O,
@@ -329,6 +351,8 @@ impl<E: Entities> Streams<E> {
         let route = self.table[slot.index as usize].next_route();
         let stream = find_mut(&mut self.table, slot).expect("it was found");
         stream.route = route;
+        // What came ahead by the former connection is sent once more by this one.
+        stream.settling = Settling::default();
         stream.announce(out);
         self.stats.replayed += stream.unacked() as u64;
         let mut took = stream.catch_up(out, &self.options);
@@ -358,10 +382,46 @@ impl<E: Entities> Streams<E> {
         let is_present =
             |s: &&mut StreamOf<E>| any || s.route == route.generation && s.gate() == Some(from);
         let Some(stream) = stream.filter(is_present) else {
-            self.stats.stale += 1;
+            if !self.went(out, from, route, &LinkFrame::Up { slot: route, frame }) {
+                self.stats.stale += 1;
+            }
             return;
         };
         let slot = stream.info.slot;
+        if stream.frozen {
+            self.is_late(from, slot, &LinkFrame::Up { slot: route, frame });
+            return;
+        }
+        self.take_up(now, out, entities, slot, frame);
+    }
+
+    /// Takes what a client sent on a stream, and what came ahead of it.
+    pub(super) fn take_up<O: Outlet>(
+        &mut self,
+        now: Instant,
+        out: &mut O,
+        entities: &mut E,
+        slot: Slot,
+        frame: &[u8],
+    ) {
+        self.take_one(now, out, entities, slot, frame);
+        while let Some(stream) = find_mut(&mut self.table, slot)
+            && let Some(next) = stream.settling.take(stream.inbound.applied() + 1)
+        {
+            self.take_one(now, out, entities, slot, &next);
+        }
+    }
+
+    #[inline(always)]
+    fn take_one<O: Outlet>(
+        &mut self,
+        now: Instant,
+        out: &mut O,
+        entities: &mut E,
+        slot: Slot,
+        frame: &[u8],
+    ) {
+        let Some(stream) = find_mut(&mut self.table, slot) else { return };
         let mut reader = Reader::new(frame);
         let head = reader.byte();
         let Ok(up) = head.and_then(|head| StreamUp::decode_fields(head, &mut reader)) else {
@@ -392,6 +452,7 @@ impl<E: Entities> Streams<E> {
                         return;
                     }
                 }
+                Arrival::Gap if stream.settling.keep(now, number, frame) => return,
                 Arrival::Gap => return self.gap(out, slot),
             }
             if stream.inbound.is_due() {
@@ -614,6 +675,14 @@ impl<E: Entities> Streams<E> {
         })
     }
 
+    /// The entity is at `at`: who waits for it here is told to look there.
+    pub fn went_elsewhere<O: Outlet>(&mut self, out: &mut O, entity: EntityId, at: WorkerId) {
+        for wish in self.loading.extract_if(.., |wish| wish.target == entity) {
+            out.control(wish.from, &LinkFrame::Moved { entity, at });
+            not_bound(out, &wish, Status::Unavailable);
+        }
+    }
+
     /// `entity` is gone: its streams and groups end. `Unavailable` means that it may come back
     /// elsewhere and its clients shall find it there; `Goodbye` that it is over.
     pub fn entity_gone<O: Outlet>(&mut self, out: &mut O, entity: EntityId, code: CloseCode) {
@@ -772,6 +841,7 @@ impl<E: Entities> Streams<E> {
                 stream.send_ack(out);
             }
         }
+        self.settle_early(now, out, entities);
         let are_endless = self.options.mutant == Some(Mutant::CallsEndless);
         while let Some(&(at, index, call)) = self.call_timers.first()
             && at <= now
@@ -839,7 +909,7 @@ impl<E: Entities> Streams<E> {
     }
 
     /// Takes a stream out of the table; its calls fail with `Gone`.
-    fn remove(&mut self, index: u32) -> Option<Box<StreamOf<E>>> {
+    pub(super) fn remove(&mut self, index: u32) -> Option<Box<StreamOf<E>>> {
         let entry = &mut self.table[index as usize];
         let stream = entry.stream.take()?;
         self.orphans.forget(index);
@@ -920,7 +990,7 @@ impl<E: Entities> Streams<E> {
 }
 
 impl<E: Entities> Entry<E> {
-    fn next_route(&mut self) -> u32 {
+    pub(super) fn next_route(&mut self) -> u32 {
         self.routes = self.routes.wrapping_add(1);
         self.routes
     }

@@ -1,14 +1,13 @@
 //! Carries what the entities want of the store, and what the store says.
 
 use env::Instant;
-use proto::frame::CloseCode;
 use proto::link::{LinkFrame, WorkerId};
 use proto::{EntityId, Incarnation};
 
 use super::links::Links;
 use super::{Report, Worker};
 use crate::data::{Act, Ask, CommitOutcome, Keeper, Life, Options, SagaWish, Sagas, Stats, Told};
-use crate::session::{Outlet, Places};
+use crate::session::Outlet;
 
 /// What a worker keeps entities with.
 #[derive(Clone, Debug, Default)]
@@ -121,7 +120,7 @@ impl Worker {
     }
 
     /// Asks a node for an entity that stands as its own in the store, if it belongs here.
-    fn ask_back(&mut self, now: Instant, id: EntityId, node: Incarnation) {
+    pub(super) fn ask_back(&mut self, now: Instant, id: EntityId, node: Incarnation) {
         let directory = self.directory();
         let Some(info) = directory.node(node) else { return };
         let to = WorkerId { node, worker: id.worker(info.workers) };
@@ -130,14 +129,11 @@ impl Worker {
     }
 
     /// Another node was asked for an entity that stands as this one's in the store. If both think that
-    /// it belongs there, it goes: its clients are told to look for it anew.
-    pub(super) fn handle_give_back(&mut self, now: Instant, id: EntityId) {
-        let belongs_here = self.view.worker_of(id) == Some(self.me);
+    /// it belongs there, it moves; else the other is told that it is here.
+    pub(super) fn handle_give_back(&mut self, now: Instant, from: WorkerId, id: EntityId) {
         let Some(keeper) = self.keeper_of(id) else { return };
-        if keeper.handle_give_back(id) && !belongs_here {
-            let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
-            self.streams.entity_gone(&mut out, id, CloseCode::Unavailable);
-            self.host.destroy(id, CloseCode::Unavailable);
+        if keeper.handle_give_back(id) {
+            self.is_asked_for(now, from, id);
         }
     }
 
@@ -194,37 +190,43 @@ impl Worker {
 
     /// Has done with the entities what their keeper wants. Gives whether it wanted anything.
     fn carry_acts(&mut self, now: Instant, store: usize) -> bool {
-        let keeper = &mut self.keepers[store];
-        let mut acted = false;
-        let (mut ask_back, mut tells_away) = (Vec::new(), false);
-        while let Some(act) = keeper.poll_act() {
+        let (mut acted, mut tells_away) = (false, false);
+        while let Some(act) = self.keepers[store].poll_act() {
             acted = true;
             match act {
                 Act::Load(id, documents, claim) => {
+                    let Some((documents, claim)) = self.load_moving(now, id, (documents, claim))
+                    else {
+                        continue;
+                    };
                     if let Err(problem) = self.host.handle_loaded(id, documents, claim) {
-                        keeper.handle_unreadable(now, id, problem);
+                        self.keepers[store].handle_unreadable(now, id, problem);
                     }
                 }
-                Act::Refuse(id, status) => self.host.handle_activated(id, Err(status)),
+                Act::Refuse(id, status) => {
+                    if !self.refuse_moving(now, id) {
+                        self.host.handle_activated(id, Err(status));
+                    }
+                }
                 Act::Collect(id) => {
                     let found = self.host.collect(id);
-                    keeper.handle_collected(now, id, found);
+                    self.keepers[store].handle_collected(now, id, found);
                 }
                 Act::Evict(id) => self.host.evict(id),
                 Act::Deliver(tag, outcome) => self.host.deliver_outcome(tag, outcome),
-                Act::AskBack(id, node) => ask_back.push((id, node)),
+                Act::Elsewhere(id, node) => self.stands_elsewhere(now, id, node),
+                Act::Saved(id, claim) => self.saved_moving(now, id, claim),
+                Act::Released(id) => self.released_moving(now, id),
                 // One worker speaks for its node, of the default store.
                 Act::TellAway => tells_away = self.me.worker == 0 && store == 0,
                 Act::Written(id, is_stored) => self.host.written(id, is_stored),
             }
         }
+        let keeper = &mut self.keepers[store];
         let troubles: Vec<_> = std::iter::from_fn(|| keeper.poll_trouble()).collect();
         troubles.into_iter().for_each(|trouble| self.report(Report::Data(trouble)));
         if tells_away {
             self.tell_away(now);
-        }
-        for (id, node) in ask_back {
-            self.ask_back(now, id, node);
         }
         acted
     }

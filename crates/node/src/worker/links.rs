@@ -8,6 +8,7 @@ use mesh::{Mesh, SendError};
 use proto::link::{LinkFrame, WorkerId};
 use proto::{AccountId, EntityId, Incarnation};
 
+use crate::host::routes::Routes;
 use crate::host::{Place, Router};
 use crate::session::{Outlet, Places};
 use crate::topics::NodeBus;
@@ -48,16 +49,26 @@ pub(super) struct View {
     pub workers: u8,
     pub directory: RefCell<Arc<Directory>>,
     pub users: Rc<UserLane>,
+    pub routes: Rc<Routes>,
     pub bus: RefCell<Option<NodeBus>>,
 }
 
-impl Places for View {
-    fn worker_of(&self, entity: EntityId) -> Option<WorkerId> {
+impl View {
+    /// Where an entity is placed, whether or not it has moved elsewhere.
+    pub fn placed(&self, entity: EntityId) -> Option<WorkerId> {
         if entity.home == self.me.node {
             let worker = entity.worker(self.workers);
             return (worker < self.workers).then_some(WorkerId { node: self.me.node, worker });
         }
         self.directory.borrow().owner_hint(entity)
+    }
+}
+
+impl Places for View {
+    fn worker_of(&self, entity: EntityId) -> Option<WorkerId> {
+        let moved = self.routes.find(entity);
+        let listed = moved.filter(|at| self.directory.borrow().node(at.node).is_some());
+        listed.or_else(|| self.placed(entity))
     }
 
     fn home_of(&self, account: AccountId) -> Option<WorkerId> {
@@ -93,13 +104,21 @@ impl Places for View {
 
 impl Router for View {
     fn place(&self, entity: EntityId) -> Place {
-        match self.worker_of(entity) {
+        match self.placed(entity) {
             Some(at) if at == self.me => Place::Here,
             Some(at) if at.node == self.me.node => Place::Worker(at.worker),
             Some(at) => Place::Node(at),
             None if entity.home == Incarnation::NONE => Place::Unknown,
             None => Place::Gone,
         }
+    }
+
+    fn routes(&self) -> Option<Rc<Routes>> {
+        Some(Rc::clone(&self.routes))
+    }
+
+    fn lists(&self, node: Incarnation) -> bool {
+        self.directory.borrow().node(node).is_some()
     }
 
     fn users(&self) -> Option<Rc<UserLane>> {

@@ -7,6 +7,7 @@ mod decoder;
 mod dump;
 mod error;
 mod fields;
+mod own;
 mod types;
 mod write;
 
@@ -14,6 +15,8 @@ pub use decoder::{DEPTH_MAX, Decoder, MEMORY_BYTES_MAX, memory_budget};
 pub use dump::Dump;
 pub use error::{DecodeError, Problem};
 pub use fields::{Fields, VariantFields, check_finite, check_length, check_range};
+#[doc(hidden)]
+pub use own::{IsMessage, IsNone, IsReadable, IsUnreadable, MaybeMessage, MaybeType};
 pub use types::{Bytes, Finite, Length};
 pub use write::{
     put_array, put_binary, put_bool, put_f32, put_f64, put_int, put_map, put_nil, put_text,

@@ -3,7 +3,8 @@
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame, Welcome};
 use proto::link::{
     Act, Admission, Call, Forward, GroupId, HandOver, HandedState, HandedStream, Held, HomeFrame,
-    LinkFrame, Named, Past, PushTo, Report, Select, Selected, Slot, Tag, Wanted, Whom, WorkerId,
+    LinkFrame, MoveStep, Named, Past, PushTo, Report, Select, Selected, Slot, Tag, Wanted, Whom,
+    WorkerId,
 };
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
@@ -302,6 +303,20 @@ pub fn link() -> Vec<LinkFrame<'static>> {
         LinkFrame::Ring { call: SLOT },
         LinkFrame::GiveBack { entity: avatar },
         LinkFrame::StoreAway,
+        LinkFrame::Move { entity: avatar, number: 9, step: MoveStep::Last, body: &[1, 2] },
+        LinkFrame::Moved { entity: avatar, at: OWNER },
+        LinkFrame::Forwarded { from: GATE, hops: 1, payload: &[0x63, 0] },
+        LinkFrame::Marker { entity: avatar, number: 300 },
+        LinkFrame::Passed { entity: avatar, number: 300 },
+        LinkFrame::StreamPassed {
+            entity: avatar,
+            session: SESSION,
+            stream: 2,
+            from: GATE,
+            to: OWNER,
+            payload: &[0x10, 0],
+        },
+        LinkFrame::StreamMoved { session: SESSION, account: AccountId(7), stream: 2, slot: SLOT },
         LinkFrame::Tag(Tag {
             session: SESSION,
             account: AccountId(7),
@@ -516,5 +531,12 @@ pub fn link_kind(frame: &LinkFrame<'_>) -> &'static str {
             HomeFrame::Pass { .. } => "pass",
             HomeFrame::Settled { .. } => "settled",
         },
+        LinkFrame::Move { .. } => "move",
+        LinkFrame::Moved { .. } => "moved",
+        LinkFrame::Forwarded { .. } => "forwarded",
+        LinkFrame::Marker { .. } => "marker",
+        LinkFrame::Passed { .. } => "passed",
+        LinkFrame::StreamPassed { .. } => "stream_passed",
+        LinkFrame::StreamMoved { .. } => "stream_moved",
     }
 }

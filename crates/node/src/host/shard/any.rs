@@ -139,6 +139,61 @@ impl<E: Entity> AnyShard for Shard<E> {
         }
     }
 
+    fn begin_freeze(&self, index: u32) -> bool {
+        Shard::begin_freeze(self, index)
+    }
+
+    fn try_freeze(self: Rc<Self>, index: u32, hooked: &mut bool) -> Freezing {
+        Shard::try_freeze(&self, index, hooked)
+    }
+
+    fn pack(&self, index: u32) -> Vec<u8> {
+        Shard::pack(self, index)
+    }
+
+    fn pack_late(&self, index: u32) -> Vec<u8> {
+        Shard::pack_late(self, index)
+    }
+
+    fn thaw(self: Rc<Self>, index: u32, claim: Option<Claim>) {
+        Shard::thaw(&self, index, claim);
+    }
+
+    fn depart(self: Rc<Self>, index: u32, to: WorkerId) {
+        Shard::depart(&self, index, to);
+    }
+
+    fn arrive(
+        self: Rc<Self>,
+        id: EntityId,
+        stored: (Documents, Claim),
+        packed: (&[u8], &[Vec<u8>]),
+        peers: &[(Peer, bool)],
+    ) -> Result<(), String> {
+        Shard::arrive(&self, id, stored, packed, peers)
+    }
+
+    fn take_late(self: Rc<Self>, id: EntityId, packed: &[u8]) -> Result<(), WireError> {
+        Shard::take_late(&self, id, packed)
+    }
+
+    fn reroute_calls(&self, id: EntityId, to: WorkerId) {
+        Shard::reroute_calls(self, id, to);
+    }
+
+    fn send_held(self: Rc<Self>, to: WorkerId, held: crate::host::routes::Held) {
+        Shard::send_held(&self, to, held);
+    }
+
+    fn lane_marker(&self, worker: u8, id: EntityId, number: u64) {
+        Shard::lane_marker(self, worker, id, number);
+    }
+
+    fn is_loading(&self, index: u32) -> bool {
+        let cells = self.cells.borrow();
+        cells.get(index).is_some_and(|slot| slot.flags & (LOADING | FROZEN) == LOADING)
+    }
+
     fn destroy(self: Rc<Self>, index: u32, code: CloseCode) -> bool {
         {
             let mut cells = self.cells.borrow_mut();

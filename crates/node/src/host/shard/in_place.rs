@@ -41,7 +41,7 @@ impl<E: Entity> Shard<E> {
             let cells = self.cells.borrow();
             let index = cells.find(ask.home, ask.key)?;
             let slot = &cells.slots[index as usize];
-            let held_up = READY | BUSY | LOADING | CLOSING | QUARANTINED;
+            let held_up = READY | BUSY | LOADING | CLOSING | QUARANTINED | FROZEN;
             if slot.flags & held_up != 0 || slot.mailbox.len != 0 {
                 return None;
             }

@@ -25,7 +25,7 @@ impl<E: Entity> Shard<E> {
             let Cells { slots, room, .. } = &mut *cells;
             let Some(slot) = slots.get_mut(index as usize) else { return };
             if slot.mailbox.len == 0
-                || slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED) != 0
+                || slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED | FROZEN) != 0
                 || left == 0
                 || slot.open >= self.limits.turns_max
             {
@@ -118,7 +118,7 @@ impl<E: Entity> Shard<E> {
         }
         let full = slot.open >= self.limits.turns_max
             && room.next_method(&slot.mailbox).is_some_and(interleaves::<E>);
-        if slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED) != 0
+        if slot.flags & (BUSY | LOADING | CLOSING | QUARANTINED | FROZEN) != 0
             || slot.mailbox.len == 0
             // The turn that ends makes it ready again.
             || full

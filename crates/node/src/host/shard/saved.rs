@@ -59,7 +59,7 @@ impl<E: Entity> Shard<E> {
         result
     }
 
-    fn read_into_new(&self, id: EntityId, sheets: &mut Sheets) -> Result<E, String> {
+    pub(super) fn read_into_new(&self, id: EntityId, sheets: &mut Sheets) -> Result<E, String> {
         let made = self.create(id).map_err(|_| "making the entity panicked".to_owned())?;
         let mut state = made.ok_or_else(|| "its kind makes no entity of a key".to_owned())?;
         // A step from an older version is game code, so it may panic.

@@ -1,0 +1,533 @@
+//! Where entities that may move are, as far as this worker has heard; and mail for one that moved
+//! lately, which waits until what was sent the old way has come there.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use env::{FastMap, Instant};
+use proto::link::{LinkFrame, Slot, WorkerId};
+use proto::{EntityId, Incarnation};
+
+use super::hub::{Hub, bump};
+use super::lane::Parcel;
+use super::mail::{Mail, Origin, Sender};
+use super::shard::Shard;
+use crate::entity::Entity;
+use crate::error::Fault;
+
+/// For how long a place is used that nothing was sent to. Nothing is under way after it, so that
+/// another way cannot overtake.
+const KEEP: Duration = Duration::from_secs(10);
+/// How long mail is held for a marker: longer than a link that lives may stand still.
+const MARKER_WAIT: Duration = Duration::from_secs(8);
+/// How often the marker is sent again meanwhile, for it may have been lost with a link.
+const MARKER_EVERY: Duration = Duration::from_secs(1);
+/// For how long a worker knows where an entity went.
+const DEPARTED_KEEP: Duration = Duration::from_secs(60);
+/// Most places known, and most entities that have gone.
+const ROUTES_MAX: usize = 1 << 17;
+/// Most messages held for one entity.
+const HELD_MAX: usize = 1_024;
+/// How often a message may be sent on.
+const HOPS_MAX: u8 = 4;
+
+/// A message that waits for its entity's way to be clear.
+pub struct Held {
+    /// Who sent it.
+    pub from: WorkerId,
+    /// A `Call` frame.
+    pub payload: Vec<u8>,
+    /// Who waits for its answer here.
+    pub call: Option<Slot>,
+}
+
+struct Route {
+    at: WorkerId,
+    used: Instant,
+    moving: Option<Moving>,
+}
+
+/// Until all that was sent to `old` has come to the entity.
+struct Moving {
+    old: WorkerId,
+    /// Of the marker; 0 for an entity that is coming here.
+    number: u64,
+    /// When the marker is sent again.
+    again: Instant,
+    until: Instant,
+    held: Vec<Held>,
+}
+
+struct Departed {
+    to: WorkerId,
+    until: Instant,
+    told: BTreeSet<WorkerId>,
+}
+
+/// Where a message to an entity goes.
+pub enum Way {
+    /// There.
+    To(WorkerId),
+    /// It waits.
+    Held,
+    /// Nothing is known: where it is placed.
+    Placed,
+}
+
+/// The places of one worker's mail.
+#[derive(Default)]
+pub struct Routes {
+    known: RefCell<FastMap<EntityId, Route>>,
+    departed: RefCell<FastMap<EntityId, Departed>>,
+    sweep_at: Cell<Instant>,
+    /// When the first of those that move is given up.
+    moving_until: Cell<Option<Instant>>,
+    markers: Cell<u64>,
+    /// How often the message has been sent on that is being handled.
+    hops: Cell<u8>,
+    /// The time of the worker's turn.
+    pub now: Cell<Instant>,
+    /// Markers are not awaited: a fault, to prove that checks notice.
+    pub unordered: Cell<bool>,
+}
+
+/// Mail that may go now, and where.
+pub type Cleared = Vec<(EntityId, WorkerId, Vec<Held>)>;
+
+impl Routes {
+    pub fn way(&self, id: EntityId, now: Instant) -> Way {
+        let mut known = self.known.borrow_mut();
+        match known.get_mut(&id) {
+            Some(route) if route.moving.is_some() => Way::Held,
+            Some(route) if now.since(route.used) <= KEEP => {
+                route.used = now;
+                Way::To(route.at)
+            }
+            _ => Way::Placed,
+        }
+    }
+
+    /// Where it is known to be, without a message to it.
+    pub fn find(&self, id: EntityId) -> Option<WorkerId> {
+        let now = self.now.get();
+        let known = self.known.borrow();
+        known.get(&id).filter(|route| now.since(route.used) <= KEEP).map(|route| route.at)
+    }
+
+    /// Something is sent to `at`: later mail goes there as well.
+    pub fn note(&self, id: EntityId, at: WorkerId, now: Instant) {
+        self.sweep(now);
+        let mut known = self.known.borrow_mut();
+        if known.len() < ROUTES_MAX || known.contains_key(&id) {
+            let route = known.entry(id).or_insert(Route { at, used: now, moving: None });
+            (route.at, route.used) = (at, now);
+        }
+    }
+
+    /// Forgets what is old, now and then.
+    fn sweep(&self, now: Instant) {
+        if now < self.sweep_at.get() {
+            return;
+        }
+        self.sweep_at.set(now + KEEP);
+        let is_used = |_: &EntityId, route: &mut Route| {
+            route.moving.is_some() || now.since(route.used) <= KEEP
+        };
+        self.known.borrow_mut().retain(is_used);
+        self.departed.borrow_mut().retain(|_, departed| departed.until > now);
+    }
+
+    /// The entity is said to be at `at` and no more at `old`. Gives the number of the marker that is to
+    /// be sent to `old`, if mail may be on its way there.
+    pub fn moved(&self, id: EntityId, old: WorkerId, at: WorkerId, now: Instant) -> Option<u64> {
+        let mut known = self.known.borrow_mut();
+        match known.get_mut(&id) {
+            Some(route) if now.since(route.used) <= KEEP || route.moving.is_some() => {
+                if route.at == at || route.at != old {
+                    return None;
+                }
+                (route.at, route.used) = (at, now);
+                if self.unordered.get() {
+                    return None;
+                }
+                if route.moving.is_some() {
+                    // What is held goes on waiting: the marker under way goes all the way.
+                    return None;
+                }
+                Some(self.begin_marker(route, old, now))
+            }
+            _ => {
+                drop(known);
+                self.note(id, at, now);
+                None
+            }
+        }
+    }
+
+    /// The entity may come here from `old`: what is sent to it from here waits from now on.
+    ///
+    /// # Errors
+    ///
+    /// Mail is on its way there by another worker, and has to come there first: to whom a marker with
+    /// which number is to be sent, unless one is on its way.
+    pub fn coming(
+        &self,
+        id: EntityId,
+        old: WorkerId,
+        now: Instant,
+    ) -> Result<(), Option<(WorkerId, u64)>> {
+        let mut known = self.known.borrow_mut();
+        let route = known.entry(id).or_insert(Route { at: old, used: now, moving: None });
+        match &route.moving {
+            Some(moving) if moving.number == 0 => return Ok(()),
+            Some(_) => return Err(None),
+            None => {}
+        }
+        if route.at != old && now.since(route.used) <= KEEP && !self.unordered.get() {
+            let before = std::mem::replace(&mut route.at, old);
+            let number = self.begin_marker(route, before, now);
+            return Err(Some((before, number)));
+        }
+        let until = now + 10 * MARKER_WAIT;
+        route.moving = Some(Moving { old, number: 0, again: until, until, held: Vec::new() });
+        Ok(())
+    }
+
+    /// Mail waits from now on for a marker that goes by `old`.
+    fn begin_marker(&self, route: &mut Route, old: WorkerId, now: Instant) -> u64 {
+        let number = self.markers.get() + 1;
+        self.markers.set(number);
+        let (again, until) = (now + MARKER_EVERY, now + MARKER_WAIT);
+        route.moving = Some(Moving { old, number, again, until, held: Vec::new() });
+        self.wake_by(again);
+        number
+    }
+
+    fn is_coming(&self, id: EntityId) -> bool {
+        let known = self.known.borrow();
+        let moving = known.get(&id).and_then(|route| route.moving.as_ref());
+        moving.is_some_and(|moving| moving.number == 0)
+    }
+
+    fn wake_by(&self, at: Instant) {
+        let first = self.moving_until.get().map_or(at, |first| first.min(at));
+        self.moving_until.set(Some(first));
+    }
+
+    /// The marker came to the entity at `at`.
+    pub fn passed(&self, id: EntityId, number: u64, at: WorkerId, now: Instant) -> Cleared {
+        let mut known = self.known.borrow_mut();
+        let Some(route) = known.get_mut(&id) else { return Vec::new() };
+        let Some(moving) = route.moving.take_if(|moving| moving.number == number) else {
+            return Vec::new();
+        };
+        (route.at, route.used) = (at, now);
+        vec![(id, at, moving.held)]
+    }
+
+    /// The entity is here, or it is not coming: what waited may go. To `at`.
+    pub fn settle(&self, id: EntityId, at: WorkerId, now: Instant) -> Vec<Held> {
+        let mut known = self.known.borrow_mut();
+        let Some(route) = known.get_mut(&id) else { return Vec::new() };
+        (route.at, route.used) = (at, now);
+        route.moving.take().map(|moving| moving.held).unwrap_or_default()
+    }
+
+    /// What was on its way from and to `node` may be lost, a marker too: it is sent again. `gone`: the
+    /// node is not listed any more, and nothing comes by it.
+    pub fn node_down(&self, node: Incarnation, gone: bool, now: Instant) {
+        for route in self.known.borrow_mut().values_mut() {
+            let at = route.at.node;
+            if let Some(moving) = &mut route.moving
+                && (moving.old.node == node || at == node)
+            {
+                moving.again = now;
+                if gone {
+                    moving.until = now + MARKER_EVERY;
+                }
+                self.wake_by(now);
+            }
+        }
+        if gone {
+            let stays = |route: &Route| route.at.node != node || route.moving.is_some();
+            self.known.borrow_mut().retain(|_, route| stays(route));
+            self.departed.borrow_mut().retain(|_, departed| departed.to.node != node);
+        }
+    }
+
+    /// Gives up waiting for markers that did not come for long; and those that are to be sent again, and
+    /// to whom.
+    pub fn handle_timeout(&self, now: Instant) -> (Cleared, Vec<(EntityId, WorkerId, u64)>) {
+        let (mut cleared, mut again) = (Vec::new(), Vec::new());
+        if self.moving_until.get().is_none_or(|at| at > now) {
+            return (cleared, again);
+        }
+        let mut next = None::<Instant>;
+        for (id, route) in self.known.borrow_mut().iter_mut() {
+            if let Some(moving) =
+                route.moving.take_if(|moving| moving.number != 0 && moving.until <= now)
+            {
+                cleared.push((*id, route.at, moving.held));
+            } else if let Some(moving) = route.moving.as_mut().filter(|moving| moving.number != 0) {
+                if moving.again <= now {
+                    moving.again = now + MARKER_EVERY;
+                    again.push((*id, moving.old, moving.number));
+                }
+                let due = moving.again.min(moving.until);
+                next = Some(next.map_or(due, |next| next.min(due)));
+            }
+        }
+        self.moving_until.set(next);
+        cleared.sort_by_key(|(id, ..)| *id);
+        again.sort_unstable();
+        (cleared, again)
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.moving_until.get()
+    }
+
+    /// Keeps a message until the way is clear; `false` if there are too many.
+    fn hold(&self, id: EntityId, held: Held) -> bool {
+        let mut known = self.known.borrow_mut();
+        let moving = known.get_mut(&id).and_then(|route| route.moving.as_mut());
+        let Some(moving) = moving.filter(|moving| moving.held.len() < HELD_MAX) else {
+            return false;
+        };
+        moving.held.push(held);
+        true
+    }
+
+    // -- of those that left --
+
+    /// The entity has left for `to`.
+    pub fn departed(&self, id: EntityId, to: WorkerId, now: Instant) {
+        let mut departed = self.departed.borrow_mut();
+        if departed.len() < ROUTES_MAX {
+            let (until, told) = (now + DEPARTED_KEEP, BTreeSet::new());
+            departed.insert(id, Departed { to, until, told });
+        }
+        drop(departed);
+        self.note(id, to, now);
+    }
+
+    /// The entity is here.
+    pub fn is_here(&self, id: EntityId) {
+        self.departed.borrow_mut().remove(&id);
+    }
+
+    /// Where an entity went that was here.
+    pub fn went(&self, id: EntityId) -> Option<WorkerId> {
+        self.departed.borrow().get(&id).map(|departed| departed.to)
+    }
+
+    /// Whether `from` is to be told where the entity went: once.
+    fn is_news(&self, id: EntityId, from: WorkerId) -> bool {
+        let mut departed = self.departed.borrow_mut();
+        departed.get_mut(&id).is_some_and(|departed| departed.told.insert(from))
+    }
+}
+
+impl<E: Entity> Shard<E> {
+    /// Keeps a call or tell for an entity that has moved, until the way to it is clear.
+    pub fn hold_call(
+        &self,
+        call: Option<Slot>,
+        target: EntityId,
+        deadline: Instant,
+        message: &E::Message,
+        (sender, mut chain): (Sender, Vec<EntityId>),
+    ) -> Result<(), Fault> {
+        let mut body = Vec::new();
+        E::encode_message(message, &mut body);
+        self.check_length(&body).map_err(|problem| Fault::BadArgument(problem.into()))?;
+        chain.extend(sender.id(self.hub.me.node));
+        let method = E::KIND.methods.get(E::method(message)).map(|info| info.id);
+        let left = (deadline - self.hub.now.get()).as_nanos().div_ceil(1_000_000);
+        let frame = LinkFrame::Call(proto::link::Call {
+            call,
+            from: self.hub.me,
+            target,
+            method: method.unwrap_or_default(),
+            remaining_ms: u32::try_from(left).unwrap_or(u32::MAX),
+            chain,
+            body: &body,
+        });
+        let mut payload = Vec::new();
+        frame.encode(0, &mut payload);
+        if self.hub.routes.hold(target, Held { from: self.hub.me, payload, call }) {
+            return Ok(());
+        }
+        bump(&self.hub.count.busy);
+        Err(Fault::BUSY)
+    }
+
+    /// Sends a message that waited on its way.
+    pub fn send_held(self: &std::rc::Rc<Self>, to: WorkerId, held: Held) {
+        let hub = &self.hub;
+        if let Some(slot) = held.call
+            && let Some(call) = self.calls.borrow_mut().get_mut(slot)
+        {
+            call.went_to(to);
+        }
+        if to != hub.me && held.from != hub.me {
+            let Ok((_, frame)) = LinkFrame::decode(&held.payload) else { return };
+            return hub.send_on(to, held.from, &frame);
+        }
+        if to.node != hub.me.node {
+            let mut payload = held.payload;
+            payload[1] = to.worker;
+            return hub.frames.borrow_mut().ready(to, held.call, &payload);
+        }
+        let Ok((_, LinkFrame::Call(call))) = LinkFrame::decode(&held.payload) else { return };
+        if to == hub.me {
+            return hub.handle_call(held.from, &call);
+        }
+        // Later mail to a neighbour goes by its lane, so this does.
+        let Some(method) = self.method(call.method) else { return };
+        let Ok(message) = E::decode_message(usize::from(method), call.body) else { return };
+        let sender = match call.chain.split_last() {
+            Some((last, _)) => Sender::of(*last, hub.me.node),
+            None => Sender::OUTSIDE,
+        };
+        if let Err(fault) = self.reserve_lane(to.worker) {
+            if let Some(slot) = held.call {
+                self.settle(slot, Err(fault));
+            }
+            return;
+        }
+        let left = Duration::from_millis(u64::from(call.remaining_ms));
+        let deadline = hub.now.get() + left;
+        let chain: Box<[EntityId]> = match call.chain.split_last() {
+            Some((_, chain)) => chain.into(),
+            None => Box::default(),
+        };
+        let EntityId { home, key, .. } = call.target;
+        let call = held.call;
+        self.lane_call(to.worker, Parcel { home, key, call, sender, deadline, chain, message });
+    }
+
+    /// Sends mail of `from` on to where its entity went. Gives it back if it did not leave from here.
+    pub fn send_on(&self, target: EntityId, from: WorkerId, mail: Mail<E>) -> Option<Mail<E>> {
+        let hub = &self.hub;
+        if !E::KIND.document || self.cells.borrow().find(target.home, target.key).is_some() {
+            return Some(mail);
+        }
+        let Some(to) = hub.went(target) else { return Some(mail) };
+        let super::mail::Body::Message(message) = &mail.body else { return Some(mail) };
+        if hub.routes.hops.get() >= HOPS_MAX {
+            self.answer(mail.origin, Err(Fault::UNAVAILABLE));
+            return None;
+        }
+        let mut body = Vec::new();
+        E::encode_message(message, &mut body);
+        if let Some(mut call) = self.far_call(target, mail.sender, mail.method, &mail.origin, &body)
+        {
+            if let Origin::Tell = mail.origin {
+                call.from = from;
+            }
+            let from = call.from;
+            let frame = LinkFrame::Call(call);
+            if hub.routes.is_coming(target) {
+                // What was sent on before comes back with it; this must not overtake that.
+                let mut payload = Vec::new();
+                frame.encode(hub.me.worker, &mut payload);
+                if !hub.routes.hold(target, Held { from, payload, call: None }) {
+                    self.answer(mail.origin, Err(Fault::BUSY));
+                }
+                return None;
+            }
+            hub.send_on(to, from, &frame);
+        }
+        hub.tell_moved(target, from, to);
+        None
+    }
+}
+
+impl Hub {
+    /// Sends a frame of `from` on to `to`.
+    fn send_on(&self, to: WorkerId, from: WorkerId, frame: &LinkFrame<'_>) {
+        let mut payload = Vec::new();
+        frame.encode(to.worker, &mut payload);
+        let hops = self.routes.hops.get() + 1;
+        let frame = LinkFrame::Forwarded { from, hops, payload: &payload };
+        self.frames.borrow_mut().control(to, &frame);
+    }
+
+    /// Where an entity went that was here, if that node is still there.
+    fn went(&self, entity: EntityId) -> Option<WorkerId> {
+        self.routes.went(entity).filter(|to| self.router.lists(to.node))
+    }
+
+    fn tell_moved(&self, entity: EntityId, from: WorkerId, at: WorkerId) {
+        if from != self.me && from != at && self.routes.is_news(entity, from) {
+            self.frames.borrow_mut().control(from, &LinkFrame::Moved { entity, at });
+        }
+    }
+
+    /// Something that was sent to where its entity was.
+    pub fn handle_forwarded(self: &Rc<Self>, from: WorkerId, hops: u8, payload: &[u8]) -> bool {
+        let before = self.routes.hops.replace(hops);
+        let known = match LinkFrame::decode(payload) {
+            Ok((_, LinkFrame::Call(call))) => {
+                self.handle_call(from, &call);
+                true
+            }
+            Ok((_, LinkFrame::Marker { entity, number })) => {
+                self.handle_marker(from, entity, number);
+                true
+            }
+            _ => false,
+        };
+        self.routes.hops.set(before);
+        known
+    }
+
+    /// All mail of `from` before the marker has come.
+    pub fn handle_marker(self: &Rc<Self>, from: WorkerId, entity: EntityId, number: u64) {
+        let shard = self.shard_of_kind(entity.kind);
+        let is_here = shard.is_some_and(|shard| shard.target(entity).is_some());
+        match self.went(entity).filter(|_| !is_here && self.routes.hops.get() < HOPS_MAX) {
+            Some(to) => self.send_on(to, from, &LinkFrame::Marker { entity, number }),
+            None => {
+                self.frames.borrow_mut().control(from, &LinkFrame::Passed { entity, number });
+            }
+        }
+    }
+
+    /// The entity is at `at` and not at `old` any more.
+    pub fn handle_moved(self: &Rc<Self>, entity: EntityId, old: WorkerId, at: WorkerId) {
+        let Some(shard) = self.shard_of_kind(entity.kind) else { return };
+        if at == self.me {
+            return;
+        }
+        shard.reroute_calls(entity, at);
+        let Some(number) = self.routes.moved(entity, old, at, self.now.get()) else { return };
+        drop(shard);
+        self.send_marker(entity, old, number);
+    }
+
+    /// Sends a marker the way that mail went.
+    pub fn send_marker(&self, entity: EntityId, old: WorkerId, number: u64) {
+        if old.node == self.me.node {
+            if let Some(shard) = self.shard_of_kind(entity.kind) {
+                shard.lane_marker(old.worker, entity, number);
+            }
+        } else {
+            let marker = LinkFrame::Marker { entity, number };
+            self.frames.borrow_mut().control(old, &marker);
+        }
+    }
+
+    /// Sends what waited for a clear way.
+    pub fn send_cleared(self: &Rc<Self>, cleared: Cleared) {
+        for (id, at, held) in cleared {
+            let Some(shard) = self.shard_of_kind(id.kind) else { continue };
+            for held in held {
+                Rc::clone(&shard).send_held(at, held);
+            }
+        }
+    }
+}
