@@ -848,7 +848,7 @@ impl NodeHandle {
             let shares = || info.kinds.iter().any(|kind| self.info.offers(*kind));
             info.incarnation != me && !info.draining && shares()
         };
-        let has_others = || self.cluster.directory().nodes().any(|info| takes(info));
+        let has_others = || self.cluster.directory().nodes().any(&takes);
         if !has_others() {
             return;
         }
