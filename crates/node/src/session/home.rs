@@ -21,6 +21,8 @@ pub(super) struct Session {
     /// The handle that the next stream gets; never used twice.
     pub next_stream: u32,
     pub streams: Vec<Stream>,
+    /// Streams that others took the place of, and when their client is told once more.
+    pub released: Vec<(Instant, u32)>,
     /// Whether the game has logged it in, which is more than having shown a ticket.
     pub logged_in: bool,
     /// What the game calls it, in order.

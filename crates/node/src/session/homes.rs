@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use env::Instant;
 use proto::frame::{CloseCode, Status};
@@ -9,6 +10,9 @@ use super::home::{Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Bindings, HomeStats, Login, SessionInfo};
 use super::moves::{Ended, Moves};
 use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
+
+/// How long the owner of a stream that was replaced has to say to the client that it has ended.
+const RELEASED_WAIT: Duration = Duration::from_secs(5);
 
 /// The homes of this worker's sessions: the only judge of who may speak for an account.
 ///
@@ -251,13 +255,30 @@ impl Homes {
                 self.end(io, account, CloseCode::SessionLost, "the resume window is over", false);
                 continue;
             }
-            let Some(stream) = self.stream_mut(account, handle) else { continue };
+            let Some(stream) = self.stream_mut(account, handle) else {
+                self.release_again(io, account, handle);
+                continue;
+            };
             match stream.state {
                 StreamState::Pausing { .. } => self.ask(io, account, handle),
                 StreamState::Asked { .. } => self.owner_away(io, account, handle),
                 StreamState::Bound { .. } | StreamState::Awaited => {}
             }
         }
+    }
+
+    /// A stream that another took the place of is gone for its client as well. Its owner has told it
+    /// so, after its last words, unless the way broke between that owner and a gate that had just taken
+    /// the session over.
+    fn release_again<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        handle: u32,
+    ) {
+        let Some(session) = self.sessions.get_mut(&account) else { return };
+        session.released.retain(|(_, released)| *released != handle);
+        unwanted(io.out, session.link, handle);
     }
 
     // -- logins --
@@ -341,6 +362,7 @@ impl Homes {
             logged_in: false,
             tags: Vec::new(),
             streams: Vec::with_capacity(bindings.len()),
+            released: Vec::new(),
             is_rebuilding: false,
             rebuilt_by: Instant::NEVER,
         };
@@ -578,11 +600,15 @@ impl Homes {
         let is_open = |s: &Stream| matches!(s.state, StreamState::Bound { .. });
         let named = found.streams.iter().filter(|s| s.name == name && is_open(s));
         let newest = named.map(|s| s.handle).max().expect("this one is open");
+        let until = io.now + RELEASED_WAIT;
+        let (timers, released) = (&mut self.timers, &mut found.released);
         found.streams.retain(|old| {
             let replaced = old.handle < newest && old.name == name;
             if let (true, StreamState::Bound { owner, slot }) = (replaced, &old.state) {
                 let code = CloseCode::Goodbye;
                 io.out.control(*owner, &LinkFrame::Unbind { slot: *slot, code });
+                released.push((until, old.handle));
+                timers.insert((until, account, old.handle));
             }
             !replaced
         });

@@ -634,6 +634,9 @@ impl Homes {
         for stream in &session.streams {
             self.timers.remove(&(stream.timer(), account, stream.handle));
         }
+        for (until, handle) in &session.released {
+            self.timers.remove(&(*until, account, *handle));
+        }
         self.timers.remove(&(session.rebuilt_by, account, u32::MAX));
     }
 }
@@ -744,6 +747,7 @@ fn unpacked(handed: &HandOver<'_>, now: Instant, options: &super::Options) -> Bo
         },
         next_stream: handed.next_stream,
         streams: streams.collect(),
+        released: Vec::new(),
         logged_in: handed.logged_in,
         tags: handed.tags.iter().map(|tag| Box::from(*tag)).collect(),
         is_rebuilding: false,

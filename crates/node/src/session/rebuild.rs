@@ -156,6 +156,7 @@ impl Homes {
             logged_in: false,
             tags: Vec::new(),
             streams: Vec::new(),
+            released: Vec::new(),
             is_rebuilding: true,
             rebuilt_by: now + wait,
         };

@@ -30,6 +30,8 @@ use crate::row::hex;
 use crate::tables::{Table, Writes};
 
 /// The collection of rows.
+/// Ids of one query: servers that stand in for MongoDB refuse a thousand.
+const ASKED_MAX: usize = 500;
 const ROWS: &str = "rows";
 /// The `_id` of the count of commits; no row has such a one.
 const COMMITS: &str = "commits";
@@ -226,26 +228,33 @@ impl Inner {
 
     /// Rows by their ids, and a look at the count.
     async fn get(&mut self, ids: Vec<String>, begins: bool) -> Result<Vec<Found>, Failure> {
-        let mut wanted = vec![COMMITS.to_owned()];
-        wanted.extend(ids.iter().cloned());
-        let found = self.find(doc! { "_id": { "$in": wanted } }, None).await?;
-        let mut count = 0;
         let mut rows = std::collections::BTreeMap::new();
-        for mut document in found {
-            match document.get_str("_id") {
-                Ok(COMMITS) => count = int(&document, "n").unwrap_or(0),
-                Ok(id) => {
-                    let id = id.to_owned();
-                    rows.insert(id, row(&mut document)?);
+        let (mut parts, mut begins) = (ids.chunks(ASKED_MAX), begins);
+        let mut part = parts.next().unwrap_or_default();
+        loop {
+            let mut wanted = vec![COMMITS.to_owned()];
+            wanted.extend(part.iter().cloned());
+            let mut count = 0;
+            for mut document in self.find(doc! { "_id": { "$in": wanted } }, None).await? {
+                match document.get_str("_id") {
+                    Ok(COMMITS) => count = int(&document, "n").unwrap_or(0),
+                    Ok(id) => {
+                        let id = id.to_owned();
+                        rows.insert(id, row(&mut document)?);
+                    }
+                    Err(_) => return Err(foreign()),
                 }
-                Err(_) => return Err(foreign()),
             }
-        }
-        if begins {
-            self.count = count;
-        } else if self.count != count {
-            // A server that keeps its promise about snapshots never gets here.
-            return Err(Failure::Retry("another process was first".to_owned()));
+            if std::mem::take(&mut begins) {
+                self.count = count;
+            } else if self.count != count {
+                // A server that keeps its promise about snapshots never gets here.
+                return Err(Failure::Retry("another process was first".to_owned()));
+            }
+            match parts.next() {
+                Some(next) => part = next,
+                None => break,
+            }
         }
         // The same row may be asked for twice.
         Ok(ids.iter().map(|id| rows.get(id).cloned()).collect())
