@@ -175,7 +175,7 @@ impl Routes {
     pub fn coming(
         &self,
         id: EntityId,
-        old: WorkerId,
+        (me, old): (WorkerId, WorkerId),
         now: Instant,
     ) -> Result<(), Option<(WorkerId, u64)>> {
         let mut known = self.known.borrow_mut();
@@ -185,7 +185,9 @@ impl Routes {
             Some(_) => return Err(None),
             None => {}
         }
-        if route.at != old && now.since(route.used) <= KEEP && !self.unordered.get() {
+        // What this worker has sent to itself lies in the mailbox here.
+        let is_there = route.at == old || route.at == me;
+        if !is_there && now.since(route.used) <= KEEP && !self.unordered.get() {
             let before = std::mem::replace(&mut route.at, old);
             let number = self.begin_marker(route, before, now);
             return Err(Some((before, number)));
@@ -225,6 +227,11 @@ impl Routes {
         };
         (route.at, route.used) = (at, now);
         vec![(id, at, moving.held)]
+    }
+
+    /// Sends what waits for an entity that was to come here and does not.
+    pub fn not_coming(&self, id: EntityId, at: WorkerId, now: Instant) -> Vec<Held> {
+        if self.is_coming(id) { self.settle(id, at, now) } else { Vec::new() }
     }
 
     /// The entity is here, or it is not coming: what waited may go. To `at`.
@@ -320,7 +327,9 @@ impl Routes {
 
     /// Where an entity went that was here.
     pub fn went(&self, id: EntityId) -> Option<WorkerId> {
-        self.departed.borrow().get(&id).map(|departed| departed.to)
+        let departed = self.departed.borrow();
+        let departed = departed.get(&id).filter(|departed| departed.until > self.now.get());
+        departed.map(|departed| departed.to)
     }
 
     /// Whether `from` is to be told where the entity went: once.
@@ -418,6 +427,8 @@ impl<E: Entity> Shard<E> {
         let Some(to) = hub.went(target) else { return Some(mail) };
         let super::mail::Body::Message(message) = &mail.body else { return Some(mail) };
         if hub.routes.hops.get() >= HOPS_MAX {
+            // It goes in a circle: the next one asks the store.
+            hub.routes.is_here(target);
             self.answer(mail.origin, Err(Fault::UNAVAILABLE));
             return None;
         }
