@@ -542,3 +542,44 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: EntityId = EntityId { kind: proto::KindId(1), home: Incarnation::NONE, key: 1 };
+
+    fn at(node: u64) -> WorkerId {
+        WorkerId { node: Incarnation(node), worker: 0 }
+    }
+
+    /// Seed 747 of the data suite: two nodes held each other for the one that has an entity, for ever.
+    #[test]
+    fn where_an_entity_went_is_forgotten_in_time_although_nothing_is_sent() {
+        let routes = Routes::default();
+        let now = Instant::ZERO + Duration::from_secs(1);
+        routes.now.set(now);
+        routes.departed(ID, at(2), now);
+        assert_eq!(routes.went(ID), Some(at(2)));
+        routes.now.set(now + DEPARTED_KEEP);
+        assert_eq!(routes.went(ID), None, "nothing was sent since");
+    }
+
+    /// Seed 60 of the data suite: a worker asked itself for mail that it had sent to itself, for ever.
+    #[test]
+    fn what_a_worker_sent_to_itself_is_not_asked_after_when_the_entity_comes() {
+        let (routes, now) = (Routes::default(), Instant::ZERO + Duration::from_secs(1));
+        assert!(routes.settle(ID, at(1), now).is_empty());
+        routes.note(ID, at(1), now);
+        assert_eq!(routes.coming(ID, (at(1), at(2)), now), Ok(()));
+    }
+
+    #[test]
+    fn mail_does_not_wait_for_an_entity_that_does_not_come() {
+        let (routes, now) = (Routes::default(), Instant::ZERO + Duration::from_secs(1));
+        assert_eq!(routes.coming(ID, (at(1), at(2)), now), Ok(()));
+        assert!(matches!(routes.way(ID, now), Way::Held));
+        assert!(routes.not_coming(ID, at(2), now).is_empty());
+        assert!(matches!(routes.way(ID, now), Way::To(to) if to == at(2)));
+    }
+}
