@@ -108,17 +108,25 @@ impl Host {
         &self.hub.routes
     }
 
-    /// The entity may come here from `old`. Whether all mail that was sent to it from here is there.
-    pub(crate) fn coming(&mut self, id: EntityId, old: WorkerId) -> bool {
-        match self.hub.routes.coming(id, old, self.hub.now.get()) {
+    /// The entity may come here from `old`. Whether all mail that was sent to it from here is there;
+    /// `asks` counts how often it was asked after by a marker.
+    pub(crate) fn coming(&mut self, id: EntityId, old: WorkerId, asks: &mut u8) -> bool {
+        match self.hub.routes.coming(id, (self.hub.me, old), self.hub.now.get()) {
             Ok(()) => true,
             Err(marker) => {
                 if let Some((by, number)) = marker {
+                    *asks = asks.saturating_add(1);
                     self.hub.send_marker(id, by, number);
                 }
                 false
             }
         }
+    }
+
+    /// The entity does not come here: what waits for that goes to `at`.
+    pub(crate) fn not_coming(&mut self, id: EntityId, at: WorkerId) {
+        let held = self.hub.routes.not_coming(id, at, self.hub.now.get());
+        self.hub.send_cleared(vec![(id, at, held)]);
     }
 
     /// Sends what waited for an entity that is at `at` now.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mainstay::env::{Instant, Random};
 use mainstay::node::Outside;
+use mainstay::node::Ref;
 use mainstay::node::rt::CallError;
 use mainstay::store::Incarnation;
 use mainstay::testkit::sim_options;
@@ -144,6 +145,9 @@ impl Script {
             let pause = if self.random.chance(1, 3) { 0 } else { 10 + self.random.below(150) };
             self.wait(Duration::from_millis(pause));
             self.act();
+            if self.random.chance(1, 12) {
+                self.send_away();
+            }
             if !self.is_calm && self.random.chance(1, 50) {
                 self.strike();
             }
@@ -304,6 +308,14 @@ impl Script {
         // The first poll sends it.
         self.hear(since, Pending { node, life, player, since, under });
         self.cluster.poke(node, worker);
+    }
+
+    /// An operator has a player move to another node.
+    fn send_away(&mut self) {
+        let nodes = self.cluster.nodes() as u64;
+        let (by, to) = (self.random.below(nodes) as usize, self.random.below(nodes) as usize);
+        let id = Ref::<Player>::keyed(1 + self.random.below(self.players)).id();
+        self.cluster.move_entity(by, id, to);
     }
 
     // -- faults --
@@ -502,6 +514,9 @@ impl Script {
         sights.push(("unknown outcomes looked up", looked_up));
         sights.push(("saves tried again", errors));
         sights.push(("entities lost to another owner", lost));
+        let moves = self.cluster.moves();
+        sights.push(("moves of entities", moves.gone));
+        sights.push(("moves given up", moves.stayed));
         Outcome {
             violations: self.book.violations().to_vec(),
             faults: Tally(self.cluster.store_counts().list().to_vec()),

@@ -3,6 +3,10 @@
 use super::*;
 use proto::Reader;
 
+/// How often it is asked after mail that went another way before the entity is not taken: whoever has
+/// that mail does not know where to send it.
+const ASKS_MAX: u8 = 3;
+
 /// An entity on its way here.
 #[derive(Debug)]
 pub(super) struct Incoming {
@@ -21,6 +25,8 @@ pub(super) struct Incoming {
     pub look_at: Instant,
     until: Instant,
     pins: bool,
+    /// How often it was asked after mail that went another way.
+    asks: u8,
 }
 
 type Step = (WorkerId, EntityId, u64);
@@ -56,8 +62,10 @@ impl Worker {
             look_at: now + KEEP,
             until: now + KEEP,
             pins,
+            asks: 0,
         };
         if known != Some((from, number)) {
+            self.host.not_coming(id, from);
             self.moves.coming.insert(id, coming);
         }
         self.send_step(from, id, number, MoveStep::Reserved, &[]);
@@ -95,7 +103,14 @@ impl Worker {
     pub(super) fn tell_arrived(&mut self, id: EntityId) -> bool {
         let Some(coming) = self.moves.coming.get_mut(&id) else { return false };
         let (from, number) = (coming.from, coming.number);
-        if !coming.whole || coming.told || !self.host.coming(id, from) {
+        if !coming.whole || coming.told {
+            return false;
+        }
+        if !self.host.coming(id, from, &mut coming.asks) {
+            if coming.asks > ASKS_MAX {
+                self.moves.coming.remove(&id);
+                self.send_step(from, id, number, MoveStep::Refused, &[]);
+            }
             return false;
         }
         coming.told = true;
