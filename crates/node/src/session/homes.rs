@@ -301,7 +301,7 @@ impl Homes {
         if admission.expires_ms <= io.wall.0 {
             return refuse(self, io, CloseCode::Ticket, "the ticket has expired: get a new one");
         }
-        if self.used.contains_key(&admission.session) {
+        if self.is_used(admission) {
             return refuse(self, io, CloseCode::Ticket, "the ticket was used: get a new one");
         }
         let first = self.sessions.get(&admission.account);
@@ -381,6 +381,15 @@ impl Homes {
     /// The ticket of a login admits nobody any more.
     fn use_up(&mut self, admission: &Admission<'_>) {
         self.note_used(admission.session, admission.account, admission.expires_ms);
+    }
+
+    /// Whether the ticket of a login has begun a session. A home that was put together again has
+    /// not heard of used tickets, but it has the sessions that they began, or how those ended.
+    fn is_used(&self, admission: &Admission<'_>) -> bool {
+        let id = admission.session;
+        let began = self.ended.contains_key(&id) || self.session_of(admission.account) == Some(id);
+        self.used.contains_key(&id)
+            || began && self.options.mutant != Some(Mutant::TicketsForgotten)
     }
 
     pub(super) fn note_used(&mut self, session: SessionId, account: AccountId, expires_ms: u64) {

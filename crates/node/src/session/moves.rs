@@ -275,9 +275,18 @@ impl Homes {
         io: &mut Scope<'_, O, P>,
         node: Incarnation,
     ) {
-        self.moves.down.insert(node);
+        let is_news = self.moves.down.insert(node);
         self.moves.told.retain(|place, _| place.node != node);
-        self.moves.expected.retain(|place| place.node != node);
+        if io.places.is_listed(node) {
+            // Only the way broke, maybe: sessions that were on it come again, and so does the word
+            // that they were all.
+            if is_news {
+                self.moves.progress(io.now);
+            }
+            self.moves.to_announce |= self.moves.layout.is_some();
+        } else {
+            self.moves.expected.retain(|place| place.node != node);
+        }
         self.moves.away.retain(|_, to| to.node != node);
         let lost = self.moves.in_flight.extract_if(.., |_, (to, _)| to.node == node);
         let lost: Vec<Item> = lost.map(|(_, (_, item))| item).collect();
@@ -402,7 +411,13 @@ impl Homes {
         }
         let begins =
             matches!(frame, LinkFrame::Open(_) | LinkFrame::Resume { .. } | LinkFrame::Kick { .. });
-        let home = io.places.home_of(account).filter(|home| begins && *home != self.me);
+        // Who sent one of these may not have heard for a long time that the session has moved.
+        let ends = matches!(
+            frame,
+            LinkFrame::Detached { .. } | LinkFrame::Logout { .. } | LinkFrame::Lost { .. }
+        );
+        let passes = begins || ends && !self.moves.is_unsettled();
+        let home = io.places.home_of(account).filter(|home| passes && *home != self.me);
         if let Some(to) = home {
             self.pass(io, from, to, frame);
             return true;
@@ -462,7 +477,9 @@ impl Homes {
         if account_of(&frame).is_none() {
             return;
         }
-        if let &LinkFrame::Bound { session, account, stream, slot, .. } = &frame {
+        if let &(LinkFrame::Bound { session, account, stream, slot, .. }
+        | LinkFrame::StreamMoved { session, account, stream, slot }) = &frame
+        {
             // Its owner does not know that the session has moved.
             let adopt = HomeFrame::Adopt { slot, session, account, stream };
             io.out.control(from, &LinkFrame::Home(adopt));
@@ -661,6 +678,7 @@ fn account_of(frame: &LinkFrame<'_>) -> Option<AccountId> {
         | LinkFrame::Bound { account, .. }
         | LinkFrame::NotBound { account, .. }
         | LinkFrame::Lost { account, .. }
+        | LinkFrame::StreamMoved { account, .. }
         | LinkFrame::Rebind { account, .. }
         | LinkFrame::Release { account, .. }
         | LinkFrame::Kick { account, .. }

@@ -94,7 +94,10 @@ impl Homes {
             return false;
         }
         if report.generation < generation {
-            refuse(io, gate, report, CloseCode::Replaced);
+            // Only that connection is over: a gate that had one is not told that the session is.
+            if report.conn.is_some() {
+                refuse(io, gate, report, CloseCode::Replaced);
+            }
             return false;
         }
         if report.generation > generation {

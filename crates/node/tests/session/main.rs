@@ -4,6 +4,7 @@
 mod harness;
 mod homes;
 mod model;
+mod rebuilt;
 mod regressions;
 mod streams;
 mod users;
