@@ -150,6 +150,8 @@ pub struct Worker {
     /// The list of nodes is another one; those that it has lost, and whether they were reached.
     nodes_changed: Option<Vec<(Incarnation, bool)>>,
     moves: Moves,
+    /// The node is leaving.
+    keeps_directory: bool,
 }
 
 /// A group and the entity that opened it, if one did.
@@ -211,6 +213,7 @@ impl Worker {
             sagas,
             nodes_changed: None,
             moves: Moves::default(),
+            keeps_directory: false,
         }
     }
 
@@ -270,6 +273,11 @@ impl Worker {
         self.homes.list(first, max)
     }
 
+    /// From now on the list of nodes is what it is: the node leaves it, and ends what it has.
+    pub fn keep_directory(&mut self) {
+        self.keeps_directory = true;
+    }
+
     /// Sessions that are at home here, or that their next home has not taken yet.
     pub fn sessions_left(&self) -> usize {
         let stats = self.homes.stats();
@@ -293,6 +301,9 @@ impl Worker {
         directory: Arc<Directory>,
         in_process: impl Fn(Incarnation) -> bool,
     ) {
+        if self.keeps_directory {
+            return;
+        }
         let before = self.view.directory.replace(directory.clone());
         self.note_directory();
         let vanished = self.nodes_changed.get_or_insert_default();
