@@ -825,7 +825,9 @@ impl NodeHandle {
         let Some(running) = running else { return StopReport::default() };
         self.hand_over();
         // What is still here ends here, although the list will say that it belongs elsewhere.
-        (0..self.workers()).for_each(|worker| drop(self.ask(worker, Worker::keep_directory)));
+        for worker in 0..self.workers() {
+            let _ = self.ask(worker, Worker::keep_directory);
+        }
         running.keeper.stop();
         // While the entities that their jobs call are still there.
         let left = self.crew.stop(self.flush_wait);
