@@ -36,11 +36,18 @@ struct Walker {
 #[derive(Clone, Debug, Default, PartialEq, Message)]
 struct Heard {
     last: BTreeMap<u64, u64>,
+    all: BTreeMap<u64, Vec<u64>>,
     wrong: Vec<String>,
+    twice: Vec<String>,
 }
 
 impl Heard {
     fn hear(&mut self, from: u64, number: u64) {
+        let all = self.all.entry(from).or_default();
+        if all.contains(&number) && self.twice.len() < 20 {
+            self.twice.push(format!("{number} of {from}"));
+        }
+        all.push(number);
         let last = self.last.entry(from).or_default();
         if number != *last + 1 && self.wrong.len() < 20 {
             self.wrong.push(format!("{number} after {last} of {from}"));
@@ -467,10 +474,10 @@ fn the_target_of_a_move_may_die_at_any_moment() {
     }
 }
 
-/// Links break while walkers move about: tells on their way may be lost then, but none comes twice or
-/// out of order, and what is answered was done once.
+/// Links break while walkers move about: tells on their way may be lost then, but none comes twice, and
+/// what is answered was done once.
 #[test]
-fn links_that_break_during_moves_double_and_reorder_nothing() {
+fn links_that_break_during_moves_double_nothing() {
     let mut came = 0;
     for seed in 200..216 {
         let mut faults = Faults::none();
@@ -504,15 +511,10 @@ fn links_that_break_during_moves_double_and_reorder_nothing() {
         cluster.heal();
         cluster.run_for(20 * SECOND);
         let report = look(&mut cluster, 1);
-        let again = report.heard.wrong.iter().filter(|line| {
-            let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-            numbers[0] <= numbers[1]
-        });
-        let again: Vec<_> = again.collect();
-        if !again.is_empty() {
+        if !report.heard.twice.is_empty() {
             cluster.notes().for_each(|line| println!("{line}"));
         }
-        assert_eq!(again, Vec::<&String>::new(), "seed {seed}");
+        assert_eq!(report.heard.twice, Vec::<String>::new(), "seed {seed}");
         let mut done = 0;
         for (number, mut call) in (1..).zip(calls) {
             match poll(&mut call) {
