@@ -18,6 +18,7 @@ mod orphans;
 mod ports;
 mod rebuild;
 mod select;
+mod shown;
 mod stream;
 mod streams;
 
