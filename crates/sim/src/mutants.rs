@@ -72,7 +72,7 @@ pub fn of(suite: Suite) -> &'static [(&'static str, Mutant)] {
     match suite {
         Suite::Sessions => &SESSIONS,
         Suite::Homes => &HOMES,
-        Suite::Data => &DATA,
+        Suite::Data | Suite::Moves => &DATA,
         Suite::Slots => &SLOTS,
     }
 }

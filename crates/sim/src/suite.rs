@@ -13,6 +13,8 @@ pub enum Suite {
     Homes,
     /// Entities kept in a store.
     Data,
+    /// The same, with entities that are sent from node to node.
+    Moves,
     /// Slots that move between shards.
     Slots,
 }
@@ -23,7 +25,8 @@ impl Suite {
         match self {
             Suite::Sessions => script::run(seed, mutant, notes_max, false),
             Suite::Homes => script::run(seed, mutant, notes_max, true),
-            Suite::Data => data::run(seed, mutant, notes_max),
+            Suite::Data => data::run(seed, mutant, notes_max, false),
+            Suite::Moves => data::run(seed, mutant, notes_max, true),
             Suite::Slots => slots::run(seed, mutant, notes_max),
         }
     }
@@ -34,7 +37,8 @@ impl Suite {
             Suite::Sessions => &["sessions lost", "nodes killed", "nodes drained"],
             Suite::Homes => &["sessions lost"],
             // Only a node that was declared dead in the middle of one gives up on knowing.
-            Suite::Data => &["deals of unknown outcome"],
+            Suite::Data => &["deals of unknown outcome", "moves of entities", "moves given up"],
+            Suite::Moves => &["deals of unknown outcome"],
             Suite::Slots => &[],
         }
     }
@@ -45,6 +49,7 @@ impl Suite {
             Suite::Sessions => "",
             Suite::Homes => " --suite homes",
             Suite::Data => " --suite data",
+            Suite::Moves => " --suite moves",
             Suite::Slots => " --suite slots",
         }
     }

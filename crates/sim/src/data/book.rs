@@ -196,8 +196,10 @@ impl Book {
                 "load: player {player} has {steps} steps under epoch {epoch}, stored were {stored}"
             ));
         }
+        // One that goes on because most do not reach the store may not be heard by the one that does.
         if let Some(&died) = self.dead.get(&began.incarnation)
             && since > died
+            && !self.may_go_on(began.node, since)
         {
             let node = began.node;
             self.violation(format!(

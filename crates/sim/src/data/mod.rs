@@ -29,8 +29,9 @@ const EVENTS_MAX: u64 = 600_000;
 const CALL_LIMIT: Duration = Duration::from_millis(6_500);
 
 /// Runs one seed.
-pub fn run(seed: u64, mutant: Option<Mutant>, notes_max: usize) -> Outcome {
+pub fn run(seed: u64, mutant: Option<Mutant>, notes_max: usize, moves: bool) -> Outcome {
     let mut script = Script::new(seed, mutant, notes_max);
+    script.moves = moves;
     if let Some(text) = caught(|| script.play()) {
         script.book.violation(text);
     }
@@ -71,6 +72,8 @@ struct Script {
     players: u64,
     workers: u8,
     is_calm: bool,
+    /// Operators send players from node to node.
+    moves: bool,
     pending: Vec<Pending>,
     faults: Vec<Fault>,
     paused_until: Vec<Instant>,
@@ -114,6 +117,7 @@ impl Script {
             random,
             workers,
             is_calm,
+            moves: false,
             pending: Vec::new(),
             faults: Vec::new(),
             paused_until: vec![started; nodes],
@@ -145,7 +149,7 @@ impl Script {
             let pause = if self.random.chance(1, 3) { 0 } else { 10 + self.random.below(150) };
             self.wait(Duration::from_millis(pause));
             self.act();
-            if self.random.chance(1, 12) {
+            if self.moves && self.random.chance(1, 12) {
                 self.send_away();
             }
             if !self.is_calm && self.random.chance(1, 50) {
