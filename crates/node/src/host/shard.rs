@@ -703,6 +703,12 @@ impl<E: Entity> Shard<E> {
         }
         self.drop_timers(index);
         self.drop_mail(index, &Fault::GONE);
+        self.forget(index, target);
+        self.hub.event(Event::Gone { id, target, code });
+    }
+
+    /// Takes an entity out that has left or ended: its state, who it knew, and what it heard.
+    fn forget(self: &Rc<Self>, index: u32, target: Target) {
         self.peers.borrow_mut().remove(&index);
         self.panics.borrow_mut().remove(&index);
         self.unsubscribe_all(index);
@@ -718,7 +724,6 @@ impl<E: Entity> Shard<E> {
         }
         drop_quietly(state);
         self.hub.clients.borrow_mut().owner_gone(target);
-        self.hub.event(Event::Gone { id, target, code });
     }
 
     /// Drops the open turns of an entity; whoever waits for them is told `fault`.

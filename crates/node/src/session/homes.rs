@@ -14,6 +14,9 @@ use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
 /// How long the owner of a stream that was replaced has to say to the client that it has ended.
 const RELEASED_WAIT: Duration = Duration::from_secs(5);
 
+/// Such streams of one session that are kept in mind.
+const RELEASED_MAX: usize = 64;
+
 /// The homes of this worker's sessions: the only judge of who may speak for an account.
 ///
 /// It decides on connection generations, used tickets, bindings and kicks, and tells gates and
@@ -616,8 +619,10 @@ impl Homes {
             if let (true, StreamState::Bound { owner, slot }) = (replaced, &old.state) {
                 let code = CloseCode::Goodbye;
                 io.out.control(*owner, &LinkFrame::Unbind { slot: *slot, code });
-                released.push((until, old.handle));
-                timers.insert((until, account, old.handle));
+                if released.len() < RELEASED_MAX {
+                    released.push((until, old.handle));
+                    timers.insert((until, account, old.handle));
+                }
             }
             !replaced
         });

@@ -443,19 +443,7 @@ impl<T, P> Stream<T, P> {
 
     /// Leads its client here, which does not notice.
     fn reroute(&self, out: &mut impl Outlet) {
-        if let Link::Attached { gate, conn } = self.link {
-            let frame = LinkFrame::Route {
-                conn,
-                stream: self.handle,
-                owner: self.info.owner,
-                slot: Slot { index: self.info.slot.index, generation: self.route },
-                kind: self.target.kind,
-                epoch: self.epoch,
-                name: &self.info.stream,
-                announce: false,
-            };
-            out.control(gate, &frame);
-        }
+        self.lead(out, false);
     }
 }
 

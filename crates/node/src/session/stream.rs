@@ -283,8 +283,13 @@ impl<T, P> Stream<T, P> {
         self.send(out, &DownFrame::Ack { stream: self.handle, applied, durable: applied });
     }
 
-    /// Names itself to the gate of its connection.
+    /// Names itself to the gate of its connection, and to the client.
     pub fn announce(&self, out: &mut impl Outlet) {
+        self.lead(out, true);
+    }
+
+    /// Names itself to the gate of its connection; `announce`: the client hears of it.
+    pub fn lead(&self, out: &mut impl Outlet, announce: bool) {
         if let Link::Attached { gate, conn } = self.link {
             let frame = LinkFrame::Route {
                 conn,
@@ -294,7 +299,7 @@ impl<T, P> Stream<T, P> {
                 kind: self.target.kind,
                 epoch: self.epoch,
                 name: &self.info.stream,
-                announce: true,
+                announce,
             };
             out.control(gate, &frame);
         }

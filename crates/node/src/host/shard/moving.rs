@@ -260,22 +260,8 @@ impl<E: Entity> Shard<E> {
         }
         self.reroute_calls(id, to);
         self.sheets.borrow_mut().remove(&index);
-        self.peers.borrow_mut().remove(&index);
-        self.panics.borrow_mut().remove(&index);
-        self.unsubscribe_all(index);
         self.hub.carried.borrow_mut().remove(&(self.index, index));
-        let state = {
-            let mut cells = self.cells.borrow_mut();
-            let state = cells.remove(index);
-            cells.room.shrink();
-            state
-        };
-        self.hub.entities.set(self.hub.entities.get() - 1);
-        if E::KIND.steps_per_second > 0 {
-            self.hub.scenes.borrow_mut().remove((self.index, index));
-        }
-        drop_quietly(state);
-        self.hub.clients.borrow_mut().owner_gone(target);
+        self.forget(index, target);
         self.hub.event(Event::Departed { id, target });
     }
 
