@@ -291,7 +291,7 @@ impl Cluster {
             self.nodes[node].buried += u64::from(matches!(life, Life::Buried(_)));
             for worker in 0..self.options.workers {
                 let seat = &mut self.nodes[node].workers[usize::from(worker)];
-                seat.worker.handle_life(now, life);
+                seat.worker.handle_life(now, life.clone());
                 self.settle(Place::Worker(node, worker));
             }
         }

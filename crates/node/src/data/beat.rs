@@ -1,6 +1,7 @@
 //! That a node lives, as the store sees it; and that another does not.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use env::Instant;
@@ -21,7 +22,7 @@ pub enum BeatAsk {
 }
 
 /// What is known from the beats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Life {
     /// A beat that was sent at that time was acknowledged, by a shard of this generation.
@@ -32,8 +33,8 @@ pub enum Life {
     Buried(Incarnation),
     /// The store was asked twice in a row and did not answer.
     Away,
-    /// So many nodes are alive in the store, this one included.
-    Known(usize),
+    /// These nodes are alive in the store, this one included.
+    Known(Arc<[proto::Incarnation]>),
     /// That many nodes stand still at once: more likely the fault is here, so nobody is declared
     /// dead without an operator.
     MassDeath(usize),
@@ -52,7 +53,7 @@ pub struct Beat {
     beating: Option<Instant>,
     reading: Option<Instant>,
     seen: BTreeMap<Incarnation, Seen>,
-    known: usize,
+    known: Arc<[proto::Incarnation]>,
     /// Beats in a row that were not acknowledged.
     failed: u32,
     /// When nodes were declared dead, for the brake.
@@ -68,6 +69,8 @@ pub struct Beat {
 #[derive(Debug)]
 struct Seen {
     beat: u64,
+    /// When it was first seen alive.
+    first: Instant,
     since: Instant,
     marking: bool,
 }
@@ -95,7 +98,7 @@ impl Beat {
             beating: None,
             reading: None,
             seen: BTreeMap::new(),
-            known: 0,
+            known: Arc::default(),
             failed: 0,
             buried: VecDeque::new(),
             braked: false,
@@ -172,16 +175,18 @@ impl Beat {
             .collect();
         self.seen.retain(|node, _| others.contains_key(node));
         for (&node, &beat) in &others {
-            let seen = self.seen.entry(node).or_insert(Seen { beat, since: now, marking: false });
+            let new = Seen { beat, first: now, since: now, marking: false };
+            let seen = self.seen.entry(node).or_insert(new);
             if seen.beat != beat {
-                *seen = Seen { beat, since: now, marking: false };
+                (seen.beat, seen.since, seen.marking) = (beat, now, false);
             }
         }
-        let known = others.len() + 1;
-        if std::mem::replace(&mut self.known, known) != known {
-            self.lives.push_back(Life::Known(known));
+        let alive = others.keys().copied().chain([self.me]).map(|node| proto::Incarnation(node.0));
+        if !alive.clone().eq(self.known.iter().copied()) {
+            self.known = alive.collect();
+            self.lives.push_back(Life::Known(Arc::clone(&self.known)));
         }
-        self.judge(now, sent, known);
+        self.judge(now, sent, others.len() + 1);
     }
 
     /// Whoever stood still from one reading to another, sent so much later, is dead.
@@ -193,7 +198,7 @@ impl Beat {
             self.braked = false;
             return;
         }
-        if self.doubts(now, known) {
+        if self.doubts(now) {
             return;
         }
         while self.buried.front().is_some_and(|at| now.since(*at) > BRAKE_WINDOW) {
@@ -225,10 +230,12 @@ impl Beat {
 
     /// Whether most nodes said of late that they do not reach the store. They may go on because
     /// they heard it of each other, for `away_after` from when they did, which may be later than here.
-    fn doubts(&mut self, now: Instant, known: usize) -> bool {
+    /// Nodes that are new do not count among the others yet: those who go on may not have heard of them.
+    fn doubts(&mut self, now: Instant) -> bool {
         let believed = AWAY_BELIEVED * self.options.away_after;
         let said = self.away.iter().filter(|(_, at)| now.since(**at) <= believed);
         let away = said.filter(|(node, _)| self.seen.contains_key(node)).count();
+        let known = self.seen.values().filter(|seen| now.since(seen.first) > believed).count() + 1;
         let doubts = 2 * away > known;
         if doubts && !self.doubts {
             self.lives.push_back(Life::Doubt(away));

@@ -1,6 +1,7 @@
 //! One worker's entities in the store: taken, saved, given back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use env::{FastMap, Instant, Random};
@@ -52,8 +53,10 @@ pub(crate) struct Keeper {
     random: Random,
     /// When the last acknowledged beat was sent, and the shard's generation then.
     pulse: Option<(Instant, u64)>,
-    /// How many nodes are alive in the store, as it was read last.
-    known: usize,
+    /// Which nodes are alive in the store, as it was read last.
+    known: Arc<[proto::Incarnation]>,
+    /// Which other nodes are listed that may be alive in the store, and since when.
+    listed: BTreeMap<proto::Incarnation, Instant>,
     /// Other nodes that do not reach the store, and when they said so.
     away: BTreeMap<proto::Incarnation, Instant>,
     /// Until when the others are told that this node does not, and when next.
@@ -171,6 +174,8 @@ const COLLECT_MAX: usize = 256;
 const AWAY_MAX: usize = 4_096;
 /// How soon it is looked again whether entities may go on without the store.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long before a beat a node may have been listed without being alive in the store by then.
+const NEW_FOR: Duration = Duration::from_secs(10);
 /// Most troubles kept for a driver that does not ask.
 const TROUBLES_MAX: usize = 1_024;
 
@@ -181,7 +186,8 @@ impl Keeper {
             me: Incarnation(me.0),
             random,
             pulse: None,
-            known: 0,
+            known: Arc::default(),
+            listed: BTreeMap::new(),
             away: BTreeMap::new(),
             away_until: Instant::ZERO,
             tell_away_at: Instant::ZERO,
@@ -231,9 +237,15 @@ impl Keeper {
         }
     }
 
-    /// So many nodes are alive in the store.
-    pub fn handle_known(&mut self, nodes: usize) {
+    /// These nodes are alive in the store.
+    pub fn handle_known(&mut self, nodes: Arc<[proto::Incarnation]>) {
         self.known = nodes;
+    }
+
+    /// These other nodes are listed: one that is new may reach the store.
+    pub fn handle_listed(&mut self, now: Instant, nodes: impl Iterator<Item = proto::Incarnation>) {
+        let before = std::mem::take(&mut self.listed);
+        self.listed = nodes.map(|node| (node, *before.get(&node).unwrap_or(&now))).collect();
     }
 
     /// The store does not answer this node.
@@ -725,11 +737,18 @@ impl Keeper {
     }
 
     /// Whether most of the nodes in the store say that they do not reach it: then nobody else can
-    /// take what this node has. One that is alone cannot know.
+    /// take what this node has. One that is alone cannot know. Nodes that are listed since shortly
+    /// before the last beat, or later, count as those who reach the store.
     fn is_away_for_most(&self, now: Instant) -> bool {
+        let Some((pulse, _)) = self.pulse else { return false };
         let since = self.options.away_after;
-        let heard = self.away.values().filter(|at| now.since(**at) <= since).count();
-        heard > 0 && 2 * (heard + 1) > self.known
+        let is_new = |(node, listed): &(&proto::Incarnation, &Instant)| {
+            **listed + NEW_FOR > pulse && !self.known.contains(node)
+        };
+        let known = self.known.len() + self.listed.iter().filter(is_new).count();
+        let away = self.away.iter().filter(|(node, _)| self.known.contains(node));
+        let heard = away.filter(|(_, at)| now.since(**at) <= since).count();
+        heard > 0 && 2 * (heard + 1) > known
     }
 
     /// Whether it may go on although it is cut off. Not any more once it had to stand still: it may
@@ -869,7 +888,7 @@ mod tests {
         let mut keeper =
             Keeper::new(Options::default(), proto::Incarnation(1), Random::from_seed(1));
         let now = Instant::ZERO + BEGIN;
-        keeper.handle_known(4);
+        keeper.handle_known([1, 2, 3, 4].map(proto::Incarnation).into());
         keeper.handle_pulse(now, now, 1);
         keeper
     }
@@ -892,6 +911,23 @@ mod tests {
         let mut keeper = keeper();
         assert!(!run(&mut keeper, 0..60, &[2, 3]));
         assert!(run(&mut keeper, 60..63, &[2]), "one is not most of them");
+    }
+
+    /// Seed 5494 of the data suite: two of four were cut off, one knew of three.
+    #[test]
+    fn nodes_that_are_new_count_as_those_who_reach_the_store() {
+        let mut keeper = keeper();
+        keeper.handle_known([1, 2, 3].map(proto::Incarnation).into());
+        assert!(!run(&mut keeper, 0..10, &[2]));
+        let now = Instant::ZERO + BEGIN + Duration::from_secs(10);
+        keeper.handle_listed(now, [2, 3, 5].map(proto::Incarnation).into_iter());
+        assert!(run(&mut keeper, 10..13, &[2]), "two of four are not most of them");
+    }
+
+    #[test]
+    fn only_nodes_that_are_alive_in_the_store_are_believed() {
+        let mut keeper = keeper();
+        assert!(run(&mut keeper, 0..8, &[5, 6]));
     }
 
     /// Seed 4879 of the data suite: it stood still, was declared dead, and went on in memory when

@@ -184,9 +184,9 @@ impl Heart {
         }
         self.ask();
         while let Some(life) = self.beat.poll_life() {
-            match life {
-                Life::Alive(_, generation) if *known != generation => {
-                    *known = generation;
+            match &life {
+                Life::Alive(_, generation) if known != generation => {
+                    *known = *generation;
                     tracing::debug!(generation, "the store knows this node");
                 }
                 Life::Alive(..) | Life::Known(_) | Life::Away => {}
@@ -211,7 +211,7 @@ impl Heart {
                     "so many nodes stand still at once that none is declared dead by itself"
                 ),
             }
-            let mail = |inbox: &Arc<Inbox>| inbox.push(Mail::Life(self.number, life));
+            let mail = |inbox: &Arc<Inbox>| inbox.push(Mail::Life(self.number, life.clone()));
             self.inboxes.iter().for_each(mail);
         }
     }

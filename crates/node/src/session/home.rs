@@ -26,7 +26,7 @@ pub(super) struct Session {
     /// Whether the game has logged it in, which is more than having shown a ticket.
     pub logged_in: bool,
     /// What the game calls it, in order.
-    pub tags: Vec<Box<str>>,
+    pub tags: Box<[Box<str>]>,
     /// It is put together from what gates and owners say of it.
     pub is_rebuilding: bool,
     /// When it goes on with what is known then.
@@ -70,8 +70,7 @@ pub(super) enum StreamState {
         owner: WorkerId,
         until: Instant,
         generation: u64,
-        seen: u64,
-        groups: Vec<Seen>,
+        resumed: Option<Box<Resumed>>,
     },
     Bound {
         owner: WorkerId,
@@ -79,6 +78,14 @@ pub(super) enum StreamState {
     },
     /// It was open when its home was lost: its owner is to say whether it still has it.
     Awaited,
+}
+
+/// What a client that resumed has of a stream that is being asked for: its last frame, and the last one
+/// of each group.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Resumed {
+    pub seen: u64,
+    pub groups: Vec<Seen>,
 }
 
 impl Session {
@@ -180,9 +187,9 @@ impl Session {
                     let frame = LinkFrame::Attach { slot, gate, conn, generation, seen, groups };
                     out.control(owner, &frame);
                 }
-                StreamState::Asked { seen, groups, .. } => {
-                    *seen = number;
-                    *groups = listed.collect();
+                StreamState::Asked { resumed, .. } => {
+                    let groups = listed.collect();
+                    *resumed = Some(Box::new(Resumed { seen: number, groups }));
                 }
                 StreamState::Pausing { .. } | StreamState::Awaited => {}
             }

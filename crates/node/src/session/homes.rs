@@ -6,7 +6,7 @@ use proto::frame::{CloseCode, Status};
 use proto::link::{Admission, HomeFrame, LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
-use super::home::{Session, SessionLink, Stream, StreamState};
+use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Bindings, HomeStats, Login, SessionInfo};
 use super::moves::{Ended, Moves};
 use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
@@ -363,7 +363,7 @@ impl Homes {
             link: SessionLink::Attached { gate, conn: admission.conn },
             next_stream: 1,
             logged_in: false,
-            tags: Vec::new(),
+            tags: Box::default(),
             streams: Vec::with_capacity(bindings.len()),
             released: Vec::new(),
             is_rebuilding: false,
@@ -550,7 +550,7 @@ impl Homes {
             self.again(io, account, handle, Status::Unavailable);
             return;
         };
-        stream.state = StreamState::Asked { owner, until, generation, seen: 0, groups: Vec::new() };
+        stream.state = StreamState::Asked { owner, until, generation, resumed: None };
         let frame = LinkFrame::Bind {
             session: id,
             account,
@@ -586,7 +586,7 @@ impl Homes {
         let stream = found.streams.iter_mut().find(|s| s.handle == handle).expect("is asked");
         let name = stream.name.clone();
         let bound = StreamState::Bound { owner: from, slot };
-        let StreamState::Asked { until, generation, seen, groups, .. } =
+        let StreamState::Asked { until, generation, resumed, .. } =
             std::mem::replace(&mut stream.state, bound)
         else {
             unreachable!("is asked");
@@ -601,7 +601,8 @@ impl Homes {
                 io.out.control(from, &LinkFrame::Detach { slot, generation, code });
             }
             SessionLink::Attached { gate, conn } if generation != now_generation => {
-                let generation = now_generation;
+                let (generation, resumed) = (now_generation, resumed.unwrap_or_default());
+                let Resumed { seen, groups } = *resumed;
                 let frame = LinkFrame::Attach { slot, gate, conn, generation, seen, groups };
                 io.out.control(from, &frame);
             }

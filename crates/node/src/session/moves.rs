@@ -15,7 +15,7 @@ use proto::link::{
 };
 use proto::{AccountId, Incarnation};
 
-use super::home::{Session, SessionLink, Stream, StreamState};
+use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
 use super::{Homes, Mutant, Outlet, Places, Scope};
 
 /// How long others may take to say what they know when homes have changed.
@@ -703,12 +703,10 @@ fn packed<'a>(ticket: u64, session: &'a Session, now: Instant) -> HandOver<'a> {
         tries: stream.tries,
         state: match &stream.state {
             StreamState::Pausing { .. } | StreamState::Awaited => HandedState::Pausing,
-            StreamState::Asked { owner, generation, seen, groups, .. } => HandedState::Asked {
-                owner: *owner,
-                generation: *generation,
-                seen: *seen,
-                groups: groups.clone(),
-            },
+            StreamState::Asked { owner, generation, resumed, .. } => {
+                let Resumed { seen, groups } = resumed.as_deref().cloned().unwrap_or_default();
+                HandedState::Asked { owner: *owner, generation: *generation, seen, groups }
+            }
             StreamState::Bound { owner, slot } => HandedState::Bound { owner: *owner, slot: *slot },
         },
     });
@@ -743,8 +741,7 @@ fn unpacked(handed: &HandOver<'_>, now: Instant, options: &super::Options) -> Bo
                 owner: *owner,
                 until: now + options.bind_wait,
                 generation: *generation,
-                seen: *seen,
-                groups: groups.clone(),
+                resumed: Some(Box::new(Resumed { seen: *seen, groups: groups.clone() })),
             },
             HandedState::Bound { owner, slot } => StreamState::Bound { owner: *owner, slot: *slot },
         },

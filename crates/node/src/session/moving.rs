@@ -65,7 +65,11 @@ struct Gone {
 
 /// What a stream has while frames come to it by two ways.
 #[derive(Debug, Default)]
-pub(super) struct Settling {
+pub(super) struct Settling(Option<Box<Moved>>);
+
+/// What most streams, which have never moved, need no place for.
+#[derive(Debug, Default)]
+struct Moved {
     /// The names of its connection where it was: slots at those owners.
     routes: Vec<(WorkerId, Slot)>,
     /// Frames that came ahead of others, with their numbers.
@@ -74,35 +78,47 @@ pub(super) struct Settling {
 }
 
 impl Settling {
+    /// A stream that came with these names of its connection, and waits until then.
+    fn new(routes: Vec<(WorkerId, Slot)>, until: Instant) -> Self {
+        Settling(Some(Box::new(Moved { routes, early: Vec::new(), until: Some(until) })))
+    }
+
+    fn routes(&self) -> &[(WorkerId, Slot)] {
+        self.0.as_ref().map_or(&[], |moved| &moved.routes)
+    }
+
     /// Keeps a frame that came ahead of others. `false` if it must not have.
     pub fn keep(&mut self, now: Instant, number: u64, frame: &[u8]) -> bool {
-        let fits = self.until.is_some_and(|until| until > now) && self.early.len() < EARLY_MAX;
-        if fits && !self.early.iter().any(|(known, _)| *known == number) {
-            self.early.push((number, frame.to_vec()));
+        let Some(moved) = &mut self.0 else { return false };
+        let fits = moved.until.is_some_and(|until| until > now) && moved.early.len() < EARLY_MAX;
+        if fits && !moved.early.iter().any(|(known, _)| *known == number) {
+            moved.early.push((number, frame.to_vec()));
         }
         fits
     }
 
     /// The frame with that number, if it came before its time.
+    #[inline]
     pub fn take(&mut self, number: u64) -> Option<Vec<u8>> {
-        let at = self.early.iter().position(|(known, _)| *known == number)?;
-        Some(self.early.swap_remove(at).1)
+        let early = &mut self.0.as_mut()?.early;
+        let at = early.iter().position(|(known, _)| *known == number)?;
+        Some(early.swap_remove(at).1)
     }
 
     /// All frames that came ahead, in order.
     fn take_all(&mut self) -> Vec<Vec<u8>> {
-        let mut early = std::mem::take(&mut self.early);
+        let early = self.0.as_mut().map(|moved| std::mem::take(&mut moved.early));
+        let mut early = early.unwrap_or_default();
         early.sort_by_key(|(number, _)| *number);
         early.into_iter().map(|(_, frame)| frame).collect()
     }
 
     /// Nothing more comes ahead: the first that did.
     fn over(&mut self) -> Option<Vec<u8>> {
-        self.until = None;
-        let first = self.early.iter().map(|(number, _)| *number).min()?;
-        let frame = self.take(first);
-        self.early.clear();
-        frame
+        let moved = self.0.as_mut()?;
+        moved.until = None;
+        let first = moved.early.drain(..).min_by_key(|(number, _)| *number);
+        first.map(|(_, frame)| frame)
     }
 }
 
@@ -283,7 +299,7 @@ impl<E: Entities> Streams<E> {
                 let mut whole = Vec::new();
                 frame.encode(self.me.worker, &mut whole);
                 late.push((from, slot, whole));
-            } else if known.settling.routes.contains(&(to, old)) && known.gate() == Some(from) {
+            } else if known.settling.routes().contains(&(to, old)) && known.gate() == Some(from) {
                 self.take_up(io.now, io.out, entities, slot, up);
             } else {
                 self.stats.stale += 1;
@@ -325,9 +341,9 @@ impl<E: Entities> Streams<E> {
             let slot = self.vacant();
             let home = packed.home;
             let (session, account, stream) = (packed.session, packed.account, packed.handle);
-            let mut here = packed.unpack(entities, (seat, entity), (self.me, slot));
-            here.settling.until = Some(now + EARLY_WAIT);
-            self.moving.settling.push_back((now + EARLY_WAIT, slot));
+            let until = now + EARLY_WAIT;
+            let mut here = packed.unpack(entities, (seat, entity), (self.me, slot), until);
+            self.moving.settling.push_back((until, slot));
             if here.is_attached() {
                 here.route = self.table[slot.index as usize].next_route();
                 here.reroute(out);
@@ -403,7 +419,7 @@ impl<T, P> Stream<T, P> {
             put_varint(out, number);
         }
         let own = Slot { index: self.info.slot.index, generation: self.route };
-        let routes = self.settling.routes.iter().copied().chain([(self.info.owner, own)]);
+        let routes = self.settling.routes().iter().copied().chain([(self.info.owner, own)]);
         let routes: Vec<_> = routes.collect();
         let routes = &routes[routes.len().saturating_sub(ROUTES_MAX)..];
         put_varint(out, routes.len() as u64);
@@ -499,6 +515,7 @@ impl Packed {
         entities: &mut E,
         (seat, target): (E::Seat, EntityId),
         (owner, slot): (WorkerId, Slot),
+        until: Instant,
     ) -> Stream<E::Seat, E::Peer> {
         let info = PeerInfo {
             slot,
@@ -512,7 +529,7 @@ impl Packed {
         let numbers = (self.handle, self.epoch);
         let mut stream = Stream::new(info, (seat, peer), self.home, target, numbers);
         (stream.generation, stream.link) = (self.generation, self.link);
-        stream.settling.routes = self.routes;
+        stream.settling = Settling::new(self.routes, until);
         stream.inbound = Inbound::resume_after(self.applied);
         (stream.gap_after, stream.stalls) = (self.gap_after, self.stalls);
         (stream.open, stream.next_call) = (self.open, self.next_call);

@@ -157,7 +157,7 @@ impl Homes {
             link: SessionLink::Waiting { until: now + self.options.resume_window, gate },
             next_stream: self.above(0),
             logged_in: false,
-            tags: Vec::new(),
+            tags: Box::default(),
             streams: Vec::new(),
             released: Vec::new(),
             is_rebuilding: true,

@@ -98,6 +98,17 @@ impl Worker {
         }
     }
 
+    /// Other nodes came or went.
+    pub(super) fn note_listed(&mut self, now: Instant) {
+        let directory = self.directory();
+        let others = directory.nodes().filter(|info| info.incarnation != self.me.node);
+        let keeping = others.filter(|info| !info.kinds.is_empty()).map(|info| info.incarnation);
+        let keeping: Vec<Incarnation> = keeping.collect();
+        for keeper in &mut self.keepers {
+            keeper.handle_listed(now, keeping.iter().copied());
+        }
+    }
+
     /// Tells all other nodes that the store does not answer here.
     fn tell_away(&mut self, now: Instant) {
         let directory = self.directory();

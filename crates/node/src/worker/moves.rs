@@ -188,6 +188,7 @@ impl Worker {
     /// at a time, and those first that nobody plays with.
     fn look_for_strays(&mut self, now: Instant) {
         if std::mem::take(&mut self.moves.directory_changed) && !self.keepers.is_empty() {
+            self.note_listed(now);
             let draining = self.is_draining();
             self.moves.stray_at = Some(if draining { now } else { now + STRAY_AFTER });
         }

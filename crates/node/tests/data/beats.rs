@@ -153,6 +153,30 @@ fn d19_nobody_is_declared_dead_while_most_say_that_they_do_not_reach_the_store()
     assert_eq!(run(&[2], 3), [2], "alone it does not go on");
 }
 
+/// Seed 5494: one that went on knew of three nodes, two of them cut off. A fourth had come, so that
+/// the others saw two of four.
+#[test]
+fn d19_a_node_that_is_new_counts_when_those_who_go_on_could_hear_of_it() {
+    let mut sky = Sky::new(2);
+    sky.run(3);
+    sky.stops(2);
+    let said = |sky: &mut Sky| {
+        for node in [2, 3] {
+            sky.beat.handle_away(sky.now, Incarnation(node));
+        }
+        sky.run(1).0
+    };
+    for _ in 0..10 {
+        assert_eq!(said(&mut sky), [0; 0]);
+    }
+    sky.others.insert(4, (1, true));
+    for _ in 0..3 {
+        assert_eq!(said(&mut sky), [0; 0], "they may not know of it");
+    }
+    let dead: Vec<u64> = (0..3).flat_map(|_| said(&mut sky)).collect();
+    assert_eq!(dead, [2], "two of four are not most of them");
+}
+
 #[test]
 fn d19_who_is_not_known_in_the_store_or_speaks_alone_saves_nobody() {
     let mut sky = Sky::new(3);

@@ -292,7 +292,7 @@ impl Rig {
             posts.push(Post::Beat(node, ask));
         }
         while let Some(life) = seat.beat.poll_life() {
-            seat.worker.handle_life(now, life);
+            seat.worker.handle_life(now, life.clone());
             if let Life::Dead = life {
                 seat.gone.clear();
             }

@@ -29,9 +29,9 @@ use crate::error::OpenError;
 use crate::row::hex;
 use crate::tables::{Table, Writes};
 
+/// Ids of one query: servers that stand in for MongoDB refuse five hundred ("Expression tree is too large").
+const ASKED_MAX: usize = 250;
 /// The collection of rows.
-/// Ids of one query: servers that stand in for MongoDB refuse a thousand.
-const ASKED_MAX: usize = 500;
 const ROWS: &str = "rows";
 /// The `_id` of the count of commits; no row has such a one.
 const COMMITS: &str = "commits";

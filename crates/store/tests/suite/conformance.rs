@@ -486,6 +486,11 @@ fn many_are_activated(bench: &mut Bench) {
     let too_many = (0..1_025).map(|key| ask(100 + key, B)).collect();
     assert!(matches!(store.activate_many(too_many).wait(), Err(Error::TooLarge { .. })));
     assert_eq!(store.load(Key(100)).wait(), Ok(None));
+    // As many as there may be, new and then again.
+    for reclaim in [None, Some(1)] {
+        let most = (0..1_024).map(|key| Activate { reclaim, ..ask(100 + key, B) }).collect();
+        assert!(store.activate_many(most).wait().unwrap().iter().all(Result::is_ok));
+    }
 }
 
 fn a_version_is_written_once(bench: &mut Bench) {
