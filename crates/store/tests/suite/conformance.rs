@@ -486,10 +486,15 @@ fn many_are_activated(bench: &mut Bench) {
     let too_many = (0..1_025).map(|key| ask(100 + key, B)).collect();
     assert!(matches!(store.activate_many(too_many).wait(), Err(Error::TooLarge { .. })));
     assert_eq!(store.load(Key(100)).wait(), Ok(None));
-    // As many as there may be, new and then again.
+    // As many as there may be are looked up, which some servers take only in parts.
+    let most = (0..1_024).map(|key| ask(100 + key, Incarnation(0xff))).collect();
+    let outcomes = store.activate_many(most).wait().unwrap();
+    assert!(outcomes.iter().all(Result::is_err), "nobody knows that node");
+    // More than one part, new and then again.
     for reclaim in [None, Some(1)] {
-        let most = (0..1_024).map(|key| Activate { reclaim, ..ask(100 + key, B) }).collect();
-        assert!(store.activate_many(most).wait().unwrap().iter().all(Result::is_ok));
+        let many = (0..260).map(|key| Activate { reclaim, ..ask(100 + key, B) }).collect();
+        let outcomes = store.activate_many(many).wait().unwrap();
+        assert_eq!(outcomes.iter().find(|outcome| outcome.is_err()), None);
     }
 }
 
