@@ -19,6 +19,9 @@ const ASKED_PLAY: Tag = 1;
 const ASKED_SCORE: Tag = 2;
 const ASKED_RESPAWN: Tag = 3;
 
+/// Ticks before a player whose arena is gone, or who found none, looks for another one.
+const AGAIN_AFTER: u32 = 10;
+
 /// A scripted player: it wanders, aims at whoever is near, shoots, and checks all that it is told.
 pub struct Player {
     size: u32,
@@ -30,6 +33,8 @@ pub struct Player {
     input: Input,
     turn_at: u32,
     views: u64,
+    /// When to look for an arena again.
+    again_at: Option<u32>,
 }
 
 impl Player {
@@ -44,7 +49,13 @@ impl Player {
             input: Input::default(),
             turn_at: 0,
             views: 0,
+            again_at: None,
         }
+    }
+
+    fn enter(&self, bot: &mut Bot<'_>) {
+        let name = format!("bot {}", bot.index());
+        bot.request("avatar", PLAY, &(name, self.size), ASKED_PLAY);
     }
 
     fn handle_push(&mut self, bot: &mut Bot<'_>, method: MethodId, body: &[u8]) {
@@ -114,19 +125,29 @@ impl Script for Player {
             return;
         }
         *self = Player::new(self.size);
-        let name = format!("bot {}", bot.index());
-        bot.request("avatar", PLAY, &(name, self.size), ASKED_PLAY);
+        self.enter(bot);
     }
 
     fn on_event(&mut self, bot: &mut Bot<'_>, event: &Event) {
-        if let Event::Push { method, body, .. } = event {
-            self.handle_push(bot, *method, body);
+        match event {
+            Event::Push { method, body, .. } => self.handle_push(bot, *method, body),
+            // An arena ends with its server. What it knew is gone, and there are others.
+            Event::Unbound { stream, .. } if **stream == *"arena" => {
+                *self = Player { ticks: self.ticks, ..Player::new(self.size) };
+                self.again_at = Some(self.ticks + AGAIN_AFTER);
+            }
+            _ => {}
         }
     }
 
     fn on_reply(&mut self, bot: &mut Bot<'_>, tag: Tag, result: Result<Vec<u8>, CallError>) {
         // What failed is counted by the swarm.
-        let Ok(body) = result else { return };
+        let Ok(body) = result else {
+            if tag == ASKED_PLAY {
+                self.again_at = Some(self.ticks + AGAIN_AFTER);
+            }
+            return;
+        };
         match tag {
             ASKED_PLAY => match proto::decode::<Playing>(&body) {
                 Ok(playing) => self.me = Some(ReplicaId(playing.me)),
@@ -151,6 +172,10 @@ impl Script for Player {
 
     fn on_tick(&mut self, bot: &mut Bot<'_>) {
         self.ticks += 1;
+        if self.again_at.is_some_and(|at| at <= self.ticks) && bot.is_bound("avatar") {
+            self.again_at = None;
+            self.enter(bot);
+        }
         let Some(me) = self.me.filter(|_| bot.is_connected() && bot.is_bound("arena")) else {
             return;
         };
