@@ -5,13 +5,17 @@ mod calls;
 mod crash;
 mod entity;
 mod gate;
+#[cfg(feature = "layout")]
+mod layout;
 mod node;
 mod raw;
+#[cfg(feature = "layout")]
+mod rolling;
 mod store;
 mod tick;
 mod timers;
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination as _};
 
 const HELP: &str = "\
 bench NAME
@@ -24,6 +28,8 @@ bench NAME
            all of them, 200 times each and the last two 20 times, take about two hours)
   entity   local messages, calls and idle entities, next to actor libraries
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
+  rolling  2,000 strict bots on the reference layout while all its processes are restarted, five times over
+           (--players N, --rounds N, --role gate|scene|service, --kill PROCESS, --seed N)
   raw      the limit: a bare epoll echo server under the common load generator
   store    the embedded store: saves, transactions, a storm of logins, next to bare redb
   store-server
@@ -53,6 +59,8 @@ fn main() -> anyhow::Result<ExitCode> {
             gate::run_load_only(connections, window, seconds)?
         }
         ["raw"] => raw::run()?,
+        #[cfg(feature = "layout")]
+        ["rolling", ref options @ ..] => rolling::run(options)?,
         ["store"] => store::run()?,
         #[cfg(feature = "servers")]
         ["store-server"] => store::run_server()?,
@@ -60,6 +68,10 @@ fn main() -> anyhow::Result<ExitCode> {
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.
         ["child-crash", file] => return crash::child(file).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "layout")]
+        ["child-layout", "rolling", ref options @ ..] => {
+            return Ok(layout::child(rolling::app(), options).report());
+        }
         ["child-arena"] => return arena::child().map(|()| ExitCode::SUCCESS),
         ["child-broadcast", bytes] => {
             return arena::child_broadcast(bytes.parse()?).map(|()| ExitCode::SUCCESS);
