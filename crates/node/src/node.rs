@@ -863,7 +863,8 @@ impl NodeHandle {
         let is_done = move |worker: &mut Worker| {
             let directory = worker.directory();
             let is_told = directory.node(me).is_none_or(|info| info.draining);
-            is_told && worker.sessions_left() == 0 && worker.entities_left() == 0
+            let left = worker.sessions_left() + worker.entities_left() + worker.streams_left();
+            is_told && left == 0
         };
         let until = self.clock.now() + self.hand_over_wait;
         while has_others() && self.clock.now() < until {

@@ -284,6 +284,12 @@ impl Worker {
         stats.sessions + stats.leaving
     }
 
+    /// Streams of a node that is to go whose clients are not led to where their entities are placed now.
+    pub fn streams_left(&self) -> usize {
+        // Before it has followed the list it does not know of any.
+        self.streams.led() + usize::from(self.nodes_changed.is_some())
+    }
+
     /// What there is to tell about entities and peers.
     pub fn poll_report(&mut self) -> Option<Report> {
         self.reports.pop_front()
@@ -542,6 +548,11 @@ impl Worker {
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         self.streams.handle_nodes(&mut io, &mut self.host);
         self.homes.handle_nodes(&mut io);
+        if self.is_draining() {
+            let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
+            let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
+            self.streams.lead_away(&mut io, |entity| self.host.may_come(entity));
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant, wall: WallTime) {

@@ -153,6 +153,7 @@ impl Cluster {
             stats.homes.sessions + stats.homes.leaving > 0
                 || stats.moves.open > 0
                 || !seat.worker.strays().is_empty()
+                || seat.worker.streams_left() > 0
         };
         if now < until && self.nodes[node].workers.iter().any(holds) {
             let soon = now + Duration::from_millis(20);

@@ -10,6 +10,7 @@ mod groups;
 mod home;
 mod homes;
 mod kept;
+mod leading;
 mod login;
 mod moves;
 mod moving;

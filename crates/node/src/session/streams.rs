@@ -10,6 +10,7 @@ use proto::stream::Arrival;
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
 
 use super::groups::Groups;
+use super::leading::Leading;
 use super::moving::{Moving, Settling};
 use super::orphans::Orphans;
 use super::ports::{Delivery, Entities, FromClient, Opening, PeerInfo, StreamStats};
@@ -32,6 +33,7 @@ pub struct Streams<E: Entities> {
     pub(super) by_entity: FastMap<EntityId, Vec<u32>>,
     pub(super) groups: Groups,
     pub(super) moving: Moving,
+    pub(super) leading: Leading,
     loading: Vec<Loading>,
     pub(super) orphans: Orphans,
     /// Streams to be acknowledged at the end of the turn.
@@ -87,6 +89,7 @@ impl<E: Entities> Streams<E> {
             by_entity: FastMap::default(),
             groups: Groups::new(me),
             moving: Moving::default(),
+            leading: Leading::default(),
             loading: Vec::new(),
             orphans: Orphans::default(),
             ack_due: Vec::new(),
@@ -105,7 +108,7 @@ impl<E: Entities> Streams<E> {
         let ack = self.ack_timers.front().map(|(at, _)| *at);
         let are_endless = self.options.mutant == Some(Mutant::CallsEndless);
         let call = self.call_timers.first().map(|(at, ..)| *at).filter(|_| !are_endless);
-        [ack, call, self.settles_at()].into_iter().flatten().min()
+        [ack, call, self.settles_at(), self.leading.poll_timeout()].into_iter().flatten().min()
     }
 
     // -- from homes --
@@ -133,7 +136,10 @@ impl<E: Entities> Streams<E> {
         }
         match frame {
             LinkFrame::StreamPassed { .. } => self.handle_passed(io, entities, frame),
-            LinkFrame::Bind { .. } => self.bind(io.out, entities, from, frame),
+            LinkFrame::Bind { target, .. } => {
+                let is_led = self.leading.is_led(*target, io.places.worker_of(*target), self.me);
+                self.bind(io.out, entities, (from, is_led), frame);
+            }
             LinkFrame::Attach { slot, .. } | LinkFrame::Detach { slot, .. }
                 if self.is_former_home(*slot, from) =>
             {
@@ -160,6 +166,9 @@ impl<E: Entities> Streams<E> {
                     self.stats.stale += 1;
                     return;
                 }
+                if self.leading.lingers(io.now, slot, code) {
+                    return;
+                }
                 self.note_ending(io.now, slot, from, code);
                 self.end(io.out, entities, slot, code);
             }
@@ -182,7 +191,7 @@ impl<E: Entities> Streams<E> {
         &mut self,
         out: &mut O,
         entities: &mut E,
-        from: WorkerId,
+        (from, is_led): (WorkerId, bool),
         frame: &LinkFrame<'_>,
     ) {
         let &LinkFrame::Bind {
@@ -212,6 +221,9 @@ impl<E: Entities> Streams<E> {
             generation,
         };
         self.end_orphans(out, entities, (session, target));
+        if is_led {
+            return not_bound(out, &wish, Status::Unavailable);
+        }
         if self.len + self.loading.len() >= self.options.streams_max {
             return not_bound(out, &wish, Status::Busy);
         }
@@ -806,6 +818,7 @@ impl<E: Entities> Streams<E> {
             }
         }
         self.settle_early(now, out, entities);
+        self.lead(now, out, entities);
         let are_endless = self.options.mutant == Some(Mutant::CallsEndless);
         while let Some(&(at, index, call)) = self.call_timers.first()
             && at <= now

@@ -129,7 +129,7 @@ impl Worker {
         self.moves.directory_changed = true;
     }
 
-    fn is_draining(&self) -> bool {
+    pub(super) fn is_draining(&self) -> bool {
         self.view.directory.borrow().node(self.me.node).is_some_and(|info| info.draining)
     }
 
