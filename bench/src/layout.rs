@@ -66,6 +66,15 @@ impl Layout {
         let name = format!("mainstay-layout-{}-{}", plan.game, std::process::id());
         let folder = std::env::temp_dir().join(name);
         let file = servers.write_cluster_file(&folder, (Ipv4Addr::LOCALHOST, 0).into())?;
+        Self::start_on(servers, file, plan)
+    }
+
+    /// As [`start`](Self::start), on servers that run and with a cluster file of one's own.
+    ///
+    /// # Errors
+    ///
+    /// Not all were ready within two minutes.
+    pub fn start_on(servers: Servers, file: PathBuf, plan: Plan<'_>) -> anyhow::Result<Layout> {
         let data = operate::data_of(&file)?;
         let log = File::create(data.join("supervisor.log"))?;
         let mut command = Command::new(std::env::current_exe()?);
