@@ -19,6 +19,7 @@ use mainstay::bots::{Histogram, KeyGrants, Load, Options, Stopper, Summary, Swar
 use mainstay::client::Address;
 use mainstay::operate::Replacement;
 use mainstay::proto::ticket::TicketKeys;
+use reference::Servers;
 
 use crate::layout::{self, Layout};
 use bot::{Part, Shared, Strict};
@@ -75,7 +76,14 @@ pub fn run(arguments: &[&str]) -> anyhow::Result<bool> {
     let mut layout =
         Layout::start(layout::Plan { game: "rolling", settings: &SETTINGS, arguments: &[] })?;
     println!("the layout is up: {}", layout.file().display());
-    println!("on {:?}", layout.servers);
+    let Servers { etcd, nats, postgres, redis } = &layout.servers;
+    let members: Vec<u16> = etcd.iter().map(|member| member.port()).collect();
+    println!(
+        "etcd {members:?}, nats {}, postgres {}, redis {}",
+        nats.port(),
+        postgres.port(),
+        redis.port()
+    );
     let shared = Arc::new(Shared::default());
     let mut crowd = Crowd::start(&plan, layout.gates(), &layout.keys()?, &shared)?;
     let restarted = play(&plan, &mut layout, &mut crowd, &shared);

@@ -444,7 +444,9 @@ mod tests {
 
     fn account(asked: u64, heard: &[u64], told: u64, life: u64) -> Vec<u8> {
         let mut order = Order::default();
-        heard.iter().for_each(|number| drop(order.hear(*number)));
+        for number in heard {
+            order.hear(*number);
+        }
         proto::encode(&Account { asked, heard: order, told, life })
     }
 
