@@ -35,7 +35,7 @@ const CALM: Duration = Duration::from_secs(10);
 /// How long they may take to come in, and at the end to add up what they sent.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often the usual bot does something.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_secs(2);
 /// How often a bot does that only looks how long answers take.
 const PROBE_TICK: Duration = Duration::from_millis(50);
 /// How often a bot of the arena steers.

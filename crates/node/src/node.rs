@@ -101,7 +101,7 @@ impl NodeOptions {
             renew_every: Duration::from_secs(5),
             data: data::Options::default(),
             flush_wait: Duration::from_secs(2),
-            hand_over_wait: Duration::from_secs(10),
+            hand_over_wait: Duration::from_secs(16),
             answer_wait: Duration::from_secs(2),
         }
     }
@@ -863,8 +863,7 @@ impl NodeHandle {
         let is_done = move |worker: &mut Worker| {
             let directory = worker.directory();
             let is_told = directory.node(me).is_none_or(|info| info.draining);
-            let left = worker.sessions_left() + worker.entities_left() + worker.streams_left();
-            is_told && left == 0
+            is_told && left_at(worker) == (0, 0, 0)
         };
         let until = self.clock.now() + self.hand_over_wait;
         while has_others() && self.clock.now() < until {
@@ -874,7 +873,25 @@ impl NodeHandle {
             }
             thread::park_timeout(LOOK_EVERY);
         }
+        for worker in 0..self.workers() {
+            let Some((sessions, entities, streams)) = self.ask(worker, |worker| left_at(worker))
+            else {
+                continue;
+            };
+            tracing::warn!(
+                worker,
+                sessions,
+                entities,
+                streams,
+                "not all is handed over: the rest ends here"
+            );
+        }
     }
+}
+
+/// Sessions, stored entities and streams that a worker has not handed over.
+fn left_at(worker: &Worker) -> (usize, usize, usize) {
+    (worker.sessions_left(), worker.entities_left(), worker.streams_left())
 }
 
 /// How often a stopping node looks whether its sessions have gone.

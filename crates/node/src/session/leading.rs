@@ -11,7 +11,7 @@ use proto::{EntityId, Incarnation, KindId};
 
 use super::ports::Entities;
 use super::streams::{Streams, find_mut};
-use super::{Outlet, Places, Scope};
+use super::{Mutant, Outlet, Places, Scope};
 
 /// A home that has not answered is asked again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -68,6 +68,9 @@ impl<E: Entities> Streams<E> {
         io: &mut Scope<'_, O, P>,
         moves: impl Fn(EntityId) -> bool,
     ) {
+        if self.options.mutant == Some(Mutant::NobodyLed) {
+            return;
+        }
         for (index, entry) in (0u32..).zip(&self.table) {
             let Some(stream) = &entry.stream else { continue };
             let (target, slot) = (stream.target, stream.info.slot);

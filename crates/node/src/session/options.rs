@@ -98,6 +98,8 @@ pub enum Mutant {
     TicketsForgotten,
     /// A home believes that the end of an earlier connection is the end of the present one.
     StaleDetachTaken,
+    /// A node that is to go leads no client away.
+    NobodyLed,
     /// A session without a connection waits for ever.
     WindowEndless,
     /// The owners of a session's streams do not hear of its end.

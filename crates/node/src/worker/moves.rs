@@ -20,7 +20,7 @@ use incoming::Incoming;
 use outgoing::{Outgoing, Phase};
 
 /// Most entities on their way from one worker at a time.
-const OPEN_MAX: usize = 64;
+const OPEN_MAX: usize = 128;
 /// Most entities on their way to one worker.
 const INCOMING_MAX: usize = 4_096;
 /// How long an end waits for the other one's next word.
