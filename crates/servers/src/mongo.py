@@ -8,6 +8,7 @@ import mongoeco.wire.executor as executor
 import mongoeco.wire.protocol as protocol
 from bson.int64 import Int64
 from mongoeco.engines.sqlite import SQLiteEngine
+from mongoeco.errors import OperationFailure
 from mongoeco.wire import AsyncMongoEcoProxyServer
 from mongoeco.wire.sessions import WireSessionStore
 
@@ -37,6 +38,7 @@ def plain(value):
 protocol.encode_wire_value = encode_with_long_cursors
 protocol.decode_wire_value = lambda document: plain(decode(document))
 
+NO_TRANSACTION = "no such transaction"
 describe = executor.build_error_document
 
 
@@ -46,6 +48,8 @@ def describe_as_mongodb(error):
     message = str(out.get("errmsg"))
     if "active transaction bound to another session" in message:
         out.update(code=112, codeName="WriteConflict", errorLabels=["TransientTransactionError"])
+    elif NO_TRANSACTION in message:
+        out.update(code=251, codeName="NoSuchTransaction", errorLabels=["TransientTransactionError"])
     elif "already exists" in message:
         out.setdefault("code", 48)
     out.setdefault("code", 8)
@@ -56,15 +60,48 @@ executor.build_error_document = describe_as_mongodb
 
 LIFETIME = 2.0
 used = {}
+running = set()
+committed = {}
 apply = WireSessionStore._apply_transaction_metadata
+execute = executor.WireCommandExecutor.execute_prepared
 
 
 def apply_and_note(session, body):
-    used[session.session_id] = (session, time.monotonic())
+    """What belongs to a transaction that is over must not be done without one."""
     apply(session, body)
+    used[session.session_id] = (session, time.monotonic())
+    is_end = "commitTransaction" in body or "abortTransaction" in body
+    if body.get("autocommit") is False and not is_end and not session.transaction_active:
+        raise OperationFailure(NO_TRANSACTION)
+
+
+async def execute_and_note(self, context):
+    session = context.session
+    if session is None:
+        return await execute(self, context)
+    running.add(session.session_id)
+    try:
+        return await execute(self, context)
+    finally:
+        running.discard(session.session_id)
+        used[session.session_id] = (session, time.monotonic())
+
+
+def commit_or_refuse(self, body):
+    """Only the last transaction that was committed may be committed again."""
+    session = self._require_session(body)
+    number = body.get("txnNumber")
+    if session.transaction_active:
+        session.commit_transaction()
+        committed[session.session_id] = number
+    elif number is None or committed.get(session.session_id) != number:
+        raise OperationFailure(NO_TRANSACTION)
+    return {"ok": 1.0}
 
 
 WireSessionStore._apply_transaction_metadata = staticmethod(apply_and_note)
+WireSessionStore.commit_transaction = commit_or_refuse
+executor.WireCommandExecutor.execute_prepared = execute_and_note
 
 
 async def end_old_transactions():
@@ -72,7 +109,7 @@ async def end_old_transactions():
     while True:
         await asyncio.sleep(0.25)
         for key, (session, at) in list(used.items()):
-            if time.monotonic() - at > LIFETIME:
+            if key not in running and time.monotonic() - at > LIFETIME:
                 del used[key]
                 if session.transaction_active:
                     session.abort_transaction()
