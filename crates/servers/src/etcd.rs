@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use rustix::process::Signal;
 
 use crate::error::Error;
@@ -22,6 +24,12 @@ impl Etcd {
 
     /// Starts a cluster of `members`.
     pub fn cluster(members: usize) -> Result<Vec<Self>, Error> {
+        Self::cluster_at(&vec![Ipv4Addr::LOCALHOST; members])
+    }
+
+    /// Starts a cluster with a member for each of these addresses of this machine, at which it takes in clients
+    /// as well.
+    pub fn cluster_at(addresses: &[Ipv4Addr]) -> Result<Vec<Self>, Error> {
         let path = find("etcd")?;
         let prepare = || {
             let instance = Instance::prepare(Plan {
@@ -32,19 +40,23 @@ impl Etcd {
             })?;
             Ok(Self { instance, peers: Port::reserve()? })
         };
-        let all = (0..members).map(|_| prepare()).collect::<Result<Vec<_>, Error>>()?;
+        let all = addresses.iter().map(|_| prepare()).collect::<Result<Vec<_>, Error>>()?;
         let name = |member: &Self| format!("n{}", member.port());
         let peer = |member: &Self| format!("http://127.0.0.1:{}", member.peers.number);
         let cluster: Vec<_> =
             all.iter().map(|one| format!("{}={}", name(one), peer(one))).collect();
-        for member in &all {
+        for (member, address) in all.iter().zip(addresses) {
+            let mut clients = member.url();
+            if !address.is_loopback() {
+                clients += &format!(",http://{address}:{}", member.port());
+            }
             let flags = arguments![
                 "--name",
                 name(member),
                 "--data-dir",
                 member.folder().join("data"),
                 "--listen-client-urls",
-                member.url(),
+                clients,
                 "--advertise-client-urls",
                 member.url(),
                 "--listen-peer-urls",

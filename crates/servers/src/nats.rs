@@ -7,6 +7,8 @@ use crate::instance::{Instance, Plan, Program, arguments, instance};
 use crate::port::Port;
 use crate::program::find;
 
+const LOOPBACK: &str = "127.0.0.1";
+
 /// A NATS server with JetStream.
 ///
 /// JetStream of this server answers before it syncs: what it acknowledged survives [`kill`](Instance::kill), not a
@@ -24,26 +26,37 @@ instance!(Nats);
 impl Nats {
     /// Starts one that speaks MQTT as well.
     pub fn start() -> Result<Self, Error> {
-        let this = Self::prepare(true, None)?;
+        let this = Self::prepare(true, None, LOOPBACK)?;
+        this.start_again()?;
+        Ok(this)
+    }
+
+    /// As [`start`](Self::start), at all addresses of this machine.
+    pub fn start_open() -> Result<Self, Error> {
+        let this = Self::prepare(true, None, "0.0.0.0")?;
         this.start_again()?;
         Ok(this)
     }
 
     /// Starts one without JetStream, and so without MQTT.
     pub fn start_core() -> Result<Self, Error> {
-        let this = Self::prepare(false, None)?;
+        let this = Self::prepare(false, None, LOOPBACK)?;
         this.start_again()?;
         Ok(this)
     }
 
     /// Starts one that lets in nobody but this user.
     pub fn start_guarded(user: &str, password: &str) -> Result<Self, Error> {
-        let this = Self::prepare(true, Some((user, password)))?;
+        let this = Self::prepare(true, Some((user, password)), LOOPBACK)?;
         this.start_again()?;
         Ok(this)
     }
 
-    fn prepare(has_jetstream: bool, user: Option<(&str, &str)>) -> Result<Self, Error> {
+    fn prepare(
+        has_jetstream: bool,
+        user: Option<(&str, &str)>,
+        address: &str,
+    ) -> Result<Self, Error> {
         let path = find("nats-server")?;
         let instance = Instance::prepare(Plan {
             server: "nats",
@@ -55,7 +68,7 @@ impl Nats {
         let credentials = credentials.unwrap_or_default();
         let this = Self { instance, mqtt: Port::reserve()?, credentials };
         let port = this.port().to_string();
-        let mut flags = arguments!["-a", "127.0.0.1", "-p", port];
+        let mut flags = arguments!["-a", address, "-p", port];
         if has_jetstream {
             let file = this.folder().join("settings");
             let mqtt = this.mqtt.number;
