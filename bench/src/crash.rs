@@ -5,8 +5,6 @@
 //! database is killed apart from it, at moments of its own, while the server goes on.
 
 mod database;
-mod game;
-mod model;
 mod outage;
 
 use std::fs::File;
@@ -17,21 +15,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use env::{Clock, Random, WallTime};
-use mainstay::client::{Address, CallError, Client, End, Events, Grant, Options};
+use env::Random;
+use mainstay::client::{Address, CallError, Client, End, Events, Options};
 use mainstay::config::{Config, Keys, StorePlace};
-use mainstay::prelude::{CloseCode, Message};
-use mainstay::proto::AccountId;
+use mainstay::prelude::CloseCode;
 use mainstay::proto::MethodId;
-use mainstay::proto::ticket::{Claims, TicketKeys};
+use mainstay::proto::ticket::TicketKeys;
 use mainstay::store::Store;
 
+use crate::traders::{Model, ask, choose, game, grant, note, trade};
 use database::{BACKENDS, Backend, Database};
-use model::{Model, Op};
 
 const PLAYERS: u64 = 16;
-/// Items from which on a player destroys some: nobody holds more than the store's limit.
-const ITEMS_KEPT: usize = 200;
 /// The server is killed at a random moment this long after its players are in.
 const RUN_MIN: Duration = Duration::from_millis(200);
 const RUN_SPREAD: Duration = Duration::from_millis(2_000);
@@ -133,14 +128,6 @@ impl Place {
         let keys = Keys::kept(&process.data, &mut Random::from_os())?;
         let keys = TicketKeys::new(keys.tickets);
         Ok(Place { store: process.store.clone(), keys, folder, database })
-    }
-
-    fn grant(&self, account: u64) -> Grant {
-        let issued = Clock::system().wall();
-        let expires = WallTime(issued.0 + 60_000);
-        let name = format!("trader {account}");
-        let claims = Claims { account: AccountId(account), level: 0, name, issued, expires };
-        self.keys.issue(&mut Random::from_os(), claims)
     }
 
     /// The store, once the server is gone: that it is gone we have seen, so what it had is free.
@@ -391,7 +378,7 @@ async fn login(place: &Place, address: &str, account: u64) -> anyhow::Result<(Cl
     let mut tries = 0;
     loop {
         let options = Options::new(Address::tcp(address));
-        match Client::connect(options, place.grant(account)).await {
+        match Client::connect(options, grant(&place.keys, account)).await {
             Err(End::Server { code: CloseCode::Ticket, .. }) if tries < 10 => tries += 1,
             other => return Ok(other?),
         }
@@ -400,24 +387,6 @@ async fn login(place: &Place, address: &str, account: u64) -> anyhow::Result<(Cl
 
 fn lock(model: &Shared) -> std::sync::MutexGuard<'_, Model> {
     model.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn ask<A: Message, R: Message>(
-    client: &Client,
-    method: &str,
-    arguments: &A,
-) -> Result<R, CallError> {
-    let mut tries = 0;
-    loop {
-        match client.request("me", MethodId::of(method), arguments).await {
-            // It is being activated, or waits for the store.
-            Err(CallError::Refused(mainstay::proto::frame::Status::Unavailable)) if tries < 100 => {
-                tries += 1;
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            other => return other,
-        }
-    }
 }
 
 /// Levels up and trades until the connection is gone.
@@ -432,41 +401,15 @@ async fn play(client: &Client, account: u64, model: &Shared, mut random: Random)
             }
             continue;
         }
-        // Odd ones never write their documents with a deal, so that their levels are D1 alone.
-        let op = match random.below(4) {
-            0 if account.is_multiple_of(2) => Op::Train,
-            0 | 1 if items.len() > ITEMS_KEPT => {
-                let at = random.below(items.len() as u64) as usize;
-                Op::Melt { item: items.swap_remove(at) }
-            }
-            1 | 2 if !items.is_empty() => {
-                let at = random.below(items.len() as u64) as usize;
-                let to = 1 + (account + random.below(PLAYERS - 1)) % PLAYERS;
-                Op::Sell { item: items.swap_remove(at), to }
-            }
-            _ => Op::Mint,
-        };
+        let op = choose(&mut random, account, &mut items, PLAYERS);
         let id = lock(model).ask(account, op);
-        let done: Result<u64, CallError> = match op {
-            Op::Mint => client.request("me", MethodId::of("mint"), &(id,)).await,
-            Op::Train => client.request("me", MethodId::of("train"), &(id,)).await,
-            Op::Sell { item, to } => {
-                client.request("me", MethodId::of("sell"), &(id, item, to)).await
-            }
-            Op::Melt { item } => client.request("me", MethodId::of("melt"), &(id, item)).await,
-        };
-        match (done, op) {
-            (Ok(_), _) => {
-                lock(model).acknowledge(id);
-                if op == Op::Mint {
-                    items.push(id);
-                }
-            }
-            // Not done, for want of gold or because two asked each other.
-            (Err(CallError::App(_)), Op::Sell { item, .. } | Op::Melt { item }) => items.push(item),
-            (Err(CallError::App(_)), _) => {}
-            (Err(error), _) if is_over(&error) => return,
-            (Err(_), _) => tokio::time::sleep(Duration::from_millis(20)).await,
+        let done = trade(client, "sell", id, op).await;
+        note(&mut items, id, op, &done);
+        match done {
+            Ok(_) => lock(model).acknowledge(id),
+            Err(CallError::App(_)) => {}
+            Err(error) if is_over(&error) => return,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
         tokio::time::sleep(Duration::from_millis(random.below(4))).await;
     }

@@ -2,6 +2,8 @@
 
 mod arena;
 mod calls;
+#[cfg(feature = "layout")]
+mod chaos;
 mod crash;
 mod entity;
 mod gate;
@@ -14,6 +16,7 @@ mod rolling;
 mod store;
 mod tick;
 mod timers;
+mod traders;
 
 use std::process::{ExitCode, Termination as _};
 
@@ -22,6 +25,9 @@ bench NAME
 
   arena    a thousand bots in one arena at 20 steps a second, gate hop included
   calls    calls between entities of two nodes over TCP, next to tarpc and NATS
+  chaos    the reference layout with a fault every 15 seconds, under players who trade
+           (--minutes N, --seed N, --players N, --only N: one fault of the plan; one-way cuts between
+           processes need root, --no-cuts goes without)
   crash    a server killed at random points under trades and saves: what was promised is there
            (--backend embedded|sqlite|postgres|mysql|mongodb|redis, --kills N, --seed N, or
            --outage SECONDS for databases that are away once under load;
@@ -46,6 +52,8 @@ fn main() -> anyhow::Result<ExitCode> {
     let met = match args[..] {
         ["arena"] => arena::run()?,
         ["calls"] => calls::run()?,
+        #[cfg(feature = "layout")]
+        ["chaos", ref options @ ..] => chaos::run(options)?,
         ["crash", ref options @ ..] => crash::run(options)?,
         ["entity"] => entity::run()?,
         ["entity-core"] => entity::run_core()?,
@@ -68,6 +76,10 @@ fn main() -> anyhow::Result<ExitCode> {
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.
         ["child-crash", file] => return crash::child(file).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "layout")]
+        ["child-layout", chaos::GAME, ref options @ ..] => {
+            return Ok(chaos::child(options)?.report());
+        }
         #[cfg(feature = "layout")]
         ["child-layout", "rolling", ref options @ ..] => {
             return Ok(layout::child(rolling::app(), options).report());

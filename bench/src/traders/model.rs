@@ -14,8 +14,15 @@ use super::game::{GOLD, MINTED, THING, Trader};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     Mint,
-    Sell { item: u64, to: u64 },
-    Melt { item: u64 },
+    /// As `Mint`, by a job that is done later.
+    Order,
+    Sell {
+        item: u64,
+        to: u64,
+    },
+    Melt {
+        item: u64,
+    },
     Train,
 }
 
@@ -111,6 +118,12 @@ impl Model {
         if asked.op == Op::Mint && was_there {
             self.flush = self.flush.max(asked.at.elapsed());
         }
+    }
+
+    /// The transactions that were acknowledged before they were done.
+    pub fn owed(&self) -> Vec<u64> {
+        let owed = |asked: &Asked| asked.is_acknowledged && asked.op == Op::Order;
+        self.open.iter().filter(|(_, asked)| owed(asked)).map(|(id, _)| *id).collect()
     }
 
     /// The server said that a level is reached.
@@ -225,7 +238,7 @@ impl Model {
     fn apply(&mut self, id: u64, asked: Asked) {
         let account = self.account(asked.account);
         match asked.op {
-            Op::Mint => {
+            Op::Mint | Op::Order => {
                 account.gold += MINTED;
                 account.items.insert(id);
             }
