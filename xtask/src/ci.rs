@@ -14,7 +14,7 @@ pub fn all() -> anyhow::Result<()> {
     static_checks(&mut steps)?;
     tests(&mut steps)?;
     steps.step("release build", || {
-        run(".", "cargo", &["build", "--release", "-p", "cli", "-p", "sim"])
+        run(".", "cargo", &["build", "--release", "-p", "cli", "-p", "sim", "-p", "reference"])
     })?;
     steps.step("simulation", simulation)?;
     steps.step("mutants", mutants)?;
@@ -46,10 +46,11 @@ pub fn quick() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// TypeScript SDK tests, then the arena in headless Chromium.
+/// TypeScript SDK tests, then the arena in headless Chromium: in one process, and on the reference layout while
+/// all of that is killed.
 pub fn browser() -> anyhow::Result<()> {
     run("sdk/typescript", "npm", &["run", "check"])?;
-    run(".", "cargo", &["build", "--release", "-p", "cli"])?;
+    run(".", "cargo", &["build", "--release", "-p", "cli", "-p", "reference"])?;
     run("samples/arena/browser", "npm", &["test"])
 }
 

@@ -165,6 +165,11 @@ impl Attached {
         self.ask(now + self.lease, Request::End { node })
     }
 
+    /// Has a node of another process taken off the list.
+    pub fn bury(&mut self, node: Incarnation) {
+        self.push(Request::Delete { key: node_key(node), expect: Expect::Any }, Asker::Nobody);
+    }
+
     /// Whether a node is one of this process's and not lapsed.
     pub fn has(&self, node: Incarnation) -> bool {
         self.own.get(&node).is_some_and(|own| own.stage != Stage::Lapsed)

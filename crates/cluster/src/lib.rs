@@ -174,6 +174,16 @@ impl Cluster {
         }
     }
 
+    /// Takes a node of another process off the list that is known to be dead for good, so that nobody has to
+    /// wait for the end of its lease. One that lives after all lists itself again.
+    pub fn bury(&self, node: Incarnation) {
+        let Some(driver) = &self.shared.driver else {
+            return self.change(|state| state.registry.deregister(node));
+        };
+        self.attached(|attached| attached.bury(node));
+        driver.wake();
+    }
+
     /// Drops nodes whose lease ran out by `now`, where that is this process's business.
     pub fn handle_timeout(&self, now: Instant) {
         if self.shared.driver.is_none() {

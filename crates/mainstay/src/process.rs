@@ -149,6 +149,15 @@ struct Port {
     thread: JoinHandle<()>,
 }
 
+/// What outlives a process that has a supervisor.
+#[derive(Default)]
+pub(crate) struct Inherited {
+    /// Ports that are open already.
+    pub listeners: Listeners,
+    /// Former lives that are known to be over.
+    pub gone: Vec<Incarnation>,
+}
+
 impl Running {
     /// Starts what `process` is configured to be.
     ///
@@ -161,17 +170,18 @@ impl Running {
         process: &Process,
         keys: &Keys,
     ) -> Result<Running, StartError> {
-        Self::start_at(app, cluster, process, keys, Listeners::default())
+        Self::start_at(app, cluster, process, keys, Inherited::default())
     }
 
-    /// As [`start`](Self::start), with ports that are open already and outlive the process.
+    /// As [`start`](Self::start), with what a supervisor keeps over the lives of a process.
     pub(crate) fn start_at(
         app: &App,
         cluster: &str,
         process: &Process,
         keys: &Keys,
-        listeners: Listeners,
+        inherited: Inherited,
     ) -> Result<Running, StartError> {
+        let Inherited { listeners, gone } = inherited;
         app.check()?;
         app.check_bus(&process.bus, !process.shares_entities)?;
         if process.holds_entities() {
@@ -224,8 +234,9 @@ impl Running {
                 metrics: registry.clone(),
                 bus: Some(open_bus(app, process, &clock)?),
             };
-            running.node =
-                Some(Arc::new(Node::start(&node_app, node_options(cluster, process), env)?));
+            let mut options = node_options(cluster, process);
+            options.data.gone = gone;
+            running.node = Some(Arc::new(Node::start(&node_app, options, env)?));
         }
         if runs.http() {
             let stats =

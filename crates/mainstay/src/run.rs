@@ -7,17 +7,17 @@ use std::time::Duration;
 use env::{Clock, Random};
 use node::NodeHandle;
 use ops::{Signal, Signals};
-use proto::AccountId;
 use proto::schema::Lock;
 use proto::ticket::TicketKeys;
+use proto::{AccountId, Incarnation};
 use transport::Listeners;
 
 use crate::App;
 use crate::arguments::{Arguments, HELP, SchemaForm, Wish};
 use crate::config::{Config, Input, Process, Vault};
 use crate::control::{self, Control};
-use crate::process::{Running, alone_because, claims};
-use crate::up::{Member, Plan, Replacement, STANDBY, SUPERVISED, SUPERVISOR};
+use crate::process::{Inherited, Running, alone_because, claims};
+use crate::up::{GONE, Member, Plan, Replacement, STANDBY, SUPERVISED, SUPERVISOR};
 use crate::vitals::Vitals;
 
 /// How often the store is looked at.
@@ -215,6 +215,12 @@ fn take_ports() -> Listeners {
     Listeners::default()
 }
 
+/// Former lives of this process whose end the supervisor saw.
+fn known_to_be_gone() -> Vec<Incarnation> {
+    let all = std::env::var(GONE).unwrap_or_default();
+    all.split(',').filter_map(|life| life.parse().ok()).map(Incarnation).collect()
+}
+
 fn is_supervised() -> bool {
     std::env::var_os(SUPERVISED).is_some()
 }
@@ -250,12 +256,12 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     // First of all, so that a signal during the start is honoured.
     let mut signals =
         Signals::listen().map_err(|error| format!("cannot listen to signals: {error}"))?;
-    let listeners = take_ports();
+    let inherited = Inherited { listeners: take_ports(), gone: known_to_be_gone() };
     follow_supervisor();
     let (config, process) = load(app, arguments)?;
     let log = start_log(&process)?;
     let keys = keys(&config, &process.data)?;
-    let running = Running::start_at(app, &config.cluster, &process, &keys, listeners)
+    let running = Running::start_at(app, &config.cluster, &process, &keys, inherited)
         .map_err(|error| format!("{} cannot start: {error}", process.name))?;
     for address in running.addresses() {
         println!("{} is ready: http://{address}", app.name());

@@ -32,6 +32,8 @@ pub use replace::{Replacement, Trial};
 pub(crate) const SUPERVISED: &str = "MAINSTAY_SUPERVISED";
 /// Its value for a process that is started beside the one that it is to replace; `1` for others.
 pub(crate) const STANDBY: &str = "standby";
+/// Names the lives of nodes of a process of which the supervisor saw the end, by commas.
+pub(crate) const GONE: &str = "MAINSTAY_GONE";
 /// The supervisor's own port; no process can have this name.
 pub(crate) const SUPERVISOR: &str = ".supervisor";
 

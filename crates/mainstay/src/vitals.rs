@@ -110,6 +110,7 @@ impl Vitals {
         json!({
             "name": inner.name,
             "pid": std::process::id(),
+            "lives": inner.listed.iter().map(|life| life.0).collect::<Vec<_>>(),
             "roles": inner.roles,
             "addresses": inner.addresses,
             "ready": inner.is_ready(now, &figures),

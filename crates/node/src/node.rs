@@ -461,7 +461,7 @@ impl Node {
         let lease = Lease { cluster: cluster.clone(), info, renew_every: options.renew_every };
         let stuck_after = options.stuck_after;
         let keeper_beacons = beacons.clone();
-        let pace_clock = clock.clone();
+        let (pace_clock, pace_cluster) = (clock.clone(), cluster.clone());
         let keeper = listed.and_then(|()| {
             let clock = clock.clone();
             let parts = KeeperParts { clock, lease, beacons: keeper_beacons, stuck_after };
@@ -473,6 +473,7 @@ impl Node {
                     number,
                     store_name,
                     me: incarnation,
+                    cluster: pace_cluster.clone(),
                     options: options.data.clone(),
                     clock: pace_clock.clone(),
                     inboxes: inboxes.clone(),

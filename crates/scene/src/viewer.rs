@@ -14,12 +14,20 @@ pub struct ViewerOptions {
     pub visible_max: usize,
     /// Packets that may be unacknowledged before all is sent anew.
     pub unacknowledged_max: usize,
+    /// Number of the first epoch. A client that had packets of another viewer takes those of a new one only
+    /// under another number, and only of later steps.
+    pub first_epoch: u64,
 }
 
 impl Default for ViewerOptions {
-    /// 1,200 bytes, 256 replicas, 64 packets.
+    /// 1,200 bytes, 256 replicas, 64 packets, the first epoch is 0.
     fn default() -> Self {
-        ViewerOptions { packet_bytes_max: 1200, visible_max: 256, unacknowledged_max: 64 }
+        ViewerOptions {
+            packet_bytes_max: 1200,
+            visible_max: 256,
+            unacknowledged_max: 64,
+            first_epoch: 0,
+        }
     }
 }
 
@@ -81,7 +89,7 @@ impl Viewer {
             due: Vec::new(),
             sent: VecDeque::new(),
             acknowledged: 0,
-            epoch: 0,
+            epoch: options.first_epoch,
         }
     }
 

@@ -20,7 +20,7 @@ const ASKED_SCORE: Tag = 2;
 const ASKED_RESPAWN: Tag = 3;
 
 /// Ticks before a player whose arena is gone, or who found none, looks for another one.
-const AGAIN_AFTER: u32 = 10;
+const AGAIN_AFTER: u32 = 100;
 
 /// A scripted player: it wanders, aims at whoever is near, shoots, and checks all that it is told.
 pub struct Player {
@@ -131,10 +131,15 @@ impl Script for Player {
     fn on_event(&mut self, bot: &mut Bot<'_>, event: &Event) {
         match event {
             Event::Push { method, body, .. } => self.handle_push(bot, *method, body),
-            // An arena ends with its server. What it knew is gone, and there are others.
+            // An arena whose server is gone goes on at another one, and tells the score anew. If it does not, there
+            // are others.
             Event::Unbound { stream, .. } if **stream == *"arena" => {
-                *self = Player { ticks: self.ticks, ..Player::new(self.size) };
+                self.own = Row::default();
                 self.again_at = Some(self.ticks + AGAIN_AFTER);
+            }
+            Event::Bound { stream, .. } if **stream == *"arena" => {
+                self.own = Row::default();
+                self.again_at = None;
             }
             _ => {}
         }
@@ -173,7 +178,7 @@ impl Script for Player {
     fn on_tick(&mut self, bot: &mut Bot<'_>) {
         self.ticks += 1;
         if self.again_at.is_some_and(|at| at <= self.ticks) && bot.is_bound("avatar") {
-            self.again_at = None;
+            *self = Player { ticks: self.ticks, ..Player::new(self.size) };
             self.enter(bot);
         }
         let Some(me) = self.me.filter(|_| bot.is_connected() && bot.is_bound("arena")) else {

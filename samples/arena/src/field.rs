@@ -10,16 +10,27 @@ use crate::lobby::Lobby;
 use crate::messages::{ArenaClient, Input, Name, Parcel, Row};
 use crate::parcels::Parcels;
 use crate::rules;
-use crate::world::{self, Happening, PlayerId, World};
+use crate::world::{self, Happening, PlayerId, Saved, World};
 
 /// How long an entered player may take to bind the `arena` stream.
 const BIND_WAIT: Duration = Duration::from_secs(10);
+/// The same after the arena was put together again: its client may be away for all of its resume window.
+const RETURN_WAIT: Duration = Duration::from_secs(90);
+/// By how many steps an arena goes on later than it was kept: clients have seen some of those after that.
+const STEPS_SKIPPED: u64 = 10 * rules::STEPS_PER_SECOND as u64;
 /// How long an arena without players waits for the last parcels to arrive.
 const PARCELS_WAIT: Duration = Duration::from_secs(60);
 
 /// One arena: a scene of 20 steps a second. It ends when the last player has left.
-#[entity(room, steps_per_second = 20)]
+///
+/// Each second it is saved. If its node dies it goes on at another one as it was then, and players go on in
+/// it; if its node is to end, it moves with all that it has.
+#[entity(document, create = Field::open, steps_per_second = 20)]
+#[derive(Document)]
 pub struct Field {
+    /// Players and what lies around, as of the last save.
+    #[persist]
+    kept: Kept,
     world: World,
     players: BTreeMap<u64, Player>,
     group: Option<Group<ArenaClient>>,
@@ -34,6 +45,16 @@ pub struct Field {
     empty_for: u64,
     /// Key of the lobby that fills this arena.
     size: u32,
+    /// Where the epochs of views begin: above those of this arena's former lives.
+    views_from: u64,
+}
+
+/// What is kept of an arena.
+#[derive(Clone, Debug, Default, PartialEq, Message)]
+struct Kept {
+    world: Saved,
+    /// Who plays: account, id within the arena, name.
+    players: Vec<(u64, u32, String)>,
 }
 
 struct Player {
@@ -43,14 +64,22 @@ struct Player {
     peer: Option<Peer>,
     viewer: Viewer,
     told: world::Score,
-    entered: u64,
+    /// Until when the stream has to be bound, in milliseconds.
+    awaited_until: u64,
 }
 
 impl Field {
-    /// An empty arena, sized for about `capacity` players.
-    pub fn new(capacity: u32, random: Random) -> Self {
+    /// Names arena `index` of those for `size` players.
+    pub fn key(size: u32, index: u16) -> u64 {
+        u64::from(size) << 16 | u64::from(index)
+    }
+
+    /// The arena of that key, empty.
+    fn open(key: u64) -> Self {
+        let size = (key >> 16) as u32;
         Field {
-            world: World::new(capacity, random),
+            kept: Kept::default(),
+            world: World::new(size, Random::from_seed(key)),
             players: BTreeMap::new(),
             group: None,
             interest: Vec::new(),
@@ -59,8 +88,13 @@ impl Field {
             parcels: Parcels::default(),
             seconds: 0,
             empty_for: 0,
-            size: capacity,
+            size,
+            views_from: 0,
         }
+    }
+
+    fn viewer(&self) -> Viewer {
+        Viewer::new(ViewerOptions { first_epoch: self.views_from, ..ViewerOptions::default() })
     }
 }
 
@@ -69,23 +103,19 @@ impl Field {
     /// Puts an account's player into the arena; a player who is in it already stays as is.
     #[invoke(server)]
     fn enter(&mut self, cx: &mut Cx<Self>, account: u64, name: String) -> Option<u32> {
+        let viewer = self.viewer();
+        let awaited_until = cx.now().as_millis() + BIND_WAIT.as_millis() as u64;
         if let Some(player) = self.players.get_mut(&account) {
             player.name = name;
             // It may be another session, which has seen nothing yet.
             player.peer = None;
-            player.viewer = Viewer::new(ViewerOptions::default());
-            player.entered = cx.now().as_millis();
+            player.viewer = viewer;
+            player.awaited_until = awaited_until;
             return Some(player.id.0);
         }
         let id = self.world.join((account % 16) as u8)?;
-        let player = Player {
-            id,
-            name,
-            peer: None,
-            viewer: Viewer::new(ViewerOptions::default()),
-            told: world::Score::default(),
-            entered: cx.now().as_millis(),
-        };
+        let player =
+            Player { id, name, peer: None, viewer, told: world::Score::default(), awaited_until };
         self.players.insert(account, player);
         self.had_players = true;
         Some(id.0)
@@ -126,11 +156,53 @@ impl Field {
     #[hook]
     fn created(&mut self, cx: &mut Cx<Self>) {
         self.group = Some(cx.group::<ArenaClient>("arena"));
+        // Not the same pick-ups in each arena of this size.
+        self.world = World::new(self.size, cx.random(|random| random.fork()));
         cx.every(Duration::from_secs(1), Duration::from_secs(1), Times::Forever).second();
+    }
+
+    /// Goes on with what was kept.
+    #[hook]
+    fn loaded(&mut self, cx: &mut Cx<Self>) {
+        let Kept { world, players } = std::mem::take(&mut self.kept);
+        self.views_from = cx.pledge().map_or(0, |pledge| pledge.epoch()) << 8;
+        self.world.restore(&world, STEPS_SKIPPED);
+        let awaited_until = cx.now().as_millis() + RETURN_WAIT.as_millis() as u64;
+        for (account, id, name) in players {
+            let id = ReplicaId(id);
+            let Some(told) = self.world.score(id) else { continue };
+            let viewer = self.viewer();
+            self.players
+                .insert(account, Player { id, name, peer: None, viewer, told, awaited_until });
+            self.had_players = true;
+        }
+    }
+
+    #[hook]
+    fn before_save(&mut self, _cx: &mut Cx<Self>) {
+        // Nothing of an arena that has ended.
+        self.kept = Kept::default();
+        if self.players.is_empty() {
+            return;
+        }
+        self.kept.world = self.world.save();
+        let players = self.players.iter();
+        self.kept.players = players.map(|(key, p)| (*key, p.id.0, p.name.clone())).collect();
+    }
+
+    #[hook]
+    fn before_move(&mut self, cx: &mut Cx<Self>) {
+        cx.carry("parcels", &self.parcels);
+    }
+
+    #[hook]
+    fn moved(&mut self, cx: &mut Cx<Self>) {
+        self.parcels = cx.carried("parcels").unwrap_or_default();
     }
 
     #[hook]
     fn online(&mut self, cx: &mut Cx<Self>, peer: Peer) {
+        self.had_players = true;
         let names: Vec<_> = self.players.values().map(name_of).collect();
         let Some(player) = self.players.get_mut(&peer.account().0) else { return };
         let is_new = player.peer.is_none();
@@ -169,9 +241,7 @@ impl Field {
     #[timer]
     fn second(&mut self, cx: &mut Cx<Self>) {
         let now = cx.now().as_millis();
-        let late = |player: &Player| {
-            player.peer.is_none() && now - player.entered > BIND_WAIT.as_millis() as u64
-        };
+        let late = |player: &Player| player.peer.is_none() && now > player.awaited_until;
         let late: Vec<_> =
             self.players.iter().filter(|(_, p)| late(p)).map(|(account, _)| *account).collect();
         for account in late {

@@ -37,8 +37,10 @@ impl Lobby {
             open.players += 1;
             return Ok(Place { field: open.field, edge });
         }
-        let field = Field::new(most, cx.random(|random| random.fork()));
-        let field = cx.spawn(field).map_err(|error| error.to_string())?;
+        // One that goes on from before this lobby was here tells of itself within a second.
+        let is_known = |field: &Ref<Field>| self.fields.iter().any(|open| open.field == *field);
+        let fields = (0..=u16::MAX).map(|index| Ref::keyed(Field::key(most, index)));
+        let field = fields.into_iter().find(|field| !is_known(field)).ok_or("all are full")?;
         self.fields.push(Open { field, players: 1 });
         Ok(Place { field, edge })
     }
@@ -46,14 +48,15 @@ impl Lobby {
     /// What an arena really holds.
     #[tell(server)]
     fn count(&mut self, _cx: &mut Cx<Self>, field: Ref<Field>, players: u32) {
-        if let Some(open) = self.fields.iter_mut().find(|open| open.field.id() == field.id()) {
-            open.players = players;
+        match self.fields.iter_mut().find(|open| open.field == field) {
+            Some(open) => open.players = players,
+            None => self.fields.push(Open { field, players }),
         }
     }
 
     /// An arena has ended.
     #[tell(server)]
     fn ended(&mut self, _cx: &mut Cx<Self>, field: Ref<Field>) {
-        self.fields.retain(|open| open.field.id() != field.id());
+        self.fields.retain(|open| open.field != field);
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use mainstay::env::Random;
+use mainstay::prelude::*;
 
 use crate::messages::Parcel;
 use crate::{rules, wallet};
@@ -9,12 +10,12 @@ use crate::{rules, wallet};
 ///
 /// A player's parcels go out one after the other, each again with the same number until the
 /// avatar has it, also after the player has left.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Message)]
 pub(crate) struct Parcels {
     open: BTreeMap<u64, Open>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Message)]
 struct Open {
     /// Collected since the parcel that is on its way.
     next: Parcel,

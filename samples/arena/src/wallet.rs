@@ -37,6 +37,10 @@ impl Wallet {
     #[request(client, rate = "5/s")]
     async fn buy_hat(&mut self, cx: &mut Cx<Avatar>, order: u64) -> Result<Purse, BuyError> {
         let bought = cx.commit(hat(cx.key(), cx.holder(), order)).await;
+        if let Err(CommitError::Unavailable) = bought {
+            // Nothing was done. The player is told at once: reading would wait for the ledger as well.
+            return Err(BuyError::Later);
+        }
         // Whatever became of it, and however often it was asked for, the ledger knows best.
         self.known = read(cx).await;
         match (bought, &self.known) {

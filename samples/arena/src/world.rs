@@ -6,6 +6,10 @@ use mainstay::scene::{Board, Grid, GridOptions, ReplicaId};
 
 use crate::rules::{self, part};
 
+mod saved;
+
+pub use saved::{Saved, SavedPickup, SavedPlayer};
+
 /// A player's wish for the next steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Input {
@@ -73,6 +77,21 @@ struct Player {
     power_until: u64,
     dead_until: Option<u64>,
     score: Score,
+}
+
+impl Player {
+    fn new(id: PlayerId, colour: u8) -> Self {
+        Player {
+            id,
+            colour: colour & 0x0f,
+            input: Input::default(),
+            health: rules::HEALTH,
+            loaded_at: 0,
+            power_until: 0,
+            dead_until: None,
+            score: Score::default(),
+        }
+    }
 }
 
 struct Shot {
@@ -163,16 +182,7 @@ impl World {
         // Id 0 stays unused: it means "nobody" to clients.
         let id = ReplicaId(at as u32 + 1);
         let (x, y) = place(&mut self.random, self.edge);
-        let player = Player {
-            id,
-            colour: colour & 0x0f,
-            input: Input::default(),
-            health: rules::HEALTH,
-            loaded_at: 0,
-            power_until: 0,
-            dead_until: None,
-            score: Score::default(),
-        };
+        let player = Player::new(id, colour);
         let entity = self.ecs.spawn((Body { x, y, vx: 0.0, vy: 0.0 }, player));
         if at == self.players.len() {
             self.players.push(Some(entity));

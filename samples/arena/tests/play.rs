@@ -170,3 +170,40 @@ async fn a_second_login_of_an_account_plays_on(cluster: Cluster) {
     assert!(views(&second.events()) > 30);
     assert!(second.request::<_, Row>("arena", "score", &()).await.is_ok());
 }
+
+/// An arena ended with its node: whoever played there was told nothing, and had lost score and place.
+#[mainstay::test(seed = 10)]
+async fn an_arena_goes_on_at_another_node_when_its_own_dies(cluster: Cluster) {
+    let game = cluster.start(&arena::app());
+    let (ann, playing) = enter(&game, 1).await;
+    sweep(&game, &ann).await;
+    ann.tell("arena", "steer", &(Input::default(),)).unwrap();
+    for node in [0, 1, 0, 1] {
+        // What was reached is saved by then.
+        game.sleep(Duration::from_secs(3)).await;
+        let before: Row = ann.request("arena", "score", &()).await.unwrap();
+        assert!(before.points > 0);
+        ann.events();
+        game.kill_node(node, Duration::from_secs(60));
+        game.sleep(Duration::from_secs(40)).await;
+        ann.bound("arena").await;
+        let after: Row = ann.request("arena", "score", &()).await.unwrap();
+        assert_eq!((after.id, after.points), (playing.me, before.points), "node {node}");
+        let events = ann.events();
+        assert!(views(&events) > 200, "{} views after node {node}", views(&events));
+        let is_end = |event: &&Event| matches!(event, Event::Ended { .. });
+        assert_eq!(events.iter().find(is_end), None, "node {node}");
+        game.sleep(Duration::from_secs(30)).await;
+    }
+    // Whoever comes now plays with those who went on.
+    let (bob, other) = enter(&game, 2).await;
+    assert_ne!(other.me, playing.me);
+    for player in [&ann, &bob] {
+        player.events();
+        game.sleep(Duration::from_secs(3)).await;
+        let seen = player.events();
+        let table = |event: &Event| matches!(event, Event::Cast { method, body, .. }
+            if *method == method_id("table") && proto::decode::<(Vec<Row>, u32)>(body).unwrap().1 == 2);
+        assert!(seen.iter().any(table), "one table of both");
+    }
+}

@@ -72,9 +72,13 @@ async function join(name) {
   $("welcome").style.display = "none";
   $("field").focus();
   purse(decodeValue(await avatar.request(method["wallet.purse"], encodeValue([]))));
-  const [name_, games, kills, deaths, points] = decodeValue(await avatar.request(method.profile, encodeValue([])));
-  game.profile = { name: name_, games, kills, deaths, points };
+  const { games, kills } = (game.profile = await profile());
   if (games > 1) feed(`welcome back: game ${games}, ${kills} beaten so far`);
+}
+
+async function profile() {
+  const [name, games, kills, deaths, points] = decodeValue(await avatar.request(method.profile, encodeValue([])));
+  return { name, games, kills, deaths, points };
 }
 
 function listen() {
@@ -138,6 +142,12 @@ function purse([coins, stars, hats]) {
   $("buy").disabled = coins < HAT_COINS;
 }
 
+/** What a purchase came to that was not made. */
+const NOT_BOUGHT = [
+  `a hat costs ${HAT_COINS} coins`,
+  "the ledger is away just now – play on and ask again: nothing is lost, and you pay once",
+];
+
 let order;
 async function buy() {
   // The same number until it is known what became of it: asking again buys no second hat.
@@ -147,7 +157,8 @@ async function buy() {
     order = undefined;
     feed("a fine hat");
   } catch (error) {
-    feed(`no hat yet: ${error.message}`);
+    const why = error.problem === "app" ? NOT_BOUGHT[decodeValue(error.body)] : undefined;
+    feed(`no hat: ${why ?? error.message}`);
   }
 }
 
@@ -294,6 +305,7 @@ requestAnimationFrame(frame);
 /** What tests look at. */
 globalThis.arena = {
   get playing() { return game.playing; },
+  profile,
   snapshot() {
     const me = mirror.replicas.get(game.me);
     const seen = [...mirror.replicas.values()].filter((r) => r.kind === 0).map(({ id, x, y }) => ({ id, x, y }));

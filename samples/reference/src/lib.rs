@@ -1,6 +1,8 @@
 //! What the arena needs to be played in earnest: etcd, NATS, PostgreSQL and Redis, started privately on free
 //! ports, and the cluster file of its eight processes with their places in it.
 
+pub mod orders;
+
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

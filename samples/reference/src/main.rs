@@ -3,14 +3,16 @@
 //!
 //! `cargo run --release -p reference` starts private servers in a temporary folder, writes the cluster
 //! file and looks after the eight processes until Ctrl-C. `mainstay status`, `drain`, `restart` and the
-//! rest work on the cluster file that it names.
+//! rest work on the cluster file that it names. What is typed kills processes and servers (`kill redis`) and starts
+//! servers again (`start redis`), to see that players go on.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Parser;
-use mainstay::Exit;
-use reference::Servers;
+use mainstay::{Exit, operate};
+use reference::{Servers, orders};
 
 /// Plays the arena on eight processes and real servers, all on this machine.
 #[derive(Debug, Parser)]
@@ -39,9 +41,12 @@ fn main() -> Exit {
 }
 
 fn play(arguments: &Arguments) -> anyhow::Result<Exit> {
-    let servers = Servers::start()?;
+    let servers = Arc::new(Servers::start()?);
     let file = servers.write_cluster_file(&arguments.data, arguments.listen)?;
     println!("the cluster file is {}", file.display());
+    println!("{}", orders::HELP);
+    let (running, data) = (Arc::downgrade(&servers), operate::data_of(&file)?);
+    std::thread::spawn(move || orders::follow(std::io::stdin().lock(), &running, &data));
     let words = ["--cluster".to_owned(), file.display().to_string(), "--up".to_owned()];
     Ok(mainstay::run_with(arena::app(), words.into_iter(), |_| {}))
 }

@@ -18,6 +18,7 @@ const CASES: &[Case] = &[
     ("a listed node is seen by all, and its changes", a_listed_node_is_seen_by_all),
     ("a node that renews stays, a dead one leaves", a_dead_node_leaves),
     ("a node that leaves is gone at once", a_node_that_leaves_is_gone_at_once),
+    ("a node that another buries is off the list", a_buried_node_is_off_the_list),
     ("a node that was taken for dead registers again", a_lost_lease_is_begun_again),
     ("nodes that do not understand each other are refused", unfit_nodes_are_refused),
     ("what cannot be listed or written is refused", bad_input_is_refused),
@@ -161,6 +162,18 @@ fn a_node_that_leaves_is_gone_at_once(bench: &Bench) {
     assert_eq!(names(&a), "");
     bench.eventually("it is gone", &[], || names(&b).is_empty());
     a.deregister(node);
+}
+
+fn a_buried_node_is_off_the_list(bench: &Bench) {
+    let [a, b] = [bench.attach(), bench.attach()];
+    let life = Life::start(&a, "a");
+    bench.eventually("it is listed", &[], || names(&b) == "a");
+    let revision = b.directory().revision();
+    b.bury(life.node);
+    bench.eventually("it is taken off", &[], || b.directory_after(revision).is_some());
+    // Who lives after all lists itself again.
+    bench.eventually("it is back", &[], || names(&a) == "a" && names(&b) == "a");
+    b.bury(Incarnation(u64::MAX));
 }
 
 fn a_lost_lease_is_begun_again(bench: &Bench) {

@@ -13,10 +13,13 @@ use super::judge::Figures;
 use super::minder::{Limits, Minder};
 use super::program::Program;
 use super::rollout::{Facts, Next};
-use super::{Member, Plan, STANDBY, SUPERVISED};
+use super::{GONE, Member, Plan, STANDBY, SUPERVISED};
 
 /// What a process said is old after this time.
 const SAID_OLD: Duration = Duration::from_secs(4);
+
+/// Ended lives that the next process is told of.
+const GONE_MAX: usize = 16;
 
 /// How one is called whose place was taken.
 const OLD: &str = "the old";
@@ -41,6 +44,8 @@ pub(super) struct Kept {
     /// Ends only to start again.
     pub returns: bool,
     crashes: u32,
+    /// Lives of its nodes that are over: the next process tells the store. The newest are last.
+    gone: Vec<u64>,
     /// How it ended last.
     pub ended: Option<Ended>,
 }
@@ -88,6 +93,7 @@ impl Kept {
             left: None,
             returns: false,
             crashes: 0,
+            gone: Vec::new(),
             ended: None,
         }
     }
@@ -185,6 +191,10 @@ impl Kept {
             command.args(["--set", setting]);
         }
         command.env(SUPERVISED, if standby { STANDBY } else { "1" });
+        if !self.gone.is_empty() {
+            let gone: Vec<String> = self.gone.iter().map(u64::to_string).collect();
+            command.env(GONE, gone.join(","));
+        }
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C is for the supervisor alone.
         #[cfg(unix)]
@@ -254,7 +264,10 @@ impl Kept {
     }
 
     fn handle_end(&mut self, now: Instant, text: String, well: bool) {
-        self.life = None;
+        if let Some(life) = self.life.take() {
+            self.gone.extend(life.nodes());
+            self.gone.drain(..self.gone.len().saturating_sub(GONE_MAX));
+        }
         self.minder.handle_exit(now);
         if self.minder.is_wanted() {
             self.crashes += 1;
@@ -354,6 +367,15 @@ impl Kept {
 }
 
 impl Life {
+    /// What others know it by. Nothing if it never said so, or if the process that was started is not
+    /// the one that said so, whose end nobody saw then.
+    fn nodes(&self) -> Vec<u64> {
+        let said = self.said.as_ref().map(|(_, said)| said);
+        let said = said.filter(|said| said["pid"] == self.child.id());
+        let lives = said.and_then(|said| said["lives"].as_array()).into_iter().flatten();
+        lives.filter_map(Value::as_u64).collect()
+    }
+
     fn finish(&mut self) {
         if ops::tell_process(self.child.id(), Signal::Finish).is_err() {
             // Where there are no signals, the end of its input tells it.

@@ -33,6 +33,8 @@ const KEY: [u8; 32] = [0xab; 32];
 #[derive(Default)]
 struct Bell {
     rings: u64,
+    /// Tells one life of it from another.
+    life: u64,
 }
 
 #[rpc]
@@ -42,6 +44,17 @@ impl Bell {
         assert!(fault() != "panic", "this build rings no bell");
         self.rings += 1;
         self.rings
+    }
+
+    #[hook]
+    fn created(&mut self, cx: &mut Cx<Self>) {
+        self.life = cx.random(|random| random.u64());
+    }
+
+    /// Which life of the bell it is, and how often it has rung in it.
+    #[request(client)]
+    fn chime(&mut self) -> (u64, u64) {
+        (self.life, self.ring())
     }
 
     /// Never gives its worker back.

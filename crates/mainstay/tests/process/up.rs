@@ -1,6 +1,7 @@
 //! Processes under a supervisor: their ports, their successors, their builds. Everything is this test binary,
 //! called by scripts that stand for builds of a game.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -332,42 +333,93 @@ fn h9_a_rolling_restart_goes_on_while_all_are_well_and_stops_at_the_first_that_i
     assert_eq!(pids()[2], after[2], "the gate is not touched");
 }
 
-/// Rings without end, and logs in again whenever it has to.
+/// Players who ring without end and check what they are told.
 struct Ringing {
     stop: Arc<AtomicBool>,
-    rings: Arc<AtomicU64>,
+    told: Arc<Mutex<Told>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
+/// What they were told.
+#[derive(Default)]
+struct Told {
+    /// Rings by the bell's lives: each counts once.
+    rings: BTreeSet<(u64, u64)>,
+    wrong: Vec<String>,
+}
+
+/// One of them.
+struct Ringer {
+    player: Polled,
+    /// Since when a ring is under way, and the answer before it.
+    state: Arc<Mutex<(Option<Instant>, (u64, u64))>>,
+}
+
+impl Ringer {
+    fn new(address: &Address, account: u64) -> Ringer {
+        Ringer { player: player_of(address.clone(), account, None), state: Arc::default() }
+    }
+
+    /// Rings, unless the last ring is not answered yet: each has one answer, in time.
+    fn ring(&mut self, told: &Arc<Mutex<Told>>) {
+        let since = self.state.lock().unwrap().0;
+        if let Some(since) = since {
+            if since.elapsed() > PATIENCE / 2 {
+                told.lock().unwrap().wrong.push("a ring is not answered".to_owned());
+                self.state.lock().unwrap().0 = Some(Instant::now());
+            }
+            return;
+        }
+        let (state, told) = (self.state.clone(), told.clone());
+        let then = move |_: &mut _, reply: Result<(u64, u64), _>| {
+            let (mut state, mut told) = (state.lock().unwrap(), told.lock().unwrap());
+            if state.0.take().is_none() {
+                told.wrong.push(format!("an answer to nothing: {reply:?}"));
+            }
+            let Ok(now) = reply else { return };
+            let before = std::mem::replace(&mut state.1, now);
+            if !told.rings.insert(now) || now.0 == before.0 && now.1 <= before.1 {
+                told.wrong.push(format!("{now:?} after {before:?}: one ring counts twice"));
+            }
+        };
+        // Refused while it is not bound or too much is on its way.
+        if self.player.request_then("bell", MethodId::of("chime"), &(), then).is_ok() {
+            self.state.lock().unwrap().0 = Some(Instant::now());
+        }
+    }
+}
+
 impl Ringing {
-    fn at(address: SocketAddr) -> Ringing {
-        let (stop, rings) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, answered) = (stop.clone(), rings.clone());
+    /// So many of them.
+    fn at(address: SocketAddr, players: u64) -> Ringing {
+        let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Told>>::default());
+        let (stopped, heard) = (stop.clone(), told.clone());
         let address = Address::tcp(address.to_string());
         let thread = std::thread::spawn(move || {
-            let mut ann = stubborn_player(address.clone(), None);
+            let mut all: Vec<_> = (100..100 + players).map(|n| Ringer::new(&address, n)).collect();
             while !stopped.load(Ordering::SeqCst) {
-                let answered = answered.clone();
-                // Refused while it is not bound or too much is on its way.
-                let _ = ann.request_then("bell", MethodId::of("ring"), &(), {
-                    move |_, reply: Result<u64, _>| {
-                        answered.fetch_add(u64::from(reply.is_ok()), Ordering::SeqCst);
-                    }
-                });
-                while let Some(event) = ann.poll() {
-                    if matches!(event, Event::Ended { .. }) {
-                        ann = stubborn_player(address.clone(), None);
-                        break;
+                for (ringer, account) in all.iter_mut().zip(100..) {
+                    ringer.ring(&heard);
+                    let mut events = std::iter::from_fn(|| ringer.player.poll());
+                    if let Some(end) = events.find(|event| matches!(event, Event::Ended { .. })) {
+                        let text = format!("the session of {account} has ended: {end:?}");
+                        heard.lock().unwrap().wrong.push(text);
+                        *ringer = Ringer::new(&address, account);
                     }
                 }
                 std::thread::park_timeout(Duration::from_millis(5));
             }
         });
-        Ringing { stop, rings, thread: Some(thread) }
+        Ringing { stop, told, thread: Some(thread) }
     }
 
-    fn rings(&self) -> u64 {
-        self.rings.load(Ordering::SeqCst)
+    /// Waits until all goes on, and checks that nobody was lost or told wrongly so far.
+    fn check(&self, up: &Up, when: &str) {
+        let rings = || self.told.lock().unwrap().rings.len();
+        let before = rings();
+        up.until("rings", || rings() > before + 20);
+        let wrong = self.told.lock().unwrap().wrong.clone();
+        assert!(wrong.is_empty(), "{when}: {wrong:#?} {}", up.said());
     }
 }
 
@@ -387,11 +439,13 @@ fn fault_of(pid: u64) -> String {
 }
 
 /// Three bad builds: each is stopped and taken back without anybody's doing, and then a good one goes through.
+/// Whoever plays meanwhile keeps the session and is answered.
 #[cfg(target_os = "linux")]
 #[test]
 fn h9_bad_builds_are_taken_back_by_themselves_and_a_good_one_goes_through() {
     let up = Up::new("upgrade", "", &format!("{GATE}{NODE}"));
-    let ringing = Ringing::at(up.address("gate"));
+    let ringing = Ringing::at(up.address("gate"), 6);
+    ringing.check(&up, "before all");
     let upgrade = |fault: &str, watch: u64| {
         let binary = Some(build(&up.folder, &format!("build-{fault}"), fault));
         let watch = Duration::from_secs(watch);
@@ -410,8 +464,6 @@ fn h9_bad_builds_are_taken_back_by_themselves_and_a_good_one_goes_through() {
     ] {
         // The old build shows what is usual.
         up.until("steps", || steps(60));
-        let rings = ringing.rings();
-        up.until("rings", || ringing.rings() > rings);
         let mut order = upgrade(fault, 80);
         if fault == "hang" {
             order.ready_max = Duration::from_secs(5);
@@ -424,15 +476,16 @@ fn h9_bad_builds_are_taken_back_by_themselves_and_a_good_one_goes_through() {
         }
         assert_eq!(fault_of(up.pid("node")), "", "{}", up.said());
         assert_eq!(up.pid("gate"), gate, "the others never had it");
+        ringing.check(&up, fault);
     }
-    let rings = ringing.rings();
-    up.until("rings", || ringing.rings() > rings);
     let done = up.replace(&upgrade("none", 2));
     assert_eq!(done.failed, None, "{}", up.said());
     assert_eq!(["gate", "node"].map(|name| fault_of(up.pid(name))), ["none", "none"]);
+    ringing.check(&up, "a good build");
     // What crashes comes back from the new build.
     let before = up.pid("node");
     up.tell("-KILL", before);
     up.until("the next", || up.state("node").pid.is_some_and(|pid| pid != before));
     assert_eq!(fault_of(up.pid("node")), "none");
+    ringing.check(&up, "a crash");
 }

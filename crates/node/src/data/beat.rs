@@ -186,7 +186,19 @@ impl Beat {
             self.known = alive.collect();
             self.lives.push_back(Life::Known(Arc::clone(&self.known)));
         }
+        self.bury_gone();
         self.judge(now, sent, others.len() + 1);
+    }
+
+    /// Those of whose end there is proof need not be watched, and say nothing about the store.
+    fn bury_gone(&mut self) {
+        for node in &self.options.gone {
+            let node = Incarnation(node.0);
+            let Some(seen) = self.seen.get_mut(&node) else { continue };
+            if !std::mem::replace(&mut seen.marking, true) {
+                self.asks.push_back(BeatAsk::MarkDead(node, seen.beat));
+            }
+        }
     }
 
     /// Whoever stood still from one reading to another, sent so much later, is dead.

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use proto::Incarnation;
+
 /// How a node keeps the documents of its entities. Plain data, as a configuration file holds it.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -17,6 +19,9 @@ pub struct Options {
     /// A node whose beat stood still for so long, under reads without a gap, is declared dead. Longer
     /// than `park_after` of every node.
     pub judge_after: Duration,
+    /// Former lives of this node that are known to be over, because whoever looks after it saw their
+    /// processes end. They are declared dead at once, however many.
+    pub gone: Vec<Incarnation>,
     /// How long mail of an entity waits until the store can be asked for it.
     pub activate_wait: Duration,
     /// Most entities asked for in one request.
@@ -65,6 +70,7 @@ impl Default for Options {
             park_after: Duration::from_secs(5),
             away_after: Duration::from_secs(2),
             judge_after: Duration::from_secs(6),
+            gone: Vec::new(),
             activate_wait: Duration::from_secs(3),
             activate_batch_max: 256,
             dirty_bytes_max: 64 << 20,

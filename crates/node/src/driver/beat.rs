@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
+use cluster::Cluster;
 use env::metrics::Registry;
 use env::{Clock, Instant};
 use proto::Incarnation;
@@ -22,6 +23,8 @@ pub(crate) struct Pace {
     pub number: usize,
     pub store_name: String,
     pub me: Incarnation,
+    /// Dead nodes are taken off its list.
+    pub cluster: Cluster,
     pub options: Options,
     pub clock: Clock,
     pub inboxes: Vec<Arc<Inbox>>,
@@ -39,7 +42,7 @@ pub(crate) struct Pacemaker {
 
 impl Pacemaker {
     pub fn start(name: &str, pace: Pace) -> io::Result<Self> {
-        let Pace { store, number, store_name, me, options, clock, inboxes, metrics } = pace;
+        let Pace { store, number, store_name, me, cluster, options, clock, inboxes, metrics } = pace;
         // What the workers keep in all stores is shown once.
         let shown = if number == 0 { inboxes.len() } else { 0 };
         let gauges = (0..shown)
@@ -62,6 +65,7 @@ impl Pacemaker {
             number,
             store_name,
             me,
+            cluster,
             options,
             clock,
             inboxes,
@@ -101,6 +105,7 @@ struct Heart {
     number: usize,
     store_name: String,
     me: Incarnation,
+    cluster: Cluster,
     beat: Beat,
     options: Options,
     clock: Clock,
@@ -199,7 +204,8 @@ impl Heart {
                     );
                 }
                 Life::Buried(node) => {
-                    tracing::warn!(%node, store = self.store_name, "a node is dead; what it had is free")
+                    tracing::warn!(%node, store = self.store_name, "a node is dead; what it had is free");
+                    self.cluster.bury(Incarnation(node.0));
                 }
                 Life::Doubt(count) => tracing::warn!(
                     count,

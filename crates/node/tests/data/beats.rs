@@ -19,9 +19,13 @@ struct Sky {
 
 impl Sky {
     fn new(others: u64) -> Self {
+        Sky::with(others, Options::default())
+    }
+
+    fn with(others: u64, options: Options) -> Self {
         let now = Instant::from_nanos(1_000_000_000);
         Sky {
-            beat: Beat::new(Options::default(), Incarnation(1), now),
+            beat: Beat::new(options, Incarnation(1), now),
             now,
             others: (2..2 + others).map(|node| (node, (1, true))).collect(),
             unreadable: false,
@@ -114,6 +118,19 @@ fn of_two_nodes_one_may_die() {
     sky.run(3);
     sky.stops(2);
     assert_eq!(sky.run(9), (vec![2], 0));
+}
+
+/// The brake is against what one cannot know; here it is known.
+#[test]
+fn nodes_of_whose_end_there_is_proof_are_declared_dead_at_once_however_many() {
+    let gone = vec![Incarnation(2), Incarnation(3), Incarnation(4), Incarnation(99)];
+    let mut sky = Sky::with(4, Options { gone, ..Options::default() });
+    (2..=4).for_each(|node| sky.stops(node));
+    assert_eq!(sky.run(1), (vec![2, 3, 4], 0));
+    assert_eq!(sky.run(20), (vec![], 0), "the fifth lives");
+    // They do not count against others that die later.
+    sky.stops(5);
+    assert_eq!(sky.run(9), (vec![5], 0));
 }
 
 /// A stalled store or network looks like the death of everybody else.
