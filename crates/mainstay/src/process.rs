@@ -29,6 +29,10 @@ use crate::{App, console};
 /// How long a gate has to say what it holds.
 const ASK_WAIT: Duration = Duration::from_secs(1);
 
+/// How long requests wait for a store that is away. Nodes try again by themselves, and tell whoever waits for a
+/// deal within two seconds that nothing was done; so what they ask must not stay with the store for longer.
+const AWAY_WAIT: Duration = Duration::from_millis(1_500);
+
 /// Why a process did not start. Nothing of it remains.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -573,7 +577,9 @@ impl Opening<'_> {
             return open_to_play(place, self.process.shares_stores, !self.process.runs.data);
         }
         let addresses: Vec<String> = data.iter().map(SocketAddr::to_string).collect();
-        Ok(Store::proxy(&addresses, name, self.key, store::ProxyOptions::default())?)
+        let options =
+            store::ProxyOptions { away_wait: AWAY_WAIT, ..store::ProxyOptions::default() };
+        Ok(Store::proxy(&addresses, name, self.key, options)?)
     }
 }
 
@@ -692,6 +698,7 @@ fn server_options(server: &StoreServer) -> Result<store::ServerOptions, StartErr
         authorities: server.authorities.clone(),
         accept_loss: server.accept_loss,
         followers: server.followers.clone(),
+        away_wait: AWAY_WAIT,
         ..store::ServerOptions::default()
     })
 }

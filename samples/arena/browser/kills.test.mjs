@@ -158,15 +158,21 @@ test("the page plays on while each process and server is killed in turn", { skip
   page.on("pageerror", (error) => errors.push(error.message));
   await enter("Survivor");
   await collect();
+  const hit = new Set();
   for (const name of [...GAME, ...SERVERS]) {
     const before = await rest();
     await order("kill", name);
     const begun = performance.now();
-    await goesOn(name, before, await plays(await read()));
+    const seen = await plays(await read());
+    await goesOn(name, before, seen);
+    // An arena that goes on elsewhere counts its steps from further on.
+    if (seen.step > before.step + 150) hit.add(name.replace(/-.*/, ""));
+    if (seen.resumes > before.resumes) hit.add(name.replace(/-.*/, ""));
     t.diagnostic(`${name}: seen to play ${Math.round(performance.now() - begun)} ms after it was killed`);
     if (GAME.includes(name)) await saying(new RegExp(`^${name} has ended: signal: 9`, "m"));
     else await order("start", name);
   }
+  assert.ok(hit.has("gate") && hit.has("scene"), `the page's own gate and arena were among them: ${[...hit]}`);
   assert.deepEqual(errors, []);
 });
 
