@@ -14,6 +14,7 @@ mod raw;
 #[cfg(feature = "layout")]
 mod rolling;
 mod store;
+mod switch;
 mod tick;
 mod timers;
 mod traders;
@@ -40,6 +41,8 @@ bench NAME
   store    the embedded store: saves, transactions, a storm of logins, next to bare redb
   store-server
            a store on PostgreSQL, next to direct loops over it; needs --features servers
+  switch   what players wait for when a stream is switched, an avatar moves, a gate or a node is killed; how evenly
+           places are given, how soon 5,000 services are seen (all, or some of: local crash placing listing)
   tick     how late ticks come at 20 and 60 Hz while a core is loaded to 70 %
   timers   one million timers on the wheel, next to Tokio's
 
@@ -72,6 +75,7 @@ fn main() -> anyhow::Result<ExitCode> {
         ["store"] => store::run()?,
         #[cfg(feature = "servers")]
         ["store-server"] => store::run_server()?,
+        ["switch", ref parts @ ..] => switch::run(parts)?,
         ["tick"] => tick::run()?,
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.
@@ -83,6 +87,10 @@ fn main() -> anyhow::Result<ExitCode> {
         #[cfg(feature = "layout")]
         ["child-layout", "rolling", ref options @ ..] => {
             return Ok(layout::child(rolling::app(), options).report());
+        }
+        #[cfg(feature = "layout")]
+        ["child-layout", "switch", ref options @ ..] => {
+            return Ok(layout::child(switch::app(), options).report());
         }
         ["child-arena"] => return arena::child().map(|()| ExitCode::SUCCESS),
         ["child-broadcast", bytes] => {

@@ -2,12 +2,12 @@
 //! a gate or a node that is killed; and how evenly and how fast a large cluster works. Each figure stands beside
 //! its reference of the same run.
 
+#[cfg(feature = "layout")]
+mod crash;
 mod listing;
 mod local;
 mod ping;
 mod placing;
-#[cfg(feature = "layout")]
-mod crash;
 
 use std::time::Duration;
 
@@ -40,7 +40,9 @@ impl Line {
     fn show(&self) -> bool {
         let Line { what, beside, reference, figure, goal, unit } = self;
         let ratio = figure / reference.max(1e-9);
-        println!("{what}\n    {figure:.2} {unit}; {beside} {reference:.2} {unit}, ratio {ratio:.1}");
+        println!(
+            "{what}\n    {figure:.2} {unit}; {beside} {reference:.2} {unit}, ratio {ratio:.1}"
+        );
         crate::gate::judge(what, *figure, *goal)
     }
 }

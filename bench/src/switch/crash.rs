@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use mainstay::App;
 use mainstay::client::{Address, Options, encode_args};
 use mainstay::env::{Clock, Random, WallTime};
 use mainstay::proto::AccountId;
 use mainstay::proto::ticket::{Claims, TicketKeys};
-use mainstay::App;
 
 use super::Line;
 use super::ping::{Ping, Question, run_for, run_until};
@@ -78,15 +78,17 @@ impl Crowd {
     }
 
     /// Does `harm`, and gives how long those had to wait who noticed it.
-    fn felt(&mut self, harm: impl FnOnce(&Layout) -> anyhow::Result<()>) -> anyhow::Result<Vec<Duration>> {
+    fn felt(
+        &mut self,
+        harm: impl FnOnce(&Layout) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Vec<Duration>> {
         run_for(&mut self.pings, Duration::from_secs(1))?;
         self.pings.iter_mut().for_each(|ping| drop(ping.take_worst()));
         harm(&self.layout)?;
         let begun = Instant::now();
         // What is under way when it happens may still be answered; a while later all that are, are in play.
-        let settled = |ping: &Ping| {
-            ping.answered_at().is_some_and(|at| at > begun && at.elapsed() < NOTICED)
-        };
+        let settled =
+            |ping: &Ping| ping.answered_at().is_some_and(|at| at > begun && at.elapsed() < NOTICED);
         let mut since = None;
         run_until(&mut self.pings, "all are in play again", |all| {
             match all.iter().all(settled) {
@@ -150,7 +152,15 @@ pub fn run() -> anyhow::Result<Vec<Line>> {
     };
     Ok(vec![
         line("a gate is killed, until the next answer by another, p99", &mut gates, GATE_GOAL_MS),
-        line("a node is killed and its end seen, until the next answer, p99", &mut proven, PROVEN_GOAL_MS),
-        line("a node is gone and nobody saw its end, until the next answer, p99", &mut unproven, UNPROVEN_GOAL_MS),
+        line(
+            "a node is killed and its end seen, until the next answer, p99",
+            &mut proven,
+            PROVEN_GOAL_MS,
+        ),
+        line(
+            "a node is gone and nobody saw its end, until the next answer, p99",
+            &mut unproven,
+            UNPROVEN_GOAL_MS,
+        ),
     ])
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use cluster::{Cluster, EtcdOptions, NodeInfo, Options};
+#[cfg(feature = "layout")]
+use cluster::EtcdOptions;
+use cluster::{Cluster, NodeInfo, Options};
 use env::Clock;
 use proto::Incarnation;
 
@@ -25,7 +27,10 @@ fn info(number: u64, change: u64) -> NodeInfo {
 }
 
 /// Lists so many, some at each of several clients of the coordinator, and changes one after the other.
-fn watch(services: u64, open: &(dyn Fn() -> anyhow::Result<Cluster> + Sync)) -> anyhow::Result<Vec<Duration>> {
+fn watch(
+    services: u64,
+    open: &(dyn Fn() -> anyhow::Result<Cluster> + Sync),
+) -> anyhow::Result<Vec<Duration>> {
     let clock = Clock::system();
     let clients = services.div_ceil(EACH);
     let all = (0..clients).map(|_| open()).collect::<anyhow::Result<Vec<Cluster>>>()?;
@@ -79,7 +84,9 @@ fn changes(
             scope.spawn(|| cluster.register(clock.now(), info(number, change)));
             let is_seen = || {
                 let directory = watching.directory();
-                directory.node(Incarnation(number + 1)).is_some_and(|info| info.started_ms == change)
+                directory
+                    .node(Incarnation(number + 1))
+                    .is_some_and(|info| info.started_ms == change)
             };
             while !is_seen() {
                 ensure!(begun.elapsed() < PATIENCE, "a change is not seen");
@@ -100,7 +107,8 @@ fn options() -> Options {
 ///
 /// See [`super::run`].
 pub fn run() -> anyhow::Result<Vec<Line>> {
-    let folder = std::env::temp_dir().join(format!("mainstay-bench-listing-{}", std::process::id()));
+    let folder =
+        std::env::temp_dir().join(format!("mainstay-bench-listing-{}", std::process::id()));
     let clock = Clock::system();
     let embedded = |name: &'static str| {
         let (folder, clock) = (folder.join(name), clock.clone());
@@ -115,7 +123,7 @@ pub fn run() -> anyhow::Result<Vec<Line>> {
         (&mut few, &mut many),
         GOAL_MS,
     )];
-    #[cfg(feature = "servers")]
+    #[cfg(feature = "layout")]
     {
         let members = servers::Etcd::cluster(3)?;
         let endpoints: Vec<String> = members.iter().map(servers::Etcd::url).collect();

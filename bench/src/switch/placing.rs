@@ -37,7 +37,8 @@ fn place(seed: u64) -> anyhow::Result<f64> {
     let mut given = [0; NODES as usize];
     for number in 0..PLACEMENTS {
         // All within the five seconds between two reports.
-        let seat = placement.reserve(now + number as u32 * Duration::from_millis(5), &Wanted::of(kind))?;
+        let seat =
+            placement.reserve(now + number as u32 * Duration::from_millis(5), &Wanted::of(kind))?;
         given[seat.node.0 as usize - 1] += 1;
     }
     Ok(unevenness(&given))

@@ -19,8 +19,10 @@ const ASKED_PLAY: Tag = 1;
 const ASKED_SCORE: Tag = 2;
 const ASKED_RESPAWN: Tag = 3;
 
-/// Ticks before a player whose arena is gone, or who found none, looks for another one.
-const AGAIN_AFTER: u32 = 100;
+/// Ticks before a player who found no arena looks for another one.
+const AGAIN_AFTER: u32 = 10;
+/// The same of one whose arena is gone: it may be back.
+const GONE_AFTER: u32 = 100;
 
 /// A scripted player: it wanders, aims at whoever is near, shoots, and checks all that it is told.
 pub struct Player {
@@ -135,7 +137,7 @@ impl Script for Player {
             // are others.
             Event::Unbound { stream, .. } if **stream == *"arena" => {
                 self.own = Row::default();
-                self.again_at = Some(self.ticks + AGAIN_AFTER);
+                self.again_at = Some(self.ticks + GONE_AFTER);
             }
             Event::Bound { stream, .. } if **stream == *"arena" => {
                 self.own = Row::default();

@@ -202,8 +202,10 @@ async fn an_arena_goes_on_at_another_node_when_its_own_dies(cluster: Cluster) {
         player.events();
         game.sleep(Duration::from_secs(3)).await;
         let seen = player.events();
-        let table = |event: &Event| matches!(event, Event::Cast { method, body, .. }
-            if *method == method_id("table") && proto::decode::<(Vec<Row>, u32)>(body).unwrap().1 == 2);
+        let table = |event: &Event| {
+            matches!(event, Event::Cast { method, body, .. }
+            if *method == method_id("table") && proto::decode::<(Vec<Row>, u32)>(body).unwrap().1 == 2)
+        };
         assert!(seen.iter().any(table), "one table of both");
     }
 }

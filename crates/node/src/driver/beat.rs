@@ -42,7 +42,8 @@ pub(crate) struct Pacemaker {
 
 impl Pacemaker {
     pub fn start(name: &str, pace: Pace) -> io::Result<Self> {
-        let Pace { store, number, store_name, me, cluster, options, clock, inboxes, metrics } = pace;
+        let Pace { store, number, store_name, me, cluster, options, clock, inboxes, metrics } =
+            pace;
         // What the workers keep in all stores is shown once.
         let shown = if number == 0 { inboxes.len() } else { 0 };
         let gauges = (0..shown)
