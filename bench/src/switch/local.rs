@@ -174,7 +174,9 @@ fn two_writes(folder: &Path) -> anyhow::Result<Vec<Duration>> {
 fn calm(pings: &mut [Ping]) -> anyhow::Result<Vec<Duration>> {
     let mut waits = Vec::new();
     for _ in 0..50 {
-        pings.iter_mut().for_each(|ping| drop(ping.take_worst()));
+        pings.iter_mut().for_each(|ping| {
+            ping.take_worst();
+        });
         run_for(pings, Duration::from_millis(40))?;
         waits.extend(pings[..WATCHED].iter_mut().map(Ping::take_worst));
     }
