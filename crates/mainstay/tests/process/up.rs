@@ -432,10 +432,43 @@ impl Drop for Ringing {
 
 /// What the build that a process runs from does badly.
 fn fault_of(pid: u64) -> String {
+    told(pid, FAULT).unwrap_or("none is said".to_owned())
+}
+
+/// What a process was told by its environment.
+fn told(pid: u64, name: &str) -> Option<String> {
     let all = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
     let all = String::from_utf8_lossy(&all).into_owned();
-    let found = all.split('\0').find_map(|line| line.strip_prefix(FAULT)?.strip_prefix('='));
-    found.unwrap_or("none is said").to_owned()
+    let found = all.split('\0').find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    found.map(str::to_owned)
+}
+
+/// Others had to wait six seconds until they took a killed node for dead, and longer for several, although its
+/// supervisor had seen it end.
+#[cfg(target_os = "linux")]
+#[test]
+fn d19_the_next_process_is_told_whose_end_its_supervisor_saw() {
+    let up = Up::new("proof", "", &format!("{GATE}{NODE}"));
+    let mut gone: Vec<String> = Vec::new();
+    for _ in 0..2 {
+        let before = up.state("node");
+        let pid = before.pid.unwrap();
+        assert_eq!(told(pid, "MAINSTAY_GONE").unwrap_or_default(), gone.join(","));
+        let lives = before.said.unwrap()["lives"].as_array().unwrap().clone();
+        assert_eq!(lives.len(), 1);
+        gone.extend(lives.iter().map(ToString::to_string));
+        up.tell("-KILL", pid);
+        up.until("the next", || {
+            let now = up.state("node");
+            now.state == "running" && now.pid.is_some_and(|now| now != pid)
+        });
+    }
+    // One that ends in order says so itself.
+    let pid = up.pid("node");
+    let done = up.replace(&one("node"));
+    assert_eq!(done.failed, None, "{}", up.said());
+    assert_eq!(told(up.pid("node"), "MAINSTAY_GONE").unwrap_or_default(), gone.join(","));
+    assert!(up.pid("node") != pid);
 }
 
 /// Three bad builds: each is stopped and taken back without anybody's doing, and then a good one goes through.
