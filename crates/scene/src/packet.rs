@@ -104,8 +104,12 @@ mod tests {
     fn a_lossy_client_converges_to_the_newest_state() {
         for seed in 0..200 {
             let mut random = Random::from_seed(seed);
-            let options =
-                ViewerOptions { packet_bytes_max: 60, visible_max: 12, unacknowledged_max: 8 };
+            let options = ViewerOptions {
+                packet_bytes_max: 60,
+                visible_max: 12,
+                unacknowledged_max: 8,
+                first_epoch: 0,
+            };
             let (mut board, mut viewer) = (Board::new(layout()), Viewer::new(options));
             let mut mirror = Mirror::new(layout());
             let mut interest = Vec::new();
