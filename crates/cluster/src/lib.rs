@@ -7,6 +7,8 @@
 
 mod answer;
 mod attached;
+#[doc(hidden)]
+pub mod carried;
 mod contest;
 mod directory;
 #[cfg(feature = "etcd")]

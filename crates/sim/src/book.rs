@@ -10,6 +10,9 @@ use mainstay::proto::{EntityId, SessionId};
 /// How much later than its deadline a call may end: as long as a worker stalls, and a little.
 pub const SLACK: Duration = Duration::from_millis(2_000);
 
+/// The answer to a command that asks for a deal which was not done.
+pub const DENIED: u64 = 2;
+
 /// Names one client of the run, through all its connections.
 pub type Life = u64;
 
@@ -46,6 +49,10 @@ pub struct Book {
     pub gate_deaths: Vec<Instant>,
     /// When a node was last killed or made to go.
     pub node_end: Option<Instant>,
+    /// When nodes stood still.
+    stops: Vec<(Instant, Instant)>,
+    /// Deals that clients were told of: account, command, and whether it was done.
+    pub deals: Vec<(u64, (Life, u64), bool)>,
     calls: BTreeMap<u64, (Instant, Duration, &'static str)>,
     calls_made: u64,
     tags: u64,
@@ -156,9 +163,20 @@ impl Book {
             return self.violation("calls: a call has ended twice");
         };
         let took = now - from;
-        if took > limit + SLACK {
+        if took > limit + SLACK + self.stopped(from, now) {
             self.violation(format!("deadline: {what} took {took:?} of {limit:?}"));
         }
+    }
+
+    /// A node stands still: nothing ends there meanwhile.
+    pub fn stands_still(&mut self, from: Instant, to: Instant) {
+        self.stops.push((from, to));
+    }
+
+    /// How long nodes stood still between two moments, all together.
+    fn stopped(&self, from: Instant, to: Instant) -> Duration {
+        let within = |(began, ended): &(Instant, Instant)| (*ended).min(to) - (*began).max(from);
+        self.stops.iter().map(within).sum()
     }
 
     /// Nobody waits for a call any more.

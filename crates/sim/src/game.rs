@@ -16,7 +16,8 @@ pub const RELAYS: u64 = 6;
 /// Halls, each with a room.
 pub const HALLS: u64 = 2;
 
-const CALL: Duration = Duration::from_secs(3);
+/// How long a call between entities may take.
+pub const CALL: Duration = Duration::from_secs(3);
 const CONFIRM: Duration = Duration::from_secs(1);
 
 /// The game of one run, which notes what it sees in `book`.
@@ -29,8 +30,8 @@ pub fn app(book: &Shared) -> App {
             seats: Seats::default(),
             alarms: Alarms { book: agents.clone(), set: BTreeSet::new() },
         })
-        .entity_with::<Relay>(move |_| Relay { book: relays.clone() })
-        .entity_with::<Hall>(move |_| Hall { book: halls.clone(), room: None })
+        .entity_with::<Relay>(move |_| Relay::new(&relays))
+        .entity_with::<Hall>(move |_| Hall::new(&halls))
         .entity::<Room>()
         .agent::<Agent>("agent")
         .bindings(move |login| {
@@ -113,7 +114,8 @@ impl Seats {
     }
 }
 
-async fn timed<T>(
+/// Awaits a call that has to end by its limit.
+pub async fn timed<T>(
     book: &Shared,
     (limit, what): (Duration, &'static str),
     now: impl Fn() -> Instant,
@@ -155,7 +157,7 @@ impl Drop for Alarms {
 }
 
 /// Notes that a client's command is handled now.
-fn take<T: mainstay::rt::Entity>(book: &Shared, cx: &Cx<T>, life: Life, n: u64) {
+pub fn take<T: mainstay::rt::Entity>(book: &Shared, cx: &Cx<T>, life: Life, n: u64) {
     let mut book = book.open();
     if let Caller::Client(peer) = cx.caller() {
         book.came(life, peer.account().0);
@@ -163,7 +165,8 @@ fn take<T: mainstay::rt::Entity>(book: &Shared, cx: &Cx<T>, life: Life, n: u64) 
     book.applied(cx.id(), life, n);
 }
 
-fn failed(book: &Shared, error: &CallError) -> u64 {
+/// The answer to a command whose own call failed.
+pub fn failed(book: &Shared, error: &CallError) -> u64 {
     match error {
         CallError::Cycle { .. } => book.open().cycles += 1,
         CallError::Timeout { .. }
@@ -348,6 +351,12 @@ pub struct Relay {
     book: Shared,
 }
 
+impl Relay {
+    pub fn new(book: &Shared) -> Self {
+        Relay { book: book.clone() }
+    }
+}
+
 #[rpc]
 impl Relay {
     #[invoke(server)]
@@ -371,6 +380,12 @@ impl Relay {
 pub struct Hall {
     book: Shared,
     room: Option<Ref<Room>>,
+}
+
+impl Hall {
+    pub fn new(book: &Shared) -> Self {
+        Hall { book: book.clone(), room: None }
+    }
 }
 
 #[rpc]

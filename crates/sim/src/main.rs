@@ -4,6 +4,7 @@
 
 mod batch;
 mod book;
+mod cluster;
 mod data;
 mod game;
 mod mutants;

@@ -8,7 +8,7 @@ use mainstay::proto::MethodId;
 use mainstay::proto::frame::{CloseCode, Status};
 use testkit::{CallError, ClientId, Cluster, End, Event, RequestId, TellId};
 
-use crate::book::{Life, Shared, answer};
+use crate::book::{DENIED, Life, Shared, answer};
 
 /// How long a command may wait to be handled while its connection holds: a broken link is learnt of
 /// late, by gates and workers that stall one after the other, before they break the connection too.
@@ -71,12 +71,15 @@ pub struct Laws {
     pub may_miss_casts: bool,
     /// Nodes are killed and drained.
     pub nodes_die: bool,
+    /// How long a command may wait where more goes wrong than that.
+    pub patience: Duration,
 }
 
 impl Laws {
     /// A lost node is taken off the list late, and what lived there is opened anew after that.
     fn progress_max(&self) -> Duration {
-        if self.nodes_die { 2 * PROGRESS_MAX } else { PROGRESS_MAX }
+        let usual = if self.nodes_die { 2 * PROGRESS_MAX } else { PROGRESS_MAX };
+        usual.max(self.patience)
     }
 }
 
@@ -225,7 +228,7 @@ impl Player {
         let (is_tell, fate, since) = (false, Fate::Unknown, cluster.now());
         self.commands.insert(n, Command { to_agent, is_tell, fate, since });
         let expected = answer(if to_agent { self.account } else { 0 }, self.life, n);
-        let may_fail = matches!(method, "chain" | "duel" | "enter");
+        let may_fail = matches!(method, "chain" | "duel" | "enter" | "buy" | "pay");
         let since = cluster.now();
         let until = since + wait;
         self.open.insert(request, Open { n, method, expected, may_fail, since, until });
@@ -302,8 +305,9 @@ impl Player {
             Ok(body) => {
                 self.heard.answers += 1;
                 match mainstay::proto::decode::<u64>(&body) {
-                    Ok(value) if value == open.expected => {}
+                    Ok(value) if value == open.expected => self.deal(open, true),
                     Ok(0) if open.may_fail => {}
+                    Ok(DENIED) if open.method == "pay" => self.deal(open, false),
                     other => self.violation(&format!(
                         "answers: {} {} was answered {other:?} instead of {}",
                         open.method, open.n, open.expected
@@ -318,6 +322,13 @@ impl Player {
         };
         if let Some(command) = self.commands.get_mut(&open.n) {
             command.fate = fate;
+        }
+    }
+
+    /// The client was told what became of a deal.
+    fn deal(&self, open: &Open, done: bool) {
+        if open.method == "pay" {
+            self.book.open().deals.push((self.account, (self.life, open.n), done));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::mutants::Mutant;
 use crate::outcome::Outcome;
-use crate::{data, script, slots};
+use crate::{cluster, data, script, slots};
 
 /// A game with its faults and checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -17,6 +17,8 @@ pub enum Suite {
     Moves,
     /// Slots that move between shards.
     Slots,
+    /// Gates, nodes and a coordinator, with all that runs on them.
+    Cluster,
 }
 
 impl Suite {
@@ -28,6 +30,7 @@ impl Suite {
             Suite::Data => data::run(seed, mutant, notes_max, false),
             Suite::Moves => data::run(seed, mutant, notes_max, true),
             Suite::Slots => slots::run(seed, mutant, notes_max),
+            Suite::Cluster => cluster::run(seed, mutant, notes_max),
         }
     }
 
@@ -40,6 +43,7 @@ impl Suite {
             Suite::Data => &["deals of unknown outcome", "moves of entities", "moves given up"],
             Suite::Moves => &["deals of unknown outcome"],
             Suite::Slots => &[],
+            Suite::Cluster => &["sessions lost", "clients told of a lost session"],
         }
     }
 
@@ -51,6 +55,7 @@ impl Suite {
             Suite::Data => " --suite data",
             Suite::Moves => " --suite moves",
             Suite::Slots => " --suite slots",
+            Suite::Cluster => " --suite cluster",
         }
     }
 }

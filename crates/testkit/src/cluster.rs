@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::{CallError, CallId, Event, RequestId, TellId};
-use cluster::Directory;
+use cluster::{Directory, NodeInfo};
 use env::{Clock, Instant, ManualClock, Random, WallTime};
 use node::session::Bindings;
 use node::{Host, HostOptions, WorkerStats};
@@ -12,8 +12,9 @@ use proto::ticket::{Claims, TicketKeys};
 use proto::{AccountId, Incarnation, KindId, Message, MethodId};
 
 use crate::clients::{ClientId, ClientSeat, RequestResult};
+use crate::coordinator::{CenterFaults, Coordination};
 use crate::faults::{Counts, Faults};
-use crate::net::{Callee, End, Happening, Net, PipeId, Place, Way};
+use crate::net::{Callee, End, Happening, Net, PipeId, Place, Site, Way};
 use crate::nodes::CoordinatorFaults;
 use crate::notes::Notes;
 use crate::places::{GateSeat, Ground, NodeSeat, WorkerSeat};
@@ -59,6 +60,9 @@ pub struct Options {
     pub store_faults: StoreFaults,
     /// What goes wrong at the coordinator until [`Cluster::heal`].
     pub coordinator_faults: CoordinatorFaults,
+    /// The coordinator is a process of its own that is reached over the network: how long its leases are,
+    /// and its faults. Without it every place is told of each change, as `coordinator_faults` have it.
+    pub coordinator: Option<(Duration, CenterFaults)>,
     /// A safety of the simulated store switched off.
     #[doc(hidden)]
     pub store_mutant: Option<StoreMutant>,
@@ -88,6 +92,7 @@ impl Options {
             store: store::Limits::default(),
             store_faults: StoreFaults::none(),
             coordinator_faults: CoordinatorFaults::default(),
+            coordinator: None,
             store_mutant: None,
             notes_max: 0,
             events_max: u64::MAX,
@@ -127,6 +132,8 @@ pub struct Cluster {
     pub(crate) wire: Wire,
     /// Until when the coordinator tells nobody anything.
     pub(crate) coordinator_until: Instant,
+    /// The coordinator, if it is a process of its own.
+    pub(crate) coordination: Option<Coordination>,
 }
 
 impl Cluster {
@@ -160,10 +167,17 @@ impl Cluster {
             vault,
             wire: Wire::default(),
             coordinator_until: Instant::ZERO,
+            coordination: None,
         };
         (0..cluster.options.nodes).for_each(|n| cluster.start_heart(now, n));
         cluster.net.at(now, Happening::Directory);
+        cluster.start_coordination(now);
         cluster.run_for(Duration::from_millis(500));
+        if let (Some(all), Some((_, faults))) =
+            (&mut cluster.coordination, &cluster.options.coordinator)
+        {
+            all.faults = faults.clone();
+        }
         cluster.net.faults = cluster.options.faults.clone();
         cluster.vault.faults = cluster.options.store_faults.clone();
         cluster.net.at(now + Duration::from_secs(1), Happening::Strike);
@@ -234,6 +248,11 @@ impl Cluster {
         self.vault.faults = StoreFaults::none();
         self.healed = true;
         self.net.join_all();
+        self.net.mend_all(now);
+        self.free_lines(now);
+        if let Some(all) = &mut self.coordination {
+            all.faults = CenterFaults::default();
+        }
         for node in 0..self.nodes.len() {
             self.cut_store(node, None);
         }
@@ -435,6 +454,7 @@ impl Cluster {
         self.net.counts.gate_kills += 1;
         self.notes.add(now, || format!("gate {number} is killed for {pause:?}"));
         self.net.vanish(now, Place::Gate(number));
+        self.detach(Site::Gate(number));
         self.net.at(now + pause, Happening::Revive(number));
         self.net.at(now + Duration::from_millis(300), Happening::Directory);
     }
@@ -546,6 +566,8 @@ impl Cluster {
             Happening::WakeClient(number) => self.settle_client(number),
             Happening::Revive(number) => {
                 self.gates[number].start(&mut self.ground, &self.options, now);
+                let info = NodeInfo::clone(&self.gates[number].info());
+                self.attach(now, Site::Gate(number), info);
                 self.net.at(now, Happening::Directory);
             }
             Happening::Directory => self.spread_directory(now),
@@ -580,6 +602,10 @@ impl Cluster {
             Happening::End(node, life, pause) => self.handle_end(now, (node, life), pause),
             Happening::View(place, directory) => self.see_directory(now, place, &directory),
             Happening::Relist => self.relist(now),
+            Happening::Process(site, number) => self.wake_process(now, site, number),
+            Happening::Line(line, course, message) => self.handle_line(now, line, course, message),
+            Happening::Center(life) => self.work_center(now, life),
+            Happening::CenterStart(stored) => self.start_center(now, stored.map(|stored| *stored)),
             Happening::Strike => self.strike(now),
             Happening::Remind => {}
         }
@@ -595,7 +621,9 @@ impl Cluster {
             Happening::Bytes(pipe, way, _) => self.net.target(*pipe, *way)?.place()?,
             Happening::Closed(_, end) | Happening::ConnectFailed(_, end) => end.place()?,
             Happening::View(place, _) => *place,
-            Happening::Beat(node) => return self.node_stalled_until(*node, None),
+            Happening::Beat(node) | Happening::Process(Site::Node(node), _) => {
+                return self.node_stalled_until(*node, None);
+            }
             _ => return None,
         };
         match place {
@@ -608,6 +636,9 @@ impl Cluster {
         let Some(callee) = self.net.callee(pipe) else { return };
         let number = pipe.0;
         self.trace.note(now, 1, number, &[]);
+        if self.is_unanswered(pipe, callee) {
+            return;
+        }
         let end = match callee {
             Callee::Gate(number) => self.arrive_at_gate(now, number),
             Callee::Node(incarnation) => self.arrive_at_node(now, incarnation, pipe),
@@ -616,6 +647,18 @@ impl Cluster {
             Some(end) => self.net.accept(now, pipe, end),
             None => self.net.refuse(now, pipe),
         }
+    }
+
+    /// Whether a call does not reach the other side, or its answer does not come back.
+    fn is_unanswered(&self, pipe: PipeId, callee: Callee) -> bool {
+        let Callee::Node(to) = callee else { return false };
+        let Some(from) = self.net.opener(pipe).and_then(End::place).map(Place::site) else {
+            return false;
+        };
+        let gate = self.gates.iter().position(|seat| seat.incarnation == to).map(Site::Gate);
+        let node = || self.nodes.iter().position(|seat| seat.info.incarnation == to);
+        let Some(to) = gate.or_else(|| node().map(Site::Node)) else { return false };
+        self.net.is_way_cut(from, to) || self.net.is_way_cut(to, from)
     }
 
     fn arrive_at_gate(&mut self, now: Instant, number: usize) -> Option<End> {
@@ -631,12 +674,12 @@ impl Cluster {
     }
 
     fn arrive_at_node(&mut self, now: Instant, to: Incarnation, pipe: PipeId) -> Option<End> {
+        let from = self.net.opener(pipe).and_then(End::place);
         if let Some(at) = self.gates.iter().position(|seat| seat.incarnation == to) {
             let link = self.gates[at].gate.as_mut()?.mesh().handle_accepted(now).ok()?;
             return Some(End::Link(Place::Gate(at), link));
         }
         let at = self.nodes.iter().position(|node| node.info.incarnation == to)?;
-        let from = self.net.opener(pipe).and_then(End::place);
         if let Some(Place::Worker(from, _)) = from
             && self.net.is_split(from, at)
         {
@@ -799,6 +842,7 @@ impl Cluster {
             self.strike_store(now);
         }
         self.strike_coordinator(now);
+        self.strike_center(now);
         if self.gates.is_empty() {
             return;
         }

@@ -4,6 +4,7 @@
 
 mod clients;
 mod cluster;
+mod coordinator;
 mod disk;
 mod faults;
 mod net;
@@ -17,9 +18,11 @@ mod wire;
 pub use client::{CallError, CallId, End, Event, RequestId, TellId};
 pub use clients::{ClientId, RequestResult};
 pub use cluster::{Cluster, Left, Options, Register};
+pub use coordinator::{CenterCounts, CenterFaults};
 pub use faults::{Counts, Faults};
 #[doc(hidden)]
 pub use gate::Mutant as GateMutant;
+pub use net::Site;
 pub use nodes::CoordinatorFaults;
 pub use trace::Trace;
 #[doc(hidden)]

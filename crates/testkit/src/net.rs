@@ -17,6 +17,37 @@ pub(crate) enum Place {
     Worker(usize, u8),
 }
 
+/// A process of the simulated cluster, as the network knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Site {
+    /// A gate's.
+    Gate(usize),
+    /// A node's.
+    Node(usize),
+    /// The coordinator's.
+    Coordinator,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Site::Gate(number) => write!(f, "gate {number}"),
+            Site::Node(node) => write!(f, "node {node}"),
+            Site::Coordinator => write!(f, "the coordinator"),
+        }
+    }
+}
+
+impl Place {
+    /// The process that it is in.
+    pub(crate) fn site(self) -> Site {
+        match self {
+            Place::Gate(number) => Site::Gate(number),
+            Place::Worker(node, _) => Site::Node(node),
+        }
+    }
+}
+
 /// What a pipe's end is plugged into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
@@ -110,6 +141,14 @@ pub(crate) enum Happening {
     View(Place, std::sync::Arc<cluster::Directory>),
     /// The coordinator has all nodes on its list again.
     Relist,
+    /// A process looks at what it wants of the coordinator: which, in which life.
+    Process(Site, u64),
+    /// A message reaches an end of a line to the coordinator.
+    Line(u64, crate::coordinator::Course, Vec<u8>),
+    /// The coordinator, in that life, looks at its watch.
+    Center(u32),
+    /// The coordinator is back.
+    CenterStart(Option<Box<::cluster::carried::Stored>>),
     /// Once a simulated second: may strike a fault.
     Strike,
     /// A test waits for this time.
@@ -129,6 +168,8 @@ struct Pipe {
     gone: [bool; 2],
     /// Bytes that arrived for an end that does not read now.
     held: Vec<u8>,
+    /// What a cut of the way holds up: bytes, and whether the end is to learn of the pipe's.
+    stuck: [(Vec<Vec<u8>>, bool); 2],
 }
 
 /// Whom a pipe is opened to.
@@ -146,6 +187,8 @@ pub(crate) struct Net {
     next_pipe: u64,
     /// Pairs of nodes that do not reach each other, the smaller number first.
     splits: std::collections::BTreeSet<(usize, usize)>,
+    /// Ways that carry nothing now, from which process to which.
+    cuts: std::collections::BTreeSet<(Site, Site)>,
     pub(crate) random: Random,
     pub(crate) faults: Faults,
     pub(crate) counts: Counts,
@@ -160,6 +203,7 @@ impl Net {
             by_end: BTreeMap::new(),
             next_pipe: 0,
             splits: std::collections::BTreeSet::new(),
+            cuts: std::collections::BTreeSet::new(),
             random,
             faults,
             counts: Counts::default(),
@@ -203,7 +247,8 @@ impl Net {
         self.next_pipe += 1;
         let id = PipeId(self.next_pipe);
         let (last, gone) = ([now; 2], [false; 2]);
-        let pipe = Pipe { from, to: None, callee, last, open: true, gone, held: Vec::new() };
+        let (held, stuck) = (Vec::new(), Default::default());
+        let pipe = Pipe { from, to: None, callee, last, open: true, gone, held, stuck };
         self.pipes.insert(id, pipe);
         self.by_end.insert(from, id);
         let at = now + self.latency(matches!(from, End::Link(..)));
@@ -301,8 +346,12 @@ impl Net {
             return;
         }
         let latency = self.latency(matches!(end, End::Link(..)));
+        let is_cut = self.is_pipe_cut(id, end);
         let pipe = self.pipes.get_mut(&id).expect("by_end holds open pipes");
         let way = if pipe.from == end { Way::There } else { Way::Back };
+        if is_cut {
+            return pipe.stuck[way as usize].0.push(bytes);
+        }
         let last = &mut pipe.last[way as usize];
         *last = (now + latency).max(*last);
         let at = *last;
@@ -340,7 +389,7 @@ impl Net {
                 wait += Duration::from_micros(self.random.below(most));
             }
             let at = (now + wait).max(last[way as usize]);
-            self.at(at, Happening::Closed(id, end));
+            self.tell_end(at, id, way, end);
         }
         // From here on nothing more is sent; each end is unplugged when it learns of the end.
         for end in ends.into_iter().filter_map(|(end, _)| end) {
@@ -367,7 +416,7 @@ impl Net {
         match other {
             Some(other) => {
                 self.unplug(id, other);
-                self.at(at, Happening::Closed(id, other));
+                self.tell_end(at, id, way, other);
             }
             // It has not arrived yet and will not.
             None => self.pipes.get_mut(&id).expect("just seen").open = false,
@@ -449,6 +498,86 @@ impl Net {
         self.splits.contains(&(one.min(other), one.max(other)))
     }
 
+    // -- ways that carry nothing, of which nobody is told --
+
+    /// From now on nothing passes from one process to another. What is sent meanwhile arrives when that
+    /// is over, as far as both ends have patience.
+    pub(crate) fn cut_way(&mut self, from: Site, to: Site) {
+        self.cuts.insert((from, to));
+    }
+
+    /// Ends a cut.
+    pub(crate) fn mend_way(&mut self, now: Instant, from: Site, to: Site) {
+        if !self.cuts.remove(&(from, to)) {
+            return;
+        }
+        let is_stuck = |pipe: &Pipe| pipe.stuck.iter().any(|(bytes, end)| *end || !bytes.is_empty());
+        let stuck: Vec<PipeId> =
+            self.pipes.iter().filter(|(_, pipe)| is_stuck(pipe)).map(|(id, _)| *id).collect();
+        for id in stuck {
+            for way in [Way::There, Way::Back] {
+                self.free(now, id, way);
+            }
+        }
+    }
+
+    /// Ends all cuts.
+    pub(crate) fn mend_all(&mut self, now: Instant) {
+        for (from, to) in self.cuts.clone() {
+            self.mend_way(now, from, to);
+        }
+    }
+
+    pub(crate) fn is_way_cut(&self, from: Site, to: Site) -> bool {
+        self.cuts.contains(&(from, to))
+    }
+
+    /// Whether what `end` sends into a pipe does not pass.
+    fn is_pipe_cut(&self, id: PipeId, end: End) -> bool {
+        if self.cuts.is_empty() {
+            return false;
+        }
+        let pipe = &self.pipes[&id];
+        let other = if pipe.from == end { pipe.to } else { Some(pipe.from) };
+        let site = |end: Option<End>| end.and_then(End::place).map(Place::site);
+        match (site(Some(end)), site(other)) {
+            (Some(from), Some(to)) => self.is_way_cut(from, to),
+            _ => false,
+        }
+    }
+
+    /// The other end of a pipe and the one at which `way` begins.
+    fn ends(&self, id: PipeId, way: Way) -> Option<(End, End)> {
+        let pipe = self.pipes.get(&id)?;
+        let to = pipe.to?;
+        Some(if way == Way::There { (pipe.from, to) } else { (to, pipe.from) })
+    }
+
+    /// Has the end at which `way` ends learn of the pipe's end, once that can pass.
+    fn tell_end(&mut self, at: Instant, id: PipeId, way: Way, end: End) {
+        if let Some((from, _)) = self.ends(id, way)
+            && self.is_pipe_cut(id, from)
+        {
+            self.pipes.get_mut(&id).expect("just seen").stuck[way as usize].1 = true;
+            return;
+        }
+        self.at(at, Happening::Closed(id, end));
+    }
+
+    fn free(&mut self, now: Instant, id: PipeId, way: Way) {
+        let Some((from, to)) = self.ends(id, way) else { return };
+        if self.is_pipe_cut(id, from) {
+            return;
+        }
+        let pipe = self.pipes.get_mut(&id).expect("just seen");
+        let (bytes, ends) = std::mem::take(&mut pipe.stuck[way as usize]);
+        bytes.into_iter().for_each(|bytes| self.pass(now, id, from, bytes));
+        if ends {
+            let at = self.pipes[&id].last[way as usize].max(now);
+            self.at(at, Happening::Closed(id, to));
+        }
+    }
+
     pub(crate) fn hold(&mut self, id: PipeId, bytes: Vec<u8>) {
         if let Some(pipe) = self.pipes.get_mut(&id) {
             pipe.held.extend_from_slice(&bytes);
@@ -465,7 +594,9 @@ impl Net {
     pub(crate) fn sweep(&mut self, now: Instant) {
         let plugged: std::collections::BTreeSet<_> = self.by_end.values().copied().collect();
         self.pipes.retain(|id, pipe| {
-            plugged.contains(id) || pipe.last.iter().any(|at| *at + Duration::from_secs(10) > now)
+            plugged.contains(id)
+                || pipe.stuck.iter().any(|(_, ends)| *ends)
+                || pipe.last.iter().any(|at| *at + Duration::from_secs(10) > now)
         });
     }
 

@@ -1,15 +1,17 @@
 //! Nodes that are killed, stand still or are cut off; and a coordinator that is late.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::Directory;
+use cluster::{Directory, NodeInfo};
 use env::Instant;
 use node::Outside;
+use proto::Incarnation;
 use proto::frame::CloseCode;
 
 use crate::cluster::Cluster;
-use crate::net::{Happening, Place};
+use crate::net::{Happening, Place, Site};
 use crate::places::{GateSeat, NodeSeat, WorkerSeat};
 use crate::vault::Fact;
 use crate::wire::Cut;
@@ -101,6 +103,7 @@ impl Cluster {
         let seat = &mut self.nodes[node];
         let incarnation = seat.info.incarnation;
         seat.end();
+        self.detach(Site::Node(node));
         for worker in 0..self.options.workers {
             self.net.vanish(now, Place::Worker(node, worker));
         }
@@ -126,6 +129,7 @@ impl Cluster {
         self.notes.add(now, || format!("node {node} drains"));
         let mut info = cluster::NodeInfo::clone(&self.nodes[node].info);
         info.draining = true;
+        self.relist_as(now, Site::Node(node), info.clone());
         self.nodes[node].info = Arc::new(info);
         self.net.at(now, Happening::Directory);
         let life = self.nodes[node].life;
@@ -160,12 +164,15 @@ impl Cluster {
             return self.net.at(soon, Happening::Leave(node, life, until, pause));
         }
         let wall = self.wall();
+        self.delist(now, Site::Node(node));
         for worker in 0..self.options.workers {
             let seat = &mut self.nodes[node].workers[usize::from(worker)];
+            seat.worker.keep_directory();
             let (code, reason) = (CloseCode::GoingAway, "the server is going down");
             seat.worker.stop(now, wall, code, reason);
             self.settle(Place::Worker(node, worker));
         }
+        self.nodes[node].ends_by = now + self.options.data.stop_wait;
         // A moment for its last frames.
         let soon = now + Duration::from_millis(200);
         self.net.at(soon, Happening::End(node, life, pause));
@@ -176,7 +183,13 @@ impl Cluster {
         if !self.is_up(node) || self.nodes[node].life != life {
             return;
         }
+        let is_saved = self.nodes[node].workers.iter().all(|seat| seat.worker.is_saved());
+        if !is_saved && now < self.nodes[node].ends_by {
+            let soon = now + Duration::from_millis(50);
+            return self.net.at(soon, Happening::End(node, life, pause));
+        }
         self.nodes[node].end();
+        self.detach(Site::Node(node));
         for worker in 0..self.options.workers {
             self.net.vanish(now, Place::Worker(node, worker));
         }
@@ -241,6 +254,8 @@ impl Cluster {
         self.nodes[node] = seat;
         self.notes.add(now, || format!("node {node} begins anew"));
         self.start_heart(now, node);
+        let info = NodeInfo::clone(&self.nodes[node].info);
+        self.attach(now, Site::Node(node), info);
         self.net.at(now + Duration::from_millis(50), Happening::Directory);
     }
 
@@ -327,11 +342,52 @@ impl Cluster {
         }
     }
 
+    /// Places that take others for nodes of the cluster than those that run now.
+    pub fn wrong_views(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().filter(|seat| !seat.workers.is_empty());
+        let nodes = nodes.map(|seat| seat.info.incarnation);
+        let gates = self.gates.iter().filter(|seat| seat.gate.is_some());
+        let there: BTreeSet<_> = nodes.chain(gates.map(|seat| seat.incarnation)).collect();
+        let mut wrong = Vec::new();
+        let mut compare = |place: Place, listed: BTreeSet<Incarnation>| {
+            if listed != there {
+                let more = listed.difference(&there).count();
+                let less = there.difference(&listed).count();
+                wrong.push(format!("{place} lists {more} that are not there, not {less} that are"));
+            }
+        };
+        for (number, seat) in self.gates.iter().enumerate().filter(|(_, seat)| seat.gate.is_some()) {
+            compare(Place::Gate(number), seat.listed().collect());
+        }
+        for (node, seat) in self.nodes.iter().enumerate() {
+            for (worker, seat) in (0u8..).zip(&seat.workers) {
+                let directory = seat.worker.directory();
+                let listed = directory.nodes().map(|info| info.incarnation).collect();
+                compare(Place::Worker(node, worker), listed);
+            }
+        }
+        wrong
+    }
+
+    /// Lets nothing pass from one process to another, or does again. Nobody is told: what is sent
+    /// meanwhile comes afterwards, if both ends still wait for it.
+    pub fn cut_way(&mut self, from: Site, to: Site, cut: bool) {
+        let now = self.now();
+        self.notes.add(now, || format!("the way from {from} to {to} is cut: {cut}"));
+        if cut {
+            self.vault.counts.ways_cut += 1;
+            self.net.cut_way(from, to);
+        } else {
+            self.net.mend_way(now, from, to);
+            self.free_lines(now);
+        }
+    }
+
     // -- the coordinator --
 
     /// Tells every place who is there, each when it hears of it.
     pub(crate) fn spread_directory(&mut self, now: Instant) {
-        if self.coordinator_until > now {
+        if self.coordinator_until > now || self.coordination.is_some() {
             // It is told when the coordinator goes on.
             return;
         }
@@ -379,7 +435,9 @@ impl Cluster {
     /// Once a simulated second: the coordinator may stand still.
     pub(crate) fn strike_coordinator(&mut self, now: Instant) {
         let faults = self.options.coordinator_faults.clone();
-        if self.coordinator_until > now || !self.vault.strikes(faults.stall) {
+        if self.coordination.is_some()
+            || self.coordinator_until > now
+            || !self.vault.strikes(faults.stall) {
             return;
         }
         self.vault.counts.coordinator_stalls += 1;

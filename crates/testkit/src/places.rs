@@ -38,6 +38,8 @@ pub(crate) struct NodeSeat {
     /// When that is to be woken, as it was said last.
     pub(crate) beat_at: Instant,
     pub(crate) stalled_until: Instant,
+    /// When its process ends at the latest, once it was told to.
+    pub(crate) ends_by: Instant,
     /// How it is cut off from the store.
     pub(crate) cut: Option<Cut>,
     /// The coordinator has forgotten it for a while.
@@ -85,6 +87,9 @@ impl NodeSeat {
         info.workers = options.workers;
         info.kinds = options.kinds.clone();
         info.kinds.push(cluster::SESSION_KIND);
+        if options.coordinator.is_some() {
+            info.started_ms = ground.clock.wall().0;
+        }
         let workers = (0..options.workers)
             .map(|worker| {
                 let me = WorkerId { node: incarnation, worker };
@@ -116,6 +121,7 @@ impl NodeSeat {
             beat: Beat::new(options.data.clone(), incarnation, now),
             beat_at: now,
             stalled_until: Instant::ZERO,
+            ends_by: Instant::ZERO,
             cut: None,
             unlisted: false,
             is_dead: false,
@@ -160,6 +166,11 @@ impl GateSeat {
         };
         self.gate = Some(Gate::new(now, parts));
         self.peers.clear();
+    }
+
+    /// The nodes and gates that it knows of.
+    pub(crate) fn listed(&self) -> impl Iterator<Item = Incarnation> {
+        self.peers.iter().copied()
     }
 
     pub(crate) fn info(&self) -> Arc<NodeInfo> {

@@ -119,6 +119,7 @@ pub struct StoreCounts {
     pub node_pauses: u64,
     pub store_cuts: u64,
     pub splits: u64,
+    pub ways_cut: u64,
     pub coordinator_stalls: u64,
     pub late_views: u64,
     pub batches: u64,
@@ -172,6 +173,7 @@ impl StoreCounts {
         self.node_pauses += other.node_pauses;
         self.store_cuts += other.store_cuts;
         self.splits += other.splits;
+        self.ways_cut += other.ways_cut;
         self.coordinator_stalls += other.coordinator_stalls;
         self.late_views += other.late_views;
         self.batches += other.batches;

@@ -1,0 +1,367 @@
+//! What avatars and shops have done, under which owner, and what the store was told of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mainstay::env::Instant;
+use mainstay::node::data::read_document;
+use mainstay::proto::EntityId;
+use mainstay::store::{Claim, Incarnation, Key, Save, Store, TxnId};
+use testkit::Fact;
+
+use super::game::{Kept, txn};
+use crate::book::{Life, Shared};
+
+/// A handle on what a run has noted: entities hold one, so does the script.
+#[derive(Clone)]
+pub struct Deeds(Arc<Mutex<Noted>>);
+
+impl Deeds {
+    pub fn new(book: &Shared) -> Self {
+        let noted = Noted { book: book.clone(), ..Noted::default() };
+        Deeds(Arc::new(Mutex::new(noted)))
+    }
+
+    pub fn open(&self) -> MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long after a move mail of others may come out of order where links broke: as long as it is waited
+/// for behind the marker, and a way.
+const UNORDERED: Duration = Duration::from_secs(12);
+
+/// An entity under its present owner.
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    epoch: u64,
+    steps: u64,
+    since: Instant,
+}
+
+/// What one sender wrote to one entity.
+#[derive(Debug, Default)]
+struct Letters {
+    last: u64,
+    all: BTreeSet<u64>,
+}
+
+/// What the store was told of an entity.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stored {
+    epoch: u64,
+    incarnation: u64,
+    steps: u64,
+}
+
+#[derive(Debug)]
+struct Alarm {
+    due: Instant,
+    holder: u64,
+    dropped: bool,
+}
+
+/// All that is checked of entities that are kept.
+#[derive(Default)]
+pub struct Noted {
+    book: Shared,
+    /// Nodes die or stand still in this run, and what they have in memory with them.
+    pub nodes_die: bool,
+    /// Links break in this run.
+    pub links_break: bool,
+    pub keys: BTreeMap<Key, EntityId>,
+    owned: BTreeMap<EntityId, Owned>,
+    /// The last steps of each entity under each epoch.
+    under: BTreeMap<(EntityId, u64), u64>,
+    moved_at: BTreeMap<EntityId, Instant>,
+    letters: BTreeMap<(EntityId, u64), Letters>,
+    sales: BTreeMap<(Life, u64), EntityId>,
+    stored: BTreeMap<Key, Stored>,
+    alarms: BTreeMap<u64, Alarm>,
+    alarms_made: u64,
+    /// Deals that clients were told to be done, and of which account.
+    promised: Vec<(u64, TxnId)>,
+    denied: Vec<TxnId>,
+    pub sent: u64,
+    pub seen: Seen,
+}
+
+/// How often what a run must come through was seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub deeds: u64,
+    pub owners: u64,
+    pub arrivals: u64,
+    pub letters: u64,
+    pub unordered: u64,
+    pub sales: u64,
+    pub alarms: u64,
+    pub promised: u64,
+    pub denied: u64,
+    pub released: u64,
+    pub forgotten: u64,
+}
+
+impl Noted {
+    fn violation(&self, text: impl Into<String>) {
+        self.book.open().violation(text);
+    }
+
+    // -- owners --
+
+    /// An entity begins under an epoch. `carried`: the steps that it has come along with.
+    pub fn began(
+        &mut self,
+        now: Instant,
+        id: EntityId,
+        epoch: u64,
+        steps: u64,
+        carried: Option<u64>,
+    ) {
+        self.seen.owners += 1;
+        let before = self.owned.insert(id, Owned { epoch, steps, since: now });
+        self.under.insert((id, epoch), steps);
+        let Some(before) = before else { return };
+        if epoch <= before.epoch {
+            let last = before.epoch;
+            self.violation(format!("owners: {id} begins under epoch {epoch} after {last}"));
+        }
+        if steps > before.steps {
+            let last = before.steps;
+            self.violation(format!("owners: {id} begins with {steps} steps, it had done {last}"));
+        }
+        self.seen.forgotten += u64::from(steps < before.steps);
+        let Some(carried) = carried else { return };
+        self.seen.arrivals += 1;
+        self.moved_at.insert(id, now);
+        if carried != steps || steps != before.steps {
+            let last = before.steps;
+            self.violation(format!(
+                "moves: {id} comes with {steps} stored and {carried} carried steps, it had {last}"
+            ));
+        }
+    }
+
+    /// An entity does something, its step number `steps`, under `epoch`.
+    pub fn acted(&mut self, now: Instant, id: EntityId, epoch: u64, steps: u64) {
+        self.seen.deeds += 1;
+        let Some(owned) = self.owned.get_mut(&id) else {
+            return self.violation(format!("owners: {id} acts that never began"));
+        };
+        let known = *owned;
+        if epoch == known.epoch {
+            owned.steps = steps;
+        }
+        if epoch != known.epoch {
+            let text = format!("owners: {id} acts at {now:?} under epoch {epoch}: {known:?}");
+            self.violation(text);
+        } else if steps != known.steps + 1 {
+            self.violation(format!("steps: {id} takes step {steps} after {}", known.steps));
+        }
+        self.under.insert((id, epoch), steps);
+    }
+
+    // -- what entities say to each other --
+
+    /// A letter arrives: number `k` of its sender for this entity.
+    pub fn mail(&mut self, now: Instant, to: EntityId, from: u64, k: u64) {
+        self.seen.letters += 1;
+        let letters = self.letters.entry((to, from)).or_default();
+        let (last, is_new) = (letters.last, letters.all.insert(k));
+        letters.last = last.max(k);
+        if !is_new {
+            return self.violation(format!("twice: letter {k} of {from} came to {to} again"));
+        }
+        if k > last {
+            return;
+        }
+        let moved = self.moved_at.get(&to).is_some_and(|at| now - *at < UNORDERED);
+        if moved && self.links_break {
+            self.seen.unordered += 1;
+        } else {
+            self.violation(format!("order: letter {k} of {from} came to {to} after {last}"));
+        }
+    }
+
+    /// A shop sells for command `n` of a client.
+    pub fn sold(&mut self, shop: EntityId, life: Life, n: u64) {
+        self.seen.sales += 1;
+        if let Some(before) = self.sales.insert((life, n), shop) {
+            self.violation(format!("twice: {before} and {shop} sold for {n} of client {life}"));
+        }
+    }
+
+    // -- alarms --
+
+    pub fn alarm_set(&mut self, due: Instant, holder: u64) -> u64 {
+        self.alarms_made += 1;
+        self.alarms.insert(self.alarms_made, Alarm { due, holder, dropped: false });
+        self.alarms_made
+    }
+
+    pub fn alarm_rings(&mut self, now: Instant, alarm: u64) {
+        self.seen.alarms += 1;
+        match self.alarms.remove(&alarm) {
+            None => self.violation(format!("timers: alarm {alarm} has rung twice")),
+            Some(alarm) if now < alarm.due => {
+                self.violation(format!("timers: {alarm:?} has rung at {now:?}"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The entity of an alarm has come here with it.
+    pub fn alarm_held(&mut self, alarm: u64, holder: u64) {
+        if let Some(alarm) = self.alarms.get_mut(&alarm) {
+            (alarm.holder, alarm.dropped) = (holder, false);
+        }
+    }
+
+    pub fn alarm_dropped(&mut self, alarm: u64, holder: u64) {
+        if let Some(alarm) = self.alarms.get_mut(&alarm).filter(|alarm| alarm.holder == holder) {
+            alarm.dropped = true;
+        }
+    }
+
+    /// Alarms that have not rung although nothing took them.
+    pub fn alarms_open(&self) -> usize {
+        self.alarms.values().filter(|alarm| !(alarm.dropped && self.nodes_die)).count()
+    }
+
+    // -- deals --
+
+    pub fn told(&mut self, account: u64, (life, n): (Life, u64), done: bool) {
+        if done {
+            self.seen.promised += 1;
+            self.promised.push((account, txn(life, n)));
+        } else {
+            self.seen.denied += 1;
+            self.denied.push(txn(life, n));
+        }
+    }
+
+    // -- what the store does --
+
+    pub fn learn(&mut self, fact: Fact) {
+        match fact {
+            Fact::Activated(claim) => {
+                let stored = self.stored.entry(claim.key).or_default();
+                let last = stored.epoch;
+                (stored.epoch, stored.incarnation) = (claim.epoch, claim.incarnation.0);
+                if claim.epoch <= last {
+                    let (key, epoch) = (claim.key, claim.epoch);
+                    self.violation(format!("epochs: {key} is given epoch {epoch} after {last}"));
+                }
+            }
+            Fact::Released(claim) => self.released(claim),
+            Fact::Wrote(save) => self.wrote(&save),
+            Fact::Committed(_) | Fact::Died(_) => {}
+            other => self.violation(format!("the store did {other:?}")),
+        }
+    }
+
+    fn check_owner(&self, what: &str, claim: &Claim) {
+        let owner = self.stored.get(&claim.key).copied().unwrap_or_default();
+        if (claim.epoch, claim.incarnation) != (owner.epoch, Incarnation(owner.incarnation)) {
+            self.violation(format!("owners: {claim:?} {what}, owner is {owner:?}"));
+        }
+    }
+
+    /// What is given back is saved, all of it.
+    fn released(&mut self, claim: Claim) {
+        self.seen.released += 1;
+        self.check_owner("gave back", &claim);
+        let Some(&id) = self.keys.get(&claim.key) else { return };
+        let stored = self.stored.get(&claim.key).copied().unwrap_or_default();
+        let done = self.under.get(&(id, claim.epoch)).copied();
+        if done.is_some_and(|done| done != stored.steps) {
+            self.violation(format!("lost: {id} is given back with {stored:?}, not {done:?}"));
+        }
+    }
+
+    fn wrote(&mut self, save: &Save) {
+        self.check_owner("wrote", &save.claim);
+        let Some(Some(bytes)) = save.patch.get("self") else { return };
+        let mut kept = Kept::default();
+        if let Err(error) = read_document(&mut kept, bytes) {
+            return self.violation(format!("documents: {error}"));
+        }
+        let stored = self.stored.entry(save.claim.key).or_default();
+        let before = std::mem::replace(&mut stored.steps, kept.steps);
+        if kept.steps < before {
+            let steps = kept.steps;
+            self.violation(format!("versions: {steps} steps are written over {before}"));
+        }
+    }
+
+    // -- the end --
+
+    /// What is stored after all has come to rest.
+    pub fn audit(&self, store: &Store) {
+        match store.verify().wait() {
+            Ok(verdict) => {
+                if let Some(fault) = verdict.faults.first() {
+                    self.violation(format!("ledger: {fault}"));
+                }
+            }
+            Err(error) => return self.violation(format!("ledger: {error}")),
+        }
+        let (mut done, mut paid) = (BTreeMap::<TxnId, u32>::new(), BTreeMap::<Key, u64>::new());
+        let mut after = 0;
+        loop {
+            let entries = store.audit(after, 1_000).wait().unwrap_or_default();
+            let Some(last) = entries.last() else { break };
+            after = last.sequence;
+            for entry in entries.into_iter().filter(|entry| !entry.ops.is_empty()) {
+                *done.entry(entry.txn).or_default() += 1;
+                for op in entry.ops {
+                    if let mainstay::store::LedgerOp::Mint { holder, .. } = op {
+                        *paid.entry(holder).or_default() += 1;
+                    }
+                }
+            }
+        }
+        if let Some((id, times)) = done.iter().find(|(_, times)| **times > 1) {
+            self.violation(format!("once: {id} was done {times} times"));
+        }
+        for (account, id) in self.promised.iter().filter(|(_, id)| !done.contains_key(id)) {
+            self.violation(format!("durable: {id} of {account} was told and is not there"));
+        }
+        for id in self.denied.iter().filter(|id| done.contains_key(id)) {
+            self.violation(format!("told: {id} was told not to be done, and is"));
+        }
+        for (key, id) in &self.keys {
+            let Ok(Some(entity)) = store.load(*key).wait() else { continue };
+            let mut kept = Kept::default();
+            if let Some(bytes) = entity.documents.get("self")
+                && let Err(error) = read_document(&mut kept, bytes)
+            {
+                self.violation(format!("documents: of {id}: {error}"));
+            }
+            let should = paid.get(key).copied().unwrap_or(0);
+            if kept.paid != should {
+                let has = kept.paid;
+                self.violation(format!("both: {id} has paid {has} times, the ledger has {should}"));
+            }
+        }
+    }
+}
+
+impl Seen {
+    pub fn list(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("steps of kept entities", self.deeds),
+            ("entities loaded", self.owners),
+            ("... that came along whole", self.arrivals),
+            ("... without their last steps", self.forgotten),
+            ("entities given back", self.released),
+            ("letters between entities", self.letters),
+            ("... out of order by a broken move", self.unordered),
+            ("purchases", self.sales),
+            ("alarms rung once", self.alarms),
+            ("deals done", self.promised),
+            ("deals not done", self.denied),
+        ]
+    }
+}
