@@ -43,8 +43,14 @@ pub struct Book {
     last: BTreeMap<(EntityId, Life), u64>,
     /// And how many nodes had died when they were.
     admitted: BTreeMap<SessionId, u64>,
+    /// When tickets let a session begin, in a run where nodes may not agree on who is home; and those
+    /// that did it twice, with the first time.
+    pub admissions: Option<BTreeMap<SessionId, Instant>>,
+    pub admitted_twice: Vec<Instant>,
     /// Nodes die in this run, and what they have in memory with them.
     pub nodes_die: bool,
+    /// When the script looked last.
+    pub now: Instant,
     pub node_deaths: Vec<Instant>,
     pub gate_deaths: Vec<Instant>,
     /// When a node was last killed or made to go.
@@ -117,6 +123,12 @@ impl Book {
 
     /// A home admits a login.
     pub fn admitted(&mut self, session: SessionId) {
+        let now = self.now;
+        if let Some(admissions) = &mut self.admissions {
+            // Whether that may be is known when it is known what nodes take for true.
+            self.admitted_twice.extend(admissions.insert(session, now));
+            return;
+        }
         let deaths = self.node_deaths.len() as u64;
         // A home that dies in the middle of a login takes with it that there was one.
         if self.admitted.insert(session, deaths).is_some_and(|before| before == deaths) {

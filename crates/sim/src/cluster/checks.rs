@@ -3,6 +3,7 @@
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use mainstay::env::Instant;
 use mainstay::node::session::Options;
 
 use super::game::{PASSING, Post};
@@ -117,7 +118,10 @@ impl Script {
             let is_bound = core.is_bound("agent") && core.is_bound("shop");
             !player.is_playing() || core.is_connected() && is_bound && player.is_idle()
         };
-        self.players.iter().all(rests)
+        let nodes = 0..self.cluster.nodes();
+        let runs = |n: &usize| self.cluster.is_up(*n) && !self.cluster.is_draining(*n);
+        nodes.clone().filter(runs).count() == nodes.len()
+            && self.players.iter().all(rests)
             && self.book.open().calls_open().is_empty()
             && self.cluster.wrong_views().is_empty()
     }
@@ -217,6 +221,26 @@ impl Script {
             }
         }
         found
+    }
+
+    /// A ticket admits once, unless nodes did not agree meanwhile on who is home.
+    pub fn judge_admissions(&mut self, now: Instant) {
+        let nodes = 0..self.cluster.nodes();
+        let lives = nodes.map(|n| (self.cluster.node_life(n), self.cluster.is_up(n)));
+        let lives: Vec<_> = lives.collect();
+        let draining = (0..self.cluster.nodes()).filter(|n| self.cluster.is_draining(*n)).count();
+        let state = format!("{lives:?} {draining} {:?}", self.cluster.center_counts());
+        if state != self.state || !self.cluster.wrong_views().is_empty() {
+            self.upheaval_at = now;
+            self.state = state;
+        }
+        let mut book = self.book.open();
+        book.now = now;
+        for first in std::mem::take(&mut book.admitted_twice) {
+            if self.upheaval_at < first {
+                book.violation("ticket: one ticket has let two sessions begin");
+            }
+        }
     }
 
     /// Once a second: no queue is over its limit, and no handler has panicked.

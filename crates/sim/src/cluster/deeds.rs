@@ -28,8 +28,8 @@ impl Deeds {
     }
 }
 
-/// How long after a move mail of others may come out of order where links broke: as long as it is waited
-/// for behind the marker, and a way.
+/// How long after a move mail to and from what has moved may come out of order where links break: as long
+/// as one is cut, or a marker waited for, and a way.
 const UNORDERED: Duration = Duration::from_secs(12);
 
 /// An entity under its present owner.
@@ -37,14 +37,6 @@ const UNORDERED: Duration = Duration::from_secs(12);
 struct Owned {
     epoch: u64,
     steps: u64,
-    since: Instant,
-}
-
-/// What one sender wrote to one entity.
-#[derive(Debug, Default)]
-struct Letters {
-    last: u64,
-    all: BTreeSet<u64>,
 }
 
 /// What the store was told of an entity.
@@ -75,7 +67,15 @@ pub struct Noted {
     /// The last steps of each entity under each epoch.
     under: BTreeMap<(EntityId, u64), u64>,
     moved_at: BTreeMap<EntityId, Instant>,
-    letters: BTreeMap<(EntityId, u64), Letters>,
+    /// The same by the name of the entity's life, as a sender.
+    left_at: BTreeMap<u64, Instant>,
+    /// The last letter of each sender to each life of an entity.
+    letters: BTreeMap<(EntityId, u64, u64), u64>,
+    /// All letters that came, by receiver, sender and number.
+    arrived: BTreeSet<(EntityId, u64, u64)>,
+    pub keeps_log: bool,
+    /// What happened, for people.
+    pub log: Vec<(Instant, String)>,
     sales: BTreeMap<(Life, u64), EntityId>,
     stored: BTreeMap<Key, Stored>,
     alarms: BTreeMap<u64, Alarm>,
@@ -114,13 +114,14 @@ impl Noted {
     pub fn began(
         &mut self,
         now: Instant,
-        id: EntityId,
+        (id, life): (EntityId, u64),
         epoch: u64,
         steps: u64,
         carried: Option<u64>,
     ) {
         self.seen.owners += 1;
-        let before = self.owned.insert(id, Owned { epoch, steps, since: now });
+        self.note(now, || format!("{id} begins under {epoch}: {steps} steps, carried {carried:?}"));
+        let before = self.owned.insert(id, Owned { epoch, steps });
         self.under.insert((id, epoch), steps);
         let Some(before) = before else { return };
         if epoch <= before.epoch {
@@ -135,6 +136,7 @@ impl Noted {
         let Some(carried) = carried else { return };
         self.seen.arrivals += 1;
         self.moved_at.insert(id, now);
+        self.left_at.insert(life, now);
         if carried != steps || steps != before.steps {
             let last = before.steps;
             self.violation(format!(
@@ -150,10 +152,11 @@ impl Noted {
             return self.violation(format!("owners: {id} acts that never began"));
         };
         let known = *owned;
-        if epoch == known.epoch {
-            owned.steps = steps;
+        // It may have been taken back after a move that was given up: it goes on as it was.
+        if epoch >= known.epoch {
+            (owned.epoch, owned.steps) = (epoch, steps);
         }
-        if epoch != known.epoch {
+        if epoch < known.epoch {
             let text = format!("owners: {id} acts at {now:?} under epoch {epoch}: {known:?}");
             self.violation(text);
         } else if steps != known.steps + 1 {
@@ -164,24 +167,39 @@ impl Noted {
 
     // -- what entities say to each other --
 
-    /// A letter arrives: number `k` of its sender for this entity.
-    pub fn mail(&mut self, now: Instant, to: EntityId, from: u64, k: u64) {
+    /// A letter arrives: number `k` of its sender for this entity. `life` names the life of one that is
+    /// in memory alone: of those there may be two for a while, on nodes that do not agree on who is there.
+    pub fn mail(&mut self, now: Instant, (to, life): (EntityId, u64), from: u64, k: u64) {
         self.seen.letters += 1;
-        let letters = self.letters.entry((to, from)).or_default();
-        let (last, is_new) = (letters.last, letters.all.insert(k));
-        letters.last = last.max(k);
-        if !is_new {
+        self.note(now, || format!("letter {k} of {from} comes to {to} in life {life}"));
+        if !self.arrived.insert((to, from, k)) {
             return self.violation(format!("twice: letter {k} of {from} came to {to} again"));
         }
-        if k > last {
+        let last = self.letters.entry((to, life, from)).or_default();
+        let before = std::mem::replace(last, k.max(*last));
+        if k > before {
             return;
         }
-        let moved = self.moved_at.get(&to).is_some_and(|at| now - *at < UNORDERED);
+        let recent = |at: &Instant| now - *at < UNORDERED;
+        let moved =
+            self.moved_at.get(&to).is_some_and(recent) || self.left_at.get(&from).is_some_and(recent);
         if moved && self.links_break {
             self.seen.unordered += 1;
         } else {
-            self.violation(format!("order: letter {k} of {from} came to {to} after {last}"));
+            self.violation(format!("order: letter {k} of {from} came to {to} after {before}"));
         }
+    }
+
+    fn note(&mut self, now: Instant, line: impl FnOnce() -> String) {
+        if self.keeps_log {
+            self.log.push((now, line()));
+        }
+    }
+
+    /// A letter is sent.
+    pub fn posted(&mut self, now: Instant, from: u64, to: u64, k: u64) {
+        self.sent += 1;
+        self.note(now, || format!("{from} sends letter {k} to {to}"));
     }
 
     /// A shop sells for command `n` of a client.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mainstay::App;
+use mainstay::env::Instant;
 use mainstay::prelude::*;
 use mainstay::proto::SessionId;
 use mainstay::proto::link::Slot;
@@ -26,12 +27,12 @@ const IDLE_EVERY: Duration = Duration::from_millis(1_500);
 /// The game of one run, which notes what it sees in `book` and `deeds`.
 pub fn app(book: &Shared, deeds: &Deeds) -> App {
     let both = || (book.clone(), deeds.clone());
-    let (avatars, shops, posts) = (both(), both(), deeds.clone());
+    let (avatars, shops, posts) = (both(), both(), both());
     let (relays, halls, admitted) = (book.clone(), book.clone(), book.clone());
     App::new("clustered")
         .entity_with::<Avatar>(move |_| Avatar { steps: 0, paid: 0, soul: Soul::new(&avatars) })
         .entity_with::<Shop>(move |_| Shop { steps: 0, paid: 0, soul: Soul::new(&shops) })
-        .entity_with::<Post>(move |_| Post { deeds: posts.clone(), idle: 0 })
+        .entity_with::<Post>(move |_| Post::new(&posts))
         .entity_with::<Relay>(move |_| Relay::new(&relays))
         .entity_with::<Hall>(move |_| Hall::new(&halls))
         .entity::<Room>()
@@ -138,7 +139,7 @@ impl Soul {
         self.life = luggage.as_ref().map_or_else(|| self.book.open().tag(), |known| known.life);
         self.alarms.holder = self.book.open().tag();
         let me = cx.id();
-        self.deeds.open().began(cx.now(), me, epoch(cx), steps, carried);
+        self.deeds.open().began(cx.now(), (me, self.life), epoch(cx), steps, carried);
         let Some(luggage) = luggage else { return };
         self.posted = luggage.posted;
         self.alarms.set = luggage.alarms;
@@ -221,11 +222,11 @@ impl Soul {
     }
 
     /// The next number for a letter to another entity, if `send` sends it.
-    fn post(&mut self, to: u64, send: impl FnOnce(u64, u64) -> bool) {
+    fn post(&mut self, now: Instant, to: u64, send: impl FnOnce(u64, u64) -> bool) {
         let number = self.posted.get(&to).copied().unwrap_or(0) + 1;
         if send(self.life, number) {
             self.posted.insert(to, number);
-            self.deeds.open().sent += 1;
+            self.deeds.open().posted(now, self.life, to, number);
         }
     }
 }
@@ -347,17 +348,18 @@ impl Avatar {
     fn post(&mut self, cx: &mut Cx<Self>, life: Life, n: u64, to: u64) {
         self.take(cx, life, n);
         let (post, shop, avatar) = (to % POSTS, to % SHOPS, 1 + to % 4);
-        self.soul.post(post, |life, k| cx.entity::<Post>(post).mail(life, k).is_ok());
-        self.soul.post(10 + shop, |life, k| cx.entity::<Shop>(shop).mail(life, k).is_ok());
+        let now = cx.now();
+        self.soul.post(now, post, |life, k| cx.entity::<Post>(post).mail(life, k).is_ok());
+        self.soul.post(now, 10 + shop, |life, k| cx.entity::<Shop>(shop).mail(life, k).is_ok());
         if avatar != cx.key() {
             let send = |life, k| cx.entity::<Avatar>(avatar).mail(life, k).is_ok();
-            self.soul.post(20 + avatar, send);
+            self.soul.post(now, 20 + avatar, send);
         }
     }
 
     #[tell(server)]
     fn mail(&mut self, cx: &mut Cx<Self>, from: u64, k: u64) {
-        self.soul.deeds.open().mail(cx.now(), cx.id(), from, k);
+        self.soul.deeds.open().mail(cx.now(), (cx.id(), 0), from, k);
         self.act(cx);
     }
 
@@ -510,7 +512,7 @@ impl Shop {
 
     #[tell(server)]
     fn mail(&mut self, cx: &mut Cx<Self>, from: u64, k: u64) {
-        self.soul.deeds.open().mail(cx.now(), cx.id(), from, k);
+        self.soul.deeds.open().mail(cx.now(), (cx.id(), 0), from, k);
         self.act(cx);
     }
 
@@ -558,7 +560,15 @@ impl Shop {
 #[entity]
 pub struct Post {
     deeds: Deeds,
+    /// Names its life.
+    life: u64,
     idle: u32,
+}
+
+impl Post {
+    fn new((book, deeds): &(Shared, Deeds)) -> Self {
+        Post { deeds: deeds.clone(), life: book.open().tag(), idle: 0 }
+    }
 }
 
 #[rpc]
@@ -566,7 +576,7 @@ impl Post {
     #[tell(server)]
     fn mail(&mut self, cx: &mut Cx<Self>, from: u64, k: u64) {
         self.idle = 0;
-        self.deeds.open().mail(cx.now(), cx.id(), from, k);
+        self.deeds.open().mail(cx.now(), (cx.id(), self.life), from, k);
     }
 
     /// Says that it can be reached.

@@ -48,13 +48,18 @@ struct Script {
     random: Random,
     laws: Laws,
     accounts: u64,
-    workers: u8,
     players: Vec<Player>,
+    /// Which faults may strike in this run.
+    kinds: Vec<strikes::Kind>,
     strikes: Vec<Strike>,
     /// Until when each node stands still.
     paused_until: Vec<Instant>,
     /// Lives of nodes that ended without anybody telling the store.
     graves: Vec<Incarnation>,
+    /// What nodes there are and what has befallen the coordinator, when the script looked last.
+    state: String,
+    /// When that changed last, or when somebody had another view of it.
+    upheaval_at: Instant,
     started: Instant,
     looked_at: Instant,
 }
@@ -95,30 +100,37 @@ impl Script {
         }
         options.sessions.resume_window = laws.window;
         laws.nodes_die = !is_calm;
-        book.open().nodes_die = laws.nodes_die;
+        {
+            let mut book = book.open();
+            book.nodes_die = laws.nodes_die;
+            book.admissions = Some(std::collections::BTreeMap::new());
+        }
         {
             let mut noted = deeds.open();
             (noted.nodes_die, noted.links_break) = (laws.nodes_die, links_break);
+            noted.keeps_log = notes_max > 0;
             noted.keys = game::keys(accounts).into_iter().collect();
         }
         if let Some(mutant) = mutant {
             mutant.put(&mut options);
         }
-        let (nodes, workers) = (options.nodes, options.workers);
+        let nodes = options.nodes;
         let cluster = Cluster::new(options);
         let started = cluster.now();
         Script {
             cluster,
             book,
             deeds,
-            random,
             laws,
             accounts,
-            workers,
+            kinds: strikes::kinds(&mut random),
+            random,
             players: Vec::new(),
             strikes: Vec::new(),
             paused_until: vec![started; nodes],
             graves: Vec::new(),
+            state: String::new(),
+            upheaval_at: started,
             started,
             looked_at: started,
         }
@@ -192,6 +204,7 @@ impl Script {
             facts.into_iter().for_each(|fact| deeds.learn(fact));
         }
         let now = self.cluster.now();
+        self.judge_admissions(now);
         let kills = self.cluster.counts().gate_kills as usize;
         self.book.open().gate_deaths.resize(kills, now);
         self.end_strikes(now);
@@ -321,13 +334,26 @@ impl Script {
         ];
         faults.extend(of_nodes);
         faults.extend(self.cluster.center_counts().list());
+        let center = self.cluster.center_counts();
+        let center =
+            [center.stalls, center.restarts, center.emptied, center.restored, center.leases_lost];
+        let mut notes: Vec<String> = self.cluster.notes().map(str::to_owned).collect();
+        for (at, line) in std::mem::take(&mut self.deeds.open().log) {
+            let micros = at.as_nanos() / 1_000;
+            notes.push(format!("{:>4}.{:06} {line}", micros / 1_000_000, micros % 1_000_000));
+        }
+        notes.sort_by(|one, other| one.get(..11).cmp(&other.get(..11)));
         Outcome {
-            violations: book.violations().to_vec(),
+            violations: book
+                .violations()
+                .iter()
+                .map(|text| format!("{text} [{:?}, {center:?}]", self.kinds))
+                .collect(),
             faults: Tally(faults),
             sights: Tally(sights),
             hash: self.cluster.trace().hash(),
             simulated: self.cluster.now() - self.started,
-            notes: self.cluster.notes().map(str::to_owned).collect(),
+            notes,
         }
     }
 }

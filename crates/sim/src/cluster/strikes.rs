@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay::env::Instant;
+use mainstay::env::{Instant, Random};
 use testkit::Site;
 
 use super::Script;
@@ -22,24 +22,51 @@ enum What {
     Cut(Site, Site),
 }
 
+/// What may befall gates and nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    GateKill,
+    NodeKill,
+    Pause,
+    Drain,
+    Split,
+    NodeCut,
+    GateCut,
+    LineCut,
+}
+
+/// A random choice of them, so that some runs have few and many of those.
+pub fn kinds(random: &mut Random) -> Vec<Kind> {
+    use Kind::{Drain, GateCut, GateKill, LineCut, NodeCut, NodeKill, Pause, Split};
+    let all = [GateKill, NodeKill, Pause, Drain, Split, NodeCut, GateCut, LineCut];
+    all.into_iter().filter(|_| random.chance(1, 2)).collect()
+}
+
 /// A node that stands still for so long may be taken for dead.
 const LONG: Duration = Duration::from_millis(2_500);
 
 impl Script {
     /// Something happens to a gate or a node.
     pub fn strike(&mut self) {
+        if self.kinds.is_empty() {
+            return;
+        }
+        let kind = self.kinds[self.random.below(self.kinds.len() as u64) as usize];
         let nodes = self.cluster.nodes();
         let node = self.random.below(nodes as u64) as usize;
         let gate = self.random.below(self.cluster.gates() as u64) as usize;
         let some = self.random.below(10_000);
+        let other = (node + 1 + some as usize % (nodes - 1)) % nodes;
         let now = self.cluster.now();
         let pause = Duration::from_millis(100 + some % 5_000);
         let is_there = |n: &usize| self.cluster.is_up(*n) && !self.cluster.is_draining(*n);
         let others = (0..nodes).filter(|n| *n != node && is_there(n)).count();
-        match self.random.below(14) {
-            0..2 => self.cluster.kill_gate(gate, pause),
-            2..5 if self.cluster.is_up(node) => self.kill(node, pause, some.is_multiple_of(3)),
-            5..7 if self.cluster.is_up(node) && self.paused_until[node] <= now => {
+        match kind {
+            Kind::GateKill => self.cluster.kill_gate(gate, pause),
+            Kind::NodeKill if self.cluster.is_up(node) => {
+                self.kill(node, pause, some.is_multiple_of(3));
+            }
+            Kind::Pause if self.cluster.is_up(node) && self.paused_until[node] <= now => {
                 let until = now + Duration::from_millis(100 + some % 8_000);
                 self.cluster.pause_node(node, until - now);
                 self.paused_until[node] = until;
@@ -48,37 +75,30 @@ impl Script {
                     self.node_may_be_missed(until);
                 }
             }
-            7..9 if others > 0 && is_there(&node) => {
+            Kind::Drain if others > 0 && is_there(&node) => {
                 let most = Duration::from_secs(20);
                 self.book.open().node_end = Some(now + most);
                 self.cluster.drain_node(node, most, pause);
             }
-            9 => {
-                let other = (node + 1 + some as usize % (nodes - 1)) % nodes;
-                self.begin(What::Split(node.min(other), node.max(other)));
+            Kind::Split => self.begin(What::Split(node.min(other), node.max(other))),
+            Kind::NodeCut => self.cut(Site::Node(node), Site::Node(other)),
+            Kind::GateCut => self.cut(Site::Node(node), Site::Gate(gate)),
+            Kind::LineCut if some.is_multiple_of(3) => {
+                self.cut(Site::Gate(gate), Site::Coordinator);
             }
-            10..14 => {
-                let other = (node + 1 + some as usize % (nodes - 1)) % nodes;
-                let gate = Site::Gate(gate);
-                let (one, other) = match some % 6 {
-                    0..2 => (Site::Node(node), Site::Node(other)),
-                    2..4 => (Site::Node(node), gate),
-                    4 => (Site::Node(node), Site::Coordinator),
-                    _ => (gate, Site::Coordinator),
-                };
-                let (there, back) = match self.random.below(3) {
-                    0 => (true, false),
-                    1 => (false, true),
-                    _ => (true, true),
-                };
-                if there {
-                    self.begin(What::Cut(one, other));
-                }
-                if back {
-                    self.begin(What::Cut(other, one));
-                }
-            }
+            Kind::LineCut => self.cut(Site::Node(node), Site::Coordinator),
             _ => {}
+        }
+    }
+
+    /// Cuts the ways between two processes, or one of them.
+    fn cut(&mut self, one: Site, other: Site) {
+        let which = self.random.below(3);
+        if which != 0 {
+            self.begin(What::Cut(one, other));
+        }
+        if which != 1 {
+            self.begin(What::Cut(other, one));
         }
     }
 
