@@ -188,6 +188,12 @@ impl Mesh {
         peer.is_some_and(|peer| peer.link.is_some())
     }
 
+    /// Whether what is sent to the node now is lost: it is not known, or could not be reached lately.
+    pub fn is_down(&self, node: Incarnation) -> bool {
+        let peer = self.peer_index.get(&node).and_then(|at| self.peers[*at as usize].as_ref());
+        node != self.me.id.node && peer.is_none_or(|peer| peer.link.is_none() && peer.down)
+    }
+
     /// The round trip to a node, as the last ping measured it; links are pinged when silent.
     pub fn round_trip(&self, node: Incarnation) -> Option<std::time::Duration> {
         let peer = self.peers[*self.peer_index.get(&node)? as usize].as_ref()?;

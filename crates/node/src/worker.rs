@@ -273,6 +273,11 @@ impl Worker {
         self.homes.list(first, max)
     }
 
+    /// Its streams, for people to look at.
+    pub fn streams(&self) -> Vec<String> {
+        self.streams.list()
+    }
+
     /// From now on the list of nodes is what it is: the node leaves it, and ends what it has.
     pub fn keep_directory(&mut self) {
         self.keeps_directory = true;

@@ -73,6 +73,8 @@ pub struct Laws {
     pub nodes_die: bool,
     /// How long a command may wait where more goes wrong than that.
     pub patience: Duration,
+    /// How many streams a login begins with: until all were there it may be refused yet.
+    pub streams: usize,
 }
 
 impl Laws {
@@ -106,6 +108,8 @@ pub struct Player {
     broken_at: Instant,
     /// Streams with commands that are not known to be handled: the last that is, and since when.
     pending: BTreeMap<u32, (u64, Instant)>,
+    /// Streams that were bound at some time.
+    bound: BTreeSet<String>,
     /// The last numbered message of each stream, by the stream's tag.
     told: BTreeMap<u64, u64>,
     newest: BTreeMap<u64, u64>,
@@ -176,6 +180,7 @@ impl Player {
             connected_at: cluster.now(),
             broken_at: cluster.now(),
             pending: BTreeMap::new(),
+            bound: BTreeSet::new(),
             told: BTreeMap::new(),
             newest: BTreeMap::new(),
             asked: BTreeSet::new(),
@@ -362,8 +367,12 @@ impl Player {
         });
         match event {
             Event::Connected { .. } => self.was_in = true,
-            Event::Bound { stream, .. } if &*stream == "agent" => {
-                self.heard.rebound += u64::from(!self.commands.is_empty());
+            Event::Bound { stream, .. } => {
+                let again = !self.commands.is_empty() && &*stream == "agent";
+                self.heard.rebound += u64::from(again);
+                if &*stream != "room" {
+                    self.bound.insert(stream.to_string());
+                }
             }
             Event::Lost { .. } => self.broken_at = cluster.now(),
             Event::Unconfirmed { tell, sent, .. } => {
@@ -511,7 +520,8 @@ impl Player {
                 self.heard.endings[3] += 1;
                 let within = self.laws.window + Duration::from_secs(20);
                 let is_forgotten = self.book.open().both_died(now, within);
-                self.laws.may_overflow || away >= self.laws.window || is_forgotten
+                let is_half_in = self.bound.len() < self.laws.streams;
+                self.laws.may_overflow || is_half_in || away >= self.laws.window || is_forgotten
             }
             _ => false,
         };

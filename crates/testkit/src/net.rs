@@ -511,7 +511,8 @@ impl Net {
         if !self.cuts.remove(&(from, to)) {
             return;
         }
-        let is_stuck = |pipe: &Pipe| pipe.stuck.iter().any(|(bytes, end)| *end || !bytes.is_empty());
+        let is_stuck =
+            |pipe: &Pipe| pipe.stuck.iter().any(|(bytes, end)| *end || !bytes.is_empty());
         let stuck: Vec<PipeId> =
             self.pipes.iter().filter(|(_, pipe)| is_stuck(pipe)).map(|(id, _)| *id).collect();
         for id in stuck {

@@ -342,6 +342,18 @@ impl Cluster {
         }
     }
 
+    /// The streams that entities have, for people to look at.
+    pub fn streams(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (node, seat) in self.nodes.iter().enumerate() {
+            for (worker, seat) in seat.workers.iter().enumerate() {
+                let streams = seat.worker.streams().into_iter();
+                found.extend(streams.map(|text| format!("worker {node}.{worker}: {text}")));
+            }
+        }
+        found
+    }
+
     /// Places that take others for nodes of the cluster than those that run now.
     pub fn wrong_views(&self) -> Vec<String> {
         let nodes = self.nodes.iter().filter(|seat| !seat.workers.is_empty());
@@ -356,7 +368,8 @@ impl Cluster {
                 wrong.push(format!("{place} lists {more} that are not there, not {less} that are"));
             }
         };
-        for (number, seat) in self.gates.iter().enumerate().filter(|(_, seat)| seat.gate.is_some()) {
+        for (number, seat) in self.gates.iter().enumerate().filter(|(_, seat)| seat.gate.is_some())
+        {
             compare(Place::Gate(number), seat.listed().collect());
         }
         for (node, seat) in self.nodes.iter().enumerate() {
@@ -437,7 +450,8 @@ impl Cluster {
         let faults = self.options.coordinator_faults.clone();
         if self.coordination.is_some()
             || self.coordinator_until > now
-            || !self.vault.strikes(faults.stall) {
+            || !self.vault.strikes(faults.stall)
+        {
             return;
         }
         self.vault.counts.coordinator_stalls += 1;

@@ -461,7 +461,7 @@ impl Homes {
         let Some(found) = self.sessions.get_mut(&account).filter(|found| found.id == *session)
         else {
             self.stats.resumes_refused += 1;
-            let (code, reason) = self.why_ended(*session);
+            let (code, reason) = self.why_ended(io.now, *session);
             io.out.control(gate, &LinkFrame::Close { conn, code, reason });
             return;
         };
@@ -489,12 +489,15 @@ impl Homes {
     }
 
     /// What a client hears that resumes a session which is not there.
-    fn why_ended(&self, session: SessionId) -> (CloseCode, &'static str) {
+    fn why_ended(&self, now: Instant, session: SessionId) -> (CloseCode, &'static str) {
         match self.ended.get(&session).map(|end| end.code) {
             Some(CloseCode::Kicked) => (CloseCode::Kicked, "the player was removed"),
             Some(CloseCode::Replaced) => (CloseCode::Replaced, "the account logged in elsewhere"),
             Some(CloseCode::Goodbye) => (CloseCode::SessionLost, "the session has said goodbye"),
             Some(_) => (CloseCode::SessionLost, "the session has ended: log in again"),
+            None if self.moves.may_come(now) => {
+                (CloseCode::Unavailable, "the session's home moves: try again")
+            }
             None => (CloseCode::SessionLost, "the session is not known: log in again"),
         }
     }

@@ -47,6 +47,11 @@ pub trait Outlet {
     /// Appends a frame that must not be refused for lack of space: there are few of them, each
     /// caused by one frame or event that came in.
     fn control(&mut self, to: WorkerId, frame: &LinkFrame<'_>);
+
+    /// Whether what is sent to a node may arrive; if not, it is lost without another word.
+    fn reaches(&self, _node: Incarnation) -> bool {
+        true
+    }
 }
 
 /// Knows where entities live, as far as this worker has heard.

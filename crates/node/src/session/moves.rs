@@ -48,11 +48,20 @@ pub(super) struct Moves {
     down: BTreeSet<Incarnation>,
     /// Since when and until when others are waited for.
     unsettled: Option<(Instant, Instant)>,
+    /// Who has not settled for it when that was no longer waited for, and for how long that counts:
+    /// they may have sessions that belong here.
+    unheard: BTreeSet<WorkerId>,
+    unheard_until: Instant,
     /// Others are to hear that all was handed over.
     to_announce: bool,
+    /// Those of them that could not be told.
+    untold: BTreeSet<WorkerId>,
     /// To be handed over.
     queue: VecDeque<Item>,
     in_flight: BTreeMap<u64, (WorkerId, Item)>,
+    /// The first ticket that was not yet under way at `resend_at`: all before it are sent again then.
+    resend_below: u64,
+    resend_at: Option<Instant>,
     tickets: u64,
     /// Where accounts have gone whose frames may still come here, and until when.
     away: BTreeMap<AccountId, WorkerId>,
@@ -86,12 +95,23 @@ impl Moves {
 
     pub fn poll_timeout(&self) -> Option<Instant> {
         let away = self.away_order.front().map(|(at, _)| *at);
-        [self.unsettled.map(|(_, until)| until), away, self.retry_at].into_iter().flatten().min()
+        let settles = self.unsettled.map(|(_, until)| until);
+        [settles, away, self.retry_at, self.resend_at].into_iter().flatten().min()
     }
 
     /// Sessions that have left and were not yet taken.
     pub fn leaving(&self) -> usize {
         self.queue.len() + self.in_flight.len()
+    }
+
+    /// Whether a session that is not here may be with somebody who could not hand it over yet.
+    pub fn may_come(&self, now: Instant) -> bool {
+        now < self.unheard_until && !self.unheard.is_empty()
+    }
+
+    /// Whether the session of an account was here and has gone on.
+    pub fn has_left(&self, account: AccountId) -> bool {
+        self.away.contains_key(&account)
     }
 
     /// Somebody had something to say about a session: there may be more.
@@ -122,6 +142,7 @@ impl Homes {
         };
         let expected: BTreeSet<WorkerId> = listed.filter(is_awaited).collect();
         self.moves.expected = expected;
+        self.moves.unheard.clear();
         self.moves.unsettled = Some((io.now, io.now + SETTLE_WAIT));
         self.moves.to_announce = true;
         self.queue_all(io);
@@ -173,6 +194,7 @@ impl Homes {
 
     /// Hands over as much as may be under way at once; then others hear that it is all.
     fn send_queued<O: Outlet, P: Places + ?Sized>(&mut self, io: &mut Scope<'_, O, P>) {
+        let mut kept = VecDeque::new();
         while self.moves.in_flight.len() < IN_FLIGHT_MAX
             && let Some(item) = self.moves.queue.pop_front()
         {
@@ -186,6 +208,8 @@ impl Homes {
             };
             let to = account.and_then(|account| io.places.home_of(account));
             match (item, to.filter(|to| *to != self.me)) {
+                // What is sent there now is lost, and nobody would say so.
+                (item, Some(to)) if !io.out.reaches(to.node) => kept.push_back(item),
                 (Item::Account(account), Some(to)) => {
                     self.finish(io, account);
                     let Some(session) = self.sessions.remove(&account) else { continue };
@@ -199,21 +223,66 @@ impl Homes {
                     past.ticket = self.next_ticket();
                     io.out.control(to, &LinkFrame::Home(HomeFrame::Past(past.clone())));
                     self.moves.in_flight.insert(past.ticket, (to, Item::Past(past)));
+                    self.arm_resend(io.now);
                 }
                 (_, None) => {}
             }
         }
-        if self.moves.queue.is_empty() && std::mem::take(&mut self.moves.to_announce) {
-            let layout = self.moves.layout.unwrap_or_default();
-            for home in io.places.homes().into_iter().filter(|home| *home != self.me) {
-                io.out.control(home, &LinkFrame::Home(HomeFrame::Settled { layout }));
-            }
+        let is_all = self.moves.queue.is_empty() && kept.is_empty();
+        self.moves.queue.append(&mut kept);
+        if is_all {
+            self.tell_settled(io);
         }
+        if !self.moves.queue.is_empty() && self.moves.in_flight.len() < IN_FLIGHT_MAX
+            || !self.moves.untold.is_empty()
+        {
+            self.moves.retry_at.get_or_insert(io.now + RETRY);
+        }
+    }
+
+    /// Tells the other homes that all was handed over, as far as they can be reached now.
+    fn tell_settled<O: Outlet, P: Places + ?Sized>(&mut self, io: &mut Scope<'_, O, P>) {
+        let homes = io.places.homes().into_iter().filter(|home| *home != self.me);
+        if std::mem::take(&mut self.moves.to_announce) {
+            self.moves.untold = homes.collect();
+        } else if !self.moves.untold.is_empty() {
+            let homes: BTreeSet<WorkerId> = homes.collect();
+            self.moves.untold.retain(|home| homes.contains(home));
+        }
+        let layout = self.moves.layout.unwrap_or_default();
+        self.moves.untold.retain(|home| {
+            let reached = io.out.reaches(home.node);
+            if reached {
+                io.out.control(*home, &LinkFrame::Home(HomeFrame::Settled { layout }));
+            }
+            !reached
+        });
     }
 
     fn next_ticket(&mut self) -> u64 {
         self.moves.tickets += 1;
         self.moves.tickets
+    }
+
+    /// Sends again what nobody has said to have taken for so long: that word may have been lost where the
+    /// other end did not know this node for a moment. Taken twice is taken once.
+    fn resend<O: Outlet, P: Places + ?Sized>(&mut self, io: &mut Scope<'_, O, P>) {
+        if self.moves.in_flight.is_empty() {
+            self.moves.resend_at = None;
+            return;
+        }
+        match self.moves.resend_at {
+            Some(at) if at > io.now => return,
+            Some(_) => {
+                let later = self.moves.in_flight.split_off(&self.moves.resend_below);
+                let late = std::mem::replace(&mut self.moves.in_flight, later);
+                self.moves.queue.extend(late.into_values().map(|(_, item)| item));
+                self.send_queued(io);
+            }
+            None => {}
+        }
+        self.moves.resend_below = self.moves.tickets + 1;
+        self.moves.resend_at = Some(io.now + RESEND);
     }
 
     /// From here on frames for the session go after it, on the same way, so they come behind it.
@@ -227,6 +296,14 @@ impl Homes {
         io.out.control(to, &LinkFrame::Home(HomeFrame::HandOver(packed(ticket, &session, io.now))));
         self.note_away(io.now, session.account, to);
         self.moves.in_flight.insert(ticket, (to, Item::Session(session)));
+        self.arm_resend(io.now);
+    }
+
+    fn arm_resend(&mut self, now: Instant) {
+        if self.moves.resend_at.is_none() {
+            self.moves.resend_at = Some(now + RESEND);
+            self.moves.resend_below = self.moves.tickets + 1;
+        }
     }
 
     fn note_away(&mut self, now: Instant, account: AccountId, to: WorkerId) {
@@ -248,9 +325,14 @@ impl Homes {
     ) {
         let account = session.account;
         self.moves.away.remove(&account);
-        if self.sessions.contains_key(&account) {
-            return;
-        }
+        // It may have been put together again here meanwhile, or have come back by another way.
+        let session = match self.sessions.remove(&account) {
+            None => session,
+            Some(other) => {
+                self.unset_timers(&other);
+                self.one_of(io, other, session)
+            }
+        };
         self.sessions.insert(account, session);
         self.set_timers(io.now, account);
         self.announce(io, account);
@@ -312,6 +394,9 @@ impl Homes {
     ) {
         self.moves.down.remove(&from.node);
         self.moves.told.insert(from, layout);
+        if self.moves.layout == Some(layout) {
+            self.moves.unheard.remove(&from);
+        }
         if self.moves.layout == Some(layout) {
             self.moves.expected.remove(&from);
             if self.moves.misplaced {
@@ -378,7 +463,14 @@ impl Homes {
             self.moves.retry_at = None;
             self.send_queued(io);
         }
+        self.resend(io);
         if self.moves.unsettled.is_some_and(|(_, until)| until <= io.now) {
+            let told = |place: &WorkerId| self.moves.told.get(place) == self.moves.layout.as_ref();
+            let places = io.places.workers().into_iter();
+            let unheard = places.filter(|place| *place != self.me && !told(place));
+            self.moves.unheard =
+                unheard.filter(|place| !io.places.is_followed(place.node)).collect();
+            self.moves.unheard_until = io.now + self.options.resume_window;
             self.settle(io);
         }
     }
@@ -517,10 +609,15 @@ impl Homes {
         self.stats.taken_over += 1;
         let account = handed.account;
         self.moves.away.remove(&account);
-        self.moves.in_flight.retain(
-            |_, (_, item)| !matches!(item, Item::Session(session) if session.account == account),
-        );
-        let session = unpacked(handed, io.now, &self.options);
+        let is_it = |item: &Item| matches!(item, Item::Session(s) if s.account == account);
+        let sent = self.moves.in_flight.extract_if(.., |_, (_, item)| is_it(item));
+        let sent: Vec<Item> = sent.map(|(_, (_, item))| item).collect();
+        let mut session = unpacked(handed, io.now, &self.options);
+        for item in sent {
+            if let Item::Session(sent) = item {
+                session = self.one_of(io, session, sent);
+            }
+        }
         let ticket = handed.ticket;
         io.out.control(from, &LinkFrame::Home(HomeFrame::Taken { ticket }));
         if let Some(end) = self.ended.get(&session.id) {
@@ -772,6 +869,9 @@ fn unpacked(handed: &HandOver<'_>, now: Instant, options: &super::Options) -> Bo
 
 /// How long is waited before what was lost on its way is handed over again.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// How long is waited for the word that something was taken before it is sent again.
+const RESEND: Duration = Duration::from_secs(2);
 
 /// A session's id and how it ended, for those that come back too late.
 #[derive(Clone, Copy, Debug)]

@@ -9,11 +9,15 @@ use proto::link::{Held, HomeFrame, LinkFrame, Named, Slot, WorkerId};
 use proto::{AccountId, Incarnation, SessionId};
 
 use super::ports::Entities;
+use super::stream::Stream;
 use super::streams::find_mut;
 use super::{Mutant, Outlet, Places, Scope, Streams};
 
 /// How often a home that does not answer is told again.
 const TELL_EVERY: Duration = Duration::from_millis(500);
+
+/// How often homes are asked after some of the streams here, at most.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Frames for a home that is lost, kept for the next one.
 const OWED_MAX: usize = 64;
@@ -28,6 +32,9 @@ pub(super) struct Orphans {
     /// Sessions that homes have ended: should such a home be lost before all have heard of it, the
     /// next one is told.
     endings: VecDeque<(Instant, Ending)>,
+    /// The stream of which its home is asked next, and when.
+    ask_next: u32,
+    ask_at: Instant,
     layout: Option<u64>,
 }
 
@@ -73,10 +80,58 @@ impl Orphans {
     }
 }
 
+/// Tells whoever is the home of a stream's session now that the stream is here. `lost` is the home that it
+/// had; without one it is only asked whether it knows the stream.
+fn tell<O: Outlet, P: Places + ?Sized, S, C>(
+    io: &mut Scope<'_, O, P>,
+    stream: &Stream<S, C>,
+    lost: WorkerId,
+) {
+    let info = &stream.info;
+    let Some(home) = io.places.home_of(info.account) else { return };
+    let tags = stream.tags.as_deref();
+    let held = Held {
+        session: info.session,
+        account: info.account,
+        level: info.level,
+        generation: stream.generation,
+        slot: info.slot,
+        lost,
+        stream: Named { stream: stream.handle, target: stream.target, name: &info.stream },
+        tags: tags.map(|(logged_in, tags)| (*logged_in, tags.iter().map(|tag| &**tag).collect())),
+    };
+    io.out.control(home, &LinkFrame::Home(HomeFrame::Held(held)));
+}
+
 impl<E: Entities> Streams<E> {
     /// When [`mind_orphans`](Self::mind_orphans) has something to do.
     pub fn orphans_timeout(&self) -> Option<Instant> {
-        self.orphans.poll_timeout()
+        let asks = (!self.table.is_empty()).then_some(self.orphans.ask_at);
+        self.orphans.poll_timeout().into_iter().chain(asks).min()
+    }
+
+    /// Asks homes whether streams are still theirs, of each stream once in two resume windows: what a home
+    /// said of a stream's end may have been lost, and nobody would ever say it again.
+    fn ask_homes<O: Outlet, P: Places + ?Sized>(&mut self, io: &mut Scope<'_, O, P>) {
+        if self.table.is_empty() || self.orphans.ask_at > io.now {
+            return;
+        }
+        let is_first = self.orphans.ask_at == Instant::ZERO;
+        let (len, span) = (self.table.len() as u32, 2 * self.options.resume_window);
+        let pause = (span / len).max(ASK_EVERY);
+        self.orphans.ask_at = io.now + pause;
+        if is_first {
+            return;
+        }
+        let share = (u128::from(len) * pause.as_nanos()).div_ceil(span.as_nanos().max(1));
+        for _ in 0..share.min(u128::from(len)) {
+            let index = self.orphans.ask_next % len;
+            self.orphans.ask_next = (index + 1) % len;
+            let Some(stream) = self.table[index as usize].stream.as_ref() else { continue };
+            if !self.orphans.has(index) {
+                tell(io, stream, WorkerId::default());
+            }
+        }
     }
 
     /// The list of nodes has changed: what is known of sessions with other homes now is told to
@@ -137,6 +192,7 @@ impl<E: Entities> Streams<E> {
         io: &mut Scope<'_, O, P>,
         entities: &mut E,
     ) {
+        self.ask_homes(io);
         let mut over = Vec::new();
         for (&index, orphan) in &mut self.orphans.streams {
             let entry = &self.table[index as usize];
@@ -149,21 +205,7 @@ impl<E: Entities> Streams<E> {
                 continue;
             }
             orphan.tell_at = io.now + TELL_EVERY;
-            let info = &stream.info;
-            let Some(home) = io.places.home_of(info.account) else { continue };
-            let tags = stream.tags.as_deref();
-            let held = Held {
-                session: info.session,
-                account: info.account,
-                level: info.level,
-                generation: stream.generation,
-                slot: info.slot,
-                lost: stream.home,
-                stream: Named { stream: stream.handle, target: stream.target, name: &info.stream },
-                tags: tags
-                    .map(|(logged_in, tags)| (*logged_in, tags.iter().map(|tag| &**tag).collect())),
-            };
-            io.out.control(home, &LinkFrame::Home(HomeFrame::Held(held)));
+            tell(io, stream, stream.home);
         }
         for slot in over {
             self.end(io.out, entities, slot, CloseCode::SessionLost);

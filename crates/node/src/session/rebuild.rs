@@ -9,12 +9,12 @@ use std::time::Duration;
 use env::Instant;
 use proto::frame::CloseCode;
 use proto::link::{Held, HomeFrame, LinkFrame, Named, Report, Slot, Wanted, WorkerId};
-use proto::{AccountId, SessionId};
+use proto::{AccountId, Incarnation, SessionId};
 
 use super::home::{Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Login};
 use super::moves::SETTLE_WAIT;
-use super::{Homes, Outlet, Places, Scope};
+use super::{Homes, Mutant, Outlet, Places, Scope};
 
 /// How long the other reports of a session may be behind its first, when all should be there.
 const LATE_WAIT: Duration = Duration::from_secs(1);
@@ -50,6 +50,8 @@ impl Homes {
             // One that waits may have been replaced long ago by one of which only owners have told.
             Some(_) if report.conn.is_none() => return,
             _ if here.is_none() && !self.is_home_of(io, account) => return,
+            // It has gone on to another home, which the gate will hear of.
+            None if report.lost == self.me && self.moves.has_left(account) => return,
             // This home was not lost, so what it does not know is over.
             None if report.lost == self.me => {
                 return refuse(io, gate, report, CloseCode::SessionLost);
@@ -211,10 +213,24 @@ impl Homes {
         owner: WorkerId,
         held: &Held<'_>,
     ) {
-        self.moves.progress(io.now);
+        // Of a stream that has not lost its home it is only asked whether this one knows it.
+        let is_question = held.lost.node == Incarnation::NONE;
+        if !is_question {
+            self.moves.progress(io.now);
+        } else if self.moves.is_unsettled()
+            || self.moves.may_come(io.now)
+            || self.options.mutant == Some(Mutant::EndsUntold)
+        {
+            return;
+        }
+        let was_here = is_question || held.lost == self.me;
         let (id, account, slot) = (held.session, held.account, held.slot);
         let handle = held.stream.stream;
         let unbind = |io: &mut Scope<'_, O, P>, code| {
+            if is_question {
+                // It takes another for its home, and believes only that one.
+                adopt_at(io, owner, (slot, id, account, handle));
+            }
             io.out.control(owner, &LinkFrame::Unbind { slot, code });
         };
         if let Some(end) = self.ended.get(&id) {
@@ -222,8 +238,10 @@ impl Homes {
         }
         match self.sessions.get(&account) {
             None if !self.is_home_of(io, account) => return,
+            // It has gone on to another home, which the owner will hear of.
+            None if was_here && self.moves.has_left(account) => return,
             // This home was not lost, so what it does not know is over.
-            None if held.lost == self.me => return unbind(io, CloseCode::Unavailable),
+            None if was_here => return unbind(io, CloseCode::Unavailable),
             None => self.rebuild(io.now, (id, account), held.level, held.generation),
             // Which of the two is over is not known before a gate has told of them.
             Some(other) if other.id != id && other.is_rebuilding => return,
@@ -245,6 +263,8 @@ impl Homes {
                 return self.owner_away(io, account, handle);
             }
             _ if held.lost == self.me => return unbind(io, CloseCode::Unavailable),
+            // It may be on its way to another owner, or be waited for there.
+            Some(stream) if is_question && !is_same(&stream.state) => return,
             Some(stream) if is_same(&stream.state) => {}
             Some(stream) if matches!(stream.state, StreamState::Awaited) => stream.state = bound,
             Some(stream) if is_asked(&stream.state) => {

@@ -24,6 +24,24 @@ impl<E: Entities> Streams<E> {
         stats
     }
 
+    /// The streams, to look at: of which session, and who they take for its home.
+    pub fn list(&self) -> Vec<String> {
+        let streams = (0u32..).zip(&self.table);
+        let streams = streams.filter_map(|(index, entry)| Some((index, entry.stream.as_ref()?)));
+        let text = streams.map(|(index, stream)| {
+            let (info, home) = (&stream.info, stream.home);
+            let lost = if self.orphans.has(index) { ", which is lost" } else { "" };
+            format!(
+                "stream {} of account {} in {:?}, attached {}, at home {home:?}{lost}",
+                stream.handle,
+                info.account.0,
+                info.session,
+                stream.is_attached(),
+            )
+        });
+        text.collect()
+    }
+
     /// The groups, to look at.
     pub fn groups(&self) -> &Groups {
         &self.groups

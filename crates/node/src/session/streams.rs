@@ -273,9 +273,13 @@ impl<E: Entities> Streams<E> {
         let parts = (seat, peer);
         let mut stream = Box::new(Stream::new(info, parts, wish.from, wish.target, numbers));
         stream.generation = wish.generation;
-        if let Some((gate, conn)) = wish.place {
-            stream.link = Link::Attached { gate, conn };
-            stream.route = self.table[index as usize].next_route();
+        match wish.place {
+            Some((gate, conn)) if out.reaches(gate.node) => {
+                stream.link = Link::Attached { gate, conn };
+                stream.route = self.table[index as usize].next_route();
+            }
+            Some(_) => cut_off(out, wish.from, (wish.session, wish.account)),
+            None => {}
         }
         // The route goes the way that all frames of the stream go, so it is there before them.
         stream.announce(out);
@@ -318,6 +322,10 @@ impl<E: Entities> Streams<E> {
         if generation <= stream.generation {
             self.stats.stale += 1;
             return;
+        }
+        if !out.reaches(gate.node) {
+            let (session, account) = (stream.info.session, stream.info.account);
+            return cut_off(out, stream.home, (session, account));
         }
         stream.generation = generation;
         if !stream.acknowledge(seen) {
@@ -988,6 +996,13 @@ fn unroute<T, P>(out: &mut impl Outlet, stream: &Stream<T, P>, code: CloseCode) 
     if let Link::Attached { gate, conn } = stream.link {
         out.control(gate, &LinkFrame::Unroute { conn, stream: stream.handle, code });
     }
+}
+
+/// The gate of a connection cannot be reached from here: what is sent on the connection would not come
+/// here, so it has to be another one.
+fn cut_off(out: &mut impl Outlet, home: WorkerId, (session, account): (SessionId, AccountId)) {
+    let (code, reason) = (CloseCode::Unavailable, "the way to an entity broke");
+    out.control(home, &LinkFrame::Kick { account, session, code, reason });
 }
 
 fn not_bound(out: &mut impl Outlet, wish: &Loading, status: Status) {

@@ -41,6 +41,10 @@ impl Outlet for Links<'_> {
         let sent = self.mesh.send_reply(self.now, to, |bytes| frame.encode(to.worker, bytes));
         self.count(sent);
     }
+
+    fn reaches(&self, node: Incarnation) -> bool {
+        !self.mesh.is_down(node)
+    }
 }
 
 /// Where entities are, as this worker's directory has it.

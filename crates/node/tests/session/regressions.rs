@@ -140,3 +140,33 @@ fn x23_identity_is_the_sessions_and_early_joins_wait() {
         assert_eq!(world.clients[player].faults, [(1, Status::NotFound)]);
     }
 }
+
+/// A home ended a session while its way to an owner was down: what it said of the stream was lost, nobody
+/// said it again, and the entity had a client for ever that had long gone.
+#[test]
+fn a_stream_whose_end_was_told_in_vain_ends_all_the_same() {
+    let mut world = World::new(5, &Options::default());
+    let player = world.client(7, 1);
+    let other = world.client(8, 2);
+    world.login(player, 1);
+    world.login(other, 1);
+    world.run();
+    world.kill(player);
+    world.run();
+    world.now += Duration::from_secs(61);
+    let home = worker(10);
+    world.with(home, |server, io| server.homes.handle_timeout(io));
+    world.wires.remove(&(home, worker(OWNER)));
+    world.run();
+    let streams = |world: &mut World| world.server(OWNER).streams.stats().streams;
+    assert_eq!(streams(&mut world), 2, "one of them has lost its session");
+    for _ in 0..240 {
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(streams(&mut world), 1);
+    // The other one was asked after as well, and goes on.
+    world.say(other, "avatar", true, ECHO, 1);
+    world.run();
+    assert_eq!(world.clients[other].replies, [(1, Status::Ok, 1)]);
+    assert!(world.clients[other].closed.is_empty());
+}

@@ -85,7 +85,8 @@ impl Script {
                 match call.as_mut().poll(&mut context) {
                     Poll::Ready(Ok(_)) => {}
                     Poll::Ready(Err(error)) => {
-                        let text = format!("liveness: post {key} is not reached by {node}: {error}");
+                        let text =
+                            format!("liveness: post {key} is not reached by {node}: {error}");
                         self.book.open().violation(text);
                     }
                     Poll::Pending if self.cluster.now() >= end => {
@@ -171,8 +172,9 @@ impl Script {
                 self.cluster.abandon(player.id, silent);
             }
         }
-        // A silent client is missed after three heartbeats.
-        let limit = self.laws.window + Duration::from_secs(40);
+        // A silent client is missed after three heartbeats, and homes are asked after streams of which they
+        // do not speak any more, once in two windows.
+        let limit = 3 * self.laws.window + Duration::from_secs(40);
         let end = self.cluster.now() + limit;
         while self.cluster.now() < end && !self.leftovers().is_empty() && !self.is_broken() {
             self.wait(Duration::from_secs(1));
@@ -187,7 +189,7 @@ impl Script {
         let mut found = Vec::new();
         let left = self.cluster.left();
         if left != testkit::Left::default() {
-            found.push(format!("left: {left:?}"));
+            found.push(format!("left: {left:?}, {:?}", self.cluster.streams()));
         }
         let book = self.book.open();
         if book.peers() > 0 {

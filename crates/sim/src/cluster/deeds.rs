@@ -165,6 +165,14 @@ impl Noted {
         self.under.insert((id, epoch), steps);
     }
 
+    /// An entity is at work under `epoch`: nobody has begun with it since.
+    pub fn is_owner(&mut self, now: Instant, id: EntityId, epoch: u64) {
+        let known = self.owned.get(&id).map_or(0, |owned| owned.epoch);
+        if epoch < known {
+            self.violation(format!("owners: {id} works at {now:?} under {epoch}, not {known}"));
+        }
+    }
+
     // -- what entities say to each other --
 
     /// A letter arrives: number `k` of its sender for this entity. `life` names the life of one that is
@@ -181,8 +189,8 @@ impl Noted {
             return;
         }
         let recent = |at: &Instant| now - *at < UNORDERED;
-        let moved =
-            self.moved_at.get(&to).is_some_and(recent) || self.left_at.get(&from).is_some_and(recent);
+        let moved = self.moved_at.get(&to).is_some_and(recent)
+            || self.left_at.get(&from).is_some_and(recent);
         if moved && self.links_break {
             self.seen.unordered += 1;
         } else {

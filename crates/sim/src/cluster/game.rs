@@ -147,8 +147,13 @@ impl Soul {
         self.alarms.set.iter().for_each(|alarm| deeds.alarm_held(*alarm, self.alarms.holder));
         drop(deeds);
         for peer in cx.peers() {
-            let chair = luggage.chairs.iter().find(|chair| chair.session == peer.session());
-            let Some(&Chair { tag, told, newest, .. }) = chair else { continue };
+            // Which of two streams of one session is which cannot be told: they begin anew.
+            let mut chairs = luggage.chairs.iter().filter(|c| c.session == peer.session());
+            let (Some(chair), None) = (chairs.next(), chairs.next()) else { continue };
+            let &Chair { tag, told, newest, .. } = chair;
+            if cx.peers().iter().filter(|other| other.session() == peer.session()).count() > 1 {
+                continue;
+            }
             self.book.open().online(me, tag);
             let (book, slot) = (self.book.clone(), peer.slot());
             self.seats.insert(slot, Seat { book, me, peer, tag, told, newest });
@@ -426,6 +431,7 @@ impl Avatar {
 
     #[timer]
     fn beat(&mut self, cx: &mut Cx<Self>) {
+        self.soul.deeds.open().is_owner(cx.now(), cx.id(), epoch(cx));
         self.soul.tell_all(cx);
         for seat in self.soul.seats.values_mut() {
             seat.newest += 1;
@@ -623,4 +629,3 @@ pub struct Kept {
     #[persist]
     pub paid: u64,
 }
-

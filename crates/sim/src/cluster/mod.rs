@@ -81,11 +81,10 @@ impl Script {
         options.events_max = EVENTS_MAX;
         let lease = Duration::from_millis(4_000 + random.below(4_000));
         let quiet = is_calm || random.chance(1, 3);
-        let center =
-            if quiet { CenterFaults::default() } else { CenterFaults::swarm(&mut random) };
+        let center = if quiet { CenterFaults::default() } else { CenterFaults::swarm(&mut random) };
         options.coordinator = Some((lease, center));
         let mut laws = Laws { is_calm, window: Duration::from_secs(20), ..Laws::default() };
-        laws.patience = Duration::from_secs(45);
+        (laws.patience, laws.streams) = (Duration::from_secs(45), 2);
         if random.chance(1, 4) {
             laws.refuses_second = true;
             options.sessions.second_login = SecondLogin::Refuse;
