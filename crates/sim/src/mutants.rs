@@ -68,7 +68,7 @@ const DATA: [(&str, Mutant); 10] = [
 const SLOTS: [(&str, Mutant); 1] = [("slots-unfenced", Mutant::Rule(Rule::SlotsUnfenced))];
 
 /// Those of the suite of whole clusters.
-const CLUSTER: [(&str, Mutant); 24] = [
+const CLUSTER: [(&str, Mutant); 22] = [
     ("duplicates-taken", Mutant::Session(Session::DuplicatesTaken)),
     ("nothing-replayed", Mutant::Session(Session::NothingReplayed)),
     ("any-generation", Mutant::Session(Session::AnyGeneration)),
@@ -89,8 +89,6 @@ const CLUSTER: [(&str, Mutant); 24] = [
     ("groups-kept", Mutant::Gate(Gate::GroupsKept)),
     ("homes-end", Mutant::Gate(Gate::HomesEnd)),
     ("any-epoch", Mutant::Rule(Rule::AnyEpoch)),
-    ("any-version", Mutant::Rule(Rule::AnyVersion)),
-    ("ids-forgotten", Mutant::Rule(Rule::IdsForgotten)),
     ("owned-given", Mutant::Rule(Rule::OwnedGiven)),
     ("released-unsaved", Mutant::Data(Data::ReleasedUnsaved)),
 ];

@@ -44,7 +44,9 @@ impl Suite {
             Suite::Moves => &["deals of unknown outcome"],
             Suite::Slots => &[],
             // The store itself stays well.
-            Suite::Cluster => &["sessions lost", "clients told of a lost session", "deals not done"],
+            Suite::Cluster => {
+                &["sessions lost", "clients told of a lost session", "deals not done"]
+            }
         }
     }
 

@@ -278,3 +278,14 @@ impl<E: Entities> Streams<E> {
         }
     }
 }
+
+/// The gate of a connection cannot be reached from here: what is sent on the connection would not come
+/// here, so it has to be another one.
+pub(super) fn cut_off(
+    out: &mut impl Outlet,
+    home: WorkerId,
+    (session, account): (SessionId, AccountId),
+) {
+    let (code, reason) = (CloseCode::Unavailable, "the way to an entity broke");
+    out.control(home, &LinkFrame::Kick { account, session, code, reason });
+}

@@ -12,7 +12,7 @@ use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionI
 use super::groups::Groups;
 use super::leading::Leading;
 use super::moving::{Moving, Settling};
-use super::orphans::Orphans;
+use super::orphans::{Orphans, cut_off};
 use super::ports::{Delivery, Entities, FromClient, Opening, PeerInfo, StreamStats};
 use super::stream::{Link, OpenCall, Sent, Stream};
 use super::{GroupError, Mutant, Options, Outlet, Places, Scope};
@@ -996,13 +996,6 @@ fn unroute<T, P>(out: &mut impl Outlet, stream: &Stream<T, P>, code: CloseCode) 
     if let Link::Attached { gate, conn } = stream.link {
         out.control(gate, &LinkFrame::Unroute { conn, stream: stream.handle, code });
     }
-}
-
-/// The gate of a connection cannot be reached from here: what is sent on the connection would not come
-/// here, so it has to be another one.
-fn cut_off(out: &mut impl Outlet, home: WorkerId, (session, account): (SessionId, AccountId)) {
-    let (code, reason) = (CloseCode::Unavailable, "the way to an entity broke");
-    out.control(home, &LinkFrame::Kick { account, session, code, reason });
 }
 
 fn not_bound(out: &mut impl Outlet, wish: &Loading, status: Status) {
