@@ -17,7 +17,7 @@ use proto::{
 use super::kept::Kept;
 use super::ports::{Entities, PeerInfo};
 use super::stream::{Latest, Link, Stream};
-use super::streams::{Streams, find_mut};
+use super::streams::{Entry, Streams, find_mut};
 use super::{Mutant, Outlet, Places, Scope};
 
 /// Most frames kept for the streams of one entity that is on its way.
@@ -123,6 +123,15 @@ impl Settling {
 }
 
 impl<E: Entities> Streams<E> {
+    /// A place for one more stream.
+    pub(super) fn vacant(&mut self) -> Slot {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.table.push(Entry { generation: 1, routes: 0, stream: None });
+            (self.table.len() - 1) as u32
+        });
+        self.slot_of(index)
+    }
+
     /// The entity is frozen: frames for its streams wait. Gives the gates of their clients.
     pub fn freeze(&mut self, entity: EntityId) -> BTreeSet<WorkerId> {
         let (mut gates, mut late) = (BTreeSet::new(), Vec::new());

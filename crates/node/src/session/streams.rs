@@ -28,7 +28,7 @@ pub struct Streams<E: Entities> {
     pub(super) me: WorkerId,
     pub(super) options: Options,
     pub(super) table: Vec<Entry<E>>,
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
     pub(super) len: usize,
     pub(super) by_entity: FastMap<EntityId, Vec<u32>>,
     pub(super) groups: Groups,
@@ -53,7 +53,7 @@ pub struct Streams<E: Entities> {
 pub(super) struct Entry<E: Entities> {
     pub(super) generation: u32,
     /// The name that the last connection of any stream in this place was given.
-    routes: u32,
+    pub(super) routes: u32,
     pub(super) stream: Option<Box<StreamOf<E>>>,
 }
 
@@ -295,15 +295,6 @@ impl<E: Entities> Streams<E> {
         self.table[index as usize].stream = Some(stream);
         self.by_entity.entry(wish.target).or_default().push(index);
         self.len += 1;
-    }
-
-    /// A place for one more stream.
-    pub(super) fn vacant(&mut self) -> Slot {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.table.push(Entry { generation: 1, routes: 0, stream: None });
-            (self.table.len() - 1) as u32
-        });
-        self.slot_of(index)
     }
 
     fn attach<O: Outlet>(
