@@ -78,6 +78,8 @@ struct Checks {
     /// The last number sent to the desk.
     desk_sent: u64,
     life: u64,
+    /// Something for the desk was refused, which the bot was told: so much may be missing there.
+    refused: bool,
     /// What the desk told in its present life.
     noted: Order,
     /// The numbers that it noted, over all its lives.
@@ -156,9 +158,10 @@ impl Checks {
         self.live(counts, account.life);
         let name = self.name;
         let order = &account.heard;
+        let lost = if self.refused { 0 } else { order.lost(asked) };
         let is_right = account.asked == asked
             && order.last == asked
-            && order.lost(asked) + order.doubled + order.reordered == 0
+            && lost + order.doubled + order.reordered == 0
             && account.told <= self.noted.last;
         let noted = &self.noted;
         counts.check(is_right, || {
@@ -173,6 +176,7 @@ impl Checks {
         }
         counts.lives += u64::from(self.life != 0);
         self.life = life;
+        self.refused = false;
         let noted = std::mem::take(&mut self.noted);
         counts.rooms.add(noted.last, &noted);
     }
@@ -321,6 +325,7 @@ impl Strict {
         let (index, text) = (bot.index(), error.to_string());
         let mut counts = self.shared.counts();
         if what == What::Sit {
+            self.checks.refused = true;
             *counts.room_failed.entry(text).or_default() += 1;
             return;
         }
@@ -330,10 +335,11 @@ impl Strict {
     }
 
     /// What became of a tell that was not handled, or of which that is not known.
-    fn untold(&self, bot: &Bot<'_>, stream: &str, text: &str) {
+    fn untold(&mut self, bot: &Bot<'_>, stream: &str, text: &str) {
         let index = bot.index();
         let mut counts = self.shared.counts();
         if stream == DESK {
+            self.checks.refused = true;
             *counts.room_failed.entry(text.to_owned()).or_default() += 1;
         } else if SERVICES.contains(&stream) {
             counts.fail(stream, text);
@@ -517,6 +523,12 @@ mod tests {
         }
         checks.settle(&mut counts, &account(0, &[], 0, 0));
         assert_eq!((counts.rooms.lost, counts.rooms.doubled), (1, 1));
-        assert_eq!(counts.lives, 1);
+        assert_eq!((counts.lives, counts.wrong), (1, 0));
+        // What it was told to be refused may be missing, in this life.
+        checks.refused = true;
+        checks.seated(&mut counts, 9, &account(9, &[6, 7, 9], 2, 9));
+        assert_eq!(counts.wrong, 0);
+        checks.seated(&mut counts, 9, &account(9, &[6, 7, 9], 0, 4));
+        assert_eq!(counts.wrong, 1);
     }
 }

@@ -875,10 +875,11 @@ impl NodeHandle {
             thread::park_timeout(LOOK_EVERY);
         }
         for worker in 0..self.workers() {
-            let Some((sessions, entities, streams)) = self.ask(worker, |worker| left_at(worker))
-            else {
+            let left = self.ask(worker, |worker| left_at(worker)).unwrap_or_default();
+            if left == (0, 0, 0) {
                 continue;
-            };
+            }
+            let (sessions, entities, streams) = left;
             tracing::warn!(
                 worker,
                 sessions,
