@@ -6,7 +6,7 @@ use env::{Clock, Instant};
 
 use crate::attached::Attached;
 use crate::contest::Waiters;
-use crate::keys::{Keys, NODE_PREFIX};
+use crate::keys::Keys;
 use crate::view::View;
 use crate::wire::{Reply, Request};
 use crate::{Change, Key, Options, Registry, contest};
@@ -142,7 +142,7 @@ impl Shared {
     pub fn handle_all(&self, now: Instant, revision: u64, all: Vec<(Arc<str>, Key)>) {
         self.change(|state| {
             state.keys.replace(revision, all);
-            let nodes = state.view.handle(now, &state.keys, true);
+            let nodes = state.view.handle_all(now, &state.keys);
             state.registry.show(nodes);
             let State { keys, attached, .. } = state;
             let attached = attached.as_mut().expect("there is a driver");
@@ -160,12 +160,10 @@ impl Shared {
     /// The coordinator's keys changed.
     pub fn handle_changes(&self, now: Instant, changes: Vec<Change>) {
         self.change(|state| {
-            let nodes = changes.iter().any(|change| change.key.starts_with(NODE_PREFIX));
-            state.keys.apply(changes);
-            if nodes {
-                let nodes = state.view.handle(now, &state.keys, false);
+            if let Some(nodes) = state.view.handle_changes(state.keys.revision(), &changes) {
                 state.registry.show(nodes);
             }
+            state.keys.apply(changes);
             self.tell_news(now, state);
         });
     }

@@ -6,9 +6,9 @@ use env::Instant;
 use proto::Incarnation;
 use proto::schema::Schema;
 
-use crate::NodeInfo;
 use crate::keys::{Keys, NODE_PREFIX};
 use crate::wire::decode_node;
+use crate::{Change, Key, NodeInfo};
 
 /// Most texts of declarations kept; nodes of one release share one.
 const SCHEMAS_MAX: usize = 16;
@@ -32,29 +32,46 @@ impl View {
         View { grace, listed: BTreeMap::new(), missed: BTreeMap::new(), schemas: Vec::new() }
     }
 
-    /// Looks at all nodes again, after changes, or with `replaced` after everything was read anew.
-    pub fn handle(&mut self, now: Instant, keys: &Keys, replaced: bool) -> Vec<Arc<NodeInfo>> {
+    /// Looks at all nodes again: everything was read anew.
+    pub fn handle_all(&mut self, now: Instant, keys: &Keys) -> Vec<Arc<NodeInfo>> {
         let before = std::mem::take(&mut self.listed);
         for (name, key) in keys.range(NODE_PREFIX) {
-            let known = before.get(name).filter(|(changed, _)| *changed == key.changed);
-            if let Some(known) = known {
-                self.listed.insert(name.clone(), known.clone());
-                continue;
-            }
-            let schemas = &mut self.schemas;
-            match decode_node(&key.value, |text| schema(schemas, text)) {
-                Ok(info) => drop(self.listed.insert(name.clone(), (key.changed, Arc::new(info)))),
-                Err(error) => tracing::warn!(%name, %error, "a listed node cannot be read"),
+            match before.get(name).filter(|(changed, _)| *changed == key.changed) {
+                Some(known) => drop(self.listed.insert(name.clone(), known.clone())),
+                None => self.list(name, key),
             }
         }
-        if replaced {
-            for (name, (_, info)) in before {
-                if !self.listed.contains_key(&name) {
-                    self.missed.insert(info.incarnation, (info, now + self.grace));
-                }
+        for (name, (_, info)) in before {
+            if !self.listed.contains_key(&name) {
+                self.missed.insert(info.incarnation, (info, now + self.grace));
             }
         }
         self.nodes()
+    }
+
+    /// Looks at what has changed after the revision `known`. Gives all nodes if any did.
+    pub fn handle_changes(&mut self, known: u64, changes: &[Change]) -> Option<Vec<Arc<NodeInfo>>> {
+        let mut any = false;
+        let news = changes.iter().filter(|change| change.revision > known);
+        for change in news.filter(|change| change.key.starts_with(NODE_PREFIX)) {
+            any = true;
+            match &change.now {
+                Some(key) => self.list(&change.key, key),
+                None => drop(self.listed.remove(&change.key)),
+            }
+        }
+        any.then(|| self.nodes())
+    }
+
+    fn list(&mut self, name: &Arc<str>, key: &Key) {
+        let schemas = &mut self.schemas;
+        match decode_node(&key.value, |text| schema(schemas, text)) {
+            Ok(info) => drop(self.listed.insert(name.clone(), (key.changed, Arc::new(info)))),
+            Err(error) => {
+                self.listed.remove(name);
+                tracing::warn!(%name, %error, "a listed node cannot be read");
+            }
+        }
     }
 
     /// Ends the view of nodes that did not come back. Gives the rest if some did not.

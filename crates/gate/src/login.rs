@@ -177,6 +177,7 @@ impl Gate {
             conn: slot,
             session: claims.session,
             account: claims.account,
+            level: claims.level,
             generation,
             streams,
             groups,

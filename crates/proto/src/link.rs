@@ -154,6 +154,8 @@ pub enum LinkFrame<'a> {
         conn: Slot,
         session: SessionId,
         account: AccountId,
+        /// Login level of the account, by its token.
+        level: u8,
         generation: u64,
         streams: Vec<Seen>,
         groups: Vec<SeenGroup>,
@@ -504,6 +506,7 @@ impl<'a> LinkFrame<'a> {
                 conn: read_slot(&mut r)?,
                 session: SessionId(r.array()?),
                 account: AccountId(r.varint()?),
+                level: r.byte()?,
                 generation: r.varint()?,
                 streams: read_seen(&mut r, RESUME_STREAMS_MAX)?,
                 groups: read_seen_groups(&mut r)?,
@@ -725,10 +728,11 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Disband { group } => {
                 put_group(out, *group);
             }
-            LinkFrame::Resume { conn, session, account, generation, streams, groups } => {
+            LinkFrame::Resume { conn, session, account, level, generation, streams, groups } => {
                 put_slot(out, *conn);
                 out.extend_from_slice(&session.0);
                 put_varint(out, account.0);
+                out.push(*level);
                 put_varint(out, *generation);
                 put_seen(out, streams, RESUME_STREAMS_MAX);
                 put_seen_groups(out, groups);

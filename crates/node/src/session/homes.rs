@@ -9,6 +9,7 @@ use proto::{AccountId, EntityId, Incarnation, SessionId};
 use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Bindings, HomeStats, Login, SessionInfo};
 use super::moves::{Ended, Moves};
+use super::rebuild::HANDLES_MAX;
 use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
 
 /// How long the owner of a stream that was replaced has to say to the client that it has ended.
@@ -453,11 +454,23 @@ impl Homes {
         gate: WorkerId,
         frame: &LinkFrame<'_>,
     ) {
-        let LinkFrame::Resume { conn, session, account, generation, streams, groups } = frame
+        let LinkFrame::Resume { conn, session, account, level, generation, streams, groups } =
+            frame
         else {
             unreachable!("the caller matched it");
         };
         let (conn, account, generation) = (*conn, *account, *generation);
+        if self.may_be_forgotten(io, *session, account) {
+            let handles = streams.iter().map(|stream| stream.handle);
+            let highest = handles.filter(|handle| *handle < HANDLES_MAX).max().unwrap_or(0);
+            let known = (generation.saturating_sub(1), highest);
+            if let Err(refusal) = self.begin_again(io, (*session, account), *level, known) {
+                self.stats.resumes_refused += 1;
+                let (code, reason) = (refusal.code, refusal.reason.as_str());
+                io.out.control(gate, &LinkFrame::Close { conn, code, reason });
+                return;
+            }
+        }
         let Some(found) = self.sessions.get_mut(&account).filter(|found| found.id == *session)
         else {
             self.stats.resumes_refused += 1;

@@ -52,6 +52,8 @@ pub(super) struct Moves {
     /// they may have sessions that belong here.
     unheard: BTreeSet<WorkerId>,
     unheard_until: Instant,
+    /// Until when a session that nobody knows may be one of a home that was lost.
+    pub(super) forgotten_until: Instant,
     /// Others are to hear that all was handed over.
     to_announce: bool,
     /// Those of them that could not be told.
@@ -132,6 +134,10 @@ impl Homes {
         let homes: BTreeSet<WorkerId> = io.places.homes().into_iter().collect();
         let before = std::mem::replace(&mut self.moves.known, homes);
         let vanished = before.difference(&self.moves.known).copied();
+        // A home that begins does not know what others have lost before it.
+        if before.is_empty() || vanished.clone().next().is_some() {
+            self.moves.forgotten_until = io.now + self.options.resume_window;
+        }
         let listed = io.places.workers().into_iter().chain(vanished);
         let moves = &self.moves;
         let is_awaited = |place: &WorkerId| {

@@ -12,7 +12,7 @@ use proto::link::{Held, HomeFrame, LinkFrame, Named, Report, Slot, Wanted, Worke
 use proto::{AccountId, Incarnation, SessionId};
 
 use super::home::{Session, SessionLink, Stream, StreamState};
-use super::login::{Binding, Login};
+use super::login::{Binding, Login, Refusal};
 use super::moves::SETTLE_WAIT;
 use super::{Homes, Mutant, Outlet, Places, Scope};
 
@@ -21,6 +21,9 @@ const LATE_WAIT: Duration = Duration::from_secs(1);
 
 /// Handles of streams that a lost home may have given out without anybody having heard of them.
 const HANDLES_SKIPPED: u32 = 1 << 16;
+
+/// A client that names a stream above it did not hear of that from a home.
+pub(super) const HANDLES_MAX: u32 = 1 << 31;
 
 impl Homes {
     /// A gate tells of a session whose home it has lost.
@@ -167,6 +170,49 @@ impl Homes {
         };
         self.sessions.insert(account, Box::new(session));
         self.set_timers(now, account);
+    }
+
+    /// Whether nobody may be left who knows a session but its client: it is not here, did not end as
+    /// far as anybody knows, and a home that may have had it was lost a moment ago.
+    pub(super) fn may_be_forgotten<O: Outlet, P: Places + ?Sized>(
+        &self,
+        io: &Scope<'_, O, P>,
+        session: SessionId,
+        account: AccountId,
+    ) -> bool {
+        let is_told = !self.moves.is_unsettled() && !self.moves.may_come(io.now);
+        io.now < self.moves.forgotten_until
+            && is_told
+            && !self.sessions.contains_key(&account)
+            && !self.ended.contains_key(&session)
+    }
+
+    /// Goes on with a session of which only its client knows, as with a login: the game chooses its
+    /// streams or refuses it. `known` are the highest generation and the highest handle of a stream
+    /// that the client has heard of.
+    pub(super) fn begin_again<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        (id, account): (SessionId, AccountId),
+        level: u8,
+        (generation, handle): (u64, u32),
+    ) -> Result<(), Refusal> {
+        if self.sessions.len() >= self.options.sessions_max {
+            let reason = "this server has no room: try later".to_owned();
+            return Err(Refusal { code: CloseCode::Unavailable, reason });
+        }
+        let login = Login { session: id, account, level, name: "", address: "" };
+        let bindings = self.bindings.choose(&login)?;
+        self.rebuild(io.now, (id, account), level, generation);
+        let next_stream = self.above(handle);
+        let found = self.sessions.get_mut(&account).expect("it was just made");
+        found.next_stream = next_stream;
+        found.is_rebuilding = false;
+        self.timers.remove(&(found.rebuilt_by, account, u32::MAX));
+        for binding in bindings {
+            self.bind(io, account, &binding.name, binding.target);
+        }
+        Ok(())
     }
 
     /// Puts a session on the connection that its gate tells of, or has it wait.

@@ -306,7 +306,9 @@ impl World {
         let groups = found.members.iter().map(seen).collect();
         let (account, session) = (AccountId(found.account), found.session);
         let conn = self.connect(client, gate, generation);
-        let frame = LinkFrame::Resume { conn, session, account, generation, streams, groups };
+        let level = 1;
+        let frame =
+            LinkFrame::Resume { conn, session, account, level, generation, streams, groups };
         self.send(worker(gate), self.map.home, &frame);
         conn
     }

@@ -107,6 +107,7 @@ fn parse<'a>(word: &str, args: &[&'a str], wall: u64) -> LinkFrame<'a> {
             conn: conn(0),
             account: account(1),
             session: id(2),
+            level: 1,
             generation: int(args[3]),
             streams: args[4..]
                 .iter()

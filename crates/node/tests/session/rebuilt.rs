@@ -1,12 +1,14 @@
 //! What a home does that has put sessions together again, or has them no more.
 
+use std::time::Duration;
+
 use env::{Instant, WallTime};
-use node::session::{Bindings, Homes, Options, Scope};
+use node::session::{Binding, Bindings, Homes, Login, Options, Refusal, Scope};
 use proto::AccountId;
-use proto::frame::CloseCode;
+use proto::frame::{CloseCode, Seen};
 use proto::link::{Admission, HomeFrame, LinkFrame, Report, Slot, WorkerId};
 
-use crate::harness::{Map, Port, Wires, session, worker};
+use crate::harness::{Map, Port, Wires, avatar, session, worker};
 
 const ME: WorkerId = worker(10);
 const LOST: WorkerId = worker(9);
@@ -18,13 +20,26 @@ const CONN: Slot = Slot { index: 3, generation: 1 };
 struct World {
     homes: Homes,
     map: Map,
+    now: Instant,
 }
 
 impl World {
     fn new() -> World {
-        let bindings = Bindings::new(|_| Ok(Vec::new()));
-        let homes = Homes::new(ME, Options::default(), bindings);
-        World { homes, map: Map { home: ME, ..Map::default() } }
+        Self::whose_game(|_| Ok(Vec::new()))
+    }
+
+    fn whose_game(
+        chooses: impl Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + 'static,
+    ) -> World {
+        let homes = Homes::new(ME, Options::default(), Bindings::new(chooses));
+        let now = Instant::from_nanos(1_000_000_000);
+        World { homes, map: Map { home: ME, ..Map::default() }, now }
+    }
+
+    /// The home has the list of nodes; before that it is the home of nobody.
+    fn begun(mut self) -> World {
+        self.sent(GATE, |homes, io| homes.handle_nodes(io));
+        self
     }
 
     /// Runs `act` at the home, and gives what it sent to `to`.
@@ -35,7 +50,7 @@ impl World {
     ) -> Vec<Vec<u8>> {
         let mut wires = Wires::new();
         let mut port = Port { from: ME, wires: &mut wires, room: usize::MAX };
-        let (now, wall) = (Instant::from_nanos(1_000_000_000), WallTime(1_000_000));
+        let (now, wall) = (self.now, WallTime(1_000_000));
         let mut io = Scope { now, wall, out: &mut port, places: &self.map };
         act(&mut self.homes, &mut io);
         wires.remove(&(ME, to)).unwrap_or_default().into()
@@ -43,6 +58,21 @@ impl World {
 
     fn hears(&mut self, from: WorkerId, frame: &LinkFrame<'_>, to: WorkerId) -> Vec<Vec<u8>> {
         self.sent(to, |homes, io| homes.handle_link(io, from, frame))
+    }
+
+    /// The client of session 1 resumes it, with its third connection.
+    fn resumed(&mut self) -> Vec<Vec<u8>> {
+        let (streams, groups) = (vec![Seen { handle: 3, number: 4 }], Vec::new());
+        let resume = LinkFrame::Resume {
+            conn: CONN,
+            session: session(1),
+            account: ACCOUNT,
+            level: 2,
+            generation: 3,
+            streams,
+            groups,
+        };
+        self.hears(GATE, &resume, GATE)
     }
 
     /// A gate tells of session 1, on `CONN` or waiting, with `generation`.
@@ -71,7 +101,7 @@ fn a_ticket_does_not_admit_again_while_the_session_lives_that_was_put_together()
     let mut world = World::new();
     world.told(GATE, Some(CONN), 1);
     world.sent(GATE, |homes, io| {
-        let later = io.now + std::time::Duration::from_secs(10);
+        let later = io.now + Duration::from_secs(10);
         let mut io = Scope { now: later, wall: io.wall, out: &mut *io.out, places: io.places };
         homes.handle_timeout(&mut io);
     });
@@ -112,4 +142,78 @@ fn a_former_home_that_has_forgotten_a_session_passes_on_that_its_connection_brok
     let sent = world.hears(GATE, &broke, next);
     let is_passed = |frame: LinkFrame<'_>| matches!(frame, LinkFrame::Home(HomeFrame::Pass { from, .. }) if from == GATE);
     assert!(frames(&sent).any(is_passed));
+}
+
+fn is_welcomed(sent: &[Vec<u8>]) -> bool {
+    frames(sent).any(|frame| {
+        matches!(frame, LinkFrame::Welcome { conn: CONN, generation: 3, resumed: true, .. })
+    })
+}
+
+fn refusal(sent: &[Vec<u8>]) -> Option<CloseCode> {
+    frames(sent).find_map(|frame| match frame {
+        LinkFrame::Close { conn: CONN, code, .. } => Some(code),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_session_that_only_its_client_knows_goes_on_when_its_home_was_lost() {
+    let mut world = World::whose_game(|login| {
+        assert_eq!((login.account, login.level), (ACCOUNT, 2));
+        Ok(vec![Binding { name: "avatar".into(), target: avatar(7) }])
+    })
+    .begun();
+    let sent = world.resumed();
+    assert!(is_welcomed(&sent), "{:?}", frames(&sent).collect::<Vec<_>>());
+    // What the client knew of streams is over, and what the game gives every session is there.
+    let is_over = |frame: LinkFrame<'_>| matches!(frame, LinkFrame::Unroute { stream: 3, .. });
+    assert!(frames(&sent).any(is_over));
+    let session = &world.homes.list(ACCOUNT, 1)[0];
+    assert_eq!(session.streams.iter().map(|s| &*s.0).collect::<Vec<_>>(), ["avatar"]);
+    // The connection that it had before does not come back.
+    assert_eq!(refusal(&world.resumed()), Some(CloseCode::Replaced));
+}
+
+#[test]
+fn a_session_that_ended_is_not_begun_again_by_its_client() {
+    let mut world = World::new().begun();
+    let over = HomeFrame::Over { session: session(1), account: ACCOUNT, code: CloseCode::Kicked };
+    world.hears(OTHER_GATE, &LinkFrame::Home(over), GATE);
+    assert_eq!(refusal(&world.resumed()), Some(CloseCode::Kicked));
+    assert_eq!(world.homes.session_of(ACCOUNT), None);
+}
+
+#[test]
+fn a_home_that_has_lost_nobody_for_long_knows_which_sessions_there_are() {
+    let mut world = World::new().begun();
+    world.now += Options::default().resume_window;
+    assert_eq!(refusal(&world.resumed()), Some(CloseCode::SessionLost));
+}
+
+#[test]
+fn the_game_may_refuse_a_session_that_only_its_client_knows() {
+    let refuses = |_: &Login<'_>| {
+        Err(Refusal { code: CloseCode::Kicked, reason: "banned until Monday".to_owned() })
+    };
+    let mut world = World::whose_game(refuses).begun();
+    assert_eq!(refusal(&world.resumed()), Some(CloseCode::Kicked));
+    assert_eq!(world.homes.session_of(ACCOUNT), None);
+}
+
+#[test]
+fn another_session_of_the_account_is_not_pushed_out_by_one_that_only_its_client_knows() {
+    let mut world = World::new().begun();
+    let other = Admission {
+        conn: Slot { index: 4, generation: 1 },
+        session: session(2),
+        account: ACCOUNT,
+        expires_ms: 2_000_000,
+        level: 1,
+        name: "someone",
+        address: "192.0.2.1:7",
+    };
+    world.hears(OTHER_GATE, &LinkFrame::Open(other), OTHER_GATE);
+    assert_eq!(refusal(&world.resumed()), Some(CloseCode::SessionLost));
+    assert_eq!(world.homes.session_of(ACCOUNT), Some(session(2)));
 }

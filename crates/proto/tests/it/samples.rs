@@ -232,6 +232,7 @@ pub fn link() -> Vec<LinkFrame<'static>> {
             conn,
             session,
             account,
+            level: 2,
             generation,
             streams: seen(),
             groups: vec![SeenGroup { group: 7, stream: 1, number: 2 }],
