@@ -101,6 +101,9 @@ impl Homes {
             return;
         }
         match frame {
+            LinkFrame::Home(home) if self.is_early(io, home) => {
+                self.keep_early(io.now, from, frame)
+            }
             LinkFrame::Home(frame) => self.handle_home(io, from, frame),
             LinkFrame::Open(admission) => self.open(io, from, admission),
             LinkFrame::Tag(tag) => self.tag(tag),

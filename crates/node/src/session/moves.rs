@@ -72,6 +72,8 @@ pub(super) struct Moves {
     held: BTreeMap<AccountId, Vec<(WorkerId, Vec<u8>)>>,
     selects: Vec<(WorkerId, Vec<u8>)>,
     held_len: usize,
+    /// What others had to say to the home that this one is not by its own list, and when it came.
+    early: VecDeque<(Instant, WorkerId, Vec<u8>)>,
     /// Sessions are here that belong elsewhere by this worker's list.
     misplaced: bool,
     /// When what was lost on its way is handed over again.
@@ -153,6 +155,12 @@ impl Homes {
         self.moves.to_announce = true;
         self.queue_all(io);
         self.send_queued(io);
+        let (now, early) = (io.now, std::mem::take(&mut self.moves.early));
+        let early = early.into_iter().filter(|(at, ..)| now.since(*at) < SETTLE_WAIT);
+        for (_, from, payload) in early {
+            let (_, frame) = LinkFrame::decode(&payload).expect("it was read before");
+            self.handle_link(io, from, &frame);
+        }
         self.settle_if_told(io);
     }
 
@@ -538,6 +546,37 @@ impl Homes {
             None => self.moves.selects.push((from, payload)),
         }
         true
+    }
+
+    /// Whether somebody tells of a session as to its home, which this is not by its own list: whoever
+    /// tells it may have a later one, and has then said all that this home will be told.
+    pub(super) fn is_early<O: Outlet, P: Places + ?Sized>(
+        &self,
+        io: &Scope<'_, O, P>,
+        frame: &HomeFrame<'_>,
+    ) -> bool {
+        let (session, account) = match frame {
+            HomeFrame::Report(report) => (report.session, report.account),
+            HomeFrame::Held(held) if held.lost.node != Incarnation::NONE => {
+                (held.session, held.account)
+            }
+            _ => return false,
+        };
+        let is_unknown =
+            !self.sessions.contains_key(&account) && !self.ended.contains_key(&session);
+        is_unknown && io.places.home_of(account) != Some(self.me)
+    }
+
+    pub(super) fn keep_early(&mut self, now: Instant, from: WorkerId, frame: &LinkFrame<'_>) {
+        let early = &mut self.moves.early;
+        while early.front().is_some_and(|(at, ..)| now.since(*at) >= SETTLE_WAIT) {
+            early.pop_front();
+        }
+        if early.len() < HELD_MAX {
+            let mut payload = Vec::new();
+            frame.encode(self.me.worker, &mut payload);
+            early.push_back((now, from, payload));
+        }
     }
 
     fn pass<O: Outlet, P: Places + ?Sized>(

@@ -217,3 +217,26 @@ fn another_session_of_the_account_is_not_pushed_out_by_one_that_only_its_client_
     assert_eq!(refusal(&world.resumed()), Some(CloseCode::SessionLost));
     assert_eq!(world.homes.session_of(ACCOUNT), Some(session(2)));
 }
+
+/// Whoever tells of a session may have a later list of nodes than the home that it tells: what was
+/// told was passed over, and the streams of living owners were opened anew.
+#[test]
+fn what_a_home_hears_before_it_knows_that_it_is_one_counts_when_it_does() {
+    let mut world = World::new();
+    world.map.home = worker(11);
+    world.told(GATE, Some(CONN), 1);
+    assert_eq!(world.homes.session_of(ACCOUNT), None);
+    world.map.home = ME;
+    let world = world.begun();
+    assert_eq!(world.homes.session_of(ACCOUNT), Some(session(1)));
+}
+
+#[test]
+fn what_a_home_has_heard_long_before_it_is_one_does_not_count() {
+    let mut world = World::new();
+    world.map.home = worker(11);
+    world.told(GATE, Some(CONN), 1);
+    world.map.home = ME;
+    world.now += Duration::from_secs(3);
+    assert_eq!(world.begun().homes.session_of(ACCOUNT), None);
+}
