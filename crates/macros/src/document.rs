@@ -8,7 +8,10 @@ use syn::{
     LitInt, LitStr, Path, Result, Type,
 };
 
+use self::index::{Expanded, Index};
 use crate::method::plain_name;
+
+mod index;
 
 /// `#[document(..)]` on the type.
 struct Options {
@@ -18,6 +21,7 @@ struct Options {
     step: Option<Path>,
     record: Option<LitStr>,
     key: Option<Type>,
+    indexes: Vec<Index>,
 }
 
 /// One saved field.
@@ -39,7 +43,7 @@ pub fn derive(input: TokenStream) -> Result<TokenStream> {
     if !input.generics.params.is_empty() {
         return Err(Error::new(input.generics.span(), "a document takes no parameters"));
     }
-    let options = Options::read(&input)?;
+    let mut options = Options::read(&input)?;
     let fields: Vec<Saved> = match &data.fields {
         Fields::Named(named) => saved(named.named.iter(), &options.root)?,
         Fields::Unit => Vec::new(),
@@ -47,7 +51,11 @@ pub fn derive(input: TokenStream) -> Result<TokenStream> {
             return Err(Error::new(fields.span(), "a document is a struct with named fields"));
         }
     };
-    Ok(implement(&input, &options, &fields))
+    if let Fields::Named(named) = &data.fields {
+        options.indexes.extend(index::of_each(&named.named)?);
+    }
+    let indexes = index::expand(&input, &options, &fields)?;
+    Ok(implement(&input, &options, &fields, &indexes))
 }
 
 impl Options {
@@ -59,6 +67,7 @@ impl Options {
             step: None,
             record: None,
             key: None,
+            indexes: Vec::new(),
         };
         for attr in input.attrs.iter().filter(|attr| attr.path().is_ident("document")) {
             attr.parse_nested_meta(|meta| {
@@ -76,12 +85,15 @@ impl Options {
                     options.step = Some(meta.value()?.call(Path::parse_mod_style)?);
                 } else if meta.path.is_ident("record") {
                     options.record = Some(meta.value()?.parse()?);
+                } else if meta.path.is_ident("index") || meta.path.is_ident("unique") {
+                    options.indexes.push(Index::of_fields(&meta)?);
                 } else if meta.path.is_ident("key") {
                     options.key = Some(meta.value()?.parse()?);
                 } else {
                     return Err(meta.error(
                         "unknown option; known here: `version = 2`, `from = OldType`, \
-                         `step = path`, `record = \"name\"`, `key = Type`, `root = path`",
+                         `step = path`, `record = \"name\"`, `key = Type`, `index(a, b)`, `unique(a, b)`, \
+                         `root = path`",
                     ));
                 }
                 Ok(())
@@ -154,8 +166,14 @@ fn saved<'a>(fields: impl Iterator<Item = &'a Field>, root: &Path) -> Result<Vec
     Ok(all)
 }
 
-fn implement(input: &DeriveInput, options: &Options, fields: &[Saved]) -> TokenStream {
-    let Options { root, version, from, step, record, key } = options;
+fn implement(
+    input: &DeriveInput,
+    options: &Options,
+    fields: &[Saved],
+    indexes: &Expanded,
+) -> TokenStream {
+    let Options { root, version, from, step, record, key, indexes: _ } = options;
+    let Expanded { queries, values } = indexes;
     let ident = &input.ident;
     let count = fields.len();
     let idents: Vec<_> = fields.iter().map(|field| &field.ident).collect();
@@ -206,12 +224,14 @@ fn implement(input: &DeriveInput, options: &Options, fields: &[Saved]) -> TokenS
     });
     quote! {
         #record
+        #queries
 
         #[automatically_derived]
         #[allow(warnings, clippy::all, clippy::pedantic)]
         impl #root::Document for #ident {
             const VERSION: u32 = #version;
             const FIELDS: usize = #count;
+            #values
 
             fn write_fields(&self, __out: &mut ::std::vec::Vec<u8>) {
                 #(<#types as #root::Message>::encode(&self.#idents, __out);)*
@@ -264,6 +284,7 @@ pub fn functions(root: &Path, item: &ItemStruct) -> TokenStream {
         fn save(&self, __sheets: &mut #root::Sheets) {
             __sheets.save(#root::OWN, self);
             #(__sheets.save(#names, &*self.#fields.borrow());)*
+            __sheets.save_indexes(<Self as #root::Entity>::KIND.name);
         }
     }
 }
@@ -352,6 +373,35 @@ mod tests {
                 struct S {}
             ))
             .contains("only records")
+        );
+        assert!(
+            refusal(quote!(
+                struct S {
+                    #[index]
+                    a: u8,
+                }
+            ))
+            .contains("add `#[persist]`")
+        );
+        assert!(
+            refusal(quote!(
+                struct S {
+                    #[persist]
+                    #[index(unique)]
+                    a: u8,
+                }
+            ))
+            .contains("unique index is of records")
+        );
+        assert!(
+            refusal(quote!(
+                #[document(index(a, b))]
+                struct S {
+                    #[persist]
+                    a: u8,
+                }
+            ))
+            .contains("fields marked")
         );
         assert!(
             refusal(quote!(

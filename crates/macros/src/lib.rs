@@ -108,7 +108,12 @@ pub fn message(input: TokenStream) -> TokenStream {
 /// `#[document(version = 2, from = OldType, step = path)]`: documents of older versions are read as
 /// `OldType`, which is `Default` and a `Document` of a lower version, and made new by `From`, or by
 /// `step`, a `fn(OldType) -> Result<Self, impl Display>`.
-#[proc_macro_derive(Document, attributes(document, persist))]
+///
+/// `#[index]` on such a field has documents found by it: `Guild::by_leader(&7)` is what
+/// `cx.find_records` and `cx.find_entities` look for. `#[document(index(realm, level))]` is over several
+/// fields (`Guild::by_realm_and_level`). Of records, `#[index(unique)]` and `#[document(unique(realm, title))]`
+/// let one alone have a value; `None` is no such value.
+#[proc_macro_derive(Document, attributes(document, persist, index))]
 pub fn document(input: TokenStream) -> TokenStream {
     document::derive(input.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }

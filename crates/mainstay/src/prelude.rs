@@ -4,8 +4,8 @@ pub use bus::Delivery;
 pub use env::{Calendar, WallTime};
 pub use macros::{Document, Message, client, component, entity, rpc, service};
 pub use node::data::{
-    Agenda, Batch, Change, CommitError, Deal, Document, Draft, Edit, Grid, MapError, Overdue,
-    Pledge, Record, RecordError, Snapshot, Spot, amend, holder,
+    Agenda, Batch, Change, CommitError, Deal, Document, Draft, Edit, EntityHits, Grid, MapError,
+    Overdue, Pledge, Query, Record, RecordError, RecordHits, Snapshot, Spot, amend, holder,
 };
 pub use node::{
     CallError, Caller, Component, Cx, Done, Failure, Group, Job, Locks, Missed, Peer, Pull, Queue,

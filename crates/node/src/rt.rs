@@ -4,7 +4,8 @@ pub use crate::call::{Call, CallEnd, ClientCall, wrong_reply};
 pub use crate::component::Component;
 pub use crate::cx::{Caller, Cx, GroupSlot, Link, Outside, Peer, PushMode, Ref, Reporter, This};
 pub use crate::data::{
-    BadDocument, Document, DocumentError, FieldReader, OWN, Record, Sheets, read_document,
+    BadDocument, Document, DocumentError, FieldReader, IndexValue, OWN, Query, Record, Sheets,
+    read_document,
 };
 pub use crate::entity::{
     Callers, Class, Entity, Hook, Hooks, KindInfo, Latest, MethodInfo, OnPanic, Rate, method_table,

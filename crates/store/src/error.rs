@@ -70,6 +70,14 @@ pub enum Error {
         /// Its version.
         current: u64,
     },
+    /// Another record has the value, of which there may be one in that index: choose another value.
+    #[error("a value of the index {index} is that of {by} already")]
+    Taken {
+        /// The index.
+        index: Box<str>,
+        /// Who has the value.
+        by: RecordId,
+    },
     /// Somebody else has the record to itself: try later. Whoever has seen the lock unchanged for
     /// its expiry may break it.
     #[error("{id} is locked")]

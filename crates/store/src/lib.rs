@@ -27,8 +27,7 @@
 //! Nodes keep their entities in it: `node::data` has write-behind, documents and deals.
 //!
 //! # What it is not yet
-//! Missing are indexes, and the intent to release to one node (for
-//! moves). A full disk ends an embedded store like any other failed write.
+//! Missing is the intent to release to one node (for moves). A full disk ends an embedded store like any other failed write.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     all(
@@ -50,6 +49,7 @@ mod cache;
 pub mod dump;
 mod embedded;
 mod error;
+mod index;
 pub mod journal;
 #[cfg(feature = "remote")]
 #[cfg_attr(
@@ -82,6 +82,7 @@ pub use answer::Answer;
 pub use cache::{Cache, CacheCounts, CacheOptions};
 pub use dump::{DumpError, DumpSummary};
 pub use error::{Error, OpenError, Refusal};
+pub use index::{INDEX_KIND, INDEX_SHEET, IndexEntry, IndexHit, Indexed};
 #[cfg(feature = "redis")]
 pub use landing::{Acknowledge, LandingOptions};
 pub use ledger::{

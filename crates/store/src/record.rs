@@ -1,5 +1,6 @@
 use std::fmt;
 
+use crate::index::IndexEntry;
 use crate::row::{Writer, hex};
 
 /// Names a record for ever: data that no entity owns, such as an account or a guild's charter.
@@ -86,9 +87,16 @@ pub struct RecordWrite {
 pub enum Change {
     /// Nothing: what was read must still be so.
     Keep,
-    /// Replaces it, or makes it.
+    /// Replaces it, or makes it. What it has in indexes stays.
     Put(Vec<u8>),
-    /// Removes it.
+    /// The same, and from now on it has exactly these in indexes.
+    Indexed {
+        /// What it says.
+        body: Vec<u8>,
+        /// What it has in indexes, at most 32.
+        entries: Vec<IndexEntry>,
+    },
+    /// Removes it, also from its indexes.
     Remove,
 }
 
@@ -96,6 +104,10 @@ impl RecordWrite {
     pub(crate) fn bytes(&self) -> usize {
         let body = match &self.change {
             Change::Put(body) => body.len(),
+            Change::Indexed { body, entries } => {
+                let of = |entry: &IndexEntry| 64 + entry.index.len() + 2 * entry.value.len();
+                body.len() + entries.iter().map(of).sum::<usize>()
+            }
             Change::Keep | Change::Remove => 0,
         };
         64 + self.id.key.len() + body
@@ -112,6 +124,16 @@ impl RecordWrite {
                 w.blob(body);
             }
             Change::Remove => w.u8(2),
+            Change::Indexed { body, entries } => {
+                w.u8(3);
+                w.blob(body);
+                w.count(entries.len());
+                for IndexEntry { index, value, unique } in entries {
+                    w.text(index);
+                    w.blob(value);
+                    w.u8(u8::from(*unique));
+                }
+            }
         }
     }
 }

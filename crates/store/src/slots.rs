@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::index::{INDEX_KIND, LIST_KIND, slot_of_key};
 use crate::ledger::TxnId;
 use crate::record::RecordId;
 use crate::types::Key;
@@ -31,6 +32,18 @@ impl Slot {
     }
 
     pub(crate) fn of_record_key(kind: u32, key: &[u8]) -> Self {
+        match (kind, key.split_first_chunk::<4>()) {
+            (INDEX_KIND, _) => return slot_of_key(key),
+            // Where the record is whose list it is.
+            (LIST_KIND, Some((of, key))) => {
+                return Self::of_plain_key(u32::from_be_bytes(*of), key);
+            }
+            _ => {}
+        }
+        Self::of_plain_key(kind, key)
+    }
+
+    fn of_plain_key(kind: u32, key: &[u8]) -> Self {
         let key = match key.first_chunk::<16>() {
             Some(region) if kind == CHUNK_KIND => region,
             _ => key,

@@ -1,7 +1,7 @@
 use mainstay::Exit;
 use mainstay::proto::codec::Dump;
 use mainstay::store::dump::Place;
-use mainstay::store::{AuditEntry, Entity, Holdings, Key, LedgerOp, Store};
+use mainstay::store::{AuditEntry, Entity, Holdings, INDEX_SHEET, Key, LedgerOp, Store};
 
 use super::open::{Where, entity, kind_id, shown};
 use super::time;
@@ -112,7 +112,7 @@ impl Show {
         };
         println!("\nowner: epoch {}, node {}, which {state}", owner.epoch, owner.incarnation);
         println!("documents: version {}", entity.version);
-        for (name, bytes) in &entity.documents {
+        for (name, bytes) in entity.documents.iter().filter(|(name, _)| *name != INDEX_SHEET) {
             let text = Dump { bytes, chars_max: self.chars };
             println!("  {name} ({} bytes): {text}", bytes.len());
         }

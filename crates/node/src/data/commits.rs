@@ -326,9 +326,10 @@ impl Keeper {
                 self.failed_over(now);
                 CommitError::Lost
             }
-            error @ (Error::RecordConflict { .. } | Error::Locked { .. } | Error::LockLost(_)) => {
-                CommitError::Record(error.into())
-            }
+            error @ (Error::RecordConflict { .. }
+            | Error::Taken { .. }
+            | Error::Locked { .. }
+            | Error::LockLost(_)) => CommitError::Record(error.into()),
             other => CommitError::Invalid(other.to_string()),
         }
     }

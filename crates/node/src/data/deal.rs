@@ -192,7 +192,8 @@ pub(crate) struct Desk {
 pub(crate) struct Wishes {
     pub commits: Vec<CommitRequest>,
     pub readings: Vec<(u64, Key)>,
-    pub records: Vec<(u64, RecordAsk)>,
+    /// With the number of the store that is asked.
+    pub records: Vec<(u64, usize, RecordAsk)>,
     pub sagas: Vec<SagaWish>,
 }
 
@@ -214,7 +215,7 @@ impl Wishes {
         let readings = self.readings.into_iter();
         let readings = readings.map(move |(tag, _)| (tag, CommitOutcome::Held(Err(none()))));
         let records = self.records.into_iter();
-        let records = records.map(move |(tag, _)| (tag, CommitOutcome::Record(Err(none()))));
+        let records = records.map(move |(tag, ..)| (tag, CommitOutcome::Record(Err(none()))));
         let no_store = || SagaError::Stopped("this node has no store".to_owned());
         let sagas = self.sagas.into_iter();
         let sagas = sagas.map(move |wish| (wish.tag, CommitOutcome::Saga(Err(no_store()))));
@@ -230,10 +231,10 @@ impl Desk {
         (self.next, wait)
     }
 
-    /// Asks something about records.
-    pub(super) fn ask(&mut self, ask: RecordAsk) -> Waiting {
+    /// Asks something about records of the store of that number.
+    pub(super) fn ask(&mut self, store: usize, ask: RecordAsk) -> Waiting {
         let (tag, wait) = self.wait();
-        self.wishes.records.push((tag, ask));
+        self.wishes.records.push((tag, store, ask));
         Waiting { wait }
     }
 
@@ -251,7 +252,7 @@ impl Desk {
             }
             Look::Read(age) => {
                 let (tag, wait) = self.wait();
-                self.wishes.records.push((tag, RecordAsk::Peek(key, age)));
+                self.wishes.records.push((tag, 0, RecordAsk::Peek(key, age)));
                 self.peeks.begin(now, key, age, tag);
                 wait
             }
@@ -266,9 +267,9 @@ impl Desk {
     }
 
     /// The same, of which nobody waits for the answer.
-    pub(super) fn wish(&mut self, ask: RecordAsk) {
+    pub(super) fn wish(&mut self, store: usize, ask: RecordAsk) {
         self.next += 1;
-        self.wishes.records.push((self.next, ask));
+        self.wishes.records.push((self.next, store, ask));
     }
 
     /// What was asked since the last time.

@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 
+use super::index::IndexValue;
 use proto::codec::{DecodeError, Decoder, Message, put_array, put_uint};
 
 /// A struct whose marked fields are saved as one sub-document. `#[derive(Document)]` writes it.
@@ -13,6 +14,14 @@ pub trait Document: Sized {
     const VERSION: u32;
     /// How many fields are saved.
     const FIELDS: usize;
+
+    /// Whether some of its fields are in an index.
+    const INDEXED: bool = false;
+
+    /// What it has in its indexes.
+    fn indexes(&self) -> Vec<IndexValue> {
+        Vec::new()
+    }
 
     /// Appends the saved fields.
     fn write_fields(&self, out: &mut Vec<u8>);

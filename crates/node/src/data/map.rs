@@ -353,7 +353,7 @@ impl<E: Entity, G: Grid> Map<'_, E, G> {
         chunks: &[ChunkId],
     ) -> Result<(u64, BTreeMap<ChunkId, Read>), MapError> {
         let ids = chunks.iter().map(|chunk| plane.record_of(*chunk)).collect::<Vec<_>>();
-        let told = self.cx.ask_of_records(RecordAsk::Read(ids.clone())).await?;
+        let told = self.cx.ask_of_records(0, RecordAsk::Read(ids.clone())).await?;
         let RecordTold::Read(found) = told else { return Err(RecordError::Unknown.into()) };
         let mut all = BTreeMap::new();
         for ((chunk, id), stored) in chunks.iter().zip(ids).zip(found.records) {
@@ -419,7 +419,7 @@ impl<E: Entity, G: Grid> Map<'_, E, G> {
             if writes.iter().all(|write| write.change == Change::Keep) {
                 return Ok(());
             }
-            let told = self.cx.ask_of_records(RecordAsk::Write(generation, writes)).await;
+            let told = self.cx.ask_of_records(0, RecordAsk::Write(generation, writes)).await;
             match told.map_err(MapError::from) {
                 Ok(_) => return Ok(()),
                 Err(MapError::Record(error)) if error.is_conflict() && tries + 1 < TRIES => {
@@ -594,7 +594,7 @@ impl<E: Entity, G: Grid> Map<'_, E, G> {
         let plane = Plane::of::<G>();
         let after = after.map_or_else(|| plane.first_key(), |chunk| plane.record_of(chunk).key);
         let ask = RecordAsk::List(CHUNK_KIND, Some(after), max);
-        let RecordTold::List(page) = self.cx.ask_of_records(ask).await? else {
+        let RecordTold::List(page) = self.cx.ask_of_records(0, ask).await? else {
             return Err(RecordError::Unknown.into());
         };
         let mut all = Vec::new();

@@ -21,6 +21,7 @@ use store::{
 
 use super::deal::{Deal, Waiting};
 use super::document::{Document, Tail, read, write};
+use super::index::entry_of;
 use crate::cx::Cx;
 use crate::entity::Entity;
 use crate::host::hub::Hub;
@@ -53,6 +54,14 @@ pub enum RecordError {
         id: RecordId,
         /// Its version.
         current: u64,
+    },
+    /// Another record has a value of which there may be one: choose another.
+    #[error("a value of the index {index} is that of {by} already")]
+    Taken {
+        /// The index: the record's name, then that of the index.
+        index: String,
+        /// Who has it.
+        by: RecordId,
     },
     /// Somebody else has it to himself: try later.
     #[error("{0} is locked")]
@@ -87,6 +96,7 @@ impl From<Error> for RecordError {
     fn from(error: Error) -> Self {
         match error {
             Error::RecordConflict { id, current } => RecordError::Conflict { id, current },
+            Error::Taken { index, by } => RecordError::Taken { index: index.into(), by },
             Error::Locked { id, .. } => RecordError::Locked(id),
             Error::LockLost(id) => RecordError::LockLost(id),
             Error::Generation { .. } => RecordError::FailedOver,
@@ -200,20 +210,30 @@ impl RecordAsk {
     }
 }
 
+/// Writes a record and what it has in indexes.
+pub(super) fn change_to<R: Record>(value: &R, body: Vec<u8>) -> Change {
+    if !R::INDEXED {
+        return Change::Put(body);
+    }
+    let values = value.indexes();
+    let entries = values.iter().map(|value| entry_of(R::NAME, "", value)).collect();
+    Change::Indexed { body, entries }
+}
+
 fn id_of<R: Record>(key: &R::Key) -> RecordId {
     RecordId { kind: KindId::of(R::NAME).0, key: proto::encode(key) }
 }
 
 /// What every record that was read has with it.
 #[derive(Debug)]
-struct Read<R> {
-    id: RecordId,
+pub(super) struct Read<R> {
+    pub id: RecordId,
     generation: u64,
     version: u64,
     /// As it was stored, `None` if there was none.
-    bytes: Option<Vec<u8>>,
+    pub bytes: Option<Vec<u8>>,
     tail: Tail,
-    value: R,
+    pub value: R,
 }
 
 impl<R: Record> Read<R> {
@@ -233,7 +253,7 @@ impl<R: Record> Read<R> {
 
 /// A record as it was at one moment. It cannot be written.
 #[derive(Debug)]
-pub struct Snapshot<R>(Read<R>);
+pub struct Snapshot<R>(pub(super) Read<R>);
 
 impl<R> Snapshot<R> {
     /// How often it was written until then.
@@ -314,7 +334,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if !self.is_over {
             let ask = RecordAsk::Unlock(self.id.clone(), self.fence);
-            self.hub.desk.borrow_mut().wish(ask);
+            self.hub.desk.borrow_mut().wish(0, ask);
         }
     }
 }
@@ -344,7 +364,7 @@ impl Batch {
         let mut bytes = Vec::new();
         let change = match write(&read.value, &read.tail, &mut bytes) {
             Ok(()) if read.bytes.as_ref() == Some(&bytes) => Ok(Change::Keep),
-            Ok(()) => Ok(Change::Put(bytes)),
+            Ok(()) => Ok(change_to(&read.value, bytes)),
             Err(error) => Err(RecordError::Invalid(format!("{}: {error}", read.id))),
         };
         self.add(read.generation, read.id, read.version, change, held)
@@ -353,12 +373,25 @@ impl Batch {
     /// Writes a record as it was once stored, with whatever a newer release has put into it.
     pub fn put_stored<R: Record>(mut self, draft: Draft<R>, bytes: Vec<u8>) -> Self {
         let Draft { read: found, held } = draft;
-        if let Err(error) = read(&mut R::default(), &bytes) {
+        let mut value = R::default();
+        if let Err(error) = read(&mut value, &bytes) {
             let (id, problem) = (found.id, error.to_string());
             self.fault.get_or_insert(RecordError::Unreadable { id, problem });
             return self;
         }
-        self.add(found.generation, found.id, found.version, Ok(Change::Put(bytes)), held)
+        let change = change_to(&value, bytes);
+        self.add(found.generation, found.id, found.version, Ok(change), held)
+    }
+
+    /// Writes a draft even if it was not changed, so that it stands in indexes that were declared since it was
+    /// written; one that is not there stays so.
+    pub fn index<R: Record>(self, draft: Draft<R>) -> Self {
+        let Draft { read, held } = draft;
+        let change = match &read.bytes {
+            Some(bytes) if R::INDEXED => change_to(&read.value, bytes.clone()),
+            _ => Change::Keep,
+        };
+        self.add(read.generation, read.id, read.version, Ok(change), held)
     }
 
     /// Removes a record.
@@ -426,19 +459,22 @@ impl Deal {
 }
 
 impl<E: Entity> Cx<E> {
-    pub(super) fn ask_of_records(&self, ask: RecordAsk) -> Waiting {
-        self.hub().desk.borrow_mut().ask(ask)
+    pub(super) fn ask_of_records(&self, store: usize, ask: RecordAsk) -> Waiting {
+        self.hub().desk.borrow_mut().ask(store, ask)
     }
 
-    fn read_stored<R: Record>(
+    pub(super) fn read_stored<R: Record>(
         &self,
         ids: Vec<RecordId>,
         age_max: Option<Duration>,
     ) -> impl Future<Output = Result<Vec<Read<R>>, RecordError>> + use<E, R> {
-        let told = self.ask_of_records(match age_max {
-            Some(age_max) => RecordAsk::ReadAged(ids.clone(), age_max),
-            None => RecordAsk::Read(ids.clone()),
-        });
+        let told = self.ask_of_records(
+            0,
+            match age_max {
+                Some(age_max) => RecordAsk::ReadAged(ids.clone(), age_max),
+                None => RecordAsk::Read(ids.clone()),
+            },
+        );
         async move {
             let RecordTold::Read(found) = told.await? else { return Err(RecordError::Unknown) };
             let each = ids.into_iter().zip(found.records);
@@ -486,7 +522,7 @@ impl<E: Entity> Cx<E> {
         max: usize,
     ) -> impl Future<Output = Result<Vec<(R::Key, R)>, RecordError>> + use<E, R> {
         let kind = KindId::of(R::NAME).0;
-        let told = self.ask_of_records(RecordAsk::List(kind, after.map(proto::encode), max));
+        let told = self.ask_of_records(0, RecordAsk::List(kind, after.map(proto::encode), max));
         async move {
             let RecordTold::List(found) = told.await? else { return Err(RecordError::Unknown) };
             let each = found.into_iter().map(|(bytes, stored)| {
@@ -578,7 +614,7 @@ impl<E: Entity> Cx<E> {
             });
             let seen = stood.map(|(lock, _)| (lock.fence, lock.beat));
             let ask = RecordAsk::Lock(LockAsk { id: id.clone(), expiry_ms, seen });
-            let lock = match self.ask_of_records(ask).await {
+            let lock = match self.ask_of_records(0, ask).await {
                 Ok(RecordTold::Locked(Lock { fence, .. }, found)) => {
                     let hub = Rc::clone(self.hub());
                     let held = Held { hub, id: id.clone(), fence, is_over: false };
@@ -612,7 +648,8 @@ impl<E: Entity> Cx<E> {
     ) -> impl Future<Output = Result<(), RecordError>> + use<E, R> {
         let id = draft.read.id.clone();
         let held = draft.held.as_ref();
-        let told = held.map(|held| self.ask_of_records(RecordAsk::Renew(id.clone(), held.fence)));
+        let told =
+            held.map(|held| self.ask_of_records(0, RecordAsk::Renew(id.clone(), held.fence)));
         async move {
             told.ok_or(RecordError::LockLost(id))?.await?;
             Ok(())
@@ -632,7 +669,7 @@ impl<E: Entity> Cx<E> {
         let parts = batch.into_parts();
         let told = parts.map(|parts| {
             parts.map(|(generation, writes)| {
-                self.ask_of_records(RecordAsk::Write(generation, writes))
+                self.ask_of_records(0, RecordAsk::Write(generation, writes))
             })
         });
         async move {

@@ -14,7 +14,7 @@ use store::{
 
 use super::ask::Ask;
 use super::document::{read, write};
-use super::records::{Record, RecordAsk, RecordTold};
+use super::records::{Record, RecordAsk, RecordTold, change_to};
 use crate::cx::Cx;
 use crate::entity::Entity;
 
@@ -42,7 +42,7 @@ pub fn amend<C: Change>(key: &<C::Record as Record>::Key, change: &C) -> Amend {
 
 /// Adds a change by its name.
 pub(crate) fn add_change<C: Change>(amends: &mut Amends) {
-    amends.add(C::NAME, |body, with| {
+    amends.add_change(C::NAME, |body, with| {
         let change = proto::decode::<C>(with).map_err(|error| error.to_string())?;
         let mut record = C::Record::default();
         let tail = match body {
@@ -52,7 +52,11 @@ pub(crate) fn add_change<C: Change>(amends: &mut Amends) {
         change.change(&mut record)?;
         let mut bytes = Vec::new();
         write(&record, &tail, &mut bytes).map_err(|error| error.to_string())?;
-        Ok(Some(bytes))
+        if body == Some(&bytes[..]) {
+            Ok(store::Change::Keep)
+        } else {
+            Ok(change_to(&record, bytes))
+        }
     });
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use store::{Claim, Documents, Patch};
+use store::{Claim, Documents, INDEX_SHEET, IndexEntry, Patch};
 
 use super::document::{Document, DocumentError, Tail, read, write};
+use super::index::{IndexValue, entry_of};
 
 /// A sub-document that cannot be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +34,8 @@ pub struct Sheets {
     pub(crate) hooked: bool,
     /// What is shown goes into a transaction, which may fail.
     in_deal: bool,
+    /// What each sub-document has in indexes.
+    indexed: BTreeMap<&'static str, Vec<IndexValue>>,
 }
 
 #[derive(Debug, Default)]
@@ -104,7 +107,14 @@ impl Sheets {
         let Some(bytes) = self.stored.remove(name) else { return Ok(()) };
         let tail = read(document, &bytes).map_err(|error| BadDocument { name, error })?;
         self.known.insert(name, Sheet { bytes, tail, before: None });
+        self.index(name, document);
         Ok(())
+    }
+
+    fn index<D: Document>(&mut self, name: &'static str, document: &D) {
+        if D::INDEXED {
+            self.indexed.insert(name, document.indexes());
+        }
     }
 
     /// Shows the sub-document `name` for writing, if it has changed.
@@ -113,7 +123,31 @@ impl Sheets {
         let mut bytes = Vec::with_capacity(known.bytes.len());
         if let Err(error) = write(document, &known.tail, &mut bytes) {
             self.bad.push(BadDocument { name, error: error.into() });
-        } else if bytes != known.bytes {
+            return;
+        }
+        self.show(name, bytes);
+        self.index(name, document);
+    }
+
+    /// Shows what an entity of `kind` has in indexes, after all its sub-documents were shown.
+    pub fn save_indexes(&mut self, kind: &str) {
+        if !self.known.contains_key(INDEX_SHEET) {
+            let bytes = self.stored.remove(INDEX_SHEET);
+            if bytes.is_none() && self.indexed.is_empty() {
+                return;
+            }
+            let sheet = Sheet { bytes: bytes.unwrap_or_default(), ..Sheet::default() };
+            self.known.insert(INDEX_SHEET, sheet);
+        }
+        let each = self.indexed.iter();
+        let each = each.flat_map(|(sheet, values)| values.iter().map(move |value| (sheet, value)));
+        let entries: Vec<_> = each.map(|(sheet, value)| entry_of(kind, sheet, value)).collect();
+        self.show(INDEX_SHEET, IndexEntry::sheet(&entries));
+    }
+
+    fn show(&mut self, name: &'static str, bytes: Vec<u8>) {
+        let known = self.known.entry(name).or_default();
+        if bytes != known.bytes {
             self.patch.insert(name.to_owned(), Some(bytes.clone()));
             let before = std::mem::replace(&mut known.bytes, bytes);
             if self.in_deal {

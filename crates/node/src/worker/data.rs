@@ -165,8 +165,8 @@ impl Worker {
             let store = self.host.store_of_holder(holder);
             self.keepers[store].handle_holdings(tag, holder);
         }
-        for (tag, ask) in wishes.records {
-            let store = ask.entity().map_or(0, |key| self.host.store_of_holder(key));
+        for (tag, store, ask) in wishes.records {
+            let store = ask.entity().map_or(store, |key| self.host.store_of_holder(key));
             self.keepers[store].handle_record(tag, ask);
         }
         let mut acted = self.carry_sagas(now, wishes.sagas);

@@ -6,6 +6,7 @@ mod chaos;
 mod deals;
 mod documents;
 mod game;
+mod indexes;
 mod keep;
 mod maps;
 mod process;

@@ -50,6 +50,7 @@ fn f14_errors_and_requests_come_as_they_were() {
         Error::Owned { key, owner },
         Error::Dead(Incarnation(1)),
         Error::RecordConflict { id: id.clone(), current: 8 },
+        Error::Taken { index: "guild/title".into(), by: id.clone() },
         Error::Locked { id, lock: Lock { fence: 1, beat: 2, expiry_ms: 3 } },
         Error::Refused(refused),
         Error::Refused(Refusal::ItemExists(ItemId(4))),

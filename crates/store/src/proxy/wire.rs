@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Error, Refusal};
+use crate::index::IndexEntry;
 use crate::ledger::{
     AuditEntry, Currency, Holdings, Item, ItemId, ItemKind, LedgerOp, Message, Outgoing, Receipt,
     Supply, Transaction, TxnId, Verdict,
@@ -153,6 +154,16 @@ impl Wire for String {
 
     fn take(r: &mut In<'_>) -> Result<Self, Damaged> {
         r.r.text()
+    }
+}
+
+impl Wire for Box<str> {
+    fn put(&self, w: &mut Writer) {
+        w.text(self);
+    }
+
+    fn take(r: &mut In<'_>) -> Result<Self, Damaged> {
+        r.r.text().map(String::into_boxed_str)
     }
 }
 
@@ -318,6 +329,7 @@ structs! {
     Records { generation, records }
     LockAsk { id, expiry_ms, seen }
     RecordWrite { id, version, change, fence, unlock }
+    IndexEntry { index, value, unique }
 }
 
 macro_rules! enums {
@@ -356,6 +368,7 @@ enums! {
         1 Keep;
         2 Put(body);
         3 Remove;
+        4 Indexed { body, entries };
     }
     Refusal {
         1 Insufficient { holder, currency, has, needs };
@@ -391,5 +404,6 @@ enums! {
         22 Corrupt { table, key };
         23 Stopped(why);
         24 Unknown(why);
+        25 Taken { index, by };
     }
 }

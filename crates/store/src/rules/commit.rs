@@ -100,7 +100,7 @@ fn rows_of(txn: &Transaction) -> impl Iterator<Item = (Table, Vec<u8>)> {
     });
     let ledgers = txn.ledgers.keys().map(move |key| holder(*key));
     let counters = [TXN_SEQUENCE, OUTBOX_SEQUENCE].map(|key| of(Table::Meta, key));
-    let records = txn.records.iter().map(|write| record::place(&write.id));
+    let records = txn.records.iter().flat_map(record::places);
     entities.chain(ops).chain(ledgers).chain(records).chain(counters)
 }
 

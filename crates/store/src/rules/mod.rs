@@ -1,6 +1,7 @@
 //! The rules of a shard: each reads rows, compares, and puts its writes on a [`Stage`].
 
 mod commit;
+mod index;
 #[cfg_attr(
     not(any(test, feature = "remote")),
     expect(dead_code, reason = "only a journal in Redis lands")

@@ -4,8 +4,9 @@ use super::landing::not_a_target;
 use super::raw::IMPORT;
 use super::rows::{EntityRow, alive_key, dead_key};
 use super::slots::{SHARD, generation_of};
-use super::{at_most, check_generation, generation, made_row, put_made};
+use super::{at_most, check_generation, generation, index, made_row, put_made};
 use crate::error::Error;
+use crate::index::INDEX_SHEET;
 use crate::options::Mutant;
 use crate::tables::{Stage, Table};
 use crate::types::{
@@ -134,7 +135,12 @@ pub(crate) fn release(s: &mut Stage<'_>, claim: &Claim, version: u64) -> Result<
 
 pub(crate) fn save(s: &mut Stage<'_>, save: &Save) -> Result<u64, Error> {
     let mut row = claimed_at(s, &save.claim, save.version)?;
+    let was = save.patch.contains_key(INDEX_SHEET).then(|| row.documents.get(INDEX_SHEET).cloned());
     patch(s, &mut row, &save.patch)?;
+    if let Some(was) = was {
+        let is = row.documents.get(INDEX_SHEET).map(Vec::as_slice);
+        index::of_entity(s, save.claim.key, was.as_deref(), is)?;
+    }
     put_entity(s, save.claim.key, &row);
     Ok(row.version)
 }

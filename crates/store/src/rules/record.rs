@@ -1,8 +1,9 @@
 //! Records: versions compared at each write, and locks.
 
 use super::rows::{RecordRow, record_key};
-use super::{at_most, check_generation, generation, slots};
+use super::{at_most, check_generation, generation, index, slots};
 use crate::error::Error;
+use crate::index::{INDEX_KIND, LIST_KIND};
 use crate::record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 use crate::row;
 use crate::tables::{Stage, Table};
@@ -58,7 +59,7 @@ pub(crate) fn write_records(
     writes: &[RecordWrite],
 ) -> Result<Vec<u64>, Error> {
     at_most("records to write", writes.len(), s.limits.records_max)?;
-    s.expect(writes.iter().map(|write| place(&write.id)));
+    s.expect(writes.iter().flat_map(places));
     check_generation(s, generation)?;
     apply(s, writes)
 }
@@ -70,11 +71,21 @@ pub(super) fn apply(s: &mut Stage<'_>, writes: &[RecordWrite]) -> Result<Vec<u64
     if ids.windows(2).any(|two| two[0] == two[1]) {
         return Err(Error::Malformed("a record is written twice"));
     }
-    writes.iter().map(|write| apply_one(s, write)).collect()
+    let (mut versions, mut added) = (Vec::with_capacity(writes.len()), Vec::new());
+    for write in writes {
+        versions.push(apply_one(s, write)?);
+        added.extend(index::of_record(s, write)?);
+    }
+    // After all that goes, so that one record may have what another gives up with it.
+    for write in added {
+        write.put(s)?;
+    }
+    Ok(versions)
 }
 
 fn apply_one(s: &mut Stage<'_>, write: &RecordWrite) -> Result<u64, Error> {
     let id = &write.id;
+    not_an_index(id)?;
     let mut row = row_of(s, id)?.unwrap_or_default();
     match (row.lock(), write.fence) {
         (Some(lock), Some(fence)) if lock.fence == fence => {}
@@ -88,7 +99,7 @@ fn apply_one(s: &mut Stage<'_>, write: &RecordWrite) -> Result<u64, Error> {
     match &write.change {
         Change::Keep if !write.unlock => return Ok(row.version),
         Change::Keep => {}
-        Change::Put(body) => {
+        Change::Put(body) | Change::Indexed { body, .. } => {
             at_most("bytes of a record", body.len(), s.limits.record_bytes_max)?;
             row.body = Some(body.clone());
             row.version += 1;
@@ -109,6 +120,7 @@ pub(crate) fn lock_record(s: &mut Stage<'_>, ask: &LockAsk) -> Result<(Lock, Rec
     if ask.expiry_ms == 0 {
         return Err(Error::Malformed("a lock has no expiry"));
     }
+    not_an_index(&ask.id)?;
     let generation = generation(s)?;
     let mut row = row_of(s, &ask.id)?.unwrap_or_default();
     if let Some(lock) = row.lock()
@@ -145,7 +157,22 @@ fn held(s: &Stage<'_>, id: &RecordId, fence: u64) -> Result<RecordRow, Error> {
     if is_held { Ok(row) } else { Err(Error::LockLost(id.clone())) }
 }
 
-pub(super) fn place(id: &RecordId) -> (Table, Vec<u8>) {
+fn not_an_index(id: &RecordId) -> Result<(), Error> {
+    match id.kind {
+        INDEX_KIND | LIST_KIND => Err(Error::Malformed("index rows are written with documents")),
+        _ => Ok(()),
+    }
+}
+
+/// The rows that a write reads.
+pub(super) fn places(write: &RecordWrite) -> impl Iterator<Item = (Table, Vec<u8>)> {
+    let list = matches!(write.change, Change::Indexed { .. } | Change::Remove);
+    let list = list.then(|| index::list_key(&write.id));
+    let rows = list.into_iter().chain(index::unique_keys(write));
+    std::iter::once(place(&write.id)).chain(rows.map(|key| (Table::Record, key)))
+}
+
+fn place(id: &RecordId) -> (Table, Vec<u8>) {
     (Table::Record, record_key(id.kind, &id.key))
 }
 

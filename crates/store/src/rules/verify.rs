@@ -8,8 +8,9 @@ use super::rows::{
     EntityRow, FORGOTTEN, FORMAT, GENERATION, HolderRow, OutboxRow, RecordRow, TXN_SEQUENCE,
     TxnRow, held_key,
 };
-use super::slots;
+use super::{index, slots};
 use crate::error::Error;
+use crate::index::INDEX_SHEET;
 use crate::ledger::{AuditEntry, Currency, Item, ItemId, ItemKind, Supply, Verdict};
 use crate::row::{self, Row};
 use crate::slots::Slot;
@@ -48,12 +49,15 @@ pub(crate) fn verify(s: &mut Stage<'_>) -> Result<Verdict, Error> {
     each::<u64>(s, Table::Node, &mut verdict, |_, _, _| Ok(()))?;
     let marks = marks(s, &mut verdict)?;
     let mut entities = 0;
-    each::<EntityRow>(s, Table::Entity, &mut verdict, |_, _, _| {
+    each::<EntityRow>(s, Table::Entity, &mut verdict, |verdict, key, row| {
         entities += 1;
-        Ok(())
+        let sheet = row.documents.get(INDEX_SHEET).map(Vec::as_slice);
+        index::faults_of_entity(s, key, sheet, &mut |line| fault(verdict, line))
     })?;
     each::<OutboxRow>(s, Table::Outbox, &mut verdict, |_, _, _| Ok(()))?;
-    each::<RecordRow>(s, Table::Record, &mut verdict, |_, _, _| Ok(()))?;
+    each::<RecordRow>(s, Table::Record, &mut verdict, |verdict, key, row| {
+        index::faults_of_record(s, key, &row, &mut |line| fault(verdict, line))
+    })?;
     let (mut counted, mut holders) = (0, 0);
     each::<HolderRow>(s, Table::Holder, &mut verdict, |verdict, _, row| {
         holders += 1;
@@ -212,6 +216,7 @@ pub(crate) fn looked_up(table: Table, key: &[u8], bytes: &[u8]) -> Option<(Table
             Some((Table::Held, held_key(item.holder?, id).to_vec()))
         }
         Table::Held => Some((Table::Item, key.get(16..)?.to_vec())),
+        Table::Record => index::looked_up(key, bytes),
         Table::Audit => {
             let entry: AuditEntry = row::decode(table, key, bytes).ok()?;
             Some((Table::Txn, entry.txn.0.to_be_bytes().to_vec()))

@@ -18,6 +18,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::record::Change;
+
 pub use plan::{Amend, Offer, SagaPlan, SagaStep, SagaWork};
 pub use run::{SagaAsk, SagaRun, SagaTold, SagaWant};
 pub use watch::SagaWatch;
@@ -132,11 +134,11 @@ pub enum SagaError {
     Stopped(String),
 }
 
-type Change = dyn Fn(Option<&[u8]>, &[u8]) -> Result<Option<Vec<u8>>, String> + Send + Sync;
+type Amending = dyn Fn(Option<&[u8]>, &[u8]) -> Result<Change, String> + Send + Sync;
 
 /// Changes of records by their names, so that a saga can say as data what is to become of a record.
 #[derive(Clone, Default)]
-pub struct Amends(BTreeMap<String, Arc<Change>>);
+pub struct Amends(BTreeMap<String, Arc<Amending>>);
 
 impl fmt::Debug for Amends {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,6 +159,17 @@ impl Amends {
         name: impl Into<String>,
         change: impl Fn(Option<&[u8]>, &[u8]) -> Result<Option<Vec<u8>>, String> + Send + Sync + 'static,
     ) {
+        self.add_change(name, move |body, with| {
+            Ok(change(body, with)?.map_or(Change::Remove, Change::Put))
+        });
+    }
+
+    /// As [`add`](Self::add), of records that have something in indexes.
+    pub fn add_change(
+        &mut self,
+        name: impl Into<String>,
+        change: impl Fn(Option<&[u8]>, &[u8]) -> Result<Change, String> + Send + Sync + 'static,
+    ) {
         self.0.insert(name.into(), Arc::new(change));
     }
 
@@ -165,12 +178,7 @@ impl Amends {
         self.0.contains_key(name)
     }
 
-    fn apply(
-        &self,
-        name: &str,
-        body: Option<&[u8]>,
-        with: &[u8],
-    ) -> Result<Option<Vec<u8>>, String> {
+    fn apply(&self, name: &str, body: Option<&[u8]>, with: &[u8]) -> Result<Change, String> {
         match self.0.get(name) {
             Some(change) => change(body, with),
             None => Err(format!("nobody here knows how to do {name:?}")),

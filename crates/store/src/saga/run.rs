@@ -518,10 +518,9 @@ impl SagaRun {
         for (amend, record) in work.amends.iter().zip(found.records) {
             let body = record.body.as_deref();
             let change = match self.amends.apply(&amend.by, body, &amend.with) {
-                Ok(Some(bytes)) if body == Some(&bytes[..]) => Change::Keep,
-                Ok(Some(bytes)) => Change::Put(bytes),
-                Ok(None) if body.is_none() => Change::Keep,
-                Ok(None) => Change::Remove,
+                Ok(Change::Put(bytes)) if body == Some(&bytes[..]) => Change::Keep,
+                Ok(Change::Remove) if body.is_none() => Change::Keep,
+                Ok(change) => change,
                 Err(refused) => {
                     why = Some(refused);
                     break;

@@ -9,7 +9,7 @@ use store::*;
 #[cfg(feature = "remote")]
 use crate::database::Database;
 use crate::folder::Folder;
-use crate::records;
+use crate::{indexes, records};
 
 /// A backend under test. `reopen` gives the same store after its process went away, if there is
 /// anything that could outlive it.
@@ -62,6 +62,9 @@ const CASES: &[Case] = &[
     ("a lock keeps others out until it is given back", records::a_lock_keeps_others_out),
     ("a lock that stands still may be broken", records::a_lock_that_stands_still_may_be_broken),
     ("records are listed in the order of their keys", records::listed_in_order),
+    ("an entity is found by what it has saved", indexes::entities_are_found_by_what_they_saved),
+    ("a record is found by what it has", indexes::records_are_found_by_what_they_have),
+    ("a unique value is of one record", indexes::a_unique_value_is_of_one_record),
 ];
 
 /// Opens a store of one case, again after it was closed if it is one that lasts.

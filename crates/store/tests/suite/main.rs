@@ -18,6 +18,7 @@ mod faults;
 mod folder;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 mod followers;
+mod indexes;
 #[cfg(feature = "redis")]
 mod journal;
 mod model;
