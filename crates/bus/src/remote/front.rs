@@ -150,6 +150,8 @@ struct Pending {
     post: Outgoing,
     since: Instant,
     deadline: Option<Instant>,
+    /// The server took it as new once, although that was not certain.
+    was_new: bool,
     tellers: Vec<Sender<Accepted>>,
 }
 
@@ -324,7 +326,8 @@ impl Front {
             self.deadlines.insert((deadline, number));
         }
         let post = Outgoing { number, topic: topic.to_owned(), subject, id, body };
-        self.pending.insert(number, Pending { post, since: now, deadline, tellers: vec![sender] });
+        let (was_new, tellers) = (false, vec![sender]);
+        self.pending.insert(number, Pending { post, since: now, deadline, was_new, tellers });
         self.by_id.insert(id, number);
         self.unsent.insert(number);
         Ok(answer)
@@ -381,6 +384,15 @@ impl Front {
         }
     }
 
+    /// The server says what it did with a message, but may lose it: it is published again.
+    #[cfg(feature = "nats")]
+    pub fn doubted(&mut self, number: u64, accepted: Accepted) {
+        if let Some(pending) = self.pending.get_mut(&number) {
+            pending.was_new |= accepted == Accepted::New;
+        }
+        self.send_again(number);
+    }
+
     /// Nobody knows what became of any of it.
     #[cfg(feature = "rabbitmq")]
     pub fn send_all_again(&mut self) {
@@ -390,6 +402,8 @@ impl Front {
     /// The server has taken a message, or refused it.
     pub fn confirmed(&mut self, number: u64, result: Result<Accepted, Error>) {
         let Some(pending) = self.close(number) else { return };
+        // What it knows already it had from here.
+        let result = result.map(|accepted| if pending.was_new { Accepted::New } else { accepted });
         match &result {
             Ok(accepted) => {
                 self.ids.add(pending.post.id);
@@ -767,5 +781,26 @@ mod tests {
         }
         assert_eq!(said, [false, false, true]);
         assert!(front.is_live_said(after));
+    }
+
+    /// A server that had it all the time tells a repeat of what is published again in doubt.
+    #[cfg(feature = "nats")]
+    #[test]
+    fn what_is_published_again_in_doubt_is_new_to_who_published_it() {
+        let now = Instant::ZERO;
+        let mut front = Front::new("test", Options::default(), Random::from_seed(1));
+        front.declare("a", Delivery::AtLeastOnce, channel().0).unwrap();
+        front.topic_made("a", None);
+        let mut publish = |first| {
+            let post = Post { subject: "a".into(), id: None, body: [].into(), within: None };
+            let mut answer = front.publish(now, post).unwrap();
+            let number = front.next_post().unwrap().number;
+            front.doubted(number, first);
+            assert_eq!(front.next_post().map(|post| post.number), Some(number));
+            front.confirmed(number, Ok(Accepted::Repeated));
+            answer.wait(Duration::ZERO)
+        };
+        assert_eq!(publish(Accepted::New), Some(Ok(Accepted::New)));
+        assert_eq!(publish(Accepted::Repeated), Some(Ok(Accepted::Repeated)));
     }
 }

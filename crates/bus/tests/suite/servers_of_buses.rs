@@ -73,6 +73,76 @@ fn nats_without_jetstream_refuses_what_may_not_be_lost() {
     assert_eq!(take(&mut heard, 1), "hello");
 }
 
+/// A server of version 2.9 that is told to end confirms what it drops, because the groups of a topic go before it.
+#[cfg(feature = "nats")]
+#[test]
+fn what_nats_confirms_in_its_last_moments_is_not_lost() {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+
+    const ENDS: usize = 10;
+    const BETWEEN: usize = 300;
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Nats::start().unwrap();
+    let attach = || attach_nats(&server.url(), "end", Options::default());
+    let (publisher, worker) = (attach(), attach());
+    for bus in [&publisher, &worker] {
+        bus.declare("work", bus::Delivery::AtLeastOnce).unwrap();
+    }
+    let mut heard = listen(&worker, bus::Listen::to("work").in_group("workers"));
+    let (number, confirmed) = (AtomicU32::new(0), Mutex::new(BTreeSet::new()));
+    let (mut done, ended) = (BTreeSet::new(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        // Publishers end however this ends.
+        let ends = Ends(&ended);
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    let text = number.fetch_add(1, Ordering::Relaxed).to_string();
+                    send_on(&publisher, "work", &text);
+                    confirmed.lock().unwrap().insert(text);
+                }
+            });
+        }
+        let mut work = |until: usize| {
+            eventually("more is confirmed", || {
+                while let Some(message) = heard.try_next() {
+                    done.insert(text(&message));
+                    message.done();
+                }
+                confirmed.lock().unwrap().len() > until
+            });
+        };
+        for _ in 0..ENDS {
+            let before = confirmed.lock().unwrap().len();
+            work(before + BETWEEN);
+            server.stop().unwrap();
+            servers::Instance::start_again(&server).unwrap();
+        }
+        drop(ends);
+    });
+    eventually("all that was confirmed is heard", || {
+        while let Some(message) = heard.try_next() {
+            done.insert(text(&message));
+            message.done();
+        }
+        confirmed.lock().unwrap().is_subset(&done)
+    });
+}
+
+#[cfg(feature = "nats")]
+struct Ends<'a>(&'a std::sync::atomic::AtomicBool);
+
+#[cfg(feature = "nats")]
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A stock client of MQTT reaches a service that listens on the bus, and receives what is pushed.
 #[cfg(feature = "nats")]
 #[test]

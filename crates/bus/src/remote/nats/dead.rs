@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType, Stream};
 use futures_util::StreamExt;
 use tokio::time::sleep;
 
-use super::{ID, Line, ONLY, PAUSES, bytes, hex, name, unhex};
+use super::{ID, Line, ONLY, PAUSES, bytes, hex, name, proof, unhex};
 use crate::answer::Sender;
 use crate::{Dead, Error};
 
@@ -145,7 +145,11 @@ async fn try_bury(line: &Line, dead: &Dead, replay: bool) -> Result<bool, Failur
             .header(ID, hex(dead.id))
             .header(ONLY, dead.group.clone().unwrap_or_default());
         let subject = line.subject("kept", &dead.subject);
-        line.jetstream.send_publish(subject, again).await?.await?;
+        let server = proof::server(line);
+        let told = line.jetstream.send_publish(subject, again).await?.await?;
+        if !proof::is_listed(line, &told.stream).await || proof::server(line) != server {
+            return Err("whether it was replayed is not known".into());
+        }
     }
     Ok(stream.delete_message(place).await.unwrap_or(false))
 }

@@ -7,6 +7,7 @@
 
 mod consume;
 mod dead;
+mod proof;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,8 @@ use env::Clock;
 use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+
+use proof::Told;
 
 use super::front::{Listening, Live, Order, Outgoing};
 use super::{LAST_WORDS, PAUSES, Remote, Shared};
@@ -78,6 +81,8 @@ struct Line {
     jetstream: jetstream::Context,
     /// How each message that is here is acknowledged.
     ackers: Mutex<Ackers>,
+    /// By stream, what is to be proven. It has a task while it is here.
+    told: Mutex<BTreeMap<String, Vec<Told>>>,
 }
 
 #[derive(Default)]
@@ -89,6 +94,10 @@ struct Ackers {
 impl Line {
     fn ackers(&self) -> MutexGuard<'_, Ackers> {
         self.ackers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Told>>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keep(&self, acker: Acker) -> u64 {
@@ -134,8 +143,8 @@ async fn run(shared: Arc<Shared>, nats: NatsOptions) {
     let Some(client) = connect(&shared, &nats).await else { return };
     let mut jetstream = jetstream::new(client.clone());
     jetstream.set_timeout(nats.request_wait);
-    let ackers = Mutex::default();
-    let line = Arc::new(Line { shared: shared.clone(), nats, client, jetstream, ackers });
+    let (ackers, told) = (Mutex::default(), Mutex::default());
+    let line = Arc::new(Line { shared: shared.clone(), nats, client, jetstream, ackers, told });
     tokio::spawn(publish(line.clone()));
     tokio::spawn(stay_alive(line.clone()));
     let mut ears: BTreeMap<u64, Vec<JoinHandle<()>>> = BTreeMap::new();
@@ -349,6 +358,7 @@ async fn publish_kept(line: &Arc<Line>, post: Outgoing) {
         .message_id(hex(post.id))
         .header(ID, hex(post.id));
     let (line, number) = (line.clone(), post.number);
+    let server = proof::server(&line);
     let sent = match line.jetstream.send_publish(subject, message).await {
         Ok(sent) => sent,
         Err(error) => {
@@ -359,10 +369,12 @@ async fn publish_kept(line: &Arc<Line>, post: Outgoing) {
     };
     tokio::spawn(async move {
         let answer = sent.await;
-        let result = match answer {
-            Ok(ack) if ack.duplicate => Ok(Accepted::Repeated),
-            Ok(_) => Ok(Accepted::New),
-            Err(error) if is_full(&error) => Err(Error::Busy(post.subject)),
+        let refusal = match answer {
+            Ok(ack) => {
+                let accepted = if ack.duplicate { Accepted::Repeated } else { Accepted::New };
+                return proof::told(&line, ack.stream, Told { number, accepted, server });
+            }
+            Err(error) if is_full(&error) => Error::Busy(post.subject),
             Err(error) => {
                 tracing::debug!(%error, "not confirmed; trying on");
                 if error.kind() == PublishErrorKind::StreamNotFound {
@@ -372,7 +384,7 @@ async fn publish_kept(line: &Arc<Line>, post: Outgoing) {
                 return line.shared.act(|front, _| front.send_again(number));
             }
         };
-        line.shared.act(|front, _| front.confirmed(number, result));
+        line.shared.act(|front, _| front.confirmed(number, Err(refusal)));
     });
 }
 
