@@ -6,6 +6,7 @@ mod data;
 mod ears;
 mod links;
 mod moves;
+mod singletons;
 mod topics;
 mod users;
 
@@ -150,6 +151,8 @@ pub struct Worker {
     /// The list of nodes is another one; those that it has lost, and whether they were reached.
     nodes_changed: Option<Vec<(Incarnation, bool)>>,
     moves: Moves,
+    /// When singletons are looked after.
+    singletons_at: Option<Instant>,
     /// The node is leaving.
     keeps_directory: bool,
 }
@@ -213,6 +216,7 @@ impl Worker {
             sagas,
             nodes_changed: None,
             moves: Moves::default(),
+            singletons_at: None,
             keeps_directory: false,
         }
     }
@@ -503,6 +507,7 @@ impl Worker {
     pub fn turn(&mut self, now: Instant, wall: WallTime) -> Option<Instant> {
         self.view.routes.now.set(now);
         self.handle_timeout(now, wall);
+        self.mind_singletons(now);
         self.mind_the_store(now);
         for node in self.topics.take_untold() {
             let workers = self.view.directory.borrow().node(node).map_or(0, |info| info.workers);
@@ -535,6 +540,7 @@ impl Worker {
             (!heard_all).then_some(now),
             self.sagas.as_ref().and_then(Sagas::poll_timeout),
             self.moves_timeout(),
+            self.singletons_at,
         ];
         timeouts.into_iter().flatten().min()
     }
@@ -542,6 +548,7 @@ impl Worker {
     /// Hands over and tells what follows from another list of nodes.
     fn follow_nodes(&mut self, now: Instant, wall: WallTime) {
         let Some(vanished) = self.nodes_changed.take() else { return };
+        self.singletons_at = Some(now);
         for (node, was_up) in vanished {
             self.handle_way_down(now, wall, node);
             if was_up {

@@ -4,4 +4,5 @@ mod leading;
 mod moving;
 mod regressions;
 mod rows;
+mod singletons;
 mod support;
