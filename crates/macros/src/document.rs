@@ -21,6 +21,7 @@ struct Options {
     step: Option<Path>,
     record: Option<LitStr>,
     key: Option<Type>,
+    store: Option<LitStr>,
     indexes: Vec<Index>,
 }
 
@@ -67,6 +68,7 @@ impl Options {
             step: None,
             record: None,
             key: None,
+            store: None,
             indexes: Vec::new(),
         };
         for attr in input.attrs.iter().filter(|attr| attr.path().is_ident("document")) {
@@ -87,12 +89,14 @@ impl Options {
                     options.record = Some(meta.value()?.parse()?);
                 } else if meta.path.is_ident("index") || meta.path.is_ident("unique") {
                     options.indexes.push(Index::of_fields(&meta)?);
+                } else if meta.path.is_ident("store") {
+                    options.store = Some(meta.value()?.parse()?);
                 } else if meta.path.is_ident("key") {
                     options.key = Some(meta.value()?.parse()?);
                 } else {
                     return Err(meta.error(
                         "unknown option; known here: `version = 2`, `from = OldType`, \
-                         `step = path`, `record = \"name\"`, `key = Type`, `index(a, b)`, `unique(a, b)`, \
+                         `step = path`, `record = \"name\"`, `key = Type`, `store = \"name\"`, `index(a, b)`, `unique(a, b)`, \
                          `root = path`",
                     ));
                 }
@@ -104,6 +108,10 @@ impl Options {
                 input.ident.span(),
                 "a step leads from an older type: name it with `from = OldType`",
             ));
+        }
+        if let (None, Some(store)) = (&options.record, &options.store) {
+            let what = "only records name a store here: an entity does so in `#[entity(document, store = ..)]`";
+            return Err(Error::new(store.span(), what));
         }
         match (&options.record, &options.key) {
             (Some(name), _) if name.value().is_empty() => {
@@ -172,7 +180,7 @@ fn implement(
     fields: &[Saved],
     indexes: &Expanded,
 ) -> TokenStream {
-    let Options { root, version, from, step, record, key, indexes: _ } = options;
+    let Options { root, version, from, step, record, key, store, indexes: _ } = options;
     let Expanded { queries, values } = indexes;
     let ident = &input.ident;
     let count = fields.len();
@@ -213,11 +221,13 @@ fn implement(
             }
         }
     });
+    let store = store.as_ref().map(|name| quote!(const STORE: &'static str = #name;));
     let record = record.as_ref().map(|name| {
         quote! {
             #[automatically_derived]
             impl #root::Record for #ident {
                 const NAME: &'static str = #name;
+                #store
                 type Key = #key;
             }
         }
@@ -366,6 +376,13 @@ mod tests {
                 struct S {}
             ))
             .contains("key = u64")
+        );
+        assert!(
+            refusal(quote!(
+                #[document(store = "far")]
+                struct S {}
+            ))
+            .contains("only records")
         );
         assert!(
             refusal(quote!(

@@ -49,7 +49,7 @@ pub enum AppError {
     /// Name it in the cluster file, or have the kind name another.
     #[error("`{kind}` is kept in the store {store:?}, which the cluster file does not name{hint}")]
     UnknownStore {
-        /// Name of the kind.
+        /// Name of the kind, or of the sort of record.
         kind: &'static str,
         /// The store that it names.
         store: &'static str,
@@ -83,6 +83,8 @@ struct Kind {
 #[derive(Clone)]
 struct Sort {
     name: &'static str,
+    /// The store that it names; empty: the default one.
+    store: &'static str,
     add: fn(NodeApp) -> NodeApp,
 }
 
@@ -156,7 +158,11 @@ impl App {
     pub fn record<R: Record>(mut self) -> Self {
         let clash = self.records.iter().any(|sort| sort.name == R::NAME);
         assert!(!clash, "two sorts of record of app {:?} are called {:?}", self.name, R::NAME);
-        self.records.push(Sort { name: R::NAME, add: NodeApp::record::<R> });
+        self.records.push(Sort {
+            name: R::NAME,
+            store: R::STORE,
+            add: NodeApp::record::<R>,
+        });
         self
     }
 
@@ -220,7 +226,7 @@ impl App {
     pub fn change<C: Change>(mut self) -> Self {
         let clash = self.changes.iter().any(|change| change.name == C::NAME);
         assert!(!clash, "two changes of app {:?} are called {:?}", self.name, C::NAME);
-        self.changes.push(Sort { name: C::NAME, add: NodeApp::change::<C> });
+        self.changes.push(Sort { name: C::NAME, store: "", add: NodeApp::change::<C> });
         self
     }
 
@@ -233,7 +239,7 @@ impl App {
     pub fn map<G: Grid>(mut self) -> Self {
         let clash = self.maps.iter().any(|map| map.name == G::NAME);
         assert!(!clash, "two maps of app {:?} are called {:?}", self.name, G::NAME);
-        self.maps.push(Sort { name: G::NAME, add: NodeApp::map::<G> });
+        self.maps.push(Sort { name: G::NAME, store: "", add: NodeApp::map::<G> });
         self
     }
 
@@ -390,10 +396,16 @@ impl App {
         refused.next().map_or(Ok(()), |problem| Err(AppError::BusCannotGive(problem)))
     }
 
-    /// The stores beside the default one that its kinds name.
+    /// The stores beside the default one that its kinds and records name.
     pub(crate) fn store_names(&self) -> BTreeSet<&'static str> {
-        let names = self.kinds.iter().map(|kind| kind.info.store);
+        let names = self.placed().map(|(_, store)| store);
         names.filter(|name| !name.is_empty()).collect()
+    }
+
+    /// Its kinds and sorts of records, and the stores that they name.
+    fn placed(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let kinds = self.kinds.iter().map(|kind| (kind.info.name, kind.info.store));
+        kinds.chain(self.records.iter().map(|sort| (sort.name, sort.store)))
     }
 
     /// Whether `process` has the stores that kinds name.
@@ -404,15 +416,14 @@ impl App {
     pub fn check_stores(&self, process: &Process) -> Result<(), AppError> {
         let names = || process.stores.iter().map(|(name, _)| name.as_str());
         let is_there = |store: &str| store.is_empty() || names().any(|name| name == store);
-        let Some(kind) = self.kinds.iter().find(|kind| !is_there(kind.info.store)) else {
+        let Some((kind, store)) = self.placed().find(|(_, store)| !is_there(store)) else {
             return Ok(());
         };
-        let store = kind.info.store;
         let hint = match tables::nearest(store, names()) {
             Some(near) => format!("; did you mean {near:?}?"),
             None => format!(": add \"stores\": {{{store:?}: {{..}}}}"),
         };
-        Err(AppError::UnknownStore { kind: kind.info.name, store, hint })
+        Err(AppError::UnknownStore { kind, store, hint })
     }
 
     /// The roles that its cluster file may name.

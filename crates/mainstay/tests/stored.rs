@@ -118,14 +118,24 @@ struct Purse {
 #[rpc]
 impl Purse {
     #[invoke(server)]
-    fn earn(&mut self, coins: u32) -> u32 {
+    async fn earn(&mut self, cx: &mut Cx<Self>, coins: u32) -> u32 {
         self.coins += coins;
+        let minted = cx.update_record::<Coinage, ()>(&1, |all| all.minted += u64::from(coins));
+        minted.await.expect("its store is there");
         self.coins
     }
 }
 
+/// Shared by all purses, and kept beside them.
+#[derive(Debug, Default, Document)]
+#[document(record = "coinage", key = u32, store = "accounts")]
+struct Coinage {
+    #[persist]
+    minted: u64,
+}
+
 fn start_with_purses(text: &str) -> Result<Running, StartError> {
-    let app = app().entity::<Purse>();
+    let app = app().entity::<Purse>().record::<Coinage>();
     let input = Input::of_text("reef.json", text);
     let roles = mainstay::config::Roles::standard(["diver", "purse"]);
     let config = Config::from_input(&input, &roles).unwrap();
@@ -163,15 +173,20 @@ fn f3_several_stores_are_named_in_the_cluster_file_and_used_at_once() {
         let store = store::Store::embedded(file, store::Options::default()).unwrap();
         store.load(key).wait().unwrap().is_some()
     };
+    let records = |file: &Path| {
+        let store = store::Store::embedded(file, store::Options::default()).unwrap();
+        store.scan_records(mainstay::proto::KindId::of("coinage").0, None, 9).wait().unwrap().len()
+    };
     let (diver, purse) = (holder(Ref::<Diver>::keyed(1)), holder(Ref::<Purse>::keyed(1)));
     assert!(has(&path, purse) && !has(&path, diver));
     let default = folder.0.join("data/all.store");
     assert!(has(&default, diver) && !has(&default, purse));
+    assert_eq!((records(&path), records(&default)), (1, 0));
 }
 
 /// Processes of one cluster file, in this one.
 fn start_one(text: &str, name: &str) -> Result<Running, StartError> {
-    let app = app().entity::<Purse>();
+    let app = app().entity::<Purse>().record::<Coinage>();
     let input = Input::of_text("reef.json", text);
     let roles = mainstay::config::Roles::standard(["diver", "purse"]);
     let config = Config::from_input(&input, &roles).unwrap();

@@ -142,6 +142,8 @@ pub struct NodeApp {
     kept: Option<&'static str>,
     /// Kinds with documents, also such as are only offered elsewhere.
     placed: Vec<&'static KindInfo>,
+    /// Sorts of records, and the stores that they name.
+    records: Vec<(&'static str, &'static str)>,
     register: Vec<Register>,
     /// Queues, and whether this node has workers for them.
     queues: Vec<(Queue, bool)>,
@@ -183,6 +185,8 @@ impl NodeApp {
     #[must_use]
     pub fn record<R: Record>(mut self) -> Self {
         self.kept.get_or_insert(R::NAME);
+        self.records.push((R::NAME, R::STORE));
+        self.register.push(Arc::new(|host: &mut Host| host.register_record::<R>()));
         self
     }
 
@@ -636,10 +640,11 @@ fn check_stores(
         return Err(NodeError::Option { node, option: "stores", problem: "are at most 63" });
     }
     let (names, stores): (Vec<_>, Vec<_>) = named.into_iter().unzip();
-    let is_there =
-        |kind: &&KindInfo| kind.store.is_empty() || names.iter().any(|n| n == kind.store);
-    if let Some(kind) = app.placed.iter().copied().find(|kind| !is_there(kind)) {
-        return Err(NodeError::UnknownStore { node, kind: kind.name, store: kind.store });
+    let kinds = app.placed.iter().map(|kind| (kind.name, kind.store));
+    let is_there = |store: &str| store.is_empty() || names.iter().any(|name| name == store);
+    let mut all = kinds.chain(app.records.iter().copied());
+    if let Some((kind, store)) = all.find(|(_, store)| !is_there(store)) {
+        return Err(NodeError::UnknownStore { node, kind, store });
     }
     Ok((std::iter::once(store).chain(stores).collect(), names))
 }

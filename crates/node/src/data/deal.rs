@@ -81,6 +81,8 @@ pub struct Deal {
     pub(crate) note: String,
     /// Records written with it, and the generation under which they were read.
     pub(crate) records: Vec<store::RecordWrite>,
+    /// The store of these.
+    pub(crate) records_in: Option<&'static str>,
     pub(crate) generation: Option<u64>,
 }
 
@@ -95,6 +97,7 @@ impl Deal {
             messages: Vec::new(),
             note: note.into(),
             records: Vec::new(),
+            records_in: None,
             generation: None,
         }
     }

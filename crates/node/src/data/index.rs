@@ -123,10 +123,10 @@ impl<E: Entity> Cx<E> {
         mut query: Query<R>,
         max: usize,
     ) -> Result<RecordHits<R>, RecordError> {
-        let entry = entry_of(R::NAME, "", &query.value);
+        let (entry, store) = (entry_of(R::NAME, "", &query.value), self.store_of::<R>()?);
         let (max, mut found) = (max.clamp(1, RECORDS_MAX), Vec::new());
         loop {
-            let (hits, ends) = self.hits(0, &entry, &query, max - found.len()).await?;
+            let (hits, ends) = self.hits(store, &entry, &query, max - found.len()).await?;
             if let Some(last) = hits.last() {
                 query = query.behind(&last.at);
             }

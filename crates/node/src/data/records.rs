@@ -39,6 +39,8 @@ const LOOK_MAX: Duration = Duration::from_millis(500);
 pub trait Record: Document + Default + 'static {
     /// Names this sort of record for ever.
     const NAME: &'static str;
+    /// The store that keeps it, one that the cluster file names; empty: the default one.
+    const STORE: &'static str = "";
     /// What tells one from another; a tuple for a compound key. Its encoding is at most 128 bytes.
     type Key: Message;
 }
@@ -79,6 +81,15 @@ pub enum RecordError {
         id: RecordId,
         /// Why.
         problem: String,
+    },
+    /// A mistake in the caller: the batch or deal has records of two stores. Do it in a saga, with a step in
+    /// each.
+    #[error("records of the store {first:?} and of {second:?} cannot be written together (empty: the default one)")]
+    TwoStores {
+        /// One of the stores.
+        first: String,
+        /// The other.
+        second: String,
     },
     /// A mistake in the caller that another try does not mend; nothing was written.
     #[error("the records cannot be written: {0}")]
@@ -317,6 +328,7 @@ impl<R> DerefMut for Draft<R> {
 /// A lock, given back when it is dropped.
 struct Held {
     hub: Rc<Hub>,
+    store: usize,
     id: RecordId,
     fence: u64,
     is_over: bool,
@@ -334,7 +346,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if !self.is_over {
             let ask = RecordAsk::Unlock(self.id.clone(), self.fence);
-            self.hub.desk.borrow_mut().wish(0, ask);
+            self.hub.desk.borrow_mut().wish(self.store, ask);
         }
     }
 }
@@ -346,6 +358,15 @@ pub struct Batch {
     generation: Option<u64>,
     writes: Vec<RecordWrite>,
     fault: Option<RecordError>,
+    /// The store of its records, once it has some.
+    store: Option<&'static str>,
+}
+
+/// What a batch is, for whoever has it written.
+struct Parts {
+    generation: u64,
+    writes: Vec<RecordWrite>,
+    store: &'static str,
 }
 
 impl Batch {
@@ -355,7 +376,7 @@ impl Batch {
     }
 
     pub(super) fn of(generation: u64, writes: Vec<RecordWrite>) -> Self {
-        Batch { generation: Some(generation), writes, fault: None }
+        Batch { generation: Some(generation), writes, fault: None, store: Some("") }
     }
 
     /// Writes a draft, if it was changed. If not, nobody else may have changed it either.
@@ -367,7 +388,7 @@ impl Batch {
             Ok(()) => Ok(change_to(&read.value, bytes)),
             Err(error) => Err(RecordError::Invalid(format!("{}: {error}", read.id))),
         };
-        self.add(read.generation, read.id, read.version, change, held)
+        self.of_store(R::STORE).add(read.generation, read.id, read.version, change, held)
     }
 
     /// Writes a record as it was once stored, with whatever a newer release has put into it.
@@ -380,7 +401,7 @@ impl Batch {
             return self;
         }
         let change = change_to(&value, bytes);
-        self.add(found.generation, found.id, found.version, Ok(change), held)
+        self.of_store(R::STORE).add(found.generation, found.id, found.version, Ok(change), held)
     }
 
     /// Writes a draft even if it was not changed, so that it stands in indexes that were declared since it was
@@ -391,20 +412,29 @@ impl Batch {
             Some(bytes) if R::INDEXED => change_to(&read.value, bytes.clone()),
             _ => Change::Keep,
         };
-        self.add(read.generation, read.id, read.version, Ok(change), held)
+        self.of_store(R::STORE).add(read.generation, read.id, read.version, Ok(change), held)
     }
 
     /// Removes a record.
     pub fn remove<R: Record>(self, draft: Draft<R>) -> Self {
         let Draft { read, held } = draft;
         let change = if read.bytes.is_some() { Change::Remove } else { Change::Keep };
-        self.add(read.generation, read.id, read.version, Ok(change), held)
+        self.of_store(R::STORE).add(read.generation, read.id, read.version, Ok(change), held)
     }
 
     /// Holds only if nobody has written that record since it was read.
     pub fn unchanged<R: Record>(self, snapshot: &Snapshot<R>) -> Self {
         let Read { id, generation, version, .. } = &snapshot.0;
-        self.add(*generation, id.clone(), *version, Ok(Change::Keep), None)
+        self.of_store(R::STORE).add(*generation, id.clone(), *version, Ok(Change::Keep), None)
+    }
+
+    fn of_store(mut self, store: &'static str) -> Self {
+        let first = *self.store.get_or_insert(store);
+        if first != store {
+            let (first, second) = (first.to_owned(), store.to_owned());
+            self.fault.get_or_insert(RecordError::TwoStores { first, second });
+        }
+        self
     }
 
     fn add(
@@ -432,11 +462,13 @@ impl Batch {
         self
     }
 
-    /// The generation and writes, `None` if there are none.
-    fn into_parts(self) -> Result<Option<(u64, Vec<RecordWrite>)>, RecordError> {
-        match (self.fault, self.generation) {
-            (Some(fault), _) => Err(fault),
-            (None, generation) => Ok(generation.map(|generation| (generation, self.writes))),
+    /// `None` if there are no writes.
+    fn into_parts(self) -> Result<Option<Parts>, RecordError> {
+        let Batch { generation, writes, fault, store } = self;
+        let store = store.unwrap_or_default();
+        match fault {
+            Some(fault) => Err(fault),
+            None => Ok(generation.map(|generation| Parts { generation, writes, store })),
         }
     }
 }
@@ -448,7 +480,12 @@ impl Deal {
     ///
     /// What makes the writes impossible, such as a field outside its limits.
     pub fn writing(mut self, batch: Batch) -> Result<Self, RecordError> {
-        if let Some((generation, writes)) = batch.into_parts()? {
+        if let Some(Parts { generation, writes, store }) = batch.into_parts()? {
+            let first = *self.records_in.get_or_insert(store);
+            if first != store {
+                let (first, second) = (first.to_owned(), store.to_owned());
+                return Err(RecordError::TwoStores { first, second });
+            }
             if *self.generation.get_or_insert(generation) != generation {
                 return Err(RecordError::FailedOver);
             }
@@ -463,20 +500,25 @@ impl<E: Entity> Cx<E> {
         self.hub().desk.borrow_mut().ask(store, ask)
     }
 
+    /// The number of the store that keeps records of that sort.
+    pub(super) fn store_of<R: Record>(&self) -> Result<usize, RecordError> {
+        self.hub().stores.borrow().of_records(R::STORE)
+    }
+
     pub(super) fn read_stored<R: Record>(
         &self,
         ids: Vec<RecordId>,
         age_max: Option<Duration>,
     ) -> impl Future<Output = Result<Vec<Read<R>>, RecordError>> + use<E, R> {
-        let told = self.ask_of_records(
-            0,
-            match age_max {
+        let told = self.store_of::<R>().map(|store| {
+            let ask = match age_max {
                 Some(age_max) => RecordAsk::ReadAged(ids.clone(), age_max),
                 None => RecordAsk::Read(ids.clone()),
-            },
-        );
+            };
+            self.ask_of_records(store, ask)
+        });
         async move {
-            let RecordTold::Read(found) = told.await? else { return Err(RecordError::Unknown) };
+            let RecordTold::Read(found) = told?.await? else { return Err(RecordError::Unknown) };
             let each = ids.into_iter().zip(found.records);
             each.map(|(id, stored)| Read::new(id, found.generation, stored)).collect()
         }
@@ -522,9 +564,10 @@ impl<E: Entity> Cx<E> {
         max: usize,
     ) -> impl Future<Output = Result<Vec<(R::Key, R)>, RecordError>> + use<E, R> {
         let kind = KindId::of(R::NAME).0;
-        let told = self.ask_of_records(0, RecordAsk::List(kind, after.map(proto::encode), max));
+        let ask = RecordAsk::List(kind, after.map(proto::encode), max);
+        let told = self.store_of::<R>().map(|store| self.ask_of_records(store, ask));
         async move {
-            let RecordTold::List(found) = told.await? else { return Err(RecordError::Unknown) };
+            let RecordTold::List(found) = told?.await? else { return Err(RecordError::Unknown) };
             let each = found.into_iter().map(|(bytes, stored)| {
                 let id = RecordId { kind, key: bytes };
                 let key = proto::decode::<R::Key>(&id.key);
@@ -606,6 +649,7 @@ impl<E: Entity> Cx<E> {
         let id = id_of::<R>(key);
         let expiry_ms = u32::try_from(expiry.as_millis()).unwrap_or(u32::MAX);
         let until = self.now() + wait;
+        let store = self.store_of::<R>()?;
         // What was seen of somebody else's lock, and since when.
         let mut watched: Option<(Lock, Instant)> = None;
         loop {
@@ -614,10 +658,10 @@ impl<E: Entity> Cx<E> {
             });
             let seen = stood.map(|(lock, _)| (lock.fence, lock.beat));
             let ask = RecordAsk::Lock(LockAsk { id: id.clone(), expiry_ms, seen });
-            let lock = match self.ask_of_records(0, ask).await {
+            let lock = match self.ask_of_records(store, ask).await {
                 Ok(RecordTold::Locked(Lock { fence, .. }, found)) => {
                     let hub = Rc::clone(self.hub());
-                    let held = Held { hub, id: id.clone(), fence, is_over: false };
+                    let held = Held { hub, store, id: id.clone(), fence, is_over: false };
                     let stored = found.records.into_iter().next().ok_or(RecordError::Unknown)?;
                     let read = Read::new(id, found.generation, stored)?;
                     return Ok(Draft { read, held: Some(held) });
@@ -649,7 +693,9 @@ impl<E: Entity> Cx<E> {
         let id = draft.read.id.clone();
         let held = draft.held.as_ref();
         let told =
-            held.map(|held| self.ask_of_records(0, RecordAsk::Renew(id.clone(), held.fence)));
+            held.map(|held| {
+            self.ask_of_records(held.store, RecordAsk::Renew(id.clone(), held.fence))
+        });
         async move {
             told.ok_or(RecordError::LockLost(id))?.await?;
             Ok(())
@@ -668,13 +714,14 @@ impl<E: Entity> Cx<E> {
     ) -> impl Future<Output = Result<(), RecordError>> + use<E> {
         let parts = batch.into_parts();
         let told = parts.map(|parts| {
-            parts.map(|(generation, writes)| {
-                self.ask_of_records(0, RecordAsk::Write(generation, writes))
+            parts.map(|Parts { generation, writes, store }| {
+                let store = self.hub().stores.borrow().of_records(store);
+                store.map(|store| self.ask_of_records(store, RecordAsk::Write(generation, writes)))
             })
         });
         async move {
             if let Some(told) = told? {
-                told.await?;
+                told?.await?;
             }
             Ok(())
         }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use proto::{EntityId, KindId};
-use store::{Key, LedgerOp, SagaError, SagaPlan};
+use store::{Key, LedgerOp, SagaError, SagaPlan, SagaStep, SagaWork};
 
 use super::commits::CommitError;
 use super::deal::Deal;
+use super::records::RecordError;
 
 /// The stores of a node. Their numbers: 0 is the default one, the named ones follow in their order.
 #[derive(Debug, Default)]
@@ -14,6 +15,8 @@ pub(crate) struct Stores {
     names: Vec<String>,
     /// Kinds that are not kept in the default one, and those that are and have documents.
     kinds: BTreeMap<KindId, &'static str>,
+    /// The same of sorts of records, as far as they are known.
+    records: BTreeMap<u32, &'static str>,
 }
 
 impl Stores {
@@ -23,6 +26,27 @@ impl Stores {
 
     pub fn place(&mut self, kind: KindId, store: &'static str) {
         self.kinds.insert(kind, store);
+    }
+
+    pub fn place_records(&mut self, kind: u32, store: &'static str) {
+        self.records.insert(kind, store);
+    }
+
+    /// The number of the store in which records are kept that name it.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name, and no sort of records was registered that names it: of one that was, a
+    /// node is not started without it, so all is kept in one store, as in a simulation.
+    pub fn of_records(&self, name: &str) -> Result<usize, RecordError> {
+        let is_known = || self.records.values().any(|known| *known == name);
+        match self.number(name) {
+            Some(number) => Ok(number),
+            None if is_known() => Ok(0),
+            None => Err(RecordError::Invalid(format!(
+                "there is no store {name:?}: register the records that name it with `App::record`"
+            ))),
+        }
     }
 
     /// The number of a store; empty is the default one.
@@ -62,8 +86,7 @@ impl Stores {
         let claims = deal.claims.iter().map(|claim| claim.key);
         let holders = deal.ops.iter().flat_map(LedgerOp::holders);
         let keys = claims.chain(deal.ledgers.keys().copied()).chain(holders);
-        // Records are in the default store.
-        let records = (!deal.records.is_empty()).then_some("");
+        let records = deal.records_in.filter(|_| !deal.records.is_empty());
         let mut names = who
             .map(|id| self.name_of(id.kind))
             .into_iter()
@@ -82,12 +105,22 @@ impl Stores {
     ///
     /// # Errors
     ///
-    /// [`SagaError::OtherStore`].
+    /// [`SagaError::OtherStore`], [`SagaError::RecordElsewhere`].
     pub fn check_saga(&self, plan: &SagaPlan) -> Result<(), SagaError> {
         for step in &plan.steps {
-            let works = [Some(&step.act), step.undo.as_ref()];
-            let mut holders =
-                works.into_iter().flatten().flat_map(|work| &work.ops).flat_map(LedgerOp::holders);
+            for amend in works_of(step).flat_map(|work| &work.amends) {
+                let kept = self.records.get(&amend.record.kind).copied().unwrap_or_default();
+                if !kept.is_empty() && kept != step.store {
+                    return Err(SagaError::RecordElsewhere {
+                        step: step.name.clone(),
+                        store: step.store.clone(),
+                        record: amend.record.clone(),
+                        kept: kept.to_owned(),
+                    });
+                }
+            }
+            let ops = works_of(step).flat_map(|work| &work.ops);
+            let mut holders = ops.flat_map(LedgerOp::holders);
             let elsewhere = |holder: &Key| {
                 self.kinds.get(&kind_of(*holder)).is_some_and(|store| *store != step.store)
             };
@@ -102,6 +135,10 @@ impl Stores {
         }
         Ok(())
     }
+}
+
+fn works_of(step: &SagaStep) -> impl Iterator<Item = &SagaWork> {
+    [Some(&step.act), step.undo.as_ref()].into_iter().flatten()
 }
 
 fn kind_of(key: Key) -> KindId {

@@ -8,7 +8,9 @@ use proto::{EntityId, KindId};
 use store::{Amends, Claim, Documents, Key};
 
 use super::Host;
-use crate::data::{Change, Changes, CommitOutcome, Found, Grid, Wishes, add_change, add_map};
+use crate::data::{
+    Change, Changes, CommitOutcome, Found, Grid, Record, Wishes, add_change, add_map,
+};
 
 impl Host {
     /// The time that it was told last.
@@ -109,6 +111,11 @@ impl Host {
     /// Notes in which store a kind is kept, also one that is not offered here.
     pub(crate) fn place_kind(&mut self, kind: KindId, store: &'static str) {
         self.hub.stores.borrow_mut().place(kind, store);
+    }
+
+    /// Knows in which store a sort of records is kept.
+    pub fn register_record<R: Record>(&mut self) {
+        self.hub.stores.borrow_mut().place_records(KindId::of(R::NAME).0, R::STORE);
     }
 
     /// The number of the store that a kind is kept in.

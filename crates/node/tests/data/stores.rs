@@ -10,7 +10,7 @@ use cluster::{Directory, NodeInfo};
 use env::{Clock, Instant, ManualClock, Random, WallTime};
 use macros::{Document, entity, rpc};
 use mesh::{Key as MeshKey, Mesh};
-use node::data::{Ask, CommitError, Deal, Life, Told, holder};
+use node::data::{Ask, Batch, CommitError, Deal, Life, RecordError, Told, holder};
 use node::rt::{Cx, Ref};
 use node::session::Bindings;
 use node::{DataParts, Entity, HostOptions, Outside, Worker, WorkerParts};
@@ -95,6 +95,89 @@ impl Wallet {
     }
 }
 
+/// Shared, and kept beside the wallets.
+#[derive(Clone, Debug, Default, PartialEq, Document)]
+#[document(root = node::rt, record = "charter", key = u64, store = "accounts")]
+struct Charter {
+    #[persist]
+    #[index(unique)]
+    title: String,
+}
+
+/// Kept in the default store.
+#[derive(Clone, Debug, Default, PartialEq, Document)]
+#[document(root = node::rt, record = "landmark", key = u64)]
+struct Landmark {
+    #[persist]
+    title: String,
+}
+
+/// In a store that there is not.
+#[derive(Clone, Debug, Default, PartialEq, Document)]
+#[document(root = node::rt, record = "myth", key = u64, store = "nowhere")]
+struct Myth {}
+
+#[entity(root = node::rt)]
+#[derive(Default)]
+struct Clerk {}
+
+fn told<T: std::fmt::Debug>(result: Result<T, RecordError>) -> String {
+    result.map_or_else(|error| error.to_string(), |value| format!("{value:?}"))
+}
+
+#[rpc(root = node::rt)]
+impl Clerk {
+    /// Writes a charter that nobody else has locked.
+    #[invoke(server, deadline = "60s")]
+    async fn charter(&mut self, cx: &mut Cx<Self>, key: u64, title: String) -> String {
+        let wait = Duration::from_secs(1);
+        let mut draft = match cx.lock_record::<Charter>(&key, wait, wait).await {
+            Ok(draft) => draft,
+            Err(error) => return error.to_string(),
+        };
+        draft.title = title;
+        told(cx.write_records(Batch::new().put(draft)).await)
+    }
+
+    #[invoke(server)]
+    async fn titled(&mut self, cx: &mut Cx<Self>, title: String) -> String {
+        let hits = match cx.find_records(Charter::by_title(&title), 9).await {
+            Ok(hits) => hits,
+            Err(error) => return error.to_string(),
+        };
+        let listed = cx.list_records::<Charter>(None, 9).await.map(|all| all.len());
+        format!("{:?} of {}", hits.found.iter().map(|(key, _)| key).collect::<Vec<_>>(), told(listed))
+    }
+
+    /// A charter and a landmark at once, or a charter that the holder pays for.
+    #[invoke(server)]
+    async fn both(&mut self, cx: &mut Cx<Self>, id: u64, with_landmark: bool, island: bool) -> String {
+        let drafts = (cx.draft_record::<Charter>(&9).await, cx.draft_record::<Landmark>(&9).await);
+        let (Ok(mut charter), Ok(mut landmark)) = drafts else { return "not read".to_owned() };
+        charter.title = "both".to_owned();
+        landmark.title = "both".to_owned();
+        let mut batch = Batch::new().put(charter);
+        if with_landmark {
+            batch = batch.put(landmark);
+            return told(cx.write_records(batch).await);
+        }
+        let from = if island { holder(Ref::<Island>::keyed(1)) } else { holder(Ref::<Wallet>::keyed(1)) };
+        let deal = Deal::new(TxnId(id.into()), "paid").burn(from, GOLD, 4);
+        match deal.writing(batch) {
+            Ok(deal) => match cx.commit(deal).await {
+                Ok(_) => "done".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[invoke(server)]
+    async fn myth(&mut self, cx: &mut Cx<Self>) -> String {
+        told(cx.read_record::<Myth>(&1).await.map(|found| found.is_some()))
+    }
+}
+
 const ACCOUNTS: usize = 1;
 
 /// A node of one worker over two stores in memory, on a clock that moves by hand.
@@ -133,9 +216,11 @@ impl Rig {
         });
         worker.host().register::<Island>();
         worker.host().register::<Wallet>();
+        worker.host().register::<Clerk>();
+        worker.host().register_record::<Charter>();
         let mut info = NodeInfo::new("node", ME);
         info.workers = 1;
-        info.kinds = vec![Island::KIND.id, Wallet::KIND.id];
+        info.kinds = vec![Island::KIND.id, Wallet::KIND.id, Clerk::KIND.id];
         worker.set_directory(Arc::new(Directory::new(1, [Arc::new(info)])), |_| false);
         let mut rig = Rig {
             outside: worker.outside(),
@@ -342,4 +427,66 @@ fn f8_a_saga_goes_over_two_stores_by_their_names() {
     assert_eq!(ship("accounts", 3), "done");
     assert_eq!(ship("accounts", 3), "done", "it is the same saga");
     assert_eq!((rig.gold(ACCOUNTS, wallet()), rig.gold(0, island())), (7, 3));
+}
+
+/// Asks the clerk, who has no store of its own.
+macro_rules! clerk {
+    ($rig:expr, $method:ident ( $($arg:expr),* )) => {{
+        let out = $rig.outside.clone();
+        $rig.told(Box::pin(async move { out.entity::<Clerk>(1).$method($($arg),*).await.unwrap() }))
+    }};
+}
+
+fn records_in(rig: &Rig, store: usize, name: &str) -> usize {
+    let kind = proto::KindId::of(name).0;
+    rig.stores[store].scan_records(kind, None, 9).wait().unwrap().len()
+}
+
+#[test]
+fn f23_records_are_kept_in_the_store_that_they_name() {
+    let mut rig = Rig::new();
+    assert_eq!(clerk!(rig, charter(1, "Owls".to_owned())), "()");
+    assert_eq!(clerk!(rig, charter(1, "Elks".to_owned())), "()", "its lock was given back there");
+    assert_eq!(clerk!(rig, titled("Elks".to_owned())), "[1] of 1");
+    assert_eq!((records_in(&rig, 0, "charter"), records_in(&rig, ACCOUNTS, "charter")), (0, 1));
+    let nowhere = clerk!(rig, myth());
+    assert!(nowhere.contains("no store \"nowhere\""), "{nowhere}");
+    for store in &rig.stores {
+        assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn f23_records_of_a_named_store_go_on_while_the_default_one_is_away() {
+    let mut rig = Rig::new();
+    rig.set_away(0, true);
+    rig.run_for(Duration::from_secs(6));
+    assert_eq!(clerk!(rig, charter(1, "Owls".to_owned())), "()");
+    assert_eq!(clerk!(rig, titled("Owls".to_owned())), "[1] of 1");
+    rig.set_away(0, false);
+    rig.set_away(ACCOUNTS, true);
+    rig.run_for(Duration::from_secs(1));
+    assert_eq!(rig.plant(), 1, "and the other way round");
+    let out = rig.outside.clone();
+    let title = "Elks".to_owned();
+    let mut call: Call<_> =
+        Box::pin(async move { out.entity::<Clerk>(1).charter(2, title).await.unwrap() });
+    assert_eq!(rig.wait(&mut call, Duration::from_secs(1)), None);
+    assert_eq!(records_in(&rig, 0, "charter"), 0);
+}
+
+#[test]
+fn f23_records_of_two_stores_are_never_written_together() {
+    let mut rig = Rig::new();
+    let out = rig.outside.clone();
+    let paid = rig.told(Box::pin(async move { out.entity::<Wallet>(1).earn(5, 10).await.unwrap() }));
+    assert_eq!(paid, "done");
+    let two = clerk!(rig, both(6, true, false));
+    assert!(two.contains("cannot be written together"), "{two}");
+    let two = clerk!(rig, both(7, false, true));
+    assert!(two.contains("no deal goes over two stores"), "{two}");
+    assert_eq!((records_in(&rig, 0, "landmark"), records_in(&rig, ACCOUNTS, "charter")), (0, 0));
+    // With what is kept beside them they are one.
+    assert_eq!(clerk!(rig, both(8, false, false)), "done");
+    assert_eq!((rig.gold(ACCOUNTS, wallet()), records_in(&rig, ACCOUNTS, "charter")), (6, 1));
 }

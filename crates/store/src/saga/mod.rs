@@ -98,6 +98,18 @@ pub enum SagaError {
         /// The store that the holder is in.
         kept: String,
     },
+    /// A mistake in the plan: the record is kept in another store.
+    #[error("step {step:?} is of the store {store:?}, and {record} is kept in {kept:?}")]
+    RecordElsewhere {
+        /// The step.
+        step: String,
+        /// The store that it names; empty: the default one.
+        store: String,
+        /// The record.
+        record: crate::RecordId,
+        /// The store that it is in.
+        kept: String,
+    },
     /// A mistake in the plan, or this process has an older release: nobody knows that change.
     #[error("step {step:?} changes a record by {by:?}, which is not registered")]
     UnknownAmend {
