@@ -33,6 +33,8 @@ struct Saved {
     /// What one that was never written takes; nothing: it stays as it is.
     default: Option<TokenStream>,
     checks: TokenStream,
+    /// The same limits, for the schema.
+    limits: TokenStream,
 }
 
 /// Writes the `Document` implementation of a struct.
@@ -137,7 +139,7 @@ fn saved<'a>(fields: impl Iterator<Item = &'a Field>, root: &Path) -> Result<Vec
             continue;
         }
         let name = plain_name(ident);
-        let (mut default, mut checks) = (None, TokenStream::new());
+        let (mut default, mut checks, mut limits) = (None, TokenStream::new(), TokenStream::new());
         if !matches!(attr.meta, syn::Meta::Path(_)) {
             attr.parse_nested_meta(|meta| {
                 if meta.path.is_ident("default") {
@@ -149,16 +151,19 @@ fn saved<'a>(fields: impl Iterator<Item = &'a Field>, root: &Path) -> Result<Vec
                 } else if meta.path.is_ident("range") {
                     let range = range(meta.value()?.parse()?)?;
                     let text = text(&range);
+                    limits.extend(quote!(.range(#text)));
                     checks.extend(
                         quote!(#root::codec::check_range(&self.#ident, #range, #name, #text)?;),
                     );
                 } else if meta.path.is_ident("len") {
                     let range = range(meta.value()?.parse()?)?;
                     let text = text(&range);
+                    limits.extend(quote!(.len(#text)));
                     checks.extend(
                         quote!(#root::codec::check_length(&self.#ident, #range, #name, #text)?;),
                     );
                 } else if meta.path.is_ident("finite") {
+                    limits.extend(quote!(.finite()));
                     checks.extend(quote!(#root::codec::check_finite(&self.#ident, #name)?;));
                 } else {
                     return Err(meta.error(
@@ -169,7 +174,8 @@ fn saved<'a>(fields: impl Iterator<Item = &'a Field>, root: &Path) -> Result<Vec
                 Ok(())
             })?;
         }
-        all.push(Saved { ident: ident.clone(), name, ty: field.ty.clone(), default, checks });
+        let (ident, ty) = (ident.clone(), field.ty.clone());
+        all.push(Saved { ident, name, ty, default, checks, limits });
     }
     Ok(all)
 }
@@ -188,6 +194,9 @@ fn implement(
     let types: Vec<_> = fields.iter().map(|field| &field.ty).collect();
     let names: Vec<_> = fields.iter().map(|field| &field.name).collect();
     let checks = fields.iter().map(|field| &field.checks);
+    let limits = fields.iter().map(|field| &field.limits);
+    let oldest =
+        from.as_ref().map(|from| quote!(const OLDEST: u32 = <#from as #root::Document>::OLDEST;));
     let takes = fields.iter().map(|Saved { ident, default, .. }| match default {
         Some(default) => quote!(self.#ident = #ident.unwrap_or_else(|| #default);),
         None => quote!(if let ::core::option::Option::Some(__value) = #ident {
@@ -241,7 +250,18 @@ fn implement(
         impl #root::Document for #ident {
             const VERSION: u32 = #version;
             const FIELDS: usize = #count;
+            #oldest
             #values
+
+            fn describe_fields(
+                __schema: &mut #root::schema::SchemaBuilder,
+            ) -> ::std::vec::Vec<#root::schema::Field> {
+                ::std::vec![#(
+                    #root::schema::Field::new(#names, <#types as #root::Message>::shape(__schema))
+                        .presence(#root::schema::Presence::Default)
+                        #limits
+                ),*]
+            }
 
             fn write_fields(&self, __out: &mut ::std::vec::Vec<u8>) {
                 #(<#types as #root::Message>::encode(&self.#idents, __out);)*
@@ -269,7 +289,7 @@ fn implement(
 /// `load` and `save` of an entity with documents: its own, and one of each component marked
 /// `#[persist]`.
 pub fn functions(root: &Path, item: &ItemStruct) -> TokenStream {
-    let mut fields = Vec::new();
+    let (mut fields, mut types) = (Vec::new(), Vec::new());
     if let Fields::Named(named) = &item.fields {
         for field in &named.named {
             if let Some(ident) = &field.ident
@@ -277,6 +297,7 @@ pub fn functions(root: &Path, item: &ItemStruct) -> TokenStream {
                 && mark(&field.attrs).is_some()
             {
                 fields.push(ident);
+                types.push(&field.ty);
             }
         }
     }
@@ -295,6 +316,15 @@ pub fn functions(root: &Path, item: &ItemStruct) -> TokenStream {
             __sheets.save(#root::OWN, self);
             #(__sheets.save(#names, &*self.#fields.borrow());)*
             __sheets.save_indexes(<Self as #root::Entity>::KIND.name);
+        }
+
+        fn describe_documents(__schema: &mut #root::schema::SchemaBuilder) {
+            let __kind = <Self as #root::Entity>::KIND.name;
+            #root::describe_document::<Self>(&[__kind, #root::OWN].join("/"), __schema);
+            #(<#types>::describe_stored(
+                &[__kind, #names].join("/"),
+                __schema,
+            );)*
         }
     }
 }

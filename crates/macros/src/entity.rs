@@ -248,6 +248,7 @@ pub fn alone(kind: &Kind, name: &str, ident: &Ident, create: &TokenStream) -> To
             fn describe(__schema: &mut #root::schema::SchemaBuilder) {
                 let __methods = <Self as #root::Methods>::describe("", __schema);
                 #root::describe_kind(<Self as #root::Entity>::KIND, __methods, __schema);
+                <Self as #root::Entity>::describe_documents(__schema);
             }
         }
     }
@@ -360,6 +361,7 @@ fn composed(kind: &Kind, ident: &Ident, parts: &[Part], create: &TokenStream) ->
                 let mut __methods = <Self as #root::Methods>::describe("", __schema);
                 #(__methods.extend(<#types as #root::Methods>::describe(#names, __schema));)*
                 #root::describe_kind(<Self as #root::Entity>::KIND, __methods, __schema);
+                <Self as #root::Entity>::describe_documents(__schema);
             }
         }
     }

@@ -2,13 +2,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bus::Delivery;
-use node::data::{Change, Grid, Record};
+use node::data::{Change, Grid, Record, describe_document};
 use node::route::{RouteApp, Routed};
 use node::session::{Binding, Login, Refusal};
 use node::{
     Class, ClientInterface, Done, Entity, Host, KindInfo, NodeApp, Queue, UsersOrder, Work,
 };
-use proto::schema::{Schema, SchemaBuilder, SchemaError};
+use proto::schema::{Field, Schema, SchemaBuilder, SchemaError, StoredDocument};
 use proto::{EntityId, KindId, Message};
 use web::Asset;
 use web::axum::Router;
@@ -86,6 +86,7 @@ struct Sort {
     /// The store that it names; empty: the default one.
     store: &'static str,
     add: fn(NodeApp) -> NodeApp,
+    describe: fn(&mut SchemaBuilder),
 }
 
 impl App {
@@ -162,6 +163,12 @@ impl App {
             name: R::NAME,
             store: R::STORE,
             add: NodeApp::record::<R>,
+            describe: |schema| {
+                describe_document::<R>(&["record", R::NAME].join("/"), schema);
+                let fields = vec![Field::new("key", R::Key::shape(schema))];
+                let key = StoredDocument { version: 1, oldest: 1, fields };
+                schema.document(&["record", R::NAME, "key"].join("/"), key);
+            },
         });
         self
     }
@@ -226,7 +233,12 @@ impl App {
     pub fn change<C: Change>(mut self) -> Self {
         let clash = self.changes.iter().any(|change| change.name == C::NAME);
         assert!(!clash, "two changes of app {:?} are called {:?}", self.name, C::NAME);
-        self.changes.push(Sort { name: C::NAME, store: "", add: NodeApp::change::<C> });
+        self.changes.push(Sort {
+            name: C::NAME,
+            store: "",
+            add: NodeApp::change::<C>,
+            describe: |_| {},
+        });
         self
     }
 
@@ -239,7 +251,7 @@ impl App {
     pub fn map<G: Grid>(mut self) -> Self {
         let clash = self.maps.iter().any(|map| map.name == G::NAME);
         assert!(!clash, "two maps of app {:?} are called {:?}", self.name, G::NAME);
-        self.maps.push(Sort { name: G::NAME, store: "", add: NodeApp::map::<G> });
+        self.maps.push(Sort { name: G::NAME, store: "", add: NodeApp::map::<G>, describe: |_| {} });
         self
     }
 
@@ -341,6 +353,9 @@ impl App {
         let mut builder = SchemaBuilder::new();
         for kind in &self.kinds {
             (kind.describe)(&mut builder);
+        }
+        for sort in &self.records {
+            (sort.describe)(&mut builder);
         }
         for describe in &self.clients {
             describe(&mut builder);

@@ -173,6 +173,72 @@ mod tests {
         fs::remove_dir_all(&folder).unwrap();
     }
 
+    /// What a game stores, in its first release and in one that forgot what was there.
+    mod stored {
+        use super::*;
+
+        pub mod first {
+            #[derive(Default, macros::Document)]
+            #[document(root = crate::rt, record = "guild", key = u64)]
+            pub struct Guild {
+                #[persist]
+                pub title: String,
+                #[persist]
+                pub members: Vec<u64>,
+            }
+        }
+
+        pub mod second {
+            #[derive(Default, macros::Document)]
+            #[document(root = crate::rt, record = "guild", key = u64)]
+            pub struct Guild {
+                #[persist]
+                pub title: String,
+            }
+        }
+
+        pub mod third {
+            use super::*;
+
+            #[derive(Default, macros::Document)]
+            #[document(root = crate::rt, record = "guild", key = u64, version = 2, from = first::Guild)]
+            pub struct Guild {
+                #[persist]
+                pub title: String,
+            }
+
+            impl From<first::Guild> for Guild {
+                fn from(old: first::Guild) -> Self {
+                    Guild { title: format!("{} ({})", old.title, old.members.len()) }
+                }
+            }
+        }
+
+        pub fn schema<R: node::data::Record>() -> Schema {
+            App::new("guilds").record::<R>().schema().unwrap()
+        }
+    }
+
+    #[test]
+    fn f1_a_change_that_would_lose_what_is_stored_fails_the_games_own_test() {
+        let folder = std::env::temp_dir().join(format!("mainstay-guild-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("interface.lock");
+        let check = |schema, wish| check(&path, schema, wish);
+        check(stored::schema::<stored::first::Guild>(), "update").unwrap();
+        for wish in ["", "update"] {
+            let lost = check(stored::schema::<stored::second::Guild>(), wish).unwrap_err();
+            let says = "record/guild.members: was removed, and what is stored of it would be lost";
+            assert!(lost.contains(says) && lost.contains("from = OldType"), "{lost}");
+        }
+        // With a step from the older type it is asked to be written down, and taken.
+        let stepped = check(stored::schema::<stored::third::Guild>(), "").unwrap_err();
+        assert!(stepped.contains("out of date") && stepped.contains("by steps"), "{stepped}");
+        check(stored::schema::<stored::third::Guild>(), "update").unwrap();
+        check(stored::schema::<stored::third::Guild>(), "").unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
     /// A disk that was full left half a lock, which promised less than the whole one.
     #[test]
     fn a_lock_that_cannot_be_written_stays_as_it_was() {

@@ -2,10 +2,21 @@ use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::rc::Rc;
 
+use proto::schema::SchemaBuilder;
+
+use crate::data::{Document, describe_document};
+
 /// A component as a field of its entity. It has a borrow of its own, so that handlers of the
 /// entity and of its components can reach it without holding the whole entity.
 pub struct Component<C> {
     cell: Rc<RefCell<C>>,
+}
+
+impl<C: Document> Component<C> {
+    /// Adds what is stored of it to a schema. For generated code.
+    pub fn describe_stored(name: &str, schema: &mut SchemaBuilder) {
+        describe_document::<C>(name, schema);
+    }
 }
 
 impl<C> Component<C> {

@@ -85,7 +85,12 @@ pub trait Entity: Sized + 'static {
         let _ = sheets;
     }
 
-    /// Adds the kind and its types to a schema.
+    /// Adds what is stored of it to a schema.
+    fn describe_documents(schema: &mut SchemaBuilder) {
+        let _ = schema;
+    }
+
+    /// Adds the kind and its types to a schema, and what is stored of it.
     fn describe(schema: &mut SchemaBuilder) {
         let _ = schema;
     }

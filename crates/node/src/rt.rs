@@ -5,7 +5,7 @@ pub use crate::component::Component;
 pub use crate::cx::{Caller, Cx, GroupSlot, Link, Outside, Peer, PushMode, Ref, Reporter, This};
 pub use crate::data::{
     BadDocument, Document, DocumentError, FieldReader, IndexValue, OWN, Query, Record, Sheets,
-    read_document,
+    describe_document, read_document,
 };
 pub use crate::entity::{
     Callers, Class, Entity, Hook, Hooks, KindInfo, Latest, MethodInfo, OnPanic, Rate, method_table,

@@ -7,16 +7,25 @@ use std::fmt::Display;
 
 use super::index::IndexValue;
 use proto::codec::{DecodeError, Decoder, Message, put_array, put_uint};
+use proto::schema::{Field, SchemaBuilder, StoredDocument};
 
 /// A struct whose marked fields are saved as one sub-document. `#[derive(Document)]` writes it.
 pub trait Document: Sized {
     /// The schema version that is written; it rises with each change that needs a step.
     const VERSION: u32;
+    /// The oldest schema version that can be read, by the steps that lead from there.
+    const OLDEST: u32 = Self::VERSION;
     /// How many fields are saved.
     const FIELDS: usize;
 
     /// Whether some of its fields are in an index.
     const INDEXED: bool = false;
+
+    /// What is saved, for the schema.
+    fn describe_fields(schema: &mut SchemaBuilder) -> Vec<Field> {
+        let _ = schema;
+        Vec::new()
+    }
 
     /// What it has in its indexes.
     fn indexes(&self) -> Vec<IndexValue> {
@@ -50,6 +59,12 @@ pub trait Document: Sized {
         let _ = bytes;
         Err(DocumentError::NoStep { found, known: Self::VERSION })
     }
+}
+
+/// Adds what is stored of `D` under `name` to a schema.
+pub fn describe_document<D: Document>(name: &str, schema: &mut SchemaBuilder) {
+    let fields = D::describe_fields(schema);
+    schema.document(name, StoredDocument { version: D::VERSION, oldest: D::OLDEST, fields });
 }
 
 /// Why a document cannot be read or written. Each variant says what to do.

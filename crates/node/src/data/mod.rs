@@ -29,7 +29,9 @@ pub use commits::CommitError;
 pub(crate) use commits::CommitOutcome;
 pub use deal::{Commit, Deal, Pledge, Reading, holder};
 pub(crate) use deal::{Desk, Wishes};
-pub use document::{Document, DocumentError, FieldReader, read_document, write_document};
+pub use document::{
+    Document, DocumentError, FieldReader, describe_document, read_document, write_document,
+};
 pub use index::{EntityHits, IndexValue, Query, RecordHits};
 pub(crate) use keeper::{Act, Keeper};
 pub(crate) use map::add_map;

@@ -84,7 +84,9 @@ pub enum RecordError {
     },
     /// A mistake in the caller: the batch or deal has records of two stores. Do it in a saga, with a step in
     /// each.
-    #[error("records of the store {first:?} and of {second:?} cannot be written together (empty: the default one)")]
+    #[error(
+        "records of the store {first:?} and of {second:?} cannot be written together (empty: the default one)"
+    )]
     TwoStores {
         /// One of the stores.
         first: String,
@@ -692,10 +694,8 @@ impl<E: Entity> Cx<E> {
     ) -> impl Future<Output = Result<(), RecordError>> + use<E, R> {
         let id = draft.read.id.clone();
         let held = draft.held.as_ref();
-        let told =
-            held.map(|held| {
-            self.ask_of_records(held.store, RecordAsk::Renew(id.clone(), held.fence))
-        });
+        let told = held
+            .map(|held| self.ask_of_records(held.store, RecordAsk::Renew(id.clone(), held.fence)));
         async move {
             told.ok_or(RecordError::LockLost(id))?.await?;
             Ok(())

@@ -83,6 +83,27 @@ impl Clerk {
         told(cx.write_records(Batch::new().put(draft)).await)
     }
 
+    /// Opens a guild so many times at once, and then lets go of it or writes each.
+    #[invoke(server)]
+    async fn open(&mut self, cx: &mut Cx<Self>, times: u64, drop: bool) -> String {
+        let (mut drafts, mut told_of) = (Vec::new(), Vec::new());
+        for _ in 0..times {
+            match cx.draft_record::<Guild>(&key("owls")).await {
+                Ok(draft) => drafts.push(draft),
+                Err(error) => return told::<()>(Err(error)),
+            }
+        }
+        for (n, mut draft) in (0..).zip(drafts) {
+            if drop {
+                told_of.push(draft.version().to_string());
+                continue;
+            }
+            draft.members = 10 + n;
+            told_of.push(told(cx.write_records(Batch::new().put(draft)).await));
+        }
+        told_of.join(" ")
+    }
+
     /// The level of an avatar as of at most so many milliseconds ago.
     #[invoke(server)]
     async fn look(&mut self, cx: &mut Cx<Self>, avatar: u64, ms: u64) -> String {
@@ -240,6 +261,36 @@ fn f6_the_slower_of_two_writers_is_told_and_overwrites_nothing() {
     assert_eq!(rename(&mut rig, two, "owls", "quick"), "()", "reading locks nothing");
     assert_eq!(rig.finish(&mut slow).unwrap(), "conflict 2");
     assert_eq!(read(&mut rig, one, "owls"), r#"Some((2, "quick", 0))"#);
+}
+
+/// Opening a record for writing replaced its version, so that who only looked pushed out who wrote; two
+/// writes within one tick of the clock had one version; and a missing key crashed on its way to the error.
+#[test]
+fn x29_opening_and_reading_change_nothing_for_other_writers() {
+    let mut rig = rig();
+    let (one, two) = (rig.start(), rig.start());
+    let clerk = |rig: &mut Rig, node, drop| {
+        rig.call(node, move |out| async move { out.entity::<Clerk>(7).open(3, drop).await })
+            .unwrap()
+    };
+    // Of what is not there, and of what is: three who open it, and one who writes.
+    for version in 0..2 {
+        assert_eq!(clerk(&mut rig, two, true), format!("{version} {version} {version}"));
+        assert_eq!(rename(&mut rig, one, "owls", ["Owls", "Elks"][version]), "()");
+    }
+    // All three write within one instant: one counts, whatever the clock says.
+    let told = clerk(&mut rig, two, false);
+    assert_eq!(told, "() conflict 3 conflict 3");
+    let gone = |rig: &mut Rig, name: &'static str| {
+        rig.call(
+            one,
+            move |out| async move { out.entity::<Clerk>(1).disband(name.to_owned()).await },
+        )
+        .unwrap()
+    };
+    assert_eq!(gone(&mut rig, "nobody"), "()", "there is nothing to remove, which is no fault");
+    assert_eq!(read(&mut rig, one, "nobody"), "None");
+    assert!(read(&mut rig, one, "owls").starts_with("Some((3, "));
 }
 
 #[test]

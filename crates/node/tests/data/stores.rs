@@ -146,12 +146,22 @@ impl Clerk {
             Err(error) => return error.to_string(),
         };
         let listed = cx.list_records::<Charter>(None, 9).await.map(|all| all.len());
-        format!("{:?} of {}", hits.found.iter().map(|(key, _)| key).collect::<Vec<_>>(), told(listed))
+        format!(
+            "{:?} of {}",
+            hits.found.iter().map(|(key, _)| key).collect::<Vec<_>>(),
+            told(listed)
+        )
     }
 
     /// A charter and a landmark at once, or a charter that the holder pays for.
     #[invoke(server)]
-    async fn both(&mut self, cx: &mut Cx<Self>, id: u64, with_landmark: bool, island: bool) -> String {
+    async fn both(
+        &mut self,
+        cx: &mut Cx<Self>,
+        id: u64,
+        with_landmark: bool,
+        island: bool,
+    ) -> String {
         let drafts = (cx.draft_record::<Charter>(&9).await, cx.draft_record::<Landmark>(&9).await);
         let (Ok(mut charter), Ok(mut landmark)) = drafts else { return "not read".to_owned() };
         charter.title = "both".to_owned();
@@ -161,7 +171,8 @@ impl Clerk {
             batch = batch.put(landmark);
             return told(cx.write_records(batch).await);
         }
-        let from = if island { holder(Ref::<Island>::keyed(1)) } else { holder(Ref::<Wallet>::keyed(1)) };
+        let from =
+            if island { holder(Ref::<Island>::keyed(1)) } else { holder(Ref::<Wallet>::keyed(1)) };
         let deal = Deal::new(TxnId(id.into()), "paid").burn(from, GOLD, 4);
         match deal.writing(batch) {
             Ok(deal) => match cx.commit(deal).await {
@@ -479,7 +490,8 @@ fn f23_records_of_a_named_store_go_on_while_the_default_one_is_away() {
 fn f23_records_of_two_stores_are_never_written_together() {
     let mut rig = Rig::new();
     let out = rig.outside.clone();
-    let paid = rig.told(Box::pin(async move { out.entity::<Wallet>(1).earn(5, 10).await.unwrap() }));
+    let paid =
+        rig.told(Box::pin(async move { out.entity::<Wallet>(1).earn(5, 10).await.unwrap() }));
     assert_eq!(paid, "done");
     let two = clerk!(rig, both(6, true, false));
     assert!(two.contains("cannot be written together"), "{two}");

@@ -1,7 +1,7 @@
 use std::any::type_name;
 use std::collections::BTreeMap;
 
-use super::{Field, Interface, Method, Schema, Shape, TypeBody, Variant};
+use super::{Field, Interface, Method, Schema, Shape, StoredDocument, TypeBody, Variant};
 use crate::id::{KindId, MethodId};
 
 /// Declarations that cannot stand together. Each line names both sides and the way out.
@@ -78,6 +78,12 @@ impl SchemaBuilder {
         self.schema.interfaces.insert(name, interface);
     }
 
+    /// Adds what is stored under `name`, in which blanks become `_`.
+    pub fn document(&mut self, name: &str, document: StoredDocument) {
+        let name = name.replace(char::is_whitespace, "_");
+        self.schema.documents.insert(name, document);
+    }
+
     /// The schema.
     ///
     /// # Errors
@@ -95,6 +101,9 @@ impl SchemaBuilder {
                     check_variants(name, variants, &mut self.problems);
                 }
             }
+        }
+        for (name, document) in &self.schema.documents {
+            check_fields(name, &document.fields, &mut self.problems);
         }
         if self.problems.is_empty() {
             Ok(self.schema)

@@ -3,7 +3,9 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
-use super::{Field, Form, Interface, Method, Presence, Schema, Shape, TypeBody, Variant};
+use super::{
+    Field, Form, Interface, Method, Presence, Schema, Shape, StoredDocument, TypeBody, Variant,
+};
 
 /// One difference between two releases.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,7 @@ pub fn compare(old: &Schema, new: &Schema) -> Vec<Change> {
         open: VecDeque::new(),
     };
     comparison.interfaces();
+    comparison.documents();
     for name in old.types.keys().filter(|name| new.types.contains_key(*name)) {
         comparison.pair(name, name);
     }
@@ -229,6 +232,83 @@ impl Comparison<'_> {
         let pair = (old.to_owned(), new.to_owned());
         if self.seen.insert(pair.clone()) {
             self.open.push_back(pair);
+        }
+    }
+
+    /// What the last release stored must be read by this one.
+    fn documents(&mut self) {
+        self.is_client = false;
+        for (name, old) in &self.old.documents {
+            match self.new.documents.get(name) {
+                Some(new) => self.document(name, old, new),
+                None => self.breaking(
+                    name,
+                    "was removed: what is stored of it would be read by nobody any more; keep it",
+                ),
+            }
+        }
+        for name in self.new.documents.keys().filter(|n| !self.old.documents.contains_key(*n)) {
+            self.fine(name, "document is new");
+        }
+    }
+
+    fn document(&mut self, place: &str, old: &StoredDocument, new: &StoredDocument) {
+        let (was, is) = (old.version, new.version);
+        if is < was {
+            self.breaking(
+                place,
+                format!("version {was} became {is}: documents of {was} are refused"),
+            );
+        } else if was < new.oldest {
+            let what = "name the older type with `#[document(version = .., from = OldType)]`";
+            self.breaking(place, format!("no step leads from version {was} to {is}: {what}"));
+        } else if is > was {
+            self.fine(place, format!("version {was} became {is}, by steps"));
+        } else {
+            self.stored_fields(place, &old.fields, &new.fields);
+        }
+    }
+
+    fn stored_fields(&mut self, place: &str, old: &[Field], new: &[Field]) {
+        let fix = "raise the version, with a step from the older type (`from = OldType`)";
+        for (index, was) in old.iter().enumerate() {
+            let place = format!("{place}.{}", was.name);
+            let Some(is) = new.get(index) else {
+                self.breaking(
+                    &place,
+                    format!("was removed, and what is stored of it would be lost: {fix}"),
+                );
+                continue;
+            };
+            let moved = was.name != is.name
+                && (new.iter().any(|field| field.name == was.name)
+                    || old.iter().any(|field| field.name == is.name));
+            if moved {
+                let what = "new fields go to the end, and none changes its place";
+                self.breaking(&place, format!("{} stands in its place: {what}; or {fix}", is.name));
+                return;
+            }
+            if was.name != is.name {
+                self.fine(&place, format!("is called {} now", is.name));
+            }
+            if !self.same(&was.shape, &is.shape) {
+                let (was, is) = (&was.shape, &is.shape);
+                self.breaking(
+                    &place,
+                    format!("was {was} and is {is}, as which it cannot be read: {fix}"),
+                );
+            }
+            self.limit(&place, "range", was.range.as_deref(), is.range.as_deref());
+            self.limit(&place, "len", was.len.as_deref(), is.len.as_deref());
+            if is.finite && !was.finite {
+                self.breaking(
+                    &place,
+                    format!("refuses NaN and infinities, which may be stored: {fix}"),
+                );
+            }
+        }
+        for is in new.iter().skip(old.len()) {
+            self.fine(&format!("{place}.{}", is.name), "field is new");
         }
     }
 

@@ -16,12 +16,21 @@ impl Schema {
     pub fn to_json(&self) -> String {
         let interfaces = self.interfaces.iter().map(|(name, i)| (name.clone(), interface(i)));
         let types = self.types.iter().map(|(name, body)| (name.clone(), type_body(body)));
+        let documents = self.documents.iter().map(|(name, document)| {
+            let body = object([
+                ("version", Json::Number(document.version.into())),
+                ("oldest", Json::Number(document.oldest.into())),
+                ("fields", fields(&document.fields)),
+            ]);
+            (name.clone(), body)
+        });
         let root = object([
             ("format", Json::Number(FORMAT)),
             ("protocol", Json::Number(u64::from(VERSION))),
             ("interface_hash", Json::Text(format!("{:016x}", self.interface_hash()))),
             ("interfaces", Json::Object(interfaces.collect())),
             ("types", Json::Object(types.collect())),
+            ("documents", Json::Object(documents.collect())),
         ]);
         let mut text = String::new();
         root.write(&mut text, 0);

@@ -3,8 +3,8 @@ use std::fmt::{self, Write};
 
 use super::parse::Parser;
 use super::{
-    Callers, Change, Delivery, Field, Form, Interface, Method, Pattern, Presence, Schema, TypeBody,
-    compare,
+    Callers, Change, Delivery, Field, Form, Interface, Method, Pattern, Presence, Schema,
+    StoredDocument, TypeBody, compare,
 };
 use crate::id::MethodId;
 
@@ -270,6 +270,15 @@ fn render_schema(schema: &Schema, text: &mut String) {
                 }
             }
         }
+    }
+    render_documents(schema, text);
+}
+
+/// Appends what is stored.
+fn render_documents(schema: &Schema, text: &mut String) {
+    for (name, StoredDocument { version, oldest, fields }) in &schema.documents {
+        let _ = writeln!(text, "\ndocument {name} {version} {oldest}");
+        fields.iter().for_each(|field| render_field("  field", field, text));
     }
 }
 

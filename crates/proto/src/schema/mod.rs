@@ -28,6 +28,20 @@ pub struct Schema {
     pub types: BTreeMap<String, TypeBody>,
     /// Entity kinds, services and client interfaces by name.
     pub interfaces: BTreeMap<String, Interface>,
+    /// What is stored, by `kind/sub-document` or `record/name`. No part of what peers call, but the last
+    /// release has written it, and the next must read it.
+    pub documents: BTreeMap<String, StoredDocument>,
+}
+
+/// What is stored of a struct.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredDocument {
+    /// The schema version that is written.
+    pub version: u32,
+    /// The oldest that can be read, by the steps that lead from there.
+    pub oldest: u32,
+    /// What is saved, in this order.
+    pub fields: Vec<Field>,
 }
 
 /// What a named type is made of.

@@ -2,7 +2,7 @@
 
 use super::{
     Callers, Delivery, Field, Form, Interface, Lock, LockError, Method, Pattern, Presence, Shape,
-    TypeBody, Variant,
+    StoredDocument, TypeBody, Variant,
 };
 use crate::id::{KindId, MethodId};
 
@@ -24,6 +24,7 @@ enum Open {
     Interface(String),
     Method(String, String),
     Type(String),
+    Document(String),
 }
 
 impl<'a> Parser<'a> {
@@ -62,6 +63,7 @@ impl<'a> Parser<'a> {
                 let id = MethodId(self.hex32(id)?);
                 self.lock.retired.insert(path.to_owned(), id);
             }
+            "document" => self.document(rest)?,
             "struct" => self.named(rest, TypeBody::Struct(Vec::new()))?,
             "enum" => {
                 self.named(rest, TypeBody::Enum { variants: Vec::new(), fallback: None })?;
@@ -215,6 +217,26 @@ impl<'a> Parser<'a> {
         }
     }
 
+    fn document(&mut self, rest: &str) -> Result<(), LockError> {
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let [name, version, oldest] = words[..] else {
+            return Err(
+                self.error("a document has a name, its version and the oldest that is read")
+            );
+        };
+        let version_of = |text| {
+            let number = self.number(text)?;
+            u32::try_from(number).map_err(|_| self.error("a version fits 32 bits"))
+        };
+        let (version, oldest) = (version_of(version)?, version_of(oldest)?);
+        self.open = Open::Document(name.to_owned());
+        let document = StoredDocument { version, oldest, fields: Vec::new() };
+        match self.lock.schema.documents.insert(name.to_owned(), document) {
+            None => Ok(()),
+            Some(_) => Err(self.error(format!("{name} stands twice"))),
+        }
+    }
+
     fn variants(&mut self) -> Result<(&mut Vec<Variant>, &mut Option<u64>), LockError> {
         let error = self.error("this line belongs to an enum");
         let Open::Type(name) = &self.open else { return Err(error) };
@@ -225,7 +247,12 @@ impl<'a> Parser<'a> {
     }
 
     fn push_field(&mut self, field: Field) -> Result<(), LockError> {
-        let error = self.error("a field stands in a struct or variant");
+        let error = self.error("a field stands in a struct, variant or document");
+        if let Open::Document(name) = &self.open {
+            let document = self.lock.schema.documents.get_mut(name).ok_or(error)?;
+            document.fields.push(field);
+            return Ok(());
+        }
         let Open::Type(name) = &self.open else { return Err(error) };
         match self.lock.schema.types.get_mut(name) {
             Some(TypeBody::Struct(fields)) => fields.push(field),

@@ -222,6 +222,12 @@ enum Open
   variant 0 A
   variant 9 Unknown
   fallback 9
+document Avatar/self 2 1
+  field level u32 default range=..=100
+  field items list<Item> default
+  field speed f32 default
+document record/guild 1 1
+  field title text default
 ";
 
 /// Puts the right ids where `ID` stands.
@@ -279,6 +285,70 @@ fn removed_and_renamed_methods() {
         "method stop ID tell server\n  method more ID tell server",
         expect!["-s Avatar.more: is new"],
     );
+}
+
+/// A field that was removed or had another type was no mistake that anything noticed: what was stored of
+/// it was gone, or the document could not be read, with the release that came next.
+#[test]
+fn f1_what_is_stored_may_grow_and_is_never_lost() {
+    check(
+        "  field speed f32 default\n",
+        "",
+        expect![
+            "!s Avatar/self.speed: was removed, and what is stored of it would be lost: raise the version, with a step from the older type (`from = OldType`)"
+        ],
+    );
+    check(
+        "  field items list<Item> default\n  field speed f32 default\n",
+        "  field speed f32 default\n",
+        expect![
+            "!s Avatar/self.items: speed stands in its place: new fields go to the end, and none changes its place; or raise the version, with a step from the older type (`from = OldType`)"
+        ],
+    );
+    check(
+        "field speed f32",
+        "field speed text",
+        expect![
+            "!s Avatar/self.speed: was f32 and is text, as which it cannot be read: raise the version, with a step from the older type (`from = OldType`)"
+        ],
+    );
+    check(
+        "document Avatar/self 2 1\n  field level u32 default range=..=100\n",
+        "document Avatar/self 3 1\n",
+        expect!["-s Avatar/self: version 2 became 3, by steps"],
+    );
+    check(
+        "document Avatar/self 2 1\n  field level u32 default range=..=100\n",
+        "document Avatar/self 3 3\n",
+        expect![
+            "!s Avatar/self: no step leads from version 2 to 3: name the older type with `#[document(version = .., from = OldType)]`"
+        ],
+    );
+    check(
+        "document Avatar/self 2 1",
+        "document Avatar/self 1 1",
+        expect!["!s Avatar/self: version 2 became 1: documents of 2 are refused"],
+    );
+    check(
+        "document record/guild 1 1\n  field title text default\n",
+        "",
+        expect![
+            "!s record/guild: was removed: what is stored of it would be read by nobody any more; keep it"
+        ],
+    );
+    check(
+        "  field title text default\n",
+        "  field name text default\n  field motto text default\n",
+        expect!["-s record/guild.title: is called name now\n-s record/guild.motto: field is new"],
+    );
+    check(
+        "range=..=100",
+        "range=..=90",
+        expect!["!s Avatar/self.level: range was ..=100 and is ..=90: older writers send more"],
+    );
+    // What is stored is of no matter to clients, which keep their interface.
+    let (old, new) = (schema(BASE), schema(&BASE.replace("speed f32", "speed f64")));
+    assert_eq!(old.interface_hash(), new.interface_hash());
 }
 
 #[test]

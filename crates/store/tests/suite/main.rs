@@ -21,6 +21,7 @@ mod followers;
 mod indexes;
 #[cfg(feature = "redis")]
 mod journal;
+mod killed;
 mod model;
 #[cfg(feature = "mongodb")]
 mod mongodb;
