@@ -118,7 +118,7 @@ impl Indexed {
         if r.is_empty() { Ok(of) } else { Err(Damaged) }
     }
 
-    fn slot(&self) -> Slot {
+    pub(crate) fn slot(&self) -> Slot {
         match self {
             Indexed::Entity(key) => Slot::of(*key),
             Indexed::Record(id) => Slot::of_record(id),

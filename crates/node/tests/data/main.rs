@@ -8,6 +8,7 @@ mod documents;
 mod game;
 mod indexes;
 mod keep;
+mod killed;
 mod maps;
 mod process;
 mod records;

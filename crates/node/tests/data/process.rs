@@ -20,10 +20,10 @@ const ROUND: &str = "MAINSTAY_TEST_DATA_ROUND";
 const PLAYERS: u64 = 8;
 
 /// A folder that is removed with it.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let folders = (0..).map(|n| parent.join(format!("{name}-{}-{n}", std::process::id())));
         let made = folders.into_iter().find(|path| std::fs::create_dir(path).is_ok());
@@ -41,7 +41,7 @@ impl Drop for Folder {
     }
 }
 
-fn env(store: Option<Store>) -> NodeEnv {
+pub fn env(store: Option<Store>) -> NodeEnv {
     NodeEnv {
         clock: Clock::system(),
         random: Random::from_os(),

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::index::{INDEX_KIND, INDEX_SHEET, IndexEntry, Indexed, LIST_KIND, Place};
 use crate::record::{Change, RecordId, RecordWrite};
 use crate::row::hex;
+use crate::slots::Slot;
 use crate::tables::{Stage, Table};
 use crate::types::Key;
 
@@ -145,69 +146,73 @@ fn put(s: &mut Stage<'_>, key: &[u8], body: Vec<u8>) {
     s.put(Table::Record, key, &row);
 }
 
-/// What is wrong with the index rows that an entity should have.
-pub(super) fn faults_of_entity(
-    s: &Stage<'_>,
-    key: &[u8],
-    sheet: Option<&[u8]>,
-    fault: &mut dyn FnMut(String),
-) -> Result<(), Error> {
-    let Some(sheet) = sheet else { return Ok(()) };
-    let id = key.try_into().map(u128::from_be_bytes).map_err(|_| corrupt(Table::Entity, key))?;
-    let places = Place::read_list(sheet).map_err(|_| corrupt(Table::Entity, key))?;
-    faults_of(s, &Indexed::Entity(Key(id)), &places, fault)
+/// What [`verify`](super::verify) says of index rows.
+pub(super) struct Check<'c> {
+    /// Whether a slot is here: of a unique value and its record, one may be in another shard.
+    pub counts: &'c dyn Fn(Slot) -> bool,
+    pub fault: &'c mut dyn FnMut(String),
 }
 
-/// What is wrong with an index row, or with those that a list names.
-pub(super) fn faults_of_record(
-    s: &Stage<'_>,
-    key: &[u8],
-    row: &RecordRow,
-    fault: &mut dyn FnMut(String),
-) -> Result<(), Error> {
-    let Some((kind, rest)) = key.split_first_chunk::<4>() else { return Ok(()) };
-    let damaged = || corrupt(Table::Record, key);
-    let body = row.body.as_deref().unwrap_or_default();
-    match u32::from_be_bytes(*kind) {
-        LIST_KIND => {
-            let (kind, of) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
-            let id = RecordId { kind: u32::from_be_bytes(*kind), key: of.to_vec() };
-            let places = Place::read_list(body).map_err(|_| damaged())?;
-            faults_of(s, &Indexed::Record(id), &places, fault)
-        }
-        INDEX_KIND => {
-            let of = Indexed::from_bytes(body).map_err(|_| damaged())?;
-            let places = match &of {
-                Indexed::Record(id) => listed(s, &list_key(id))?,
-                Indexed::Entity(id) => {
-                    let row: Option<EntityRow> = s.row(Table::Entity, &id.0.to_be_bytes())?;
-                    let sheet = row.and_then(|row| row.documents.get(INDEX_SHEET).cloned());
-                    let places = sheet.as_deref().map_or(Ok(Vec::new()), Place::read_list);
-                    places.map_err(|_| damaged())?
-                }
-            };
-            if !places.iter().any(|place| place.key(&of) == rest) {
-                fault(format!("index row {} leads to {of:?}, which lacks it", hex(rest)));
+impl Check<'_> {
+    /// An entity has the index rows that its sheet names.
+    pub fn entity(&mut self, s: &Stage<'_>, key: &[u8], sheet: Option<&[u8]>) -> Result<(), Error> {
+        let Some(sheet) = sheet else { return Ok(()) };
+        let id =
+            key.try_into().map(u128::from_be_bytes).map_err(|_| corrupt(Table::Entity, key))?;
+        let places = Place::read_list(sheet).map_err(|_| corrupt(Table::Entity, key))?;
+        self.rows(s, &Indexed::Entity(Key(id)), &places)
+    }
+
+    /// An index row leads to who has it; a list has its index rows.
+    pub fn record(&mut self, s: &Stage<'_>, key: &[u8], row: &RecordRow) -> Result<(), Error> {
+        let Some((kind, rest)) = key.split_first_chunk::<4>() else { return Ok(()) };
+        let damaged = || corrupt(Table::Record, key);
+        let body = row.body.as_deref().unwrap_or_default();
+        match u32::from_be_bytes(*kind) {
+            LIST_KIND => {
+                let (kind, of) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+                let id = RecordId { kind: u32::from_be_bytes(*kind), key: of.to_vec() };
+                let places = Place::read_list(body).map_err(|_| damaged())?;
+                self.rows(s, &Indexed::Record(id), &places)
             }
-            Ok(())
+            INDEX_KIND => {
+                let of = Indexed::from_bytes(body).map_err(|_| damaged())?;
+                if !(self.counts)(of.slot()) {
+                    return Ok(());
+                }
+                let places = match &of {
+                    Indexed::Record(id) => listed(s, &list_key(id))?,
+                    Indexed::Entity(id) => {
+                        let row: Option<EntityRow> = s.row(Table::Entity, &id.0.to_be_bytes())?;
+                        let sheet = row.and_then(|row| row.documents.get(INDEX_SHEET).cloned());
+                        let places = sheet.as_deref().map_or(Ok(Vec::new()), Place::read_list);
+                        places.map_err(|_| damaged())?
+                    }
+                };
+                if !places.iter().any(|place| place.key(&of) == rest) {
+                    let row = hex(rest);
+                    (self.fault)(format!("index row {row} leads to {of:?}, which lacks it"));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        _ => Ok(()),
     }
-}
 
-fn faults_of(
-    s: &Stage<'_>,
-    of: &Indexed,
-    places: &[Place],
-    fault: &mut dyn FnMut(String),
-) -> Result<(), Error> {
-    for place in places {
-        let row: Option<RecordRow> = s.row(Table::Record, &row_key(place, of))?;
-        if row.and_then(|row| row.body).as_deref() != Some(&of.to_bytes()) {
-            fault(format!("the index row {} of {of:?} is not there", hex(&place.key(of))));
+    fn rows(&mut self, s: &Stage<'_>, of: &Indexed, places: &[Place]) -> Result<(), Error> {
+        for place in places {
+            let key = row_key(place, of);
+            if slots::slot_of_row(Table::Record, &key).is_some_and(|slot| !(self.counts)(slot)) {
+                continue;
+            }
+            let row: Option<RecordRow> = s.row(Table::Record, &key)?;
+            if row.and_then(|row| row.body).as_deref() != Some(&of.to_bytes()) {
+                let row = hex(&place.key(of));
+                (self.fault)(format!("the index row {row} of {of:?} is not there"));
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The row that says whether an index row is right.

@@ -48,15 +48,18 @@ pub(crate) fn verify(s: &mut Stage<'_>) -> Result<Verdict, Error> {
     let s = &Counted { s, here };
     each::<u64>(s, Table::Node, &mut verdict, |_, _, _| Ok(()))?;
     let marks = marks(s, &mut verdict)?;
+    let counts = |slot| s.counts(slot);
     let mut entities = 0;
     each::<EntityRow>(s, Table::Entity, &mut verdict, |verdict, key, row| {
         entities += 1;
         let sheet = row.documents.get(INDEX_SHEET).map(Vec::as_slice);
-        index::faults_of_entity(s, key, sheet, &mut |line| fault(verdict, line))
+        index::Check { counts: &counts, fault: &mut |line| fault(verdict, line) }
+            .entity(s, key, sheet)
     })?;
     each::<OutboxRow>(s, Table::Outbox, &mut verdict, |_, _, _| Ok(()))?;
     each::<RecordRow>(s, Table::Record, &mut verdict, |verdict, key, row| {
-        index::faults_of_record(s, key, &row, &mut |line| fault(verdict, line))
+        index::Check { counts: &counts, fault: &mut |line| fault(verdict, line) }
+            .record(s, key, &row)
     })?;
     let (mut counted, mut holders) = (0, 0);
     each::<HolderRow>(s, Table::Holder, &mut verdict, |verdict, _, row| {

@@ -166,3 +166,99 @@ pub fn a_unique_value_is_of_one_record(bench: &mut Bench) {
     assert_eq!(records(store, &title("Owls")), "bats");
     no_faults(store);
 }
+
+/// Over shards whose slots move: a search finds each once, and what belongs together stays so.
+#[test]
+fn f1_a_search_goes_over_all_shards_also_while_slots_move() {
+    let shard = |name: &str| (name.to_owned(), Store::memory(Limits::default()));
+    let store = Store::sharded(vec![shard("a"), shard("b"), shard("c")]).unwrap();
+    let names: Vec<String> = (0..30).map(|n| format!("guild {n:02}")).collect();
+    for name in &names {
+        store.write_records(1, vec![write(name, 0, &[leader("ann")])]).wait().unwrap();
+    }
+    let me = Incarnation(1);
+    store.beat(me).wait().unwrap();
+    for n in 1..=30 {
+        let ask = Activate { key: Key(5 << 64 | n), generation: 1, incarnation: me, reclaim: None };
+        let claim = store.activate(ask).wait().unwrap().claim;
+        let sheet = Some(IndexEntry::sheet(&[leader("bob")]));
+        let patch = Patch::from([(INDEX_SHEET.to_owned(), sheet)]);
+        store.save(Save { claim, version: 0, patch }).wait().unwrap();
+    }
+    let check = |store: &Store| {
+        assert_eq!(records(store, &leader("ann")), names.join(" ").as_str());
+        assert_eq!(found(store, &leader("bob")).len(), 30);
+        no_faults(store);
+    };
+    check(&store);
+    let per_shard = store.shards().iter().map(|(_, shard)| found(shard, &leader("ann")).len());
+    assert!(per_shard.clone().filter(|count| *count > 0).count() > 1, "they are spread");
+    // All of one shard goes to the others and comes back.
+    for (token, from, to) in [(1, 0, 1), (2, 1, 2), (3, 2, 0)] {
+        let map = store.slot_map().unwrap();
+        let here = map[from].1.slots.iter().filter(|slot| slot.state.is_here());
+        let slots: Vec<Slot> = here.map(|slot| slot.slot).collect();
+        let (end, _) = store.move_slots(slots, (from, to), token, 1, |_| true);
+        assert_eq!(end, MoveEnd::Moved);
+        check(&store);
+    }
+    assert_eq!(
+        store.shards().iter().map(|(_, shard)| found(shard, &leader("ann")).len()).max(),
+        Some(30)
+    );
+    // And one is written anew where it is now.
+    store.write_records(1, vec![write("guild 00", 1, &[leader("cid")])]).wait().unwrap();
+    store.write_records(1, vec![remove("guild 01", 1)]).wait().unwrap();
+    assert_eq!(records(&store, &leader("ann")), names[2..].join(" "));
+    assert_eq!(records(&store, &leader("cid")), "guild 00");
+    no_faults(&store);
+}
+
+/// A unique value has a slot of its own, and no transaction goes over two shards.
+#[test]
+fn f2_a_unique_value_of_another_shard_is_refused_at_once_and_nothing_is_written() {
+    let shard = |name: &str| (name.to_owned(), Store::memory(Limits::default()));
+    let store = Store::sharded(vec![shard("a"), shard("b")]).unwrap();
+    let (mut done, mut refused) = (Vec::new(), 0);
+    for n in 0..40 {
+        let name = format!("guild {n:02}");
+        match store.write_records(1, vec![write(&name, 0, &[title(&name)])]).wait() {
+            Ok(_) => done.push(name),
+            Err(Error::AcrossShards { .. }) => {
+                refused += 1;
+                let read = store.records(vec![id(&name)]).wait().unwrap();
+                assert_eq!(read.records[0].version, 0);
+                assert_eq!(records(&store, &title(&name)), "");
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert!(refused > 5 && done.len() > 5, "{refused} were refused of 40");
+    no_faults(&store);
+    // Half of a shard's slots go: what is parted by that is refused as well, and is no fault.
+    let map = store.slot_map().unwrap();
+    let here = map[1].1.slots.iter().filter(|slot| slot.state.is_here() && slot.slot.0 % 4 < 2);
+    let slots: Vec<Slot> = here.map(|slot| slot.slot).collect();
+    let (end, _) = store.move_slots(slots, (1, 0), 9, 1, |_| true);
+    assert_eq!(end, MoveEnd::Moved);
+    no_faults(&store);
+    let renamed = done.iter().map(|name| store.write_records(1, vec![write(name, 1, &[])]).wait());
+    let parted = renamed.filter(|told| matches!(told, Err(Error::AcrossShards { .. }))).count();
+    assert!(parted > 0 && parted < done.len(), "{parted} of {}", done.len());
+    no_faults(&store);
+    // In one shard all of them can be.
+    let map = store.slot_map().unwrap();
+    let here = map[0].1.slots.iter().filter(|slot| slot.state.is_here());
+    let slots: Vec<Slot> = here.map(|slot| slot.slot).collect();
+    let (end, _) = store.move_slots(slots, (0, 1), 1, 1, |_| true);
+    assert_eq!(end, MoveEnd::Moved);
+    for name in &done {
+        if records(&store, &title(name)).is_empty() {
+            // It gave its title up above.
+            continue;
+        }
+        let second = store.write_records(1, vec![write("second", 0, &[title(name)])]).wait();
+        assert_eq!(second, Err(Error::Taken { index: "guild.title".into(), by: id(name) }));
+    }
+    no_faults(&store);
+}
