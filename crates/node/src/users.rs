@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use env::Instant;
 use proto::frame::CloseCode;
-use proto::link::{PushTo, Selected, Slot, TAGS_MAX, Whom};
+use proto::link::{PRESENT_MAX, Present, PushTo, Selected, Slot, TAGS_MAX, Whom};
 use proto::{AccountId, MethodId};
 
 use crate::cx::{GroupSlot, Peer, PushMode};
@@ -159,9 +159,25 @@ impl Chosen {
         self.act(OwnedAct::Kick { code, reason: reason.to_owned() });
     }
 
+    /// Who they are, in the order of their accounts: from `first` on, at most `max` of them and at most
+    /// 1,024. [`Outcome::reached`] counts all. For the next page ask from behind the last account on.
+    ///
+    /// Homes answer from what they know: a session is told of from its login on until it ends, or
+    /// until a lost client's time to resume is over.
+    pub async fn look(self, first: AccountId, max: usize) -> Outcome {
+        let max = max.min(PRESENT_MAX);
+        self.act(OwnedAct::Look { first, max: max as u32 });
+        let mut outcome = self.outcome().await;
+        outcome.present.sort_unstable_by_key(|present| present.account);
+        // While nodes come and go two homes may tell of one.
+        outcome.present.dedup_by_key(|present| present.account);
+        outcome.present.truncate(max);
+        outcome
+    }
+
     /// What became of everything done with them, when all homes have answered or 4 s after.
     pub async fn outcome(self) -> Outcome {
-        let mut outcome = Outcome { reached: 0, unknown: Vec::new(), complete: true };
+        let mut outcome = Outcome { complete: true, ..Outcome::default() };
         let tickets = self.tickets.borrow().clone();
         for ticket in tickets {
             poll_fn(|context| self.lane.poll(ticket, context, &mut outcome)).await;
@@ -237,6 +253,8 @@ pub struct Outcome {
     pub unknown: Vec<AccountId>,
     /// Whether all homes have answered.
     pub complete: bool,
+    /// Those that [`Chosen::look`] asked for.
+    pub present: Vec<Present>,
 }
 
 /// Acts on users on their way from entities to the worker, and the answers on their way back.
@@ -263,6 +281,7 @@ pub(crate) enum Wish {
 pub(crate) enum OwnedAct {
     Push { method: MethodId, mode: PushTo, body: Vec<u8> },
     Kick { code: CloseCode, reason: String },
+    Look { first: AccountId, max: u32 },
 }
 
 /// An act whose outcome may be asked for.
@@ -306,6 +325,7 @@ impl UserLane {
         }
         sum.reached += asked.outcome.reached;
         sum.unknown.append(&mut asked.outcome.unknown);
+        sum.present.append(&mut asked.outcome.present);
         sum.complete &= asked.outcome.complete;
         state.asked.remove(&ticket);
         Poll::Ready(())
@@ -329,7 +349,7 @@ impl UserLane {
         if let Some(asked) = self.state.borrow_mut().asked.get_mut(&ticket) {
             asked.waits = Some(frames);
             asked.until = now + ANSWER_WAIT;
-            asked.outcome = Outcome { reached: 0, unknown, complete };
+            asked.outcome = Outcome { unknown, complete, ..Outcome::default() };
             asked.wake_if_done();
         }
     }
@@ -342,6 +362,7 @@ impl UserLane {
         asked.waits = Some(waits - 1);
         asked.outcome.reached += u64::from(selected.reached);
         asked.outcome.unknown.extend(&selected.unknown);
+        asked.outcome.present.extend(&selected.present);
         asked.wake_if_done();
     }
 
@@ -392,6 +413,7 @@ mod tests {
             ticket,
             reached,
             unknown: unknown.iter().copied().map(AccountId).collect(),
+            present: Vec::new(),
         };
         let (whole, part, nobody) = (lane.ask(), lane.ask(), lane.ask());
         assert_eq!(poll(&lane, whole), None);
@@ -406,14 +428,17 @@ mod tests {
         lane.answered(&selected(whole, 1, &[4]));
         lane.answered(&selected(77, 1, &[]));
         let unknown = [9, 4].map(AccountId).into();
-        assert_eq!(poll(&lane, whole), Some(Outcome { reached: 4, unknown, complete: true }));
-        let none = Outcome { reached: 0, unknown: vec![], complete: false };
+        assert_eq!(
+            poll(&lane, whole),
+            Some(Outcome { reached: 4, unknown, complete: true, present: vec![] })
+        );
+        let none = Outcome::default();
         assert_eq!(poll(&lane, nobody), Some(none));
         let end = lane.poll_timeout().expect("one waits still");
         lane.handle_timeout(now);
         assert_eq!(poll(&lane, part), None);
         lane.handle_timeout(end);
-        let outcome = Outcome { reached: 1, unknown: vec![], complete: false };
+        let outcome = Outcome { reached: 1, ..Outcome::default() };
         assert_eq!(poll(&lane, part), Some(outcome));
         assert_eq!(lane.poll_timeout(), None);
         assert!(lane.state.borrow().asked.is_empty(), "nothing is left");

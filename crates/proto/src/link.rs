@@ -14,7 +14,9 @@ pub use homes::{
     HandOver, HandedState, HandedStream, Held, HomeFrame, Named, PAST_MAX, Past, Report, Wanted,
 };
 pub use moves::MoveStep;
-pub use select::{ACCOUNTS_MAX, Act, Forward, PushTo, Select, Selected, TAGS_MAX, Tag, Whom};
+pub use select::{
+    ACCOUNTS_MAX, Act, Forward, PRESENT_MAX, Present, PushTo, Select, Selected, TAGS_MAX, Tag, Whom,
+};
 pub use slotted::{NumberedDown, put_down, put_numbered_down, put_up, read_down, read_up};
 
 use crate::WireError;

@@ -8,6 +8,8 @@ use mainstay::App;
 use mainstay::prelude::*;
 use mainstay::testkit::sim_options;
 
+use crate::support::{clients, secs};
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What singletons did, in the order in which it happened: whoever looks on from outside the cluster.
@@ -206,4 +208,51 @@ fn d18_a_singleton_that_is_not_kept_begins_anew_where_it_belongs_and_ends_elsewh
             assert!(beats.len() >= 20, "{beats:?}");
         }
     }
+}
+
+// -- who is online --
+
+/// Answers who is online, page by page.
+#[service]
+#[derive(Default)]
+struct Porter;
+
+#[rpc]
+impl Porter {
+    #[request(client)]
+    async fn who(&self, cx: &mut Cx<Self>) -> Result<(u64, Vec<u64>), String> {
+        let mut accounts = Vec::new();
+        loop {
+            let first = accounts.last().map_or(0, |last| last + 1);
+            let told = cx.users().all().look(AccountId(first), 2).await;
+            if !told.complete {
+                return Err("not all homes have answered".to_owned());
+            }
+            if told.present.is_empty() {
+                return Ok((told.reached, accounts));
+            }
+            accounts.extend(told.present.iter().map(|present| present.account.0));
+        }
+    }
+}
+
+#[mainstay::test(seed = 41)]
+async fn j11_whoever_asks_is_told_who_is_online_wherever_they_are_at_home(
+    cluster: mainstay::testkit::Cluster,
+) {
+    let app = App::new("porter").entity::<Porter>().bind::<Porter>("porter", |_| 0);
+    let game = cluster.start(&app);
+    let players = clients(&game, 1..=7).await;
+    let who = async || players[0].request::<_, (u64, Vec<u64>)>("porter", "who", &()).await;
+    assert_eq!(who().await.unwrap(), (7, (1..=7).collect()));
+    players[3].leave();
+    // Whoever is killed has its time to come back; the home of whoever was killed comes again.
+    game.kill_node(1, secs(2));
+    game.sleep(secs(8)).await;
+    let mut told = who().await;
+    while told.is_err() {
+        game.sleep(secs(1)).await;
+        told = who().await;
+    }
+    assert_eq!(told.unwrap(), (6, vec![1, 2, 3, 5, 6, 7]));
 }

@@ -1,9 +1,11 @@
 use std::collections::BTreeSet;
 
 use proto::AccountId;
-use proto::link::{Act, Forward, LinkFrame, PushTo, Select, Selected, Tag, Whom, WorkerId};
+use proto::link::{
+    Act, Forward, LinkFrame, PRESENT_MAX, Present, PushTo, Select, Selected, Tag, Whom, WorkerId,
+};
 
-use super::home::Session;
+use super::home::{Session, SessionLink};
 use super::{Delivery, Homes, Outlet, Places, Scope};
 
 impl Homes {
@@ -27,11 +29,18 @@ impl Homes {
         self.stats.selected += chosen.len() as u64;
         self.stats.unknown += unknown.len() as u64;
         let mut reached = 0;
+        let mut present = Vec::new();
         for account in chosen {
             match select.act {
                 Act::Kick { code, reason } => {
                     self.kick(io, account, code, reason);
                     reached += 1;
+                }
+                Act::Look { first, max } => {
+                    reached += 1;
+                    if account >= first && present.len() < PRESENT_MAX.min(max as usize) {
+                        present.extend(self.sessions.get(&account).map(|found| found.present()));
+                    }
                 }
                 Act::Push { method, mode, body } => {
                     let stream =
@@ -43,7 +52,7 @@ impl Homes {
                 }
             }
         }
-        let selected = Selected { ticket: select.ticket, reached, unknown };
+        let selected = Selected { ticket: select.ticket, reached, unknown, present };
         io.out.control(from, &LinkFrame::Selected(selected));
     }
 
@@ -73,6 +82,17 @@ impl Homes {
                 )
             }
         }
+    }
+}
+
+impl Session {
+    fn present(&self) -> Present {
+        let gate = match self.link {
+            SessionLink::Attached { gate, .. } => Some(gate),
+            SessionLink::Waiting { .. } => None,
+        };
+        let (account, since_ms, logged_in) = (self.account, self.since_ms, self.logged_in);
+        Present { account, since_ms, logged_in, gate }
     }
 }
 

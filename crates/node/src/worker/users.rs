@@ -32,6 +32,7 @@ impl Worker {
                             Act::Push { method: *method, mode: *mode, body }
                         }
                         OwnedAct::Kick { code, reason } => Act::Kick { code: *code, reason },
+                        &OwnedAct::Look { first, max } => Act::Look { first, max },
                     };
                     let (mut frames, mut complete) = (0, true);
                     for (home, whom, except) in parts {

@@ -38,7 +38,7 @@ fn select(
     let frame = LinkFrame::Select(Select { ticket: 9, whom, tags, except, act });
     world.send(worker(21), worker(10), &frame);
     world.run();
-    let Selected { ticket: 9, reached, unknown } =
+    let Selected { ticket: 9, reached, unknown, .. } =
         world.server(21).fake.selected.pop().expect("an answer")
     else {
         panic!("the answer names another question");
@@ -115,4 +115,36 @@ fn a_filtered_set_of_users_is_closed_with_a_reason() {
     assert_eq!(world.clients[players[2]].closed, [CloseCode::Kicked]);
     let listed = world.server(10).homes.list(AccountId(6), 1);
     assert_eq!((listed[0].logged_in, listed[0].tags.len()), (false, 2));
+}
+
+#[test]
+fn j11_who_is_online_is_told_in_pages_with_where_and_since_when() {
+    let (mut world, players) = world();
+    world.kill(players[1]);
+    world.run();
+    let look = |world: &mut World, whom, tags, first, max| {
+        let act = Act::Look { first: AccountId(first), max };
+        let frame = LinkFrame::Select(Select { ticket: 9, whom, tags, except: vec![], act });
+        world.send(worker(21), worker(10), &frame);
+        world.run();
+        let told = world.server(21).fake.selected.pop().expect("an answer");
+        let accounts: Vec<u64> = told.present.iter().map(|present| present.account.0).collect();
+        (told, accounts)
+    };
+    let (told, accounts) = look(&mut world, Whom::All, vec![], 0, 4);
+    assert_eq!((told.reached, accounts), (6, vec![1, 2, 3, 4]));
+    let gates: Vec<_> = told.present.iter().map(|present| present.gate).collect();
+    let gate = Some(worker(1));
+    assert_eq!(gates, [gate, None, gate, gate], "the second waits for a resume");
+    assert!(told.present.iter().all(|present| present.since_ms > 0));
+    let logged_in: Vec<bool> = told.present.iter().map(|present| present.logged_in).collect();
+    assert_eq!(logged_in, [true, false, true, false]);
+    let (told, accounts) = look(&mut world, Whom::All, vec![], 5, 4);
+    assert_eq!((told.reached, accounts), (6, vec![5, 6]));
+    let (told, accounts) = look(&mut world, Whom::LoggedIn, vec!["vip"], 0, 4);
+    assert_eq!((told.reached, accounts), (1, vec![3]));
+    // Whoever does not come back is told of no more.
+    world.pass(Options::default().resume_window);
+    let (told, accounts) = look(&mut world, Whom::All, vec![], 0, 100);
+    assert_eq!((told.reached, accounts), (5, vec![1, 3, 4, 5, 6]));
 }

@@ -1,4 +1,4 @@
-use super::{Slot, put_slot, read_slot};
+use super::{Slot, WorkerId, put_slot, put_worker, read_slot, read_worker};
 use crate::WireError;
 use crate::frame::{CloseCode, TEXT_BYTES_MAX, put_text};
 use crate::id::{AccountId, MethodId, SessionId};
@@ -9,6 +9,9 @@ pub const TAGS_MAX: usize = 32;
 
 /// The most accounts that one selection lists or leaves out; a longer list takes several frames.
 pub const ACCOUNTS_MAX: usize = 4_096;
+
+/// The most sessions that one answer tells of.
+pub const PRESENT_MAX: usize = 1_024;
 
 /// From the owner of a stream to the home of its session: the session is logged in with these
 /// tags, or is not logged in.
@@ -56,6 +59,8 @@ pub enum Act<'a> {
     Push { method: MethodId, mode: PushTo, body: &'a [u8] },
     /// Ends the session, or only its connection if the code lets it resume.
     Kick { code: CloseCode, reason: &'a str },
+    /// Tells of the sessions, in the order of their accounts, from `first` on and at most `max`.
+    Look { first: AccountId, max: u32 },
 }
 
 /// How a push treats a client that is away or slow.
@@ -78,6 +83,21 @@ pub struct Selected {
     pub reached: u32,
     /// Listed accounts that have no session here.
     pub unknown: Vec<AccountId>,
+    /// What was asked to be told of, in the order of accounts.
+    pub present: Vec<Present>,
+}
+
+/// A session, as whoever asks who is online is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// Whose it is.
+    pub account: AccountId,
+    /// Since when, in milliseconds since 1970 by the clock of its home's node; 0 if nobody is left who knows.
+    pub since_ms: u64,
+    /// Whether the game has logged it in.
+    pub logged_in: bool,
+    /// The gate that its client is connected to; `None` while it waits for a resume.
+    pub gate: Option<WorkerId>,
 }
 
 /// From a home to the owner of a stream: a push for its client.
@@ -120,12 +140,17 @@ impl<'a> Select<'a> {
         };
         let tags = read_tags(r)?;
         let except = read_accounts(r)?;
-        let act = if r.flag()? {
-            let code = CloseCode::from_code(r.varint()?);
-            Act::Kick { code, reason: r.text(TEXT_BYTES_MAX)? }
-        } else {
-            let method = MethodId(r.u32()?);
-            Act::Push { method, mode: PushTo::decode(r)?, body: r.take_rest() }
+        let act = match r.byte()? {
+            0 => {
+                let method = MethodId(r.u32()?);
+                Act::Push { method, mode: PushTo::decode(r)?, body: r.take_rest() }
+            }
+            1 => {
+                let code = CloseCode::from_code(r.varint()?);
+                Act::Kick { code, reason: r.text(TEXT_BYTES_MAX)? }
+            }
+            2 => Act::Look { first: AccountId(r.varint()?), max: r.varint_u32()? },
+            _ => return Err(WireError::Range),
         };
         Ok(Select { ticket, whom, tags, except, act })
     }
@@ -148,6 +173,11 @@ impl<'a> Select<'a> {
                 out.push(1);
                 put_varint(out, code as u64);
                 put_text(out, reason);
+            }
+            Act::Look { first, max } => {
+                out.push(2);
+                put_varint(out, first.0);
+                put_varint(out, u64::from(max));
             }
             Act::Push { method, mode, body } => {
                 out.push(0);
@@ -183,13 +213,42 @@ impl PushTo {
 
 impl Selected {
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        Ok(Selected { ticket: r.varint()?, reached: r.varint_u32()?, unknown: read_accounts(r)? })
+        let (ticket, reached, unknown) = (r.varint()?, r.varint_u32()?, read_accounts(r)?);
+        let count = r.varint()?;
+        if count > PRESENT_MAX as u64 {
+            return Err(WireError::Range);
+        }
+        let present = (0..count).map(|_| Present::decode(r)).collect::<Result<_, _>>()?;
+        Ok(Selected { ticket, reached, unknown, present })
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         put_varint(out, self.ticket);
         put_varint(out, u64::from(self.reached));
         put_accounts(out, &self.unknown);
+        put_varint(out, self.present.len() as u64);
+        self.present.iter().for_each(|present| present.encode(out));
+    }
+}
+
+impl Present {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Present {
+            account: AccountId(r.varint()?),
+            since_ms: r.varint()?,
+            logged_in: r.flag()?,
+            gate: if r.flag()? { Some(read_worker(r)?) } else { None },
+        })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.account.0);
+        put_varint(out, self.since_ms);
+        out.push(u8::from(self.logged_in));
+        out.push(u8::from(self.gate.is_some()));
+        if let Some(gate) = self.gate {
+            put_worker(out, gate);
+        }
     }
 }
 

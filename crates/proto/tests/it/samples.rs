@@ -3,8 +3,8 @@
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame, Welcome};
 use proto::link::{
     Act, Admission, Call, Forward, GroupId, HandOver, HandedState, HandedStream, Held, HomeFrame,
-    LinkFrame, MoveStep, Named, Past, PushTo, Report, Select, Selected, Slot, Tag, Wanted, Whom,
-    WorkerId,
+    LinkFrame, MoveStep, Named, Past, Present, PushTo, Report, Select, Selected, Slot, Tag, Wanted,
+    Whom, WorkerId,
 };
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
@@ -338,7 +338,33 @@ pub fn link() -> Vec<LinkFrame<'static>> {
             except: vec![],
             act: Act::Kick { code: CloseCode::GoingAway, reason: "restart" },
         }),
-        LinkFrame::Selected(Selected { ticket: 5, reached: 1, unknown: vec![AccountId(300)] }),
+        LinkFrame::Select(Select {
+            ticket: 7,
+            whom: Whom::All,
+            tags: vec![],
+            except: vec![],
+            act: Act::Look { first: AccountId(300), max: 100 },
+        }),
+        LinkFrame::Selected(Selected {
+            ticket: 5,
+            reached: 1,
+            unknown: vec![AccountId(300)],
+            present: vec![],
+        }),
+        LinkFrame::Selected(Selected {
+            ticket: 7,
+            reached: 2,
+            unknown: vec![],
+            present: vec![
+                Present {
+                    account: AccountId(300),
+                    since_ms: 1_700_000_000_000,
+                    logged_in: true,
+                    gate: Some(GATE),
+                },
+                Present { account: AccountId(301), since_ms: 0, logged_in: false, gate: None },
+            ],
+        }),
         LinkFrame::Forward(Forward {
             slot: SLOT,
             method: METHOD,
