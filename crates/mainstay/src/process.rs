@@ -194,6 +194,8 @@ impl Running {
         let clock = Clock::system();
         let registry = Registry::new();
         let nodes = open_coordinator(process, &clock)?;
+        // Not all of them have a store that would tell of their end, and that would come later.
+        gone.iter().for_each(|life| nodes.bury(*life));
         let board = Board::new();
         let mesh_key = keys.mesh.as_ref().map_or_else(Key::none, Key::shared);
         let tickets = TicketKeys::new(keys.tickets.clone());

@@ -163,6 +163,8 @@ pub(crate) struct Outgoing {
     pub subject: String,
     pub id: u128,
     pub body: Arc<[u8]>,
+    /// It was accepted before, and nobody waits for it.
+    pub is_again: bool,
 }
 
 /// What is published and may be lost.
@@ -325,7 +327,8 @@ impl Front {
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, number));
         }
-        let post = Outgoing { number, topic: topic.to_owned(), subject, id, body };
+        let topic = topic.to_owned();
+        let post = Outgoing { number, topic, subject, id, body, is_again: false };
         let (was_new, tellers) = (false, vec![sender]);
         self.pending.insert(number, Pending { post, since: now, deadline, was_new, tellers });
         self.by_id.insert(id, number);
@@ -366,6 +369,22 @@ impl Front {
     /// Whether as many of the messages that may be lost were said to the server.
     pub fn is_live_said(&self, count: u64) -> bool {
         self.live_taken - u64::from(self.live_in_hand) >= count
+    }
+
+    /// Publishes a message that was accepted long ago and may be lost to some, unless the topic is gone.
+    #[cfg(feature = "nats")]
+    pub fn publish_again(&mut self, now: Instant, subject: String, id: u128, body: Arc<[u8]>) {
+        let Some((topic, _)) = self.topics.kept_of(&subject) else { return };
+        if self.by_id.contains_key(&id) {
+            return;
+        }
+        let (number, topic) = (self.next_post, topic.to_owned());
+        self.next_post += 1;
+        let post = Outgoing { number, topic, subject, id, body, is_again: true };
+        let (deadline, was_new, tellers) = (None, false, Vec::new());
+        self.pending.insert(number, Pending { post, since: now, deadline, was_new, tellers });
+        self.by_id.insert(id, number);
+        self.unsent.insert(number);
     }
 
     /// The next message to be published: the oldest whose topic the server has.

@@ -27,6 +27,11 @@ struct Up {
 impl Up {
     /// Brings up the processes of `processes`, from the build `good`.
     fn new(name: &str, more: &str, processes: &str) -> Up {
+        Self::leased(name, more, processes, Duration::from_secs(3))
+    }
+
+    /// As `new`; its nodes stay listed for so long without a word of theirs.
+    fn leased(name: &str, more: &str, processes: &str, lease: Duration) -> Up {
         let folder =
             std::env::temp_dir().join(format!("mainstay-up-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
@@ -34,7 +39,8 @@ impl Up {
         let key = KEY.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let text = format!(
             r#"{{"cluster": "bells", "keys": {{"tickets": [{{"id": 1, "key": "{key}"}}]}}, {more}
-            "options": {{"registry": {{"lease": "3s"}}}}, "processes": {{{processes}}}}}"#
+            "options": {{"registry": {{"lease": "{}s"}}}}, "processes": {{{processes}}}}}"#,
+            lease.as_secs()
         );
         std::fs::write(folder.join("cluster.json"), text).unwrap();
         let good = build(&folder, "good", "");
@@ -469,6 +475,23 @@ fn d19_the_next_process_is_told_whose_end_its_supervisor_saw() {
     assert_eq!(done.failed, None, "{}", up.said());
     assert_eq!(told(up.pid("node"), "MAINSTAY_GONE").unwrap_or_default(), gone.join(","));
     assert!(up.pid("node") != pid);
+}
+
+/// What was sent to a killed node waited for three seconds, because the node was listed until its lease ran out,
+/// although its supervisor had seen it end. One without a store had nobody else to tell of it.
+#[cfg(target_os = "linux")]
+#[test]
+fn h11_a_node_whose_end_its_supervisor_saw_is_listed_no_more() {
+    let options = ::cluster::Options { lease: 2 * PATIENCE, ..::cluster::Options::default() };
+    let up = Up::leased("unlisted", "", &format!("{GATE}{NODE}"), options.lease);
+    let folder = up.data().join("coordinator");
+    let onlooker = ::cluster::Cluster::attach(&folder, options, &Clock::system()).unwrap();
+    let is_listed = |life| onlooker.directory().node(life).is_some();
+    let said = up.state("node").said.unwrap();
+    let life = mainstay::proto::Incarnation(said["lives"][0].as_u64().unwrap());
+    up.until("it is listed", || is_listed(life));
+    up.tell("-KILL", up.pid("node"));
+    up.until("it is listed no more", || !is_listed(life));
 }
 
 /// Three bad builds: each is stopped and taken back without anybody's doing, and then a good one goes through.

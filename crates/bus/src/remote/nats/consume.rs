@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{ID, Line, ONLY, PAUSES, hear, name, unhex};
+use super::{ID, Line, ONLY, PAUSES, Taken, hear, name, unhex};
 use crate::Delivery;
 use crate::remote::front::{Incoming, Listening};
 
@@ -114,27 +114,31 @@ async fn pull(line: &Arc<Line>, ear: u64, consumer: &Consumer<Config>) -> String
 }
 
 fn deliver(line: &Arc<Line>, ear: u64, message: jetstream::Message) {
-    let (attempts, sequence) = match message.info() {
-        Ok(info) => (u32::try_from(info.delivered).unwrap_or(u32::MAX), info.stream_sequence),
+    let (attempts, sequence, stream) = match message.info() {
+        Ok(info) => (
+            u32::try_from(info.delivered).unwrap_or(u32::MAX),
+            info.stream_sequence,
+            info.stream.to_owned(),
+        ),
         Err(error) => {
             tracing::warn!(%error, "NATS: a message without its particulars");
             return;
         }
     };
     let (message, acker) = message.split();
-    let tag = line.keep(acker);
     let Some(subject) = line.bare(&message.subject) else { return };
     let header = |name| header(message.headers.as_ref(), name);
+    let (own_id, only) = (header(ID).and_then(|id| unhex(&id)), header(ONLY));
+    let body: Arc<[u8]> = message.payload.as_ref().into();
+    // A replay is for one group alone, which loses nothing by finishing with it.
+    let taken = own_id.filter(|_| only.is_none()).map(|id| {
+        let (subject, body) = (subject.clone(), body.clone());
+        Taken { stream, subject, id, body }
+    });
+    let tag = line.keep(acker, taken);
     // One that another program published has no id of ours: its place in the stream is one.
-    let id = header(ID).and_then(|id| unhex(&id)).unwrap_or(u128::from(sequence));
-    let incoming = Incoming {
-        subject,
-        body: message.payload.as_ref().into(),
-        id: Some(id),
-        attempts,
-        tag: Some(tag),
-        only: header(ONLY),
-    };
+    let id = Some(own_id.unwrap_or(u128::from(sequence)));
+    let incoming = Incoming { subject, body, id, attempts, tag: Some(tag), only };
     line.shared.deliver(ear, incoming);
 }
 

@@ -147,7 +147,7 @@ async fn try_bury(line: &Line, dead: &Dead, replay: bool) -> Result<bool, Failur
         let subject = line.subject("kept", &dead.subject);
         let server = proof::server(line);
         let told = line.jetstream.send_publish(subject, again).await?.await?;
-        if !proof::is_listed(line, &told.stream).await || proof::server(line) != server {
+        if proof::state(line, &told.stream).await.is_none() || proof::server(line) != server {
             return Err("whether it was replayed is not known".into());
         }
     }

@@ -24,7 +24,7 @@ use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use proof::Told;
+use proof::{Doubt, Streams, Told};
 
 use super::front::{Listening, Live, Order, Outgoing};
 use super::{LAST_WORDS, PAUSES, Remote, Shared};
@@ -81,14 +81,23 @@ struct Line {
     jetstream: jetstream::Context,
     /// How each message that is here is acknowledged.
     ackers: Mutex<Ackers>,
-    /// By stream, what is to be proven. It has a task while it is here.
-    told: Mutex<BTreeMap<String, Vec<Told>>>,
+    streams: Mutex<Streams>,
 }
 
 #[derive(Default)]
 struct Ackers {
     next: u64,
-    by_tag: BTreeMap<u64, Arc<Acker>>,
+    by_tag: BTreeMap<u64, (Arc<Acker>, Option<Taken>)>,
+}
+
+/// A message that is here, as it stands in its stream.
+#[derive(Clone, Debug)]
+struct Taken {
+    stream: String,
+    /// Without prefix and space.
+    subject: String,
+    id: u128,
+    body: Arc<[u8]>,
 }
 
 impl Line {
@@ -96,15 +105,15 @@ impl Line {
         self.ackers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn told(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Told>>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, acker: Acker) -> u64 {
+    fn keep(&self, acker: Acker, taken: Option<Taken>) -> u64 {
         let mut ackers = self.ackers();
         ackers.next += 1;
         let tag = ackers.next;
-        ackers.by_tag.insert(tag, Arc::new(acker));
+        ackers.by_tag.insert(tag, (Arc::new(acker), taken));
         tag
     }
 
@@ -124,11 +133,18 @@ impl Line {
 
     /// Tells the server of a message. It comes again if that is lost.
     fn settle(self: &Arc<Self>, tag: u64, is_done: bool) {
-        let Some(acker) = self.ackers().by_tag.remove(&tag) else { return };
+        let Some((acker, taken)) = self.ackers().by_tag.remove(&tag) else { return };
+        let line = self.clone();
         tokio::spawn(async move {
             let kind = if is_done { AckKind::Ack } else { AckKind::Nak(None) };
-            if let Err(error) = acker.ack_with(kind).await {
-                tracing::debug!(%error, "an acknowledgement was lost");
+            let server = proof::server(&line);
+            match (acker.ack_with(kind).await, taken.filter(|_| is_done)) {
+                (Err(error), _) => tracing::debug!(%error, "an acknowledgement was lost"),
+                (Ok(()), Some(taken)) => {
+                    let stream = taken.stream.clone();
+                    proof::told(&line, stream, Told { what: Doubt::Done(taken), server });
+                }
+                (Ok(()), None) => {}
             }
         });
     }
@@ -143,8 +159,8 @@ async fn run(shared: Arc<Shared>, nats: NatsOptions) {
     let Some(client) = connect(&shared, &nats).await else { return };
     let mut jetstream = jetstream::new(client.clone());
     jetstream.set_timeout(nats.request_wait);
-    let (ackers, told) = (Mutex::default(), Mutex::default());
-    let line = Arc::new(Line { shared: shared.clone(), nats, client, jetstream, ackers, told });
+    let (ackers, streams) = (Mutex::default(), Mutex::default());
+    let line = Arc::new(Line { shared: shared.clone(), nats, client, jetstream, ackers, streams });
     tokio::spawn(publish(line.clone()));
     tokio::spawn(stay_alive(line.clone()));
     let mut ears: BTreeMap<u64, Vec<JoinHandle<()>>> = BTreeMap::new();
@@ -372,9 +388,10 @@ async fn publish_kept(line: &Arc<Line>, post: Outgoing) {
         let refusal = match answer {
             Ok(ack) => {
                 let accepted = if ack.duplicate { Accepted::Repeated } else { Accepted::New };
-                return proof::told(&line, ack.stream, Told { number, accepted, server });
+                let what = Doubt::Posted(number, accepted);
+                return proof::told(&line, ack.stream, Told { what, server });
             }
-            Err(error) if is_full(&error) => Error::Busy(post.subject),
+            Err(error) if is_full(&error) && !post.is_again => Error::Busy(post.subject),
             Err(error) => {
                 tracing::debug!(%error, "not confirmed; trying on");
                 if error.kind() == PublishErrorKind::StreamNotFound {
@@ -402,7 +419,7 @@ async fn stay_alive(line: Arc<Line>) {
         let tags = line.shared.lock().tags();
         let ackers: Vec<_> = {
             let ackers = line.ackers();
-            tags.iter().filter_map(|tag| ackers.by_tag.get(tag).cloned()).collect()
+            tags.iter().filter_map(|tag| Some(ackers.by_tag.get(tag)?.0.clone())).collect()
         };
         for acker in ackers {
             if let Err(error) = acker.ack_with(AckKind::Progress).await {

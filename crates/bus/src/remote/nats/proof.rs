@@ -1,27 +1,61 @@
-//! When a confirmation is believed.
+//! When it is certain what became of a message.
 //!
 //! A server that is told to end (seen with 2.9.10: `stream.stop`) strikes a stream off its list, then lets the
-//! stream's consumers go, and only then the stream: what is published in between is confirmed and dropped, because
-//! nobody seems to want it. So a confirmation counts once the same server has told, asked after it, that the stream
-//! is still on its list: when it confirmed, the consumers were there. One question stands for all confirmations of
-//! a stream that came before it.
+//! stream's consumers go, and only then the stream. In between nobody seems to want anything: what is published is
+//! confirmed and dropped, and what one consumer is done with is dropped for all. So what a stream was told counts
+//! once the same server has said, asked after it, that it still lists the stream: until then the consumers were
+//! there. One question stands for all that came before it. What does not count is published again under its id,
+//! which a server that has it knows.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_nats::jetstream::stream::State;
 use tokio::time::sleep;
 
-use super::{Line, PAUSES};
+use super::{Line, PAUSES, Taken};
 use crate::types::Accepted;
 
-/// What a server has confirmed, and is not believed yet.
+/// The pause between two questions about one stream.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What was said to a stream or by it and is not certain yet.
 #[derive(Debug)]
 pub(super) struct Told {
-    /// Of the post.
-    pub number: u64,
-    pub accepted: Accepted,
-    /// The server that was there when it was published: each start of one has an id of its own.
+    pub what: Doubt,
+    /// The server that was there before: each start of one has an id of its own.
     pub server: String,
+}
+
+#[derive(Debug)]
+pub(super) enum Doubt {
+    /// The post of this number was confirmed.
+    Posted(u64, Accepted),
+    /// A listener is done with it.
+    Done(Taken),
+}
+
+/// What is known of each stream.
+#[derive(Debug, Default)]
+pub(super) struct Streams(BTreeMap<String, Stream>);
+
+#[derive(Debug, Default)]
+struct Stream {
+    told: Vec<Told>,
+    is_asked_about: bool,
+    /// It was seen last with one consumer or none: what that is done with nobody else waits for.
+    is_alone: bool,
+}
+
+impl Streams {
+    fn stream(&mut self, name: &str) -> &mut Stream {
+        if !self.0.contains_key(name) {
+            self.0.insert(name.to_owned(), Stream::default());
+        }
+        self.0.get_mut(name).expect("it is there now")
+    }
 }
 
 /// Which server is there.
@@ -29,57 +63,73 @@ pub(super) fn server(line: &Line) -> String {
     line.client.server_info().server_id
 }
 
-/// A stream has confirmed a message: who published it is told once that is certain, else it is published again.
-pub(super) fn told(line: &Arc<Line>, stream: String, told: Told) {
-    let mut all = line.told();
-    if let Some(waiting) = all.get_mut(&stream) {
-        waiting.push(told);
-        return;
+/// Something was said to a stream or by it: it counts once that is certain, else the message is published again.
+pub(super) fn told(line: &Arc<Line>, name: String, told: Told) {
+    let is_first = {
+        let mut streams = line.streams();
+        let stream = streams.stream(&name);
+        stream.told.push(told);
+        !mem::replace(&mut stream.is_asked_about, true)
+    };
+    if is_first {
+        tokio::spawn(prove(line.clone(), name));
     }
-    all.insert(stream.clone(), vec![told]);
-    drop(all);
-    tokio::spawn(prove(line.clone(), stream));
 }
 
 /// Runs as long as there is something to be proven of a stream.
-async fn prove(line: Arc<Line>, stream: String) {
+async fn prove(line: Arc<Line>, name: String) {
     loop {
-        let mut asked = mem::take(line.told().get_mut(&stream).expect("only this task removes it"));
-        if asked.is_empty() {
-            let mut all = line.told();
-            // One may have come between the two lines above.
-            if all[&stream].is_empty() {
-                all.remove(&stream);
-                return;
-            }
-            continue;
+        let mut told = {
+            let mut streams = line.streams();
+            let stream = streams.stream(&name);
+            stream.is_asked_about = !stream.told.is_empty();
+            mem::take(&mut stream.told)
+        };
+        if told.is_empty() {
+            return;
         }
-        let is_listed = is_listed(&line, &stream).await;
-        if !is_listed {
-            // What came while the question was open may be of the same end.
-            asked.append(line.told().get_mut(&stream).expect("only this task removes it"));
+        let state = state(&line, &name).await;
+        let is_alone = {
+            let mut streams = line.streams();
+            let stream = streams.stream(&name);
+            match &state {
+                Some(state) => stream.is_alone = state.consumer_count < 2,
+                // What came while the question was open may be of the same end.
+                None => told.append(&mut stream.told),
+            }
+            stream.is_alone
+        };
+        if state.is_none() {
             sleep(PAUSES.0).await;
         }
         let server = server(&line);
+        let now = line.shared.clock.now();
         line.shared.act(|front, _| {
-            for told in asked {
-                if is_listed && told.server == server {
-                    front.confirmed(told.number, Ok(told.accepted));
-                } else {
-                    front.doubted(told.number, told.accepted);
+            for told in told {
+                let is_certain = state.is_some() && told.server == server;
+                match told.what {
+                    Doubt::Posted(number, accepted) if is_certain => {
+                        front.confirmed(number, Ok(accepted));
+                    }
+                    Doubt::Posted(number, accepted) => front.doubted(number, accepted),
+                    Doubt::Done(Taken { subject, id, body, .. }) if !is_certain && !is_alone => {
+                        front.publish_again(now, subject, id, body);
+                    }
+                    Doubt::Done(_) => {}
                 }
             }
         });
+        sleep(PAUSE).await;
     }
 }
 
-/// Whether the server still has a stream, and so had its consumers until now.
-pub(super) async fn is_listed(line: &Line, stream: &str) -> bool {
-    match line.jetstream.get_stream(stream).await {
-        Ok(_) => true,
+/// How a stream is that the server still lists, and so had its consumers until now.
+pub(super) async fn state(line: &Line, name: &str) -> Option<State> {
+    match line.jetstream.get_stream(name).await {
+        Ok(stream) => Some(stream.cached_info().state.clone()),
         Err(error) => {
-            tracing::debug!(stream, %error, "NATS confirmed and may be ending; trying on");
-            false
+            tracing::debug!(name, %error, "a stream of NATS may be ending");
+            None
         }
     }
 }
