@@ -76,6 +76,7 @@ mod store;
 mod tables;
 mod thread;
 mod types;
+mod watcher;
 
 pub use answer::Answer;
 #[cfg(feature = "redis")]
@@ -113,3 +114,4 @@ pub use types::{
     Activate, Activated, Claim, Documents, Entity, Incarnation, Key, NodeBeat, Owner, Patch, Pulse,
     Save,
 };
+pub use watcher::{Failover, Seen, Watched, Watcher, WatcherAsk, WatcherOptions};
