@@ -73,6 +73,16 @@ impl Bucket {
         self.full_at.saturating_sub(now).div_ceil(price.burst.max(1)).saturating_sub(1)
     }
 
+    /// In how many nanoseconds the bucket will be full again.
+    pub(crate) fn missing(&self, now: Instant) -> u64 {
+        self.full_at.saturating_sub(now.as_nanos())
+    }
+
+    /// One that will be full again after so many nanoseconds.
+    pub(crate) fn with_missing(now: Instant, nanos: u64) -> Self {
+        Bucket { full_at: now.as_nanos().saturating_add(nanos) }
+    }
+
     /// Whether nothing is missing, so that it need not be remembered.
     pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now.as_nanos()

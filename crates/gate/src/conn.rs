@@ -8,6 +8,7 @@ use proto::{AccountId, KindId, SessionId};
 
 use crate::bucket::Bucket;
 use crate::homes::Known;
+use crate::shift::Arriving;
 
 /// One client connection.
 #[derive(Debug)]
@@ -74,6 +75,8 @@ pub(crate) struct Waiting {
     pub(crate) held: Vec<u8>,
     /// Its home has moved on since it was asked.
     pub(crate) has_moved: bool,
+    /// It comes from another gate, and nobody was asked.
+    pub(crate) arriving: Option<Arriving>,
 }
 
 /// Where a stream leads.

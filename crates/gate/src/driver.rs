@@ -1,6 +1,8 @@
 //! The threads of a gate: sockets, links and clocks around [`Gate`](crate::Gate).
 
 mod client;
+#[cfg(unix)]
+mod handover;
 mod metrics;
 #[cfg(test)]
 mod tests;
@@ -27,6 +29,11 @@ use transport::{Board, ListenOptions, ListenerId, Listeners, Sockets, Waker};
 use crate::driver::metrics::Metrics;
 use crate::driver::worker::{Loop, Ports};
 use crate::{Banned, ConnectionInfo, Gate, Options, Parts, Policy, Stats};
+
+#[cfg(unix)]
+use crate::driver::handover::{Handed, Offers, Places};
+#[cfg(unix)]
+pub use crate::driver::handover::{GivenAway, Taker};
 
 /// Takes connections that speak HTTP but ask for no game stream, with the bytes already read.
 /// The stream is non-blocking. Called on the gate's threads: must not block.
@@ -182,6 +189,18 @@ pub(crate) enum Command {
     LiftBan(Banned),
     Close(Slot, CloseCode, String),
     List(usize, std::sync::mpsc::Sender<Vec<ConnectionInfo>>),
+    /// Up to so many connections are to be offered to the successor. No more are accepted.
+    #[cfg(unix)]
+    Offer(usize, std::sync::mpsc::Sender<Offers>),
+    /// The successor has places for them, or not: those that go are to be sent here.
+    #[cfg(unix)]
+    Shift(Places, std::sync::mpsc::Sender<Handed>),
+    /// A predecessor offers connections.
+    #[cfg(unix)]
+    Reserve(Vec<Vec<u8>>, std::sync::mpsc::Sender<Vec<Option<(WorkerId, Slot)>>>),
+    /// Here they are.
+    #[cfg(unix)]
+    Import(Vec<Handed>),
 }
 
 /// What the threads of a gate share.

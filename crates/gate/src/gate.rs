@@ -19,6 +19,7 @@ use crate::homes::Homes;
 use crate::options::Mutant;
 use crate::output::Merge;
 use crate::policy::Policy;
+use crate::shift::Shifts;
 use crate::table::Table;
 use crate::timers::{Drain, SWEEP};
 use crate::{Options, Rule, Stats};
@@ -64,6 +65,7 @@ pub struct Gate {
     /// What fired, taken out of the wheel before it is acted on.
     pub(crate) due: Vec<Due>,
     pub(crate) drain: Option<Drain>,
+    pub(crate) shifts: Shifts,
 }
 
 /// Everything a [`Gate`] is made of.
@@ -114,6 +116,8 @@ pub(crate) enum Due {
     Homes,
     Sweep,
     DrainStep,
+    /// Connections wait to go on elsewhere.
+    Shifts,
 }
 
 /// Empty buffers that keep their memory.
@@ -209,6 +213,7 @@ impl Gate {
             merge: Merge::default(),
             due: Vec::new(),
             drain: None,
+            shifts: Shifts::default(),
             options,
         }
     }
@@ -427,6 +432,7 @@ impl Gate {
         if matches!(conn.phase, Phase::Closing) {
             return;
         }
+        self.shifts.forget(slot);
         if let Phase::Session(session) = std::mem::replace(&mut conn.phase, Phase::Closing) {
             self.detach(now, slot, &session, end);
             self.part(now, slot, &session, end.code);

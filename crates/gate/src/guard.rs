@@ -107,6 +107,17 @@ impl Guard {
         Ok(())
     }
 
+    /// Takes note of a connection of `account` that was admitted elsewhere; `false` if it is banned.
+    pub(crate) fn adopt(&mut self, now: Instant, address: IpAddr, account: AccountId) -> bool {
+        let address = address.to_canonical();
+        let is_banned = self.bans.get(&Banned::Account(account)).is_some_and(|until| *until > now);
+        if is_banned || self.is_banned(now, address) {
+            return false;
+        }
+        *self.connections.entry(address).or_insert(0) += 1;
+        true
+    }
+
     /// A connection from `address` is gone.
     pub(crate) fn closed(&mut self, address: IpAddr) {
         let address = address.to_canonical();

@@ -109,6 +109,12 @@ impl Homes {
         self.homeless.contains_key(&conn) || self.found.get(&conn).is_some_and(|until| *until > now)
     }
 
+    /// A connection goes on elsewhere.
+    pub(crate) fn forget_conn(&mut self, conn: Slot) {
+        self.homeless.remove(&conn);
+        self.found.remove(&conn);
+    }
+
     /// The session is on a connection again.
     pub(crate) fn forget_parked(&mut self, session: SessionId) {
         self.parked.remove(&session);

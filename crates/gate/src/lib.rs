@@ -17,6 +17,7 @@ mod operate;
 mod options;
 mod output;
 mod policy;
+mod shift;
 mod stats;
 mod table;
 #[cfg(test)]
@@ -26,6 +27,8 @@ mod traffic;
 
 pub use conn::ConnectionInfo;
 pub use driver::{Failed, HttpSink, Observer, PolicyMaker, Server, Setup, StartError};
+#[cfg(unix)]
+pub use driver::{GivenAway, Taker};
 pub use gate::{Closing, Gate, Parts, Refused};
 pub use guard::{Banned, Network};
 #[doc(hidden)]

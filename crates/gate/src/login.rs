@@ -260,6 +260,7 @@ impl Gate {
                 secret: proved.secret,
                 held: Vec::new(),
                 has_moved: false,
+                arriving: None,
             })),
             routes: Routes::default(),
             memberships: Vec::new(),
@@ -284,7 +285,9 @@ impl Gate {
             .conns
             .get(slot)
             .and_then(|conn| conn.session())
-            .is_some_and(|session| session.id == id && session.waiting.is_some());
+            .filter(|session| session.id == id)
+            .and_then(|session| session.waiting.as_ref())
+            .is_some_and(|waiting| waiting.arriving.is_none());
         if !is_awaited {
             // The client left meanwhile.
             self.stats.hit(Rule::Stale);

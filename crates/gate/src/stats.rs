@@ -161,6 +161,10 @@ pub struct Stats {
     pub logins: u64,
     /// Sessions admitted by a resume since the start.
     pub resumes: u64,
+    /// Live connections taken over from a predecessor since the start.
+    pub taken: u64,
+    /// Live connections given to a successor since the start.
+    pub given: u64,
     /// Bytes received from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.
@@ -216,6 +220,8 @@ impl Stats {
             opened,
             logins,
             resumes,
+            taken,
+            given,
             bytes_in,
             bytes_out,
             frames_up,
@@ -233,6 +239,8 @@ impl Stats {
         *opened += other.opened;
         *logins += other.logins;
         *resumes += other.resumes;
+        *taken += other.taken;
+        *given += other.given;
         *bytes_in += other.bytes_in;
         *bytes_out += other.bytes_out;
         *frames_up += other.frames_up;

@@ -39,6 +39,7 @@ impl Gate {
                     self.wheel.insert(now + SWEEP, Due::Sweep);
                 }
                 Due::DrainStep => self.handle_drain_step(now),
+                Due::Shifts => self.handle_shifts_due(now),
             }
         }
         self.due = due;

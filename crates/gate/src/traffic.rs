@@ -368,7 +368,7 @@ impl Gate {
             LinkFrame::Join { group, conn, stream, kind, number, name, .. } => {
                 let handle = group.handle();
                 let joined = DownFrame::Joined { group: handle, stream, kind, number, name };
-                self.join_group(now, group, (conn, stream), &joined);
+                self.join_group(now, group, (conn, stream), Some(&joined));
             }
             LinkFrame::Leave { group, conn, stream } => self.leave(now, group, conn, stream),
             LinkFrame::Disband { group } => self.disband(now, group),
@@ -388,6 +388,7 @@ impl Gate {
                 self.handle_welcome(now, wall, from, admitted);
             }
             LinkFrame::Home(frame) => self.handle_home(now, from, &frame),
+            LinkFrame::Shift(frame) => self.handle_shift(now, from, frame),
             LinkFrame::Close { conn, code, reason } => {
                 // What may be resumed was closed by an owner; the home does not know yet. Nor does
                 // it of what a former home has closed.
@@ -474,6 +475,13 @@ impl Gate {
         if let Phase::Session(session) = &conn.phase
             && let Some(waiting) = &session.waiting
         {
+            if waiting.arriving.is_some() {
+                if waiting.held.len() > self.options.output_bytes_max {
+                    self.stats.hit(Rule::SlowReader);
+                    self.end(now, slot, &End::new(CloseCode::SlowReader, "reads too slowly"));
+                }
+                return;
+            }
             if waiting.held.len() > held_max {
                 self.stats.hit(Rule::Held);
                 let reason = "too much came before the login was done";
@@ -524,6 +532,7 @@ impl Gate {
         if let Some(bound) = bound {
             self.tell(now, slot, bound);
         }
+        self.settle_in(now, slot);
     }
 
     fn handle_unroute(&mut self, now: Instant, slot: Slot, stream: u32, code: CloseCode) {
@@ -534,12 +543,19 @@ impl Gate {
         session.end_route(stream);
         session.unbound(stream, code);
         // Its memberships end with it, also for the client.
+        self.leave_groups_of(slot, stream);
+        self.tell(now, slot, &DownFrame::Unbound { stream, code });
+        self.settle_in(now, slot);
+    }
+
+    /// Takes a connection out of the groups that it is in by a stream.
+    pub(crate) fn leave_groups_of(&mut self, slot: Slot, stream: u32) {
+        let Some(session) = self.session_mut(slot) else { return };
         let left = session.joined.extract_if(.., |(_, by)| *by == stream);
         let left: Vec<u32> = left.map(|(group, _)| group).collect();
         for group in left {
             self.end_membership(slot, group);
         }
-        self.tell(now, slot, &DownFrame::Unbound { stream, code });
     }
 
     /// Copies one cast to all members: encoded once.
@@ -577,7 +593,7 @@ impl Gate {
         now: Instant,
         id: GroupId,
         (slot, stream): (Slot, u32),
-        joined: &DownFrame<'_>,
+        joined: Option<&DownFrame<'_>>,
     ) {
         let known = self.groups.find(id);
         let Some(session) = self.conns.get(slot).and_then(Conn::session) else {
@@ -610,7 +626,14 @@ impl Gate {
         if !session.joined.contains(&(group, stream)) {
             session.joined.push((group, stream));
         }
-        self.tell(now, slot, joined);
+        if let Some(joined) = joined {
+            self.tell(now, slot, joined);
+        }
+    }
+
+    /// A connection that has come from another gate is in a group, as its client knows.
+    pub(crate) fn join_quietly(&mut self, now: Instant, id: GroupId, conn: Slot, stream: u32) {
+        self.join_group(now, id, (conn, stream), None);
     }
 
     fn leave(&mut self, now: Instant, id: GroupId, slot: Slot, stream: u32) {

@@ -19,7 +19,7 @@ use cluster::Directory;
 use env::{Clock, FastMap, Instant, Random, WallTime};
 use mesh::{LinkId, Mesh, PeerInfo as MeshPeer};
 use proto::frame::{CloseCode, Status};
-use proto::link::{self, GroupId, HomeFrame, LinkFrame, WorkerId};
+use proto::link::{self, GroupId, HomeFrame, LinkFrame, Shift, WorkerId};
 use proto::{AccountId, Incarnation, SessionId};
 
 use crate::cx::{GroupSlot, Outside};
@@ -422,6 +422,9 @@ impl Worker {
             | LinkFrame::Forward(_) => {
                 self.streams.handle_link(&mut io, &mut self.host, from, &frame);
             }
+            LinkFrame::Shift(shift @ Shift::Stream { .. }) => {
+                self.streams.shift(io.out, from, shift);
+            }
             LinkFrame::Selected(selected) => self.view.users.answered(selected),
             LinkFrame::Open(_)
             | LinkFrame::Tag(_)
@@ -435,6 +438,7 @@ impl Worker {
             | LinkFrame::Rebind { .. }
             | LinkFrame::Release { .. }
             | LinkFrame::Kick { .. }
+            | LinkFrame::Shift(Shift::Session { .. })
             | LinkFrame::Home(_) => self.homes.handle_link(&mut io, from, &frame),
             LinkFrame::Publish { subject, body } => self.host.handle_publish(subject, body),
             LinkFrame::Listen { subject, on } => {

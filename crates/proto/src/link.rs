@@ -7,6 +7,7 @@ mod fields;
 mod homes;
 mod moves;
 mod select;
+mod shift;
 mod slotted;
 
 pub use fields::{put_slot, put_worker, read_slot, read_worker};
@@ -17,6 +18,7 @@ pub use moves::MoveStep;
 pub use select::{
     ACCOUNTS_MAX, Act, Forward, PRESENT_MAX, Present, PushTo, Select, Selected, TAGS_MAX, Tag, Whom,
 };
+pub use shift::Shift;
 pub use slotted::{NumberedDown, put_down, put_numbered_down, put_up, read_down, read_up};
 
 use crate::WireError;
@@ -338,6 +340,8 @@ pub enum LinkFrame<'a> {
 
     /// About homes of sessions that move or are lost.
     Home(HomeFrame<'a>),
+    /// About live connections that go on at another gate.
+    Shift(Shift),
     // -- entities that move --
     /// One step of the move `number` of an entity, as its two ends agree on it.
     Move {
@@ -638,6 +642,7 @@ impl<'a> LinkFrame<'a> {
             }
             kind::LISTEN => LinkFrame::Listen { subject: r.text(TEXT_BYTES_MAX)?, on: r.flag()? },
             HomeFrame::FIRST..=HomeFrame::LAST => LinkFrame::Home(HomeFrame::decode(kind, &mut r)?),
+            Shift::FIRST..=Shift::LAST => LinkFrame::Shift(Shift::decode(kind, &mut r)?),
             kind::MOVE => LinkFrame::Move {
                 entity: read_entity(&mut r)?,
                 number: r.u64()?,
@@ -685,6 +690,7 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Selected(selected) => selected.encode(out),
             LinkFrame::Forward(forward) => forward.encode(out),
             LinkFrame::Home(frame) => frame.encode(out),
+            LinkFrame::Shift(frame) => frame.encode(out),
             LinkFrame::Hello { version, cluster, from, name, nonce } => {
                 out.push(*version);
                 put_text(out, cluster);
@@ -936,6 +942,7 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::Selected(_) => kind::SELECTED,
             LinkFrame::Forward(_) => kind::FORWARD,
             LinkFrame::Home(frame) => frame.kind(),
+            LinkFrame::Shift(frame) => frame.kind(),
             LinkFrame::Hello { .. } => kind::HELLO,
             LinkFrame::Prove { .. } => kind::PROVE,
             LinkFrame::Ping { .. } => kind::PING,

@@ -9,7 +9,7 @@ mod board;
 mod listeners;
 pub mod memory;
 #[cfg(unix)]
-mod pass;
+pub mod pass;
 mod sniff;
 mod sockets;
 mod table;

@@ -15,7 +15,7 @@ use rustix::net::{
 pub const PASSED_MAX: usize = 128;
 
 /// The longest text of a message, in bytes.
-const BODY_BYTES_MAX: usize = 1 << 20;
+pub const BODY_BYTES_MAX: usize = 1 << 20;
 
 const SPACE: usize = cmsg_space!(ScmRights(PASSED_MAX));
 

@@ -1,3 +1,4 @@
+use proto::{Reader, put_blob};
 use transport::ws::{self, Decoder, Role};
 use transport::{Sniff, Token, sniff};
 
@@ -6,6 +7,10 @@ const MESSAGE_BYTES_MAX: u32 = 1024 * 1024;
 
 /// Answers to pings are left out while this much waits to be written.
 const PONG_WIRE_BYTES_MAX: usize = 4096;
+
+/// Limits of what is read of a client that comes from another gate.
+const DECODER_BYTES_MAX: usize = 64;
+const WIRE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// A client's socket.
 pub(crate) struct Client {
@@ -49,6 +54,35 @@ impl Client {
 
     pub(crate) fn is_web(&self) -> bool {
         matches!(self.speech, Speech::WebSocket(_))
+    }
+
+    /// Appends what the next gate must know of it beside what the gate's core knows. `false` if it cannot
+    /// go there now.
+    pub(crate) fn save(&self, out: &mut Vec<u8>) -> bool {
+        let mut decoder = Vec::new();
+        let speaks = match &self.speech {
+            Speech::Unknown(_) => false,
+            Speech::Plain => true,
+            Speech::WebSocket(reader) => reader.save(&mut decoder),
+        };
+        if speaks && !self.is_closing {
+            put_blob(out, &decoder);
+            put_blob(out, &self.wire);
+        }
+        speaks && !self.is_closing
+    }
+
+    /// A client that comes from another gate, by what [`save`](Self::save) gave there.
+    pub(crate) fn restore(token: Token, r: &mut Reader<'_>) -> Option<Client> {
+        let speech = match r.blob(DECODER_BYTES_MAX).ok()? {
+            [] => Speech::Plain,
+            saved => {
+                let reader = Decoder::restore(Role::Server, MESSAGE_BYTES_MAX, saved)?;
+                Speech::WebSocket(Box::new(reader))
+            }
+        };
+        let wire = r.blob(WIRE_BYTES_MAX).ok()?.to_vec();
+        Some(Client { token, speech, wire, is_closing: false })
     }
 
     /// Appends the answer to a ping, unless the client does not read.

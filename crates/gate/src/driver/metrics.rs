@@ -22,10 +22,12 @@ const GAUGES: [Field; 6] = [
     ("gate_routes", "Routes of streams now.", |s| s.routes),
 ];
 
-const COUNTERS: [Field; 9] = [
+const COUNTERS: [Field; 11] = [
     ("gate_opened", "Connections accepted.", |s| s.opened),
     ("gate_logins", "Sessions admitted by a login.", |s| s.logins),
     ("gate_resumes", "Sessions admitted by a resume.", |s| s.resumes),
+    ("gate_taken", "Live connections taken over from a predecessor.", |s| s.taken),
+    ("gate_given", "Live connections given to a successor.", |s| s.given),
     ("gate_received_bytes", "Bytes received from clients.", |s| s.bytes_in),
     ("gate_sent_bytes", "Bytes written to clients.", |s| s.bytes_out),
     ("gate_frames_up", "Frames forwarded from clients to owners.", |s| s.frames_up),

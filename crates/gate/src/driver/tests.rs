@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use cluster::{NodeInfo, SESSION_KIND};
 use mesh::{Heard, Wires};
 use proto::frame::{DownFrame, StreamUp, UpFrame, VERSION, put_frame, split_frame};
-use proto::link::{HomeFrame, LinkFrame};
+use proto::link::{HomeFrame, LinkFrame, Shift};
 use proto::ticket::{Claims, login_proof};
 use proto::{AccountId, KindId, MethodId, Reader};
 use transport::ws::{Decoder, Piece, Role, check_answer, put_masked, request};
@@ -18,6 +18,9 @@ use super::*;
 
 const GATE: Incarnation = Incarnation(11);
 const NODE: Incarnation = Incarnation(22);
+/// The gate's successor.
+#[cfg(unix)]
+const NEXT: Incarnation = Incarnation(33);
 const ECHO: MethodId = MethodId::of("echo");
 
 /// A node that admits everybody and echoes.
@@ -167,6 +170,26 @@ impl EchoLoop {
                 send(LinkFrame::Close { conn, code, reason });
             }
             LinkFrame::Home(_) => {}
+            LinkFrame::Shift(Shift::Session { conn, .. }) => {
+                let streams = Some(vec![1]);
+                send(LinkFrame::Shift(Shift::SessionDone { conn, streams }));
+            }
+            LinkFrame::Shift(Shift::Stream { conn, stream, gate, to, .. }) => {
+                let done = Shift::StreamDone { conn, stream, done: true };
+                send(LinkFrame::Shift(done));
+                let route = LinkFrame::Route {
+                    conn: to,
+                    stream,
+                    owner: WorkerId { node: NODE, worker: 0 },
+                    slot: to,
+                    kind: KindId::of("echo"),
+                    epoch: 1,
+                    name: "echo",
+                    announce: false,
+                };
+                let sent = self.mesh.send(now, gate, |out| route.encode(gate.worker, out));
+                sent.expect("the next gate is linked");
+            }
             other => self.heard.push(format!("{other:?}")),
         }
     }
@@ -384,6 +407,111 @@ fn c10_clients_of_a_port_that_outlives_its_gate_wait_for_the_next() {
         server.join().unwrap();
     }
     assert_eq!(echo.stop().len(), 2);
+}
+
+/// Two gates over a Unix socket, as between two processes: players play on as if nothing had been.
+#[cfg(unix)]
+#[test]
+fn c10_live_connections_go_to_the_successor_and_clients_notice_nothing() {
+    for (workers, next_workers) in [(1, 1), (2, 3)] {
+        let board = Board::new();
+        let echo = Echo::start(&board, true);
+        let mut setup = setup(&echo, &board);
+        setup.options.messages = crate::Rate::UNLIMITED;
+        setup.options.bytes = crate::Rate::UNLIMITED;
+        setup.workers = workers;
+        let old = Server::start(setup.clone()).unwrap();
+        let address = old.addresses()[0];
+        let mut players: Vec<Player> = (0..40)
+            .map(|account| {
+                let is_web = account % 2 == 1;
+                let mut player = if is_web { Player::web(address) } else { Player::plain(address) };
+                player.login(&setup.keys, account);
+                player.echo(&[b"one", &[2; 20_000]]);
+                player
+            })
+            .collect();
+        // Half-open ones cannot go.
+        let mut early = Player::plain(address);
+        setup.incarnation = NEXT;
+        setup.workers = next_workers;
+        let new = Server::start(setup.clone()).unwrap();
+        // Whoever comes in there has the node linked to it.
+        let mut first = Player::plain(new.addresses()[0]);
+        let linked = |first: &mut Player, account| first.login(&setup.keys, account);
+        linked(&mut first, 100);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        new.taker().take(theirs);
+        // All the time there is something under way.
+        let threads: Vec<_> = players
+            .drain(..)
+            .map(|mut player| {
+                std::thread::spawn(move || {
+                    for round in 0..200u32 {
+                        let body = [round as u8; 300];
+                        player.echo(&[&body, b"x", &body]);
+                    }
+                    player
+                })
+            })
+            .collect();
+        let given = old.give_to(&ours).unwrap();
+        let mut players: Vec<Player> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+        assert_eq!(given.given, 40, "workers {workers}");
+        old.drain(Duration::ZERO);
+        assert!(early.next().is_none_or(|frame| matches!(
+            DownFrame::decode(&frame),
+            Ok(DownFrame::Close { code: CloseCode::GoingAway, .. })
+        )));
+        old.join().unwrap();
+        for player in &mut players {
+            player.echo(&[b"still here", &[3; 30_000]]);
+        }
+        assert_eq!(new.connections(100, Duration::from_secs(30)).len(), 41);
+        new.stop();
+        new.join().unwrap();
+        assert_eq!(echo.stop(), vec!["Detached GoingAway"; 41]);
+    }
+}
+
+/// What is no gate of this release gets nothing, and clients resume as ever.
+#[cfg(unix)]
+#[test]
+fn c10_a_successor_that_speaks_otherwise_gets_nothing() {
+    use std::os::unix::net::UnixStream;
+    let board = Board::new();
+    let echo = Echo::start(&board, false);
+    let setup = setup(&echo, &board);
+    let server = Server::start(setup.clone()).unwrap();
+    let mut player = Player::plain(server.addresses()[0]);
+    player.login(&setup.keys, 1);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    transport::pass::send(&theirs, b"mainstay gates 2", &[]).unwrap();
+    assert!(server.give_to(&ours).is_err());
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    assert!(server.give_to(&ours).is_err());
+    // One that ends between its places and the connections.
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let dies = std::thread::spawn(move || {
+        transport::pass::receive(&theirs).unwrap();
+        transport::pass::send(&theirs, b"mainstay gates 1", &[]).unwrap();
+        transport::pass::receive(&theirs).unwrap();
+    });
+    assert!(server.give_to(&ours).is_err());
+    dies.join().unwrap();
+    server.drain(Duration::ZERO);
+    let close = player.next().expect("a close frame");
+    let code = CloseCode::GoingAway;
+    assert!(matches!(DownFrame::decode(&close), Ok(DownFrame::Close { code: c, .. }) if c == code));
+    server.join().unwrap();
+    assert_eq!(echo.stop(), ["Detached GoingAway"]);
+    // Nor does a gate take what is no gate's.
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let server = Server::start(setup).unwrap();
+    server.taker().take(theirs);
+    transport::pass::send(&ours, b"mainstay gates 2", &[]).unwrap();
+    assert!(transport::pass::receive(&ours).unwrap().is_none(), "it hangs up");
 }
 
 #[test]

@@ -1,3 +1,6 @@
+#[cfg(unix)]
+mod shifting;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -84,6 +87,9 @@ pub(crate) struct Loop {
     /// Set when the worker is to end, to the time it ends at the latest.
     ends_at: Option<Instant>,
     is_draining: bool,
+    /// Where connections go that the successor has a place for.
+    #[cfg(unix)]
+    giving: Option<std::sync::mpsc::Sender<crate::driver::handover::Handed>>,
 }
 
 impl Loop {
@@ -124,6 +130,8 @@ impl Loop {
             shown_at: Instant::ZERO,
             ends_at: None,
             is_draining: false,
+            #[cfg(unix)]
+            giving: None,
         }
     }
 
@@ -206,19 +214,23 @@ impl Loop {
         }
         match self.gate.handle_open(now, peer) {
             Ok(slot) => {
-                let at = slot.index as usize;
-                if self.clients.len() <= at {
-                    self.clients.resize_with(at + 1, || None);
-                }
-                self.clients[at] = Some((slot, Client::new(token)));
-                let at = token.index();
-                if self.by_token.len() <= at {
-                    self.by_token.resize(at + 1, Slot::default());
-                }
-                self.by_token[at] = slot;
+                self.add_client(slot, Client::new(token));
             }
             Err(_) => self.sockets.close(token),
         }
+    }
+
+    fn add_client(&mut self, slot: Slot, client: Client) {
+        let at = client.token.index();
+        if self.by_token.len() <= at {
+            self.by_token.resize(at + 1, Slot::default());
+        }
+        self.by_token[at] = slot;
+        let at = slot.index as usize;
+        if self.clients.len() <= at {
+            self.clients.resize_with(at + 1, || None);
+        }
+        self.clients[at] = Some((slot, client));
     }
 
     /// The client whose socket this is.
@@ -430,7 +442,11 @@ impl Loop {
 
     /// Closes a client when its last frames are written.
     fn close_client(&mut self, now: Instant, slot: Slot, closing: Closing) {
-        let Some(client) = self.client(slot) else { return };
+        let Some(client) = self.client(slot) else {
+            // One that has not come from its former gate yet.
+            self.gate.handle_closed(now, slot);
+            return;
+        };
         if closing == Closing::Now {
             self.drop_client(now, slot);
             return;
@@ -547,6 +563,29 @@ impl Loop {
                 // Who asked may have stopped waiting.
                 let _ = answer.send(self.gate.connections(max));
             }
+            #[cfg(unix)]
+            Command::Offer(max, answer) => {
+                self.stop_accepting();
+                let _ = answer.send(self.offer(now, max));
+            }
+            #[cfg(unix)]
+            Command::Shift(places, sender) => {
+                for (slot, place) in places {
+                    match place {
+                        Some(place) => self.gate.shift(now, slot, place),
+                        None => self.gate.stay(now, slot),
+                    }
+                }
+                self.giving = Some(sender);
+            }
+            #[cfg(unix)]
+            Command::Reserve(offers, answer) => {
+                let _ = answer.send(self.reserve(now, &offers));
+            }
+            #[cfg(unix)]
+            Command::Import(handed) => {
+                handed.into_iter().for_each(|handed| self.import(now, handed));
+            }
         }
     }
 
@@ -604,6 +643,8 @@ impl Loop {
             while let Some((slot, closing)) = self.gate.poll_close() {
                 self.close_client(now, slot, closing);
             }
+            #[cfg(unix)]
+            self.give(now);
             self.flush_links(now);
             let lost = std::mem::take(&mut self.lost);
             let had_lanes = self.pass_lanes(now, wall);

@@ -4,6 +4,7 @@ mod groups;
 mod limits;
 mod login;
 mod regressions;
+mod shift;
 mod traffic;
 
 use std::fmt::Write as _;

@@ -3,7 +3,7 @@ use std::rc::Rc;
 
 use env::FastMap;
 use proto::frame::{DownFrame, Seen};
-use proto::link::{GroupId, LinkFrame, Slot, WorkerId, put_down};
+use proto::link::{GroupId, LinkFrame, Shift, Slot, WorkerId, put_down};
 use proto::{EntityId, KindId, MethodId, put_varint};
 
 use super::{Mutant, Options, Outlet, seen_of};
@@ -288,6 +288,26 @@ impl Groups {
             }
         }
         took
+    }
+
+    /// The connection of `stream` is at `place` now, and its client notices nothing: casts until now
+    /// came by the former gate, the next ones come by this one.
+    pub(super) fn shift(
+        &mut self,
+        out: &mut impl Outlet,
+        (stream, handle): (u32, u32),
+        (gate, conn): (WorkerId, Slot),
+    ) {
+        for index in self.of_stream.get(&stream).cloned().unwrap_or_default() {
+            let id = self.id_of(index);
+            self.remove_place(index, stream);
+            let group = self.table[index as usize].group.as_mut().expect("of_stream lists it");
+            let member = group.members.get_mut(&stream).expect("of_stream lists it");
+            member.place = Some((gate, conn));
+            *group.gates.entry(gate).or_insert(0) += 1;
+            let member = Shift::Member { group: id, conn, stream: handle };
+            out.control(gate, &LinkFrame::Shift(member));
+        }
     }
 
     /// Tells a client that is back of the groups that it is no member of any more.

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use env::Instant;
 use proto::frame::{CloseCode, Status};
-use proto::link::{Admission, HomeFrame, LinkFrame, Slot, WorkerId};
+use proto::link::{Admission, HomeFrame, LinkFrame, Shift, Slot, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
 use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
@@ -105,6 +105,9 @@ impl Homes {
                 self.keep_early(io.now, from, frame)
             }
             LinkFrame::Home(frame) => self.handle_home(io, from, frame),
+            &LinkFrame::Shift(Shift::Session { conn, session, account, generation, gate, to }) => {
+                self.shift(io, (from, conn, generation), (session, account), (gate, to));
+            }
             LinkFrame::Open(admission) => self.open(io, from, admission),
             LinkFrame::Tag(tag) => self.tag(tag),
             LinkFrame::Select(select) => self.select(io, from, select),

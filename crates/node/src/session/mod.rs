@@ -19,6 +19,7 @@ mod orphans;
 mod ports;
 mod rebuild;
 mod select;
+mod shift;
 mod shown;
 mod stream;
 mod streams;

@@ -11,7 +11,8 @@ use std::time::Duration;
 use env::Instant;
 use proto::frame::CloseCode;
 use proto::link::{
-    HandOver, HandedState, HandedStream, HomeFrame, LinkFrame, Named, PAST_MAX, Past, WorkerId,
+    HandOver, HandedState, HandedStream, HomeFrame, LinkFrame, Named, PAST_MAX, Past, Shift,
+    WorkerId,
 };
 use proto::{AccountId, Incarnation};
 
@@ -824,6 +825,7 @@ fn account_of(frame: &LinkFrame<'_>) -> Option<AccountId> {
         | LinkFrame::Rebind { account, .. }
         | LinkFrame::Release { account, .. }
         | LinkFrame::Kick { account, .. }
+        | LinkFrame::Shift(Shift::Session { account, .. })
         | LinkFrame::Home(HomeFrame::Over { account, .. }) => Some(*account),
         _ => None,
     }

@@ -87,6 +87,11 @@ impl Settling {
         self.0.as_ref().map_or(&[], |moved| &moved.routes)
     }
 
+    /// Whether frames may still come by another way.
+    pub fn waits(&self) -> bool {
+        self.0.as_ref().is_some_and(|moved| moved.until.is_some())
+    }
+
     /// Keeps a frame that came ahead of others. `false` if it must not have.
     pub fn keep(&mut self, now: Instant, number: u64, frame: &[u8]) -> bool {
         let Some(moved) = &mut self.0 else { return false };

@@ -3,8 +3,8 @@
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame, Welcome};
 use proto::link::{
     Act, Admission, Call, Forward, GroupId, HandOver, HandedState, HandedStream, Held, HomeFrame,
-    LinkFrame, MoveStep, Named, Past, Present, PushTo, Report, Select, Selected, Slot, Tag, Wanted,
-    Whom, WorkerId,
+    LinkFrame, MoveStep, Named, Past, Present, PushTo, Report, Select, Selected, Shift, Slot, Tag,
+    Wanted, Whom, WorkerId,
 };
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
@@ -376,6 +376,7 @@ pub fn link() -> Vec<LinkFrame<'static>> {
     ]
     .into_iter()
     .chain(homes())
+    .chain(shifts())
     .collect()
 }
 
@@ -460,6 +461,22 @@ fn homes() -> Vec<LinkFrame<'static>> {
         HomeFrame::Settled { layout: BIG },
     ];
     frames.into_iter().map(LinkFrame::Home).collect()
+}
+
+/// Of connections that go on at another gate.
+fn shifts() -> Vec<LinkFrame<'static>> {
+    let (session, account) = (SESSION, ACCOUNT);
+    let to = Slot { index: 300, generation: 2 };
+    let frames = [
+        Shift::Session { conn: CONN, session, account, generation: 3, gate: GATE, to },
+        Shift::SessionDone { conn: CONN, streams: Some(vec![1, 300]) },
+        Shift::SessionDone { conn: CONN, streams: None },
+        Shift::Stream { slot: SLOT, conn: CONN, stream: 300, gate: GATE, to },
+        Shift::StreamDone { conn: CONN, stream: 300, done: true },
+        Shift::StreamDone { conn: CONN, stream: 300, done: false },
+        Shift::Member { group: GROUP, conn: to, stream: 1 },
+    ];
+    frames.into_iter().map(LinkFrame::Shift).collect()
 }
 
 /// Names the kind of a client's frame. Fails to compile when a kind is added, so that a sample
@@ -557,6 +574,13 @@ pub fn link_kind(frame: &LinkFrame<'_>) -> &'static str {
             HomeFrame::Taken { .. } => "taken",
             HomeFrame::Pass { .. } => "pass",
             HomeFrame::Settled { .. } => "settled",
+        },
+        LinkFrame::Shift(frame) => match frame {
+            Shift::Session { .. } => "shift_session",
+            Shift::SessionDone { .. } => "session_shifted",
+            Shift::Stream { .. } => "shift_stream",
+            Shift::StreamDone { .. } => "stream_shifted",
+            Shift::Member { .. } => "shifted_member",
         },
         LinkFrame::Move { .. } => "move",
         LinkFrame::Moved { .. } => "moved",

@@ -187,6 +187,55 @@ impl Decoder {
         (to, from)
     }
 
+    /// Appends how far it has read, for [`restore`](Self::restore) in another process. `false` where it
+    /// has closed or is within a control frame: nothing is appended then.
+    pub fn save(&self, out: &mut Vec<u8>) -> bool {
+        if self.closed || self.in_payload && self.opcode != Opcode::Data {
+            return false;
+        }
+        let flags = u8::from(self.in_payload)
+            | u8::from(self.last) << 1
+            | u8::from(self.in_message) << 2;
+        out.extend_from_slice(&[flags, self.turn, self.header_len]);
+        out.extend_from_slice(&self.header);
+        out.extend_from_slice(&self.mask);
+        out.extend_from_slice(&self.remaining.to_le_bytes());
+        out.extend_from_slice(&self.message_bytes.to_le_bytes());
+        true
+    }
+
+    /// One that goes on where another stopped, by all that [`save`](Self::save) gave. `None` if it is not that.
+    pub fn restore(role: Role, message_bytes_max: u32, saved: &[u8]) -> Option<Self> {
+        let (&[flags, turn, header_len], rest) = saved.split_first_chunk()?;
+        let (&header, rest) = rest.split_first_chunk()?;
+        let (&mask, rest) = rest.split_first_chunk()?;
+        let (&remaining, rest) = rest.split_first_chunk()?;
+        let (&message_bytes, rest) = rest.split_first_chunk()?;
+        let (remaining, message_bytes) =
+            (u32::from_le_bytes(remaining), u32::from_le_bytes(message_bytes));
+        let fits = flags < 8
+            && turn < 4
+            && usize::from(header_len) < HEADER_BYTES_MAX
+            && (flags & 1 == 0 || remaining > 0)
+            && remaining <= message_bytes_max
+            && message_bytes <= message_bytes_max
+            && rest.is_empty();
+        let decoder = fits.then(|| Decoder {
+            header,
+            header_len,
+            in_payload: flags & 1 != 0,
+            last: flags & 2 != 0,
+            in_message: flags & 4 != 0,
+            mask,
+            turn,
+            remaining,
+            message_bytes,
+            ..Decoder::new(role, message_bytes_max)
+        })?;
+        let needed = decoder.header_needed().ok()?;
+        (usize::from(header_len) <= needed).then_some(decoder)
+    }
+
     /// Whether nothing of a frame has arrived, so that a pause means nothing.
     pub fn is_between_frames(&self) -> bool {
         !self.in_payload && self.header_len == 0
@@ -590,6 +639,60 @@ mod tests {
         let x = "x".repeat(200);
         let expected = format!("one ping() two  ping(p) three  Pong four{x} Close(Some(1001))");
         check(&bytes, &expected);
+    }
+
+    /// The connection goes on in another process, wherever in the stream that happens.
+    #[test]
+    fn a_decoder_goes_on_where_another_stopped() {
+        let bytes = [
+            frame(0x82, b"one"),
+            frame(0x02, b"two "),
+            frame(0x89, b"ping"),
+            frame(0x80, &[b'x'; 200]),
+            frame(0x82, &[b'y'; 70_000]),
+        ]
+        .concat();
+        let whole = read(Role::Server, [bytes.clone()]);
+        let mut restored = 0;
+        for cut in (0..600).chain((600..bytes.len()).step_by(997)) {
+            let mut decoder = Decoder::new(Role::Server, 100_000);
+            let (mut got, mut parts) = (Vec::new(), bytes.clone());
+            let (first, second) = parts.split_at_mut(cut);
+            for mut input in [first, second] {
+                while let Some(piece) = decoder.next(&mut input).unwrap() {
+                    if let Piece::Data(data) = piece {
+                        got.extend_from_slice(data);
+                    }
+                }
+                let mut saved = Vec::new();
+                if decoder.save(&mut saved) {
+                    restored += 1;
+                    decoder = Decoder::restore(Role::Server, 100_000, &saved).unwrap();
+                    assert!(Decoder::restore(Role::Server, 1, &saved).is_none() || cut < 7);
+                    saved.pop();
+                    assert!(Decoder::restore(Role::Server, 100_000, &saved).is_none());
+                }
+            }
+            assert_eq!(got.len(), 3 + 4 + 200 + 70_000, "cut {cut}");
+            assert!(got.starts_with(b"onetwo xx") && got.ends_with(b"yy"), "cut {cut}");
+        }
+        assert!(whole.contains("ping(ping)"));
+        assert!(restored > 1_000, "only within a ping it cannot");
+    }
+
+    #[test]
+    fn saved_bytes_of_whatever_kind_are_read_or_refused() {
+        let mut saved = Vec::new();
+        assert!(Decoder::new(Role::Server, 1000).save(&mut saved));
+        for at in 0..saved.len() {
+            for value in 0..=255 {
+                let mut bytes = saved.clone();
+                bytes[at] = value;
+                if let Some(mut decoder) = Decoder::restore(Role::Server, 1000, &bytes) {
+                    let _ = decoder.next(&mut &mut [0x82, 0x81, 1, 2, 3, 4, 5, 6, 7, 8][..]);
+                }
+            }
+        }
     }
 
     #[test]
