@@ -31,9 +31,9 @@ use crate::driver::worker::{Loop, Ports};
 use crate::{Banned, ConnectionInfo, Gate, Options, Parts, Policy, Stats};
 
 #[cfg(unix)]
-use crate::driver::handover::{Handed, Offers, Places};
-#[cfg(unix)]
 pub use crate::driver::handover::{GivenAway, Taker};
+#[cfg(unix)]
+use crate::driver::handover::{Handed, Offers, Places};
 
 /// Takes connections that speak HTTP but ask for no game stream, with the bytes already read.
 /// The stream is non-blocking. Called on the gate's threads: must not block.

@@ -19,7 +19,7 @@ use crate::{Options, Rule};
 const AGAIN: Duration = Duration::from_millis(25);
 
 /// How long a connection that is not read waits until it may go. Then its client resumes.
-const LEAVING_MAX: Duration = Duration::from_millis(1_500);
+const LEAVING_MAX: Duration = Duration::from_secs(3);
 
 /// The longest address, as text.
 const ADDRESS_BYTES_MAX: usize = 64;

@@ -71,6 +71,7 @@ pub mod config;
 mod console;
 mod control;
 mod interface;
+mod line;
 pub mod operate;
 pub mod prelude;
 mod process;

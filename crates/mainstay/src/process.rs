@@ -24,6 +24,7 @@ use web::{Guests, Server};
 use crate::config::{
     BusPlace, BusServer, CoordinatorPlace, JournalPlace, Keys, Process, StorePlace, StoreServer,
 };
+use crate::line::Way;
 use crate::{App, console};
 
 /// How long a gate has to say what it holds.
@@ -138,6 +139,8 @@ pub struct Running {
 pub struct Stopped {
     /// Connections that were told to go elsewhere.
     pub connections: u64,
+    /// Live connections that its successor has now.
+    pub given: usize,
     /// Sessions that ended with their home.
     pub sessions: usize,
     /// Streams that were closed.
@@ -367,12 +370,20 @@ impl Running {
 
     /// Stops in order: no new clients, clients told, sessions ended, last frames out. `span` is
     /// how long clients are given to go elsewhere.
-    pub fn stop(mut self, span: Duration) -> Stopped {
+    pub fn stop(self, span: Duration) -> Stopped {
+        self.stop_for(span, None)
+    }
+
+    /// As [`stop`](Self::stop), with the way to a successor that takes over what it can.
+    pub(crate) fn stop_for(mut self, span: Duration, successor: Option<Way>) -> Stopped {
         let mut stopped = Stopped::default();
         for port in std::mem::take(&mut self.ports) {
             port.close();
         }
         if let Some(gate) = self.gate.take() {
+            if let Some(way) = successor {
+                stopped.given = give(&gate, &way);
+            }
             // Asked for, because its figures may be a second old.
             stopped.connections = gate.connections(usize::MAX, ASK_WAIT).len() as u64;
             if span.is_zero() {
@@ -412,6 +423,26 @@ impl fmt::Debug for Running {
         let mut debug = f.debug_struct("Running");
         debug.field("name", &self.name).field("addresses", &self.addresses).finish_non_exhaustive()
     }
+}
+
+/// Gives the live connections of a gate to its successor; tells how many it has now.
+#[cfg(unix)]
+fn give(gate: &gate::Server, way: &Way) -> usize {
+    match gate.give_to(way) {
+        Ok(given) => {
+            tracing::info!(count = given.given, took = ?given.took, "live connections given away");
+            given.given
+        }
+        Err(error) => {
+            tracing::info!(%error, "the successor takes no live connections: clients resume there");
+            0
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn give(_: &gate::Server, way: &Way) -> usize {
+    match *way {}
 }
 
 pub(crate) fn claims(clock: &Clock, account: AccountId, name: &str, life: Duration) -> Claims {

@@ -1,4 +1,3 @@
-use std::io::Read;
 use std::path::Path;
 use std::process::{ExitCode, Termination};
 use std::sync::Weak;
@@ -16,6 +15,7 @@ use crate::App;
 use crate::arguments::{Arguments, HELP, SchemaForm, Wish};
 use crate::config::{Config, Input, Process, Vault};
 use crate::control::{self, Control};
+use crate::line::Line;
 use crate::process::{Inherited, Running, alone_because, claims};
 use crate::up::{GONE, Member, Plan, Replacement, STANDBY, SUPERVISED, SUPERVISOR};
 use crate::vitals::Vitals;
@@ -240,16 +240,18 @@ fn ask_for_a_successor(process: &Process) {
     }
 }
 
-/// Ends this process when its supervisor has gone, in whatever way: nobody would look after it.
-fn follow_supervisor() {
-    if !is_supervised() {
-        return;
+/// Hears what the supervisor says, and ends this process when it has gone, in whatever way: nobody would look
+/// after it.
+fn follow_supervisor() -> Line {
+    let line = Line::default();
+    if is_supervised() {
+        let heard = line.clone();
+        std::thread::spawn(move || {
+            heard.follow(std::io::stdin());
+            let _ = ops::tell_process(std::process::id(), Signal::Finish);
+        });
     }
-    std::thread::spawn(|| {
-        let mut rest = [0; 64];
-        while std::io::stdin().read(&mut rest).is_ok_and(|read| read > 0) {}
-        let _ = ops::tell_process(std::process::id(), Signal::Finish);
-    });
+    line
 }
 
 fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Result<Exit, String> {
@@ -257,7 +259,7 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     let mut signals =
         Signals::listen().map_err(|error| format!("cannot listen to signals: {error}"))?;
     let inherited = Inherited { listeners: take_ports(), gone: known_to_be_gone() };
-    follow_supervisor();
+    let line = follow_supervisor();
     let (config, process) = load(app, arguments)?;
     let log = start_log(&process)?;
     let keys = keys(&config, &process.data)?;
@@ -269,6 +271,9 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     tracing::info!(process = process.name, roles = ?process.roles, "started");
     let control = open_control(&running, &process);
     started(&running);
+    if let Some(gate) = running.gate() {
+        line.take_over_with(gate);
+    }
     if let Some(node) = running.watched() {
         std::thread::spawn(move || mind_the_store(&node));
     }
@@ -285,9 +290,11 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     let give_up = process.options.drain.node_max;
     std::thread::spawn(move || force(signals, give_up));
     drop(control);
-    let stopped = running.stop(span);
+    let successor = line.take_successor().filter(|_| signal == Signal::Finish);
+    let stopped = running.stop_for(span, successor);
     tracing::info!(
         connections = stopped.connections,
+        given = stopped.given,
         sessions = stopped.sessions,
         streams = stopped.streams,
         "stopped"

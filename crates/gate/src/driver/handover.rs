@@ -22,10 +22,10 @@ const HELLO: &[u8] = b"mainstay gates 1";
 const WAVE: usize = 1_024;
 
 /// How long a successor may be silent.
-const SILENCE_MAX: Duration = Duration::from_secs(2);
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// How long a worker may take for its part of a wave: more than any connection waits.
-const WORKER_WAIT: Duration = Duration::from_secs(4);
+const WORKER_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes in one message, before the last connection of it.
 const BODY_BYTES: usize = 256 * 1024;
@@ -150,7 +150,10 @@ fn ask_for_places(
     let (body, _) = receive(line)?;
     let mut r = Reader::new(&body);
     let read_places = |offers: &Offers| {
-        offers.iter().map(|_| Ok(if r.flag()? { Some(read_place(&mut r)?) } else { None })).collect()
+        offers
+            .iter()
+            .map(|_| Ok(if r.flag()? { Some(read_place(&mut r)?) } else { None }))
+            .collect()
     };
     offers.iter().map(read_places).collect::<Result<_, WireError>>().map_err(garbage)
 }

@@ -53,16 +53,7 @@ impl Pair {
         let (owner, slot, kind, name) = (HOME, NEXT_SLOT, KIND, "avatar");
         let (stream, epoch, announce) = (1, 1, false);
         let conn = self.to;
-        self.new.home(&LinkFrame::Route {
-            conn,
-            stream,
-            owner,
-            slot,
-            kind,
-            epoch,
-            name,
-            announce,
-        });
+        self.new.home(&LinkFrame::Route { conn, stream, owner, slot, kind, epoch, name, announce });
     }
 
     /// The connection goes over.
@@ -225,7 +216,7 @@ fn c10_who_cannot_redirect_now_is_asked_again() {
 fn c10_a_connection_that_cannot_go_in_time_is_told_to_resume() {
     let mut pair = Pair::new(|_, _| {});
     pair.home_redirects(vec![1]);
-    pair.old.pass(secs(2));
+    pair.old.pass(secs(4));
     let trace = pair.old.trace();
     assert!(trace.contains("Close GoingAway"), "{trace}");
     assert!(!pair.old.gate.is_shifting());

@@ -61,7 +61,7 @@ struct Life {
     over: Option<String>,
     /// Ends with this process, however that ends.
     #[cfg(unix)]
-    _line: std::os::unix::net::UnixStream,
+    line: std::os::unix::net::UnixStream,
 }
 
 struct Leaving {
@@ -140,6 +140,12 @@ impl Kept {
         self.open_ports()?;
         let life = self.spawn(now, plan, program, true)?;
         println!("{} starts beside its predecessor, process {}", self.name(), life.child.id());
+        #[cfg(unix)]
+        if let Some(old) = self.life.as_ref().filter(|_| self.member.gate)
+            && let Err(error) = crate::line::introduce(&old.line, &life.line)
+        {
+            eprintln!("clients of {} are to resume: {error}", self.name());
+        }
         self.next = Some(life);
         self.left = None;
         Ok(())
@@ -225,7 +231,7 @@ impl Kept {
             said: None,
             over: None,
             #[cfg(unix)]
-            _line: line,
+            line,
         })
     }
 

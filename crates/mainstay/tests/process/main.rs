@@ -99,6 +99,8 @@ fn child() {
     }
     let app = match std::env::var(GAME).as_deref() {
         Ok("post") => bus::app(),
+        #[cfg(unix)]
+        Ok("echoes") => up::handover::app(),
         Ok("clocks") => bells().entity::<Clockwork>().bind::<Clockwork>("clock", |_| 1),
         _ => bells(),
     };

@@ -42,8 +42,7 @@ impl Homes {
         let homed = HomeFrame::Homed { conn: to, session, account, generation };
         io.out.control(gate, &LinkFrame::Home(homed));
         Self::tell_wanted(io.out, found, None);
-        let is_open =
-            |state: &StreamState| matches!(state, StreamState::Bound { .. });
+        let is_open = |state: &StreamState| matches!(state, StreamState::Bound { .. });
         let open = found.streams.iter().filter(|stream| is_open(&stream.state));
         let streams = Some(open.map(|stream| stream.handle).collect());
         io.out.control(from, &LinkFrame::Shift(Shift::SessionDone { conn, streams }));

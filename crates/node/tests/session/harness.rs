@@ -7,9 +7,11 @@ use node::session::{
     Places, Scope, Streams,
 };
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame};
-use proto::link::{Admission, GroupId, HomeFrame, LinkFrame, Selected, Slot, WorkerId};
+use proto::link::{Admission, GroupId, HomeFrame, LinkFrame, Selected, Shift, Slot, WorkerId};
 use proto::stream::{Arrival, Inbound, Limits, Outbound};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, Reader, SessionId};
+
+use crate::shifts::Leaving;
 
 pub const AVATAR: KindId = KindId::of("avatar");
 pub const ARENA: KindId = KindId::of("arena");
@@ -169,12 +171,16 @@ pub struct Gate {
 #[derive(Debug)]
 pub struct Conn {
     pub client: usize,
-    account: AccountId,
-    session: SessionId,
-    generation: u64,
-    home: WorkerId,
-    welcomed: bool,
-    held: Vec<Vec<u8>>,
+    pub account: AccountId,
+    pub session: SessionId,
+    pub generation: u64,
+    pub home: WorkerId,
+    pub welcomed: bool,
+    pub held: Vec<Vec<u8>>,
+    /// It goes to another gate.
+    pub leaving: Option<Box<Leaving>>,
+    /// It has come from another gate, and waits for these routes.
+    pub expects: Option<Vec<u32>>,
     /// `None` for a stream that has ended, which never leads anywhere again.
     pub routes: BTreeMap<u32, Option<(WorkerId, Slot)>>,
     pub up: VecDeque<Vec<u8>>,
@@ -313,7 +319,7 @@ impl World {
         conn
     }
 
-    fn connect(&mut self, client: usize, gate: u64, generation: u64) -> Slot {
+    pub fn connect(&mut self, client: usize, gate: u64, generation: u64) -> Slot {
         let (account, session) = (self.clients[client].account, self.clients[client].session);
         let at = self.gates.get_mut(&worker(gate)).expect("a gate of the test");
         at.next += 1;
@@ -328,6 +334,8 @@ impl World {
                 home: self.map.home,
                 welcomed: false,
                 held: Vec::new(),
+                leaving: None,
+                expects: None,
                 routes: BTreeMap::new(),
                 up: VecDeque::new(),
                 down: VecDeque::new(),
@@ -415,7 +423,7 @@ impl World {
         ways.extend(self.wires.iter().filter(|(_, w)| !w.is_empty()).map(|(w, _)| Way::Link(*w)));
         for (gate, state) in &self.gates {
             for (slot, conn) in &state.conns {
-                if !conn.up.is_empty() && conn.welcomed {
+                if !conn.up.is_empty() && conn.welcomed && conn.leaving.is_none() {
                     ways.push(Way::Up(*gate, *slot));
                 }
                 if !conn.down.is_empty() {
@@ -562,6 +570,9 @@ impl World {
                 server.streams.handle_link(io, &mut server.fake, from, &frame);
             }
             LinkFrame::Selected(selected) => server.fake.selected.push(selected.clone()),
+            LinkFrame::Shift(shift @ Shift::Stream { .. }) => {
+                server.streams.shift(io.out, from, shift);
+            }
             _ => server.homes.handle_link(io, from, &frame),
         });
         self.serve(to);
@@ -635,12 +646,16 @@ impl World {
                     self.close(at, conn, code);
                 }
             }
-            LinkFrame::Route { conn, stream, owner, slot, kind, epoch, name, .. } => {
+            LinkFrame::Route { conn, stream, owner, slot, kind, epoch, name, announce } => {
                 if let Some(found) = gate.conns.get_mut(&conn)
                     && found.routes.get(&stream) != Some(&None)
                 {
                     found.routes.insert(stream, Some((owner, slot)));
-                    found.tell(&DownFrame::Bound { stream, kind, epoch, name });
+                    if announce {
+                        found.tell(&DownFrame::Bound { stream, kind, epoch, name });
+                    }
+                    self.settle_in(at, conn);
+                    self.go_on(at, conn);
                 }
             }
             LinkFrame::Unroute { conn, stream, code } => {
@@ -651,8 +666,11 @@ impl World {
                         members.remove(&(conn, stream));
                     }
                     gate.groups.retain(|_, members| !members.is_empty());
+                    self.settle_in(at, conn);
+                    self.go_on(at, conn);
                 }
             }
+            LinkFrame::Shift(ref shift) => self.gate_shift(at, shift),
             LinkFrame::Down { conn, frame } => {
                 if let Some(found) = gate.conns.get_mut(&conn) {
                     found.tell_bytes(frame.to_vec());
@@ -726,6 +744,10 @@ impl World {
             members.retain(|(member, _)| *member != slot);
         }
         state.groups.retain(|_, members| !members.is_empty());
+        if let Some(Leaving { gate, to, .. }) = conn.leaving.as_deref() {
+            // It gives up waiting for who does not come.
+            self.end_conn(*gate, *to, Some(CloseCode::Unavailable));
+        }
         if let Some(code) = tell {
             let (session, account, generation) = (conn.session, conn.account, conn.generation);
             let frame = LinkFrame::Detached { conn: slot, session, account, generation, code };

@@ -6,5 +6,6 @@ mod homes;
 mod model;
 mod rebuilt;
 mod regressions;
+mod shifts;
 mod streams;
 mod users;

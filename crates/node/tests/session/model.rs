@@ -13,7 +13,7 @@ const COMMANDS: u64 = 60;
 /// One player gives numbered commands over a connection that is killed after `kill_at` deliveries
 /// each time; the entity must see each command once and in order, the player each answer and each
 /// push once and in order.
-fn run(seed: u64, options: &Options, mut kill: impl FnMut(&mut World) -> bool) -> World {
+pub fn run(seed: u64, options: &Options, mut kill: impl FnMut(&mut World) -> bool) -> World {
     let mut world = World::new(seed, options);
     let player = world.client(7, 1);
     let gates = [1, 2];
@@ -169,6 +169,7 @@ impl Chaos {
             35 => self.join(player),
             36 if self.sessions < 250 => self.login(player, gate),
             37 => self.world.pass(Duration::from_millis(150)),
+            38 if connected => self.world.shift(player, gate),
             _ if connected => {}
             _ if lost && self.sessions < 250 => self.login(player, gate),
             _ if !lost => {

@@ -193,9 +193,8 @@ impl Decoder {
         if self.closed || self.in_payload && self.opcode != Opcode::Data {
             return false;
         }
-        let flags = u8::from(self.in_payload)
-            | u8::from(self.last) << 1
-            | u8::from(self.in_message) << 2;
+        let flags =
+            u8::from(self.in_payload) | u8::from(self.last) << 1 | u8::from(self.in_message) << 2;
         out.extend_from_slice(&[flags, self.turn, self.header_len]);
         out.extend_from_slice(&self.header);
         out.extend_from_slice(&self.mask);
