@@ -697,6 +697,13 @@ pub fn child_gate(node: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A gate before the node at that address, for other benchmarks.
+pub fn start_gate(node: SocketAddr, life: Incarnation) -> anyhow::Result<Server> {
+    let mut setup = setup(&Board::new(), directory(Some(node)));
+    setup.incarnation = life;
+    Ok(Server::start(setup)?)
+}
+
 /// `bench child-node`: the node behind it.
 ///
 /// # Errors

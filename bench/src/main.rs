@@ -42,7 +42,8 @@ bench NAME
   store-server
            a store on PostgreSQL, next to direct loops over it; needs --features servers
   switch   what players wait for when a stream is switched, an avatar moves, a gate or a node is killed; how evenly
-           places are given, how soon 5,000 services are seen (all, or some of: local crash placing listing)
+           places are given, how soon 5,000 services are seen (all, or some of: local crash placing listing
+           handover)
   tick     how late ticks come at 20 and 60 Hz while a core is loaded to 70 %
   timers   one million timers on the wheel, next to Tokio's
 

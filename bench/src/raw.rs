@@ -289,6 +289,30 @@ impl<P> Held<P> {
     }
 }
 
+impl<P: Protocol> Held<P> {
+    /// Has each ask once and waits for all answers; gives how long that took.
+    ///
+    /// # Errors
+    ///
+    /// A connection breaks, an answer is wrong, or one takes too long.
+    pub fn ask_each(&mut self) -> anyhow::Result<Duration> {
+        let generator = &mut self.generator;
+        (generator.load_on, generator.is_paced) = (true, true);
+        let begun = Instant::now();
+        let wanted = generator.answered + generator.connections.len() as u64;
+        for at in 0..generator.connections.len() {
+            let now = generator.now();
+            generator.connections[at].request(1, now);
+            generator.connections[at].flush()?;
+        }
+        while generator.answered < wanted {
+            ensure!(begun.elapsed() < SILENCE_MAX, "no answer for {SILENCE_MAX:?}");
+            generator.turn()?;
+        }
+        Ok(begun.elapsed())
+    }
+}
+
 struct Generator<P> {
     load: Load,
     epoll: OwnedFd,

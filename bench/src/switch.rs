@@ -1,9 +1,10 @@
 //! What players notice when something of the cluster changes: a stream that leads elsewhere, an avatar that moves,
-//! a gate or a node that is killed; and how evenly and how fast a large cluster works. Each figure stands beside
+//! a gate or a node that is killed, or a gate that is replaced; and how evenly and how fast a large cluster works. Each figure stands beside
 //! its reference of the same run.
 
 #[cfg(feature = "layout")]
 mod crash;
+mod handover;
 mod listing;
 mod local;
 mod ping;
@@ -60,7 +61,7 @@ fn p99_ms(waits: &mut [Duration]) -> f64 {
 ///
 /// Something does not start, or somebody is never answered again.
 pub fn run(parts: &[&str]) -> anyhow::Result<bool> {
-    let all: [(&str, fn() -> anyhow::Result<Vec<Line>>); 4] = [
+    let all: [(&str, fn() -> anyhow::Result<Vec<Line>>); 5] = [
         ("local", local::run),
         #[cfg(feature = "layout")]
         ("crash", crash::run),
@@ -68,9 +69,10 @@ pub fn run(parts: &[&str]) -> anyhow::Result<bool> {
         ("crash", || anyhow::bail!("needs --features layout")),
         ("placing", placing::run),
         ("listing", listing::run),
+        ("handover", handover::run),
     ];
     if let Some(unknown) = parts.iter().find(|part| all.iter().all(|(name, _)| name != *part)) {
-        anyhow::bail!("there is no part {unknown}: local, crash, placing, listing");
+        anyhow::bail!("there is no part {unknown}: local, crash, placing, listing, handover");
     }
     println!("{}", crate::gate::load_average());
     let mut met = true;
