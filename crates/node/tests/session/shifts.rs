@@ -104,7 +104,7 @@ impl World {
                 .get(stream)
                 .is_none_or(|lead| lead.is_some() && !leaving.done.contains(stream))
         };
-        let is_ready = !open.iter().chain(conn.routes.keys()).any(|stream| is_waited_for(stream));
+        let is_ready = !open.iter().chain(conn.routes.keys()).any(is_waited_for);
         let mut asking = Vec::new();
         for (stream, lead) in &conn.routes {
             let &Some((owner, at)) = lead else { continue };
