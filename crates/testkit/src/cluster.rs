@@ -601,6 +601,9 @@ impl Cluster {
             }
             Happening::End(node, life, pause) => self.handle_end(now, (node, life), pause),
             Happening::View(place, directory) => self.see_directory(now, place, &directory),
+            Happening::Shifted(next, to, state, is_open) => {
+                self.handle_shifted(now, (next, to), &state, is_open);
+            }
             Happening::Relist => self.relist(now),
             Happening::Process(site, number) => self.wake_process(now, site, number),
             Happening::Line(line, course, message) => self.handle_line(now, line, course, message),
@@ -805,6 +808,7 @@ impl Cluster {
                     return;
                 }
                 seat.settle(now, wall, number, &mut self.net);
+                self.carry_shifts(number);
             }
             Place::Worker(node, worker) => {
                 let workers = &mut self.nodes[node].workers;

@@ -11,6 +11,7 @@ mod net;
 mod nodes;
 mod notes;
 mod places;
+mod shifts;
 mod trace;
 mod vault;
 mod wire;

@@ -139,6 +139,8 @@ pub(crate) enum Happening {
     End(usize, u32, Duration),
     /// A place hears late of who is there.
     View(Place, std::sync::Arc<cluster::Directory>),
+    /// What a gate held of a connection reaches the next gate, in that life; whether its client is there still.
+    Shifted(proto::Incarnation, Slot, Vec<u8>, bool),
     /// The coordinator has all nodes on its list again.
     Relist,
     /// A process looks at what it wants of the coordinator: which, in which life.
@@ -403,6 +405,14 @@ impl Net {
         if self.is_plugged(end, id) {
             self.by_end.remove(&end);
         }
+    }
+
+    /// An end goes to another process as it is. `false` if its pipe has ended.
+    pub(crate) fn reseat(&mut self, from: End, to: End) -> bool {
+        let Some(id) = self.by_end.remove(&from) else { return false };
+        self.pipes.get_mut(&id).expect("by_end holds known pipes").to = Some(to);
+        self.by_end.insert(to, id);
+        true
     }
 
     /// One end hangs up: the other learns of it after what was sent.

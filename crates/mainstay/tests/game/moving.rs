@@ -302,8 +302,27 @@ impl Speaker {
     }
 }
 
+/// Has the gate that holds the client give it to the other one, if there are two and it can go now.
+fn shift(cluster: &mut Cluster) -> u64 {
+    let given = match cluster.shift_gate(0, 1) {
+        0 => cluster.shift_gate(1, 0),
+        given => given,
+    };
+    given as u64
+}
+
 /// Everybody speaks while a walker moves about, without faults: nothing may be lost.
 fn move_under_way(seed: u64, change: impl FnOnce(&mut Options)) -> (Report, Vec<u64>, u64) {
+    let (report, told, moves, _) = go_elsewhere(seed, false, change);
+    (report, told, moves)
+}
+
+/// The same, also while gates give its client to each other, if they do: gives how often that was.
+fn go_elsewhere(
+    seed: u64,
+    shifts_too: bool,
+    change: impl FnOnce(&mut Options),
+) -> (Report, Vec<u64>, u64, u64) {
     let mut options = options(seed, Faults::none());
     options.faults.delay = 300;
     options.faults.delay_max = Duration::from_millis(40);
@@ -317,6 +336,7 @@ fn move_under_way(seed: u64, change: impl FnOnce(&mut Options)) -> (Report, Vec<
     let mut speakers: Vec<Speaker> =
         (0..3).map(|node| Speaker { node, from: 10 + node as u64, told: 0 }).collect();
     let (mut requests, mut seen, mut winks) = (Vec::new(), 0, 0);
+    let (mut shifts, mut is_busy) = (0, false);
     for round in 0..600u64 {
         for speaker in &mut speakers {
             if cluster.random().chance(1, 2) {
@@ -328,7 +348,14 @@ fn move_under_way(seed: u64, change: impl FnOnce(&mut Options)) -> (Report, Vec<
             requests.push(cluster.start(client, ("me", "step"), &(n,), 30 * SECOND).unwrap());
             winks += u64::from(cluster.tell(client, "me", "wink", &(winks + 1,)).is_ok());
         }
-        if cluster.random().chance(1, 40) {
+        // While its client goes over, which takes longer when the walker has just come, it stays.
+        if shifts_too {
+            is_busy = cluster.gate_stats().iter().map(|stats| stats.taken).sum::<u64>() < shifts;
+            if !is_busy && cluster.random().chance(1, 60) {
+                shifts += shift(&mut cluster);
+            }
+        }
+        if !is_busy && cluster.random().chance(1, 40) {
             let (by, to) = (cluster.random().below(3) as usize, cluster.random().below(3) as usize);
             cluster.move_entity(by, id(1), to);
         }
@@ -347,7 +374,8 @@ fn move_under_way(seed: u64, change: impl FnOnce(&mut Options)) -> (Report, Vec<
     let moves = cluster.moves();
     assert_eq!(moves.gone, moves.came, "seed {seed}: {moves:?}");
     assert_eq!(report.heard.last[&1], winks, "seed {seed}");
-    (report, speakers.iter().map(|speaker| speaker.told).collect(), moves.came)
+    let told = speakers.iter().map(|speaker| speaker.told).collect();
+    (report, told, moves.came, shifts)
 }
 
 #[test]
@@ -361,6 +389,21 @@ fn all_who_speak_to_a_walker_that_moves_are_heard_once_and_in_order() {
         came += moves;
     }
     assert!(came > 60, "it moved {came} times");
+}
+
+/// Gates, nodes and entities all go on elsewhere; only the client stays where it is.
+#[test]
+fn c10_a_client_goes_from_gate_to_gate_while_its_walker_moves_and_notices_nothing() {
+    let (mut came, mut went) = (0, 0);
+    for seed in 200..224 {
+        let two = |options: &mut Options| options.gates = 2;
+        let (report, told, moves, shifts) = go_elsewhere(seed, true, two);
+        assert_eq!(report.heard.wrong, Vec::<String>::new(), "seed {seed}");
+        let heard: Vec<u64> = (10..13).map(|from| report.heard.last[&from]).collect();
+        assert_eq!(heard, told, "seed {seed}: a tell is lost");
+        (came, went) = (came + moves, went + shifts);
+    }
+    assert!(came > 80 && went > 80, "it moved {came} times, and its client {went} times");
 }
 
 /// Without that the test above would notice.
