@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use env::Instant;
 use proto::frame::{CloseCode, RESUME_STREAMS_MAX};
-use proto::link::{HomeFrame, LinkFrame, Named, Report, Slot, Wanted, WorkerId};
+use proto::link::{Check, HomeFrame, LinkFrame, Named, Report, Slot, Wanted, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
 use crate::Rule;
 use crate::conn::{Conn, Lead, Session};
 use crate::gate::{Due, End, Gate};
 use crate::options::Mutant;
+use crate::timers::SWEEP;
 
 /// How often a home that does not answer is told again.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -44,6 +45,8 @@ pub(crate) struct Homes {
     /// Sessions that ended here.
     over: VecDeque<(Instant, Over)>,
     names: BTreeSet<Arc<str>>,
+    /// Counts the looks at whether homes know of the sessions here.
+    looks: u32,
     /// The resume window, as homes told it.
     window: Duration,
 }
@@ -94,6 +97,7 @@ impl Default for Homes {
             parked_order: VecDeque::new(),
             over: VecDeque::new(),
             names: BTreeSet::new(),
+            looks: 0,
             window: Duration::from_secs(60),
         }
     }
@@ -165,6 +169,7 @@ impl Gate {
             &HomeFrame::Homed { conn, session, account, generation } => {
                 self.handle_homed(now, from, conn, (session, account, generation));
             }
+            HomeFrame::Check(check) => self.handle_check(now, from, check),
             &HomeFrame::Over { session, account, code } => {
                 self.homes.parked.remove(&session);
                 self.homes.note_over(now, Over { session, account, code, home: from });
@@ -173,6 +178,41 @@ impl Gate {
                 self.stats.hit(Rule::LinkFrame);
                 tracing::warn!(?from, "a link frame is not meant for a gate");
             }
+        }
+    }
+
+    /// Asks homes after all sessions here twice in a resume window: one that takes a session to be elsewhere
+    /// closes its connection here.
+    pub(crate) fn audit(&mut self, now: Instant) {
+        let shares = (self.homes.window.as_secs() / 2 / SWEEP.as_secs()).max(1) as u32;
+        self.homes.looks = self.homes.looks.wrapping_add(1);
+        let share = self.homes.looks % shares;
+        let is_due = |(slot, conn): &(Slot, &Conn)| slot.index % shares == share && conn.is_live();
+        let due: Vec<Slot> = self.conns.iter().filter(is_due).map(|(slot, _)| slot).collect();
+        for slot in due {
+            let Some(found) = self.conns.get(slot).and_then(Conn::session) else { continue };
+            let (session, account, generation) = (found.id, found.account, found.generation);
+            let listed = self.directory.node(found.home.node).map(|_| found.home);
+            let Some(home) = listed.or_else(|| self.directory.home(account)) else { continue };
+            let (stream, is_attached) = (0, true);
+            let check = Check { slot, session, account, stream, generation, is_attached };
+            self.send(now, home, &LinkFrame::Home(HomeFrame::Check(check)));
+        }
+    }
+
+    /// A home takes a session to be on this connection, and a stream of it to be open.
+    fn handle_check(&mut self, now: Instant, home: WorkerId, check: &Check) {
+        let &Check { slot: conn, session, account, stream, generation, .. } = check;
+        let found = self.conns.get(conn).and_then(Conn::session);
+        let found = found.filter(|s| s.id == session && s.generation == generation);
+        // It is told that the connection is gone, or was not heard to be the home.
+        if found.is_none_or(|s| s.home != home && self.directory.home(account) == Some(home)) {
+            return self.handle_homed(now, home, conn, (session, account, generation));
+        }
+        let route = found.and_then(|found| found.route(stream));
+        if route.is_some_and(|route| route.lead == Lead::Ended) {
+            let reason = "a stream has ended here alone: resume";
+            self.end(now, conn, &End::new(CloseCode::Unavailable, reason));
         }
     }
 

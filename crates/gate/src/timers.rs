@@ -36,6 +36,7 @@ impl Gate {
                 Due::Sweep => {
                     self.guard.sweep(now);
                     self.homes.sweep(now);
+                    self.audit(now);
                     self.wheel.insert(now + SWEEP, Due::Sweep);
                 }
                 Due::DrainStep => self.handle_drain_step(now),

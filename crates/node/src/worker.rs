@@ -19,7 +19,7 @@ use cluster::Directory;
 use env::{Clock, FastMap, Instant, Random, WallTime};
 use mesh::{LinkId, Mesh, PeerInfo as MeshPeer};
 use proto::frame::{CloseCode, Status};
-use proto::link::{self, GroupId, HomeFrame, LinkFrame, Shift, WorkerId};
+use proto::link::{self, Check, GroupId, HomeFrame, LinkFrame, Shift, WorkerId};
 use proto::{AccountId, Incarnation, SessionId};
 
 use crate::cx::{GroupSlot, Outside};
@@ -417,7 +417,11 @@ impl Worker {
             | LinkFrame::Attach { .. }
             | LinkFrame::Detach { .. }
             | LinkFrame::Unbind { .. }
-            | LinkFrame::Home(HomeFrame::Adopt { .. })
+            | LinkFrame::Home(
+                HomeFrame::Adopt { .. }
+                | HomeFrame::Unlisted { .. }
+                | HomeFrame::Check(Check { stream: 1.., .. }),
+            )
             | LinkFrame::StreamPassed { .. }
             | LinkFrame::Forward(_) => {
                 self.streams.handle_link(&mut io, &mut self.host, from, &frame);

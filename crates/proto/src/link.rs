@@ -12,7 +12,8 @@ mod slotted;
 
 pub use fields::{put_slot, put_worker, read_slot, read_worker};
 pub use homes::{
-    HandOver, HandedState, HandedStream, Held, HomeFrame, Named, PAST_MAX, Past, Report, Wanted,
+    Check, HandOver, HandedState, HandedStream, Held, HomeFrame, Named, PAST_MAX, Past, Report,
+    Wanted,
 };
 pub use moves::MoveStep;
 pub use select::{

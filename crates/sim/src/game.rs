@@ -35,7 +35,10 @@ pub fn app(book: &Shared) -> App {
         .entity::<Room>()
         .agent::<Agent>("agent")
         .bindings(move |login| {
-            admitted.open().admitted(login.session);
+            // A session that its home was lost to is chosen for again, without a ticket.
+            if !login.address.is_empty() {
+                admitted.open().admitted(login.session);
+            }
             Ok(Vec::new())
         })
 }

@@ -68,21 +68,18 @@ const DATA: [(&str, Mutant); 10] = [
 const SLOTS: [(&str, Mutant); 1] = [("slots-unfenced", Mutant::Rule(Rule::SlotsUnfenced))];
 
 /// Those of the suite of whole clusters.
-const CLUSTER: [(&str, Mutant); 22] = [
+const CLUSTER: [(&str, Mutant); 19] = [
     ("duplicates-taken", Mutant::Session(Session::DuplicatesTaken)),
     ("nothing-replayed", Mutant::Session(Session::NothingReplayed)),
     ("any-generation", Mutant::Session(Session::AnyGeneration)),
     ("tickets-forgotten", Mutant::Session(Session::TicketsForgotten)),
-    ("stale-detach-taken", Mutant::Session(Session::StaleDetachTaken)),
     ("window-endless", Mutant::Session(Session::WindowEndless)),
     ("ends-untold", Mutant::Session(Session::EndsUntold)),
     ("casts-forgotten", Mutant::Session(Session::CastsForgotten)),
     ("answers-forgotten", Mutant::Session(Session::AnswersForgotten)),
     ("stale-frames-taken", Mutant::Session(Session::StaleFramesTaken)),
     ("ring-not-moved", Mutant::Session(Session::RingNotMoved)),
-    ("marker-not-awaited", Mutant::Session(Session::MarkerNotAwaited)),
     ("nothing-held", Mutant::Session(Session::NothingHeld)),
-    ("handed-over-dropped", Mutant::Session(Session::HandedOverDropped)),
     ("moves-untold", Mutant::Session(Session::MovesUntold)),
     ("orphans-ended", Mutant::Session(Session::OrphansEnded)),
     ("breaks-untold", Mutant::Gate(Gate::EndsUntold)),

@@ -360,7 +360,7 @@ impl Cluster {
         let nodes = nodes.map(|seat| seat.info.incarnation);
         let gates = self.gates.iter().filter(|seat| seat.gate.is_some());
         let there: BTreeSet<_> = nodes.chain(gates.map(|seat| seat.incarnation)).collect();
-        let mut wrong = Vec::new();
+        let (mut wrong, mut late) = (Vec::new(), Vec::new());
         let mut compare = |place: Place, listed: BTreeSet<Incarnation>| {
             if listed != there {
                 let more = listed.difference(&there).count();
@@ -377,8 +377,18 @@ impl Cluster {
                 let directory = seat.worker.directory();
                 let listed = directory.nodes().map(|info| info.incarnation).collect();
                 compare(Place::Worker(node, worker), listed);
+                // What goes is home to nothing, as far as it is known to.
+                let leaves = |info: &NodeInfo| {
+                    let truth = self.nodes.iter().find(|s| s.info.incarnation == info.incarnation);
+                    truth.is_some_and(|truth| truth.info.draining != info.draining)
+                };
+                if directory.nodes().any(leaves) {
+                    let place = Place::Worker(node, worker);
+                    late.push(format!("{place} has not heard who leaves"));
+                }
             }
         }
+        wrong.extend(late);
         wrong
     }
 

@@ -2,7 +2,7 @@ use std::rc::Rc;
 
 use env::Instant;
 use proto::frame::{CloseCode, Seen, SeenGroup};
-use proto::link::{LinkFrame, Slot, WorkerId};
+use proto::link::{HomeFrame, LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, SessionId};
 
 use super::login::SessionInfo;
@@ -56,6 +56,8 @@ pub(super) struct Stream {
     /// It was open once: to be opened again as long as the session lives.
     pub lasting: bool,
     pub tries: u32,
+    /// Two homes had tales of its session: its client may have been told by one of them that it has ended.
+    pub is_doubtful: bool,
     pub state: StreamState,
 }
 
@@ -124,6 +126,12 @@ impl Session {
         })
     }
 
+    pub fn is_open(&self, handle: u32) -> bool {
+        let is_it = |stream: &&Stream| stream.handle == handle;
+        let found = self.streams.iter().find(is_it);
+        found.is_some_and(|stream| matches!(stream.state, StreamState::Bound { .. }))
+    }
+
     pub fn take_handle(&mut self) -> u32 {
         let handle = self.next_stream;
         self.next_stream += 1;
@@ -139,6 +147,7 @@ impl Session {
             required,
             lasting: false,
             tries: 0,
+            is_doubtful: false,
             state: StreamState::Pausing { until: Instant::ZERO },
         });
         handle
@@ -161,14 +170,14 @@ impl Session {
     }
 
     /// Attaches all streams to the connection that resumed, and has the client told of those that
-    /// are no more.
+    /// are no more. Gives those that have to be opened anew, because the client has been told that they have ended.
     pub fn attach_streams(
         &mut self,
         out: &mut impl Outlet,
         (gate, conn): (WorkerId, Slot),
         streams: &[Seen],
         listed_groups: &[SeenGroup],
-    ) {
+    ) -> Vec<u32> {
         let generation = self.generation;
         for item in streams {
             if !self.streams.iter().any(|stream| stream.handle == item.handle) {
@@ -176,14 +185,25 @@ impl Session {
                 out.control(gate, &LinkFrame::Unroute { conn, stream: item.handle, code });
             }
         }
+        let is_known = |item: &&Seen| self.streams.iter().any(|s| s.handle == item.handle);
+        let unknown = streams.iter().filter(|item| !is_known(item)).map(|item| item.handle).max();
+        let mut ended = Vec::new();
         for stream in &mut self.streams {
+            let is_listed = streams.iter().any(|item| item.handle == stream.handle);
+            // Another home may have given its name to a newer one, which the client goes by.
+            let is_overtaken = unknown.is_some_and(|newer| newer > stream.handle);
+            stream.is_doubtful &= !is_listed || is_overtaken;
             let number = seen_of(streams, stream.handle);
             let by_it = listed_groups.iter().filter(|item| item.stream == stream.handle);
             let listed = by_it.map(|item| Seen { handle: item.group, number: item.number });
             match &mut stream.state {
+                StreamState::Bound { .. } if stream.is_doubtful => ended.push(stream.handle),
                 &mut StreamState::Bound { owner, slot } => {
                     let groups = listed.collect();
                     let seen = number;
+                    if !is_listed {
+                        out.control(owner, &LinkFrame::Home(HomeFrame::Unlisted { slot }));
+                    }
                     let frame = LinkFrame::Attach { slot, gate, conn, generation, seen, groups };
                     out.control(owner, &frame);
                 }
@@ -194,6 +214,7 @@ impl Session {
                 StreamState::Pausing { .. } | StreamState::Awaited => {}
             }
         }
+        ended
     }
 }
 

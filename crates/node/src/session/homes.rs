@@ -6,6 +6,7 @@ use proto::frame::{CloseCode, Status};
 use proto::link::{Admission, HomeFrame, LinkFrame, Shift, Slot, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
+use super::audit::Audit;
 use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Bindings, HomeStats, Login, SessionInfo};
 use super::moves::{Ended, Moves};
@@ -40,6 +41,7 @@ pub struct Homes {
     /// time to put the session together again.
     pub(super) timers: BTreeSet<(Instant, AccountId, u32)>,
     pub(super) moves: Moves,
+    pub(super) audit: Audit,
     pub(super) stats: HomeStats,
 }
 
@@ -57,6 +59,7 @@ impl Homes {
             ended_order: VecDeque::new(),
             timers: BTreeSet::new(),
             moves: Moves::default(),
+            audit: Audit::default(),
             stats: HomeStats::default(),
         }
     }
@@ -86,7 +89,7 @@ impl Homes {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let ended = self.ended_order.front().map(|(at, _)| *at);
         let timer = self.timers.first().map(|(at, ..)| *at);
-        [ended, timer, self.moves.poll_timeout()].into_iter().flatten().min()
+        [ended, timer, self.moves.poll_timeout(), self.audit_timeout()].into_iter().flatten().min()
     }
 
     /// Handles one frame that is meant for a home. Other kinds are ignored, for the caller has
@@ -159,6 +162,7 @@ impl Homes {
         match frame {
             HomeFrame::Report(report) => self.handle_report(io, from, report),
             HomeFrame::Held(held) => self.handle_held(io, from, held),
+            HomeFrame::Check(check) => self.checked(io, from, check),
             &HomeFrame::Over { session, account, code } => {
                 self.handle_over(io, (session, account), code);
             }
@@ -233,12 +237,7 @@ impl Homes {
             self.detached(io, place, (session, account), generation, CloseCode::Unavailable);
         }
         for (account, handle) in lost {
-            if let Some(stream) = self.stream_mut(account, handle)
-                && let StreamState::Bound { owner, slot } = stream.state
-            {
-                io.out.control(owner, &LinkFrame::Unbind { slot, code: CloseCode::Unavailable });
-            }
-            self.owner_away(io, account, handle);
+            self.open_anew(io, account, handle);
         }
         self.moves_peer_down(io, node);
     }
@@ -252,6 +251,7 @@ impl Homes {
             self.ended.remove(&session);
         }
         self.moves_timeout(io);
+        self.audit(io);
         while let Some(&(at, account, handle)) = self.timers.first()
             && at <= io.now
         {
@@ -504,7 +504,9 @@ impl Homes {
         self.stats.resumes += 1;
         Self::tell_wanted(io.out, found, None);
         found.welcome(io.out, &self.options, true);
-        found.attach_streams(io.out, (gate, conn), streams, groups);
+        for handle in found.attach_streams(io.out, (gate, conn), streams, groups) {
+            self.open_anew(io, account, handle);
+        }
     }
 
     /// What a client hears that resumes a session which is not there.
@@ -598,6 +600,10 @@ impl Homes {
         slot: Slot,
     ) {
         let found = self.sessions.get_mut(&account).filter(|found| found.id == session);
+        // It has moved since, which was told sooner, or its owner has told of it in another way.
+        if found.as_ref().is_some_and(|found| found.is_open(handle)) {
+            return;
+        }
         let Some(found) = found.filter(|found| found.is_asked(handle, from)) else {
             // The session or the wish is over: what was opened for it must not stay.
             let code = self.ended.get(&session).map_or(CloseCode::Goodbye, |end| end.code);
@@ -703,6 +709,11 @@ impl Homes {
         let stream = self.stream_mut(account, handle).filter(|_| known);
         match stream.map(|stream| &mut stream.state) {
             Some(StreamState::Bound { owner, slot: at }) => (*owner, *at) = (from, slot),
+            // It has moved on before the word of its opening came, which comes by another way.
+            Some(StreamState::Asked { owner, .. }) => {
+                *owner = from;
+                self.bound(io, from, (session, account), handle, slot);
+            }
             _ => {
                 let code = self.ended.get(&session).map_or(CloseCode::Goodbye, |end| end.code);
                 io.out.control(from, &LinkFrame::Unbind { slot, code });
@@ -731,6 +742,21 @@ impl Homes {
             }
             self.remove_stream(account, handle);
         }
+    }
+
+    /// Should the owner of a stream still have it, it is told to let go of it.
+    fn open_anew<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        handle: u32,
+    ) {
+        if let Some(stream) = self.stream_mut(account, handle)
+            && let StreamState::Bound { owner, slot } = stream.state
+        {
+            io.out.control(owner, &LinkFrame::Unbind { slot, code: CloseCode::Unavailable });
+        }
+        self.owner_away(io, account, handle);
     }
 
     /// The owner of a stream is gone or silent. The client is told at once that the stream's handle

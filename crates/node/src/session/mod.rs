@@ -6,6 +6,7 @@
 //! goes once to each gate. They speak [`LinkFrame`]s through an [`Outlet`] and know nothing of
 //! sockets, of clocks or of what an entity is.
 
+mod audit;
 mod groups;
 mod home;
 mod homes;

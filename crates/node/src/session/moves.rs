@@ -341,13 +341,15 @@ impl Homes {
         let account = session.account;
         self.moves.away.remove(&account);
         // It may have been put together again here meanwhile, or have come back by another way.
-        let session = match self.sessions.remove(&account) {
+        let mut session = match self.sessions.remove(&account) {
             None => session,
             Some(other) => {
                 self.unset_timers(&other);
                 self.one_of(io, other, session)
             }
         };
+        // Whoever took it may give out handles too, until it hears that there are two.
+        session.next_stream = self.above(session.next_stream);
         self.sessions.insert(account, session);
         self.set_timers(io.now, account);
         self.announce(io, account);
@@ -521,7 +523,10 @@ impl Homes {
         // Who sent one of these may not have heard for a long time that the session has moved.
         let ends = matches!(
             frame,
-            LinkFrame::Detached { .. } | LinkFrame::Logout { .. } | LinkFrame::Lost { .. }
+            LinkFrame::Detached { .. }
+                | LinkFrame::Logout { .. }
+                | LinkFrame::Lost { .. }
+                | LinkFrame::Home(HomeFrame::Check(_))
         );
         let passes = begins || ends && !self.moves.is_unsettled();
         let home = io.places.home_of(account).filter(|home| passes && *home != self.me);
@@ -580,7 +585,7 @@ impl Homes {
         }
     }
 
-    fn pass<O: Outlet, P: Places + ?Sized>(
+    pub(super) fn pass<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
         from: WorkerId,
@@ -612,7 +617,8 @@ impl Homes {
         payload: &[u8],
     ) {
         let Ok((_, frame)) = LinkFrame::decode(payload) else { return };
-        if account_of(&frame).is_none() {
+        let is_question = matches!(frame, LinkFrame::Home(HomeFrame::Held(_)));
+        if account_of(&frame).is_none() && !is_question {
             return;
         }
         if let &(LinkFrame::Bound { session, account, stream, slot, .. }
@@ -733,6 +739,14 @@ impl Homes {
                 io.out.control(owner, &LinkFrame::Unbind { slot, code });
             }
         }
+        for stream in &mut kept.streams {
+            stream.is_doubtful = true;
+            // Where it was open once it is opened again as long as the session lives.
+            let is_it = |s: &&Stream| s.name == stream.name && s.lasting;
+            if other.streams.iter().any(|s| is_it(&s)) {
+                (stream.lasting, stream.required) = (true, false);
+            }
+        }
         kept
     }
 
@@ -827,6 +841,7 @@ fn account_of(frame: &LinkFrame<'_>) -> Option<AccountId> {
         | LinkFrame::Kick { account, .. }
         | LinkFrame::Shift(Shift::Session { account, .. })
         | LinkFrame::Home(HomeFrame::Over { account, .. }) => Some(*account),
+        LinkFrame::Home(HomeFrame::Check(check)) => Some(check.account),
         _ => None,
     }
 }
@@ -879,6 +894,7 @@ fn unpacked(handed: &HandOver<'_>, now: Instant, options: &super::Options) -> Bo
         required: handed.required,
         lasting: handed.lasting,
         tries: handed.tries,
+        is_doubtful: false,
         state: match &handed.state {
             HandedState::Pausing => StreamState::Pausing { until: now },
             HandedState::Asked { owner, generation, seen, groups } => StreamState::Asked {

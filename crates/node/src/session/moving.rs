@@ -7,7 +7,8 @@ use std::time::Duration;
 use env::{FastMap, Instant};
 use proto::frame::CloseCode;
 use proto::link::{
-    LinkFrame, Slot, WorkerId, put_slot, put_worker, read_slot, read_up, read_worker,
+    Check, HomeFrame, LinkFrame, Slot, WorkerId, put_slot, put_worker, read_slot, read_up,
+    read_worker,
 };
 use proto::stream::Inbound;
 use proto::{
@@ -302,6 +303,13 @@ impl<E: Entities> Streams<E> {
             self.stats.stale += 1;
             if self.moving.gone.get(&(session, stream)).is_some_and(|gone| gone.to != self.me) {
                 self.send_on(io.out, (session, stream), (from, to), payload);
+            } else if let Ok((_, LinkFrame::Home(HomeFrame::Check(check)))) =
+                LinkFrame::decode(payload)
+            {
+                // It came here and is gone, and its home has heard of neither.
+                self.tell_moved(io.out, from, &check, Slot::default());
+                let (account, code) = (check.account, CloseCode::Unavailable);
+                io.out.control(from, &LinkFrame::Lost { session, account, stream, code });
             }
             return;
         };
@@ -321,14 +329,26 @@ impl<E: Entities> Streams<E> {
             return;
         }
         let Ok((_, mut frame)) = LinkFrame::decode(payload) else { return };
+        if let LinkFrame::Home(HomeFrame::Check(check)) = &frame {
+            self.tell_moved(io.out, from, check, slot);
+        }
         match &mut frame {
             LinkFrame::Attach { slot: at, .. }
             | LinkFrame::Detach { slot: at, .. }
-            | LinkFrame::Unbind { slot: at, .. } => *at = slot,
+            | LinkFrame::Unbind { slot: at, .. }
+            | LinkFrame::Home(
+                HomeFrame::Unlisted { slot: at } | HomeFrame::Check(Check { slot: at, .. }),
+            ) => *at = slot,
             LinkFrame::Forward(forward) => forward.slot = slot,
             _ => return,
         }
         self.handle_link(io, entities, from, &frame);
+    }
+
+    /// A home that looks for a stream where it was is told where it is.
+    fn tell_moved<O: Outlet>(&self, out: &mut O, home: WorkerId, check: &Check, slot: Slot) {
+        let &Check { session, account, stream, .. } = check;
+        out.control(home, &LinkFrame::StreamMoved { session, account, stream, slot });
     }
 
     /// Opens the streams of an entity that came here, as they were. Gives their clients, and which of

@@ -69,7 +69,7 @@ impl Orphans {
     }
 
     /// Keeps a frame for the home of a stream that has none. `false`: it has one.
-    pub fn keep(&mut self, index: u32, frame: &LinkFrame<'_>) -> bool {
+    fn keep(&mut self, index: u32, frame: &LinkFrame<'_>) -> bool {
         let Some(orphan) = self.streams.get_mut(&index) else { return false };
         if orphan.owed.len() < OWED_MAX {
             let mut payload = Vec::new();
@@ -88,7 +88,10 @@ fn tell<O: Outlet, P: Places + ?Sized, S, C>(
     lost: WorkerId,
 ) {
     let info = &stream.info;
-    let Some(home) = io.places.home_of(info.account) else { return };
+    // Nodes may not agree on who is home: the one that has spoken for the session is asked as long as it is there.
+    let is_question = lost.node == Incarnation::NONE;
+    let known = Some(stream.home).filter(|home| is_question && io.places.is_listed(home.node));
+    let Some(home) = known.or_else(|| io.places.home_of(info.account)) else { return };
     let tags = stream.tags.as_deref();
     let held = Held {
         session: info.session,
@@ -110,14 +113,14 @@ impl<E: Entities> Streams<E> {
         self.orphans.poll_timeout().into_iter().chain(asks).min()
     }
 
-    /// Asks homes whether streams are still theirs, of each stream once in two resume windows: what a home
+    /// Asks homes whether streams are still theirs, of each stream twice in a resume window: what a home
     /// said of a stream's end may have been lost, and nobody would ever say it again.
     fn ask_homes<O: Outlet, P: Places + ?Sized>(&mut self, io: &mut Scope<'_, O, P>) {
         if self.table.is_empty() || self.orphans.ask_at > io.now {
             return;
         }
         let is_first = self.orphans.ask_at == Instant::ZERO;
-        let (len, span) = (self.table.len() as u32, 2 * self.options.resume_window);
+        let (len, span) = (self.table.len() as u32, self.options.resume_window / 2);
         let pause = (span / len).max(ASK_EVERY);
         self.orphans.ask_at = io.now + pause;
         if is_first {
@@ -212,6 +215,19 @@ impl<E: Entities> Streams<E> {
         }
     }
 
+    /// Tells the home of a stream's session something, or keeps it while that is lost.
+    pub(super) fn tell_home<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        slot: Slot,
+        home: WorkerId,
+        frame: &LinkFrame<'_>,
+    ) {
+        if !self.orphans.keep(slot.index, frame) {
+            out.control(home, frame);
+        }
+    }
+
     /// A home has taken over the session of a stream.
     pub(super) fn adopt<O: Outlet>(
         &mut self,
@@ -232,6 +248,20 @@ impl<E: Entities> Streams<E> {
             let (_, frame) = LinkFrame::decode(&payload).expect("it was written here");
             out.control(home, &frame);
         }
+    }
+
+    /// The client of a stream does not know it. If it did once it was told that the stream has ended, and
+    /// neither end could go on where the other stands: the name is to lead to a new one.
+    pub(super) fn unlisted<O: Outlet>(&mut self, out: &mut O, entities: &mut E, slot: Slot) {
+        let Some(stream) = find_mut(&mut self.table, slot) else { return };
+        if !stream.was_used() {
+            return;
+        }
+        let (session, account, code) =
+            (stream.info.session, stream.info.account, CloseCode::Unavailable);
+        let lost = LinkFrame::Lost { session, account, stream: stream.handle, code };
+        out.control(stream.home, &lost);
+        self.end(out, entities, slot, code);
     }
 
     /// A home has ended the session of a stream.

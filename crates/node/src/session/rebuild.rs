@@ -269,6 +269,14 @@ impl Homes {
         {
             return;
         }
+        let elsewhere = io.places.home_of(held.account).filter(|home| *home != self.me);
+        if let Some(home) = elsewhere
+            && is_question
+            && !self.sessions.contains_key(&held.account)
+        {
+            // It has gone on, or was never here.
+            return self.pass(io, owner, home, &LinkFrame::Home(HomeFrame::Held(held.clone())));
+        }
         let was_here = is_question || held.lost == self.me;
         let (id, account, slot) = (held.session, held.account, held.slot);
         let handle = held.stream.stream;
@@ -431,7 +439,7 @@ impl Homes {
 
     /// A handle above all that may have been given out when `handle` was the highest known. Two
     /// homes, one lost after the other, do not begin with the same.
-    fn above(&self, handle: u32) -> u32 {
+    pub(super) fn above(&self, handle: u32) -> u32 {
         let own = (self.me.node.0 ^ u64::from(self.me.worker) << 4) as u32 & (HANDLES_SKIPPED - 16);
         handle.saturating_add(HANDLES_SKIPPED) / HANDLES_SKIPPED * HANDLES_SKIPPED + own
     }
@@ -491,6 +499,7 @@ fn opened(named: &Named<'_>, state: StreamState) -> Stream {
         required: false,
         lasting: true,
         tries: 0,
+        is_doubtful: true,
         state,
     }
 }

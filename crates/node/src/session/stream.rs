@@ -152,6 +152,11 @@ impl<T, P> Stream<T, P> {
         self.kept.len()
     }
 
+    /// Whether the client has said or acknowledged anything on it.
+    pub fn was_used(&self) -> bool {
+        self.inbound.applied() > 0 || self.kept.acked() > 0
+    }
+
     /// Notes that the client is too slow. `false` if it has made no progress for so many
     /// connections that sending everything once more would be of no use.
     #[must_use]

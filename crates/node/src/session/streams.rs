@@ -122,14 +122,7 @@ impl<E: Entities> Streams<E> {
         from: WorkerId,
         frame: &LinkFrame<'_>,
     ) {
-        let slot = match frame {
-            LinkFrame::Attach { slot, .. }
-            | LinkFrame::Detach { slot, .. }
-            | LinkFrame::Unbind { slot, .. } => Some(*slot),
-            LinkFrame::Forward(forward) => Some(forward.slot),
-            _ => None,
-        };
-        if let Some(slot) = slot
+        if let Some(slot) = Self::slot_meant(frame)
             && (self.is_late(from, slot, frame) || self.went(io.out, from, slot, frame))
         {
             return;
@@ -140,7 +133,9 @@ impl<E: Entities> Streams<E> {
                 let is_led = self.leading.is_led(*target, io.places.worker_of(*target), self.me);
                 self.bind(io.out, entities, (from, is_led), frame);
             }
-            LinkFrame::Attach { slot, .. } | LinkFrame::Detach { slot, .. }
+            LinkFrame::Attach { slot, .. }
+            | LinkFrame::Detach { slot, .. }
+            | LinkFrame::Home(HomeFrame::Unlisted { slot })
                 if self.is_former_home(*slot, from) =>
             {
                 self.stats.stale += 1;
@@ -171,6 +166,12 @@ impl<E: Entities> Streams<E> {
                 }
                 self.note_ending(io.now, slot, from, code);
                 self.end(io.out, entities, slot, code);
+            }
+            &LinkFrame::Home(HomeFrame::Unlisted { slot }) => {
+                self.unlisted(io.out, entities, slot);
+            }
+            LinkFrame::Home(HomeFrame::Check(check)) => {
+                self.checked(io, entities, from, check);
             }
             &LinkFrame::Home(HomeFrame::Adopt { slot, session, account, stream }) => {
                 self.adopt(io.out, from, slot, (session, account, stream));
@@ -626,19 +627,6 @@ impl<E: Entities> Streams<E> {
             let (session, account) = (stream.info.session, stream.info.account);
             let (home, frame) = (stream.home, LinkFrame::Kick { account, session, code, reason });
             self.tell_home(out, slot, home, &frame);
-        }
-    }
-
-    /// Tells the home of a stream's session something, or keeps it while that is lost.
-    fn tell_home<O: Outlet>(
-        &mut self,
-        out: &mut O,
-        slot: Slot,
-        home: WorkerId,
-        frame: &LinkFrame<'_>,
-    ) {
-        if !self.orphans.keep(slot.index, frame) {
-            out.control(home, frame);
         }
     }
 

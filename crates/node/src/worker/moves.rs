@@ -307,6 +307,9 @@ impl Worker {
         }
         if self.host.find(id).is_none() {
             self.host.handle_moved(id, from, at);
+        } else if at == self.me {
+            // This worker looked for it elsewhere, where it had been.
+            self.host.routes().note(id, at, now);
         }
     }
 

@@ -565,7 +565,9 @@ impl World {
             | LinkFrame::Attach { .. }
             | LinkFrame::Detach { .. }
             | LinkFrame::Unbind { .. }
-            | LinkFrame::Home(HomeFrame::Adopt { .. })
+            | LinkFrame::Home(
+                HomeFrame::Adopt { .. } | HomeFrame::Unlisted { .. } | HomeFrame::Check(_),
+            )
             | LinkFrame::Forward(_) => {
                 server.streams.handle_link(io, &mut server.fake, from, &frame);
             }

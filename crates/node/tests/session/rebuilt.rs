@@ -6,9 +6,9 @@ use env::{Instant, WallTime};
 use node::session::{Binding, Bindings, Homes, Login, Options, Refusal, Scope};
 use proto::AccountId;
 use proto::frame::{CloseCode, Seen};
-use proto::link::{Admission, HomeFrame, LinkFrame, Report, Slot, WorkerId};
+use proto::link::{Admission, Check, HomeFrame, LinkFrame, Report, Slot, WorkerId};
 
-use crate::harness::{Map, Port, Wires, avatar, session, worker};
+use crate::harness::{AVATAR, Map, Port, Wires, avatar, session, worker};
 
 const ME: WorkerId = worker(10);
 const LOST: WorkerId = worker(9);
@@ -120,6 +120,54 @@ fn a_ticket_does_not_admit_again_while_the_session_lives_that_was_put_together()
     assert!(frames(&sent).any(refused));
     assert_eq!(world.homes.session_of(ACCOUNT), Some(session(1)));
     assert_eq!(world.homes.stats().replaced, 0);
+}
+
+/// The word of an opening and that of the move of what was opened come from two owners, by two ways. The
+/// home took the later one for another stream of that name, and ended the only one that there was.
+#[test]
+fn a_stream_that_moves_before_the_word_of_its_opening_came_stays_open() {
+    let (first, next) = (worker(20), worker(21));
+    let mut world = World::new();
+    world.map.owners.insert(AVATAR, first);
+    world.told(GATE, Some(CONN), 1);
+    world.sent(GATE, |homes, io| {
+        let later = io.now + std::time::Duration::from_secs(10);
+        let mut io = Scope { now: later, wall: io.wall, out: &mut *io.out, places: io.places };
+        homes.handle_timeout(&mut io);
+    });
+    let (session, account) = (session(1), ACCOUNT);
+    let rebind = LinkFrame::Rebind { session, account, name: "avatar", target: avatar(7) };
+    let sent = world.hears(first, &rebind, first);
+    let asked = frames(&sent).find_map(|frame| match frame {
+        LinkFrame::Bind { stream, .. } => Some(stream),
+        _ => None,
+    });
+    let stream = asked.expect("its owner is asked to open it");
+    let slot = |index| Slot { index, generation: 1 };
+    let moved = LinkFrame::StreamMoved { session, account, stream, slot: slot(5) };
+    assert_eq!(world.hears(next, &moved, next).len(), 0);
+    let bound = LinkFrame::Bound { session, account, stream, slot: slot(4), epoch: 1 };
+    assert_eq!(world.hears(first, &bound, first).len(), 0);
+    let conn = slot(9);
+    let (streams, groups) = (vec![Seen { handle: stream, number: 0 }], Vec::new());
+    let resume =
+        LinkFrame::Resume { conn, session, account, level: 1, generation: 2, streams, groups };
+    let sent = world.hears(GATE, &resume, next);
+    let is_it = |frame| matches!(frame, LinkFrame::Attach { slot: at, .. } if at == slot(5));
+    assert!(frames(&sent).any(is_it));
+}
+
+/// The word that it had ended was lost with the way to the gate: its client played on with nobody.
+#[test]
+fn a_gate_that_asks_after_a_session_that_has_ended_is_told_how() {
+    let mut world = World::new();
+    let (session, account, code) = (session(1), ACCOUNT, CloseCode::Replaced);
+    world.hears(OTHER_GATE, &LinkFrame::Home(HomeFrame::Over { session, account, code }), GATE);
+    let (slot, stream, generation, is_attached) = (CONN, 0, 1, true);
+    let check = Check { slot, session, account, stream, generation, is_attached };
+    let sent = world.hears(GATE, &LinkFrame::Home(HomeFrame::Check(check)), GATE);
+    let is_it = |frame| matches!(frame, LinkFrame::Close { conn, code: CloseCode::Replaced, .. } if conn == CONN);
+    assert!(frames(&sent).any(is_it));
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use node::session::{Delivery, GroupError, Options};
 use proto::frame::{CloseCode, Status, StreamUp};
-use proto::link::Slot;
+use proto::link::{LinkFrame, Slot};
 use proto::{KindId, MethodId};
 
 use crate::harness::{DENIED, ECHO, PUSH, SLOW, TELL, World, avatar, worker};
@@ -132,7 +132,6 @@ fn a_gap_is_closed_to_be_resumed_and_the_same_gap_again_ends_the_session() {
     assert_eq!(world.server(OWNER).fake.log.len(), 3);
     assert_eq!(world.server(OWNER).streams.stats().gaps, 2);
     // Left out twice, it is the client's fault.
-    world.clients[player].streams.clear();
     world.clients[player].crooked = true;
     world.resume(player, 1);
     world.run();
@@ -140,6 +139,51 @@ fn a_gap_is_closed_to_be_resumed_and_the_same_gap_again_ends_the_session() {
     world.run();
     assert_eq!(world.clients[player].closed.last(), Some(&CloseCode::Protocol));
     world.assert_empty();
+}
+
+/// A client that was told that a stream has ended heard later, from an owner that had not heard of it, how
+/// far it had come on that stream, and took it for nonsense.
+#[test]
+fn a_stream_that_its_client_does_not_know_any_more_is_opened_anew() {
+    let (mut world, player, _) = playing(&Options::default());
+    world.say(player, "avatar", true, ECHO, 1);
+    world.run();
+    let before = world.clients[player].names["avatar"];
+    world.kill(player);
+    world.run();
+    world.clients[player].streams.clear();
+    world.clients[player].names.clear();
+    world.resume(player, 2);
+    world.run();
+    world.pass(Duration::from_secs(1));
+    world.run();
+    let after = world.clients[player].names["avatar"];
+    assert!(after > before, "{before} then {after}");
+    world.clients[player].replies.clear();
+    world.say(player, "avatar", true, ECHO, 2);
+    world.run();
+    assert_eq!(world.clients[player].replies, [(1, Status::Ok, 2)]);
+    assert!(world.clients[player].closed.is_empty());
+    assert_eq!(world.server(OWNER).streams.stats().streams, 1);
+}
+
+#[test]
+fn a_stream_that_its_owner_lost_unheard_is_opened_anew_within_half_a_resume_window() {
+    let (mut world, player, slot) = playing(&Options::default());
+    world.pass(Duration::from_secs(1));
+    world.with(worker(OWNER), |server, io| {
+        let end = LinkFrame::Unbind { slot, code: CloseCode::Unavailable };
+        server.streams.handle_link(io, &mut server.fake, worker(10), &end);
+    });
+    world.run();
+    assert!(world.clients[player].names.is_empty(), "the client was told");
+    world.pass(Duration::from_secs(31));
+    world.run();
+    world.pass(Duration::from_secs(1));
+    world.run();
+    world.say(player, "avatar", true, ECHO, 2);
+    world.run();
+    assert_eq!(world.clients[player].replies, [(1, Status::Ok, 2)]);
 }
 
 #[test]

@@ -25,6 +25,11 @@ pub enum HomeFrame<'a> {
     Homed { conn: Slot, session: SessionId, account: AccountId, generation: u64 },
     /// To the owner of a stream: the sender is the home of its session from now on.
     Adopt { slot: Slot, session: SessionId, account: AccountId, stream: u32 },
+    /// Home to owner, before `Attach`: the client that resumes does not list this stream. Either it has
+    /// not heard of it yet, or it was told that the stream has ended.
+    Unlisted { slot: Slot },
+    /// Home to owner and gate, now and then: how the stream or connection stands as far as the home knows.
+    Check(Check),
     /// Gate to home: a session that it has, or had a moment ago, and whose home it has lost.
     Report(Report<'a>),
     /// Owner to home: a stream that it has, and whose home it has lost.
@@ -52,6 +57,21 @@ pub struct Wanted<'a> {
     /// When the session began, by the wall clock of its first home.
     pub since_ms: u64,
     pub streams: Vec<Named<'a>>,
+}
+
+/// See [`HomeFrame::Check`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Check {
+    /// Of the stream, or of the connection.
+    pub slot: Slot,
+    pub session: SessionId,
+    pub account: AccountId,
+    /// 0 for the connection.
+    pub stream: u32,
+    pub generation: u64,
+    /// Whether the session is on a connection, the one of this generation.
+    pub is_attached: bool,
 }
 
 /// A stream by its name.
@@ -162,11 +182,13 @@ mod kind {
     pub const TAKEN: u8 = 0x78;
     pub const PASS: u8 = 0x79;
     pub const SETTLED: u8 = 0x7a;
+    pub const UNLISTED: u8 = 0x7b;
+    pub const CHECK: u8 = 0x7c;
 }
 
 impl<'a> HomeFrame<'a> {
     pub(super) const FIRST: u8 = kind::WANTED;
-    pub(super) const LAST: u8 = kind::SETTLED;
+    pub(super) const LAST: u8 = kind::CHECK;
 
     pub(super) const fn kind(&self) -> u8 {
         match self {
@@ -181,6 +203,8 @@ impl<'a> HomeFrame<'a> {
             HomeFrame::Taken { .. } => kind::TAKEN,
             HomeFrame::Pass { .. } => kind::PASS,
             HomeFrame::Settled { .. } => kind::SETTLED,
+            HomeFrame::Unlisted { .. } => kind::UNLISTED,
+            HomeFrame::Check(_) => kind::CHECK,
         }
     }
 
@@ -217,6 +241,8 @@ impl<'a> HomeFrame<'a> {
                 HomeFrame::Pass { from: read_worker(r)?, hops: r.byte()?, payload: r.take_rest() }
             }
             kind::SETTLED => HomeFrame::Settled { layout: r.u64()? },
+            kind::UNLISTED => HomeFrame::Unlisted { slot: read_slot(r)? },
+            kind::CHECK => HomeFrame::Check(Check::decode(r)?),
             other => return Err(WireError::Kind(other)),
         })
     }
@@ -256,7 +282,31 @@ impl<'a> HomeFrame<'a> {
                 out.extend_from_slice(payload);
             }
             HomeFrame::Settled { layout } => out.extend_from_slice(&layout.to_le_bytes()),
+            HomeFrame::Unlisted { slot } => put_slot(out, *slot),
+            HomeFrame::Check(check) => check.encode(out),
         }
+    }
+}
+
+impl Check {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Check {
+            slot: read_slot(r)?,
+            session: SessionId(r.array()?),
+            account: AccountId(r.varint()?),
+            stream: r.varint_u32()?,
+            generation: r.varint()?,
+            is_attached: r.flag()?,
+        })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_slot(out, self.slot);
+        out.extend_from_slice(&self.session.0);
+        put_varint(out, self.account.0);
+        put_varint(out, u64::from(self.stream));
+        put_varint(out, self.generation);
+        out.push(self.is_attached.into());
     }
 }
 

@@ -2,9 +2,9 @@
 
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame, Welcome};
 use proto::link::{
-    Act, Admission, Call, Forward, GroupId, HandOver, HandedState, HandedStream, Held, HomeFrame,
-    LinkFrame, MoveStep, Named, Past, Present, PushTo, Report, Select, Selected, Shift, Slot, Tag,
-    Wanted, Whom, WorkerId,
+    Act, Admission, Call, Check, Forward, GroupId, HandOver, HandedState, HandedStream, Held,
+    HomeFrame, LinkFrame, MoveStep, Named, Past, Present, PushTo, Report, Select, Selected, Shift,
+    Slot, Tag, Wanted, Whom, WorkerId,
 };
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
@@ -437,6 +437,15 @@ fn homes() -> Vec<LinkFrame<'static>> {
         HomeFrame::Wanted(Wanted { conn: CONN, since_ms: 1, streams: vec![agent, arena] }),
         HomeFrame::Homed { conn: CONN, session, account, generation: 3 },
         HomeFrame::Adopt { slot: SLOT, session, account, stream: 1 },
+        HomeFrame::Unlisted { slot: SLOT },
+        HomeFrame::Check(Check {
+            slot: SLOT,
+            session,
+            account,
+            stream: 1,
+            generation: 3,
+            is_attached: true,
+        }),
         report(Some(CONN)),
         report(None),
         held(None),
@@ -574,6 +583,8 @@ pub fn link_kind(frame: &LinkFrame<'_>) -> &'static str {
             HomeFrame::Taken { .. } => "taken",
             HomeFrame::Pass { .. } => "pass",
             HomeFrame::Settled { .. } => "settled",
+            HomeFrame::Unlisted { .. } => "unlisted",
+            HomeFrame::Check(_) => "check",
         },
         LinkFrame::Shift(frame) => match frame {
             Shift::Session { .. } => "shift_session",

@@ -29,7 +29,8 @@ impl Script {
         }
         let end = self.cluster.now() + REST;
         // What broke last is learnt late.
-        self.wait(Duration::from_secs(6));
+        // Each session is looked over twice in a window.
+        self.wait(self.laws.window / 2 + Duration::from_secs(2));
         while self.cluster.now() < end && !self.is_at_rest() && !self.is_broken() {
             self.wait(Duration::from_millis(250));
         }
@@ -54,7 +55,7 @@ impl Script {
         }
         self.check_rest("after the last round");
         // What was under way just now may still change memberships.
-        let end = self.cluster.now() + Duration::from_secs(10);
+        let end = self.cluster.now() + self.laws.window / 2 + Duration::from_secs(4);
         while self.cluster.now() < end && self.strangers().is_some() && !self.is_broken() {
             self.wait(Duration::from_millis(250));
         }
@@ -173,7 +174,7 @@ impl Script {
             }
         }
         // A silent client is missed after three heartbeats, and homes are asked after streams of which they
-        // do not speak any more, once in two windows.
+        // do not speak any more, twice in a window.
         let limit = 3 * self.laws.window + Duration::from_secs(40);
         let end = self.cluster.now() + limit;
         while self.cluster.now() < end && !self.leftovers().is_empty() && !self.is_broken() {

@@ -39,7 +39,10 @@ pub fn app(book: &Shared, deeds: &Deeds) -> App {
         .agent::<Avatar>("agent")
         .bind::<Shop>("shop", |login| login.account.0 % SHOPS)
         .bindings(move |login| {
-            admitted.open().admitted(login.session);
+            // A session that its home was lost to is chosen for again, without a ticket.
+            if !login.address.is_empty() {
+                admitted.open().admitted(login.session);
+            }
             Ok(Vec::new())
         })
 }

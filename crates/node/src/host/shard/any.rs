@@ -73,7 +73,8 @@ impl<E: Entity> AnyShard for Shard<E> {
     fn activate(self: Rc<Self>, id: EntityId) -> Result<(Target, bool), Fault> {
         let index = self.find_or_activate(id)?;
         let flags = self.cells.borrow().get(index).map_or(0, |slot| slot.flags);
-        if flags & QUARANTINED != 0 {
+        // One that ends is asked for again when it has: a stream to it would end with it.
+        if flags & (QUARANTINED | CLOSING) != 0 {
             return Err(Fault::UNAVAILABLE);
         }
         let target = self.target_of(index).ok_or(Fault::GONE)?;
