@@ -184,6 +184,10 @@ impl Gate {
     /// Asks homes after all sessions here twice in a resume window: one that takes a session to be elsewhere
     /// closes its connection here.
     pub(crate) fn audit(&mut self, now: Instant) {
+        // A mutant is to be noticed, not made good.
+        if self.options.mutant.is_some() {
+            return;
+        }
         let shares = (self.homes.window.as_secs() / 2 / SWEEP.as_secs()).max(1) as u32;
         self.homes.looks = self.homes.looks.wrapping_add(1);
         let share = self.homes.looks % shares;
@@ -202,6 +206,9 @@ impl Gate {
 
     /// A home takes a session to be on this connection, and a stream of it to be open.
     fn handle_check(&mut self, now: Instant, home: WorkerId, check: &Check) {
+        if self.options.mutant.is_some() {
+            return;
+        }
         let &Check { slot: conn, session, account, stream, generation, .. } = check;
         let found = self.conns.get(conn).and_then(Conn::session);
         let found = found.filter(|s| s.id == session && s.generation == generation);

@@ -29,14 +29,15 @@ pub(super) struct Audit {
 }
 
 impl Homes {
-    /// When [`audit`](Self::audit) has something to do.
+    /// When [`audit`](Self::audit) has something to do. A mutant is to be noticed, not made good.
     pub(super) fn audit_timeout(&self) -> Option<Instant> {
-        (!self.sessions.is_empty()).then_some(self.audit.at)
+        let is_on = !self.sessions.is_empty() && self.options.mutant.is_none();
+        is_on.then_some(self.audit.at)
     }
 
     /// Asks after the connection and the streams of each session twice in a resume window.
     pub(super) fn audit<O: Outlet, P: Places + ?Sized>(&mut self, io: &mut Scope<'_, O, P>) {
-        if self.sessions.is_empty() || self.audit.at > io.now {
+        if self.audit_timeout().is_none_or(|at| at > io.now) {
             return;
         }
         let is_first = self.audit.at == Instant::ZERO;
@@ -91,6 +92,9 @@ impl Homes {
         gate: WorkerId,
         check: &Check,
     ) {
+        if self.options.mutant.is_some() {
+            return;
+        }
         let &Check { slot: conn, session, account, .. } = check;
         let close = |io: &mut Scope<'_, O, P>, code, reason| {
             io.out.control(gate, &LinkFrame::Close { conn, code, reason });
