@@ -136,7 +136,9 @@ async function goesOn(name, before, seen) {
   assert.equal(now.logins, 1, `${name}: nobody logs in again`);
   assert.equal(now.me, before.me, `${name}: the same player of the same arena`);
   assert.ok(now.points >= before.points, `${name}: ${now.points} points after ${before.points}`);
-  const { games } = await page.evaluate(() => globalThis.arena.profile());
+  // As in `plays`: one call may fail in the moment in which something goes away.
+  const told = await until(() => globalThis.arena.profile().then((profile) => profile, () => false));
+  const { games } = await told.jsonValue();
   assert.equal(games, 1, `${name}: the arena was not entered anew`);
   const way = Math.hypot(seen.x - before.x, seen.y - before.y);
   assert.ok(way < 5, `${name}: the player stands ${way} units from where it stood`);
