@@ -37,6 +37,9 @@ pub struct Upgrade {
     /// For how many seconds they are watched.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     watch: u64,
+    /// Upgrades nothing: marks the release that runs as final. Older builds do not start any more.
+    #[arg(long = "final", conflicts_with_all = ["rolling", "binary"])]
+    is_final: bool,
     #[command(flatten)]
     how: How,
 }
@@ -62,6 +65,9 @@ impl Restart {
 impl Upgrade {
     /// Gives the order, and shows what is done until it is over.
     pub fn run(self) -> anyhow::Result<Exit> {
+        if self.is_final {
+            return mark_final(&self.words);
+        }
         let (names, file) = whom(&self.words, self.rolling)?;
         let binary = self.binary.map(|path| {
             std::path::absolute(&path).with_context(|| format!("cannot find {}", path.display()))
@@ -92,6 +98,16 @@ fn whom(words: &[String], rolling: bool) -> anyhow::Result<(Vec<String>, PathBuf
         (false, []) => bail!("name a process, or say `--rolling` for all, one after the other"),
         (false, [process, ..]) => Ok((vec![process.clone()], file(1))),
     }
+}
+
+fn mark_final(words: &[String]) -> anyhow::Result<Exit> {
+    if words.len() > 1 {
+        bail!("`--final` is for the whole cluster: name only the cluster file");
+    }
+    let file = words.first().map_or("cluster.json", String::as_str);
+    let release = operate::mark_final(&operate::data_of(Path::new(file))?)?;
+    println!("release {release} is final");
+    Ok(Exit::Well)
 }
 
 fn follow(file: &Path, order: &Replacement) -> anyhow::Result<Exit> {

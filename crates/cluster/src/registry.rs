@@ -207,7 +207,9 @@ pub(crate) fn fit(info: &NodeInfo, other: &NodeInfo) -> Result<(), Error> {
     if other.name == info.name || Arc::ptr_eq(schema, theirs) || schema == theirs {
         return Ok(());
     }
-    let breaks = |old, new| compare(old, new).into_iter().find(|change| change.breaking);
+    // What only one of them has is called in vain there, and the caller is told so.
+    let breaks =
+        |old, new| compare(old, new).into_iter().find(|change| change.breaking && !change.absent);
     if let (Some(problem), Some(_)) = (breaks(theirs, schema), breaks(schema, theirs)) {
         return Err(Error::Incompatible {
             node: info.name.clone(),
@@ -295,6 +297,10 @@ mod tests {
         registry.register(at(0), node("c", 3, first)).unwrap();
         // A gate says nothing and fits.
         registry.register(at(0), NodeInfo::new("gate", Incarnation(4))).unwrap();
+        // One that has a method more and one less: both play on with what both know.
+        let other = schema(&[("save", true), ("lend", true)]);
+        registry.register(at(0), node("e", 6, other)).unwrap();
+        registry.deregister(Incarnation(6));
         let other = schema(&[("pay", false)]);
         let error = registry.register(at(0), node("d", 5, other.clone())).unwrap_err();
         let text = error.to_string();

@@ -35,6 +35,7 @@ pub struct App {
     routes: Option<Arc<dyn Fn() -> Router + Send + Sync>>,
     guests: bool,
     accepted: Vec<u64>,
+    release: u32,
     topics: Vec<(String, Delivery)>,
     queues: Vec<Queue>,
 }
@@ -107,6 +108,7 @@ impl App {
             routes: None,
             guests: true,
             accepted: Vec::new(),
+            release: 0,
             topics: Vec::new(),
             queues: Vec::new(),
         }
@@ -370,6 +372,19 @@ impl App {
     pub fn accept_interfaces(mut self, hashes: impl IntoIterator<Item = u64>) -> Self {
         self.accepted.extend(hashes);
         self
+    }
+
+    /// Numbers the release, 1 and up; each has a greater number than the one before. Once one is marked final
+    /// (`mainstay upgrade --final`), older ones do not start any more.
+    #[must_use]
+    pub fn release(mut self, number: u32) -> Self {
+        self.release = number;
+        self
+    }
+
+    /// The number of its release; 0 if it has none.
+    pub(crate) fn release_number(&self) -> u32 {
+        self.release
     }
 
     /// Hashes of the interfaces that clients may be made for.

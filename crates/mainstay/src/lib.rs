@@ -75,6 +75,7 @@ mod line;
 pub mod operate;
 pub mod prelude;
 mod process;
+mod release;
 mod run;
 pub mod testkit;
 mod up;

@@ -170,6 +170,39 @@ pub fn progress(data: &Path) -> Option<Progress> {
     })
 }
 
+/// Marks the release that runs as final, and gives its number: older builds do not start any more, so an upgrade
+/// cannot be taken back. Doing it again changes nothing.
+///
+/// # Errors
+///
+/// `NotUp`, or `Refused` while processes of several releases run, or if the game numbers none.
+pub fn mark_final(data: &Path) -> Result<u64, OperateError> {
+    let states = status(data);
+    let running: Vec<_> = states
+        .iter()
+        .filter_map(|state| Some((state.name.as_str(), state.figure("release")?)))
+        .collect();
+    let Some((name, release)) = running.first().copied() else {
+        return Err(OperateError::NotUp(data.to_path_buf()));
+    };
+    let refuse = |why: String| Err(OperateError::Refused(why));
+    if let Some((other, differs)) = running.iter().find(|(_, other)| *other != release) {
+        return refuse(format!(
+            "{name} runs release {release} and {other} release {differs}: finish the upgrade first"
+        ));
+    }
+    if release == 0 {
+        return refuse("the game numbers no releases: add `.release(1)` to its `App`".to_owned());
+    }
+    let said = control::ask(data, name, "final", "");
+    let said = said.ok_or_else(|| OperateError::NotUp(data.to_path_buf()))?;
+    match (said["final_release"].as_u64(), said["error"].as_str()) {
+        (Some(last), _) if last == release => Ok(last),
+        (Some(last), _) => refuse(format!("release {last} is final already, {release} is older")),
+        (None, error) => refuse(error.unwrap_or("it does not know this order").to_owned()),
+    }
+}
+
 fn order(data: &Path, order: &str, name: &str) -> Result<(), OperateError> {
     let said = control::ask(data, SUPERVISOR, order, name)
         .or_else(|| control::ask(data, name, order, name))

@@ -25,7 +25,7 @@ use crate::config::{
     BusPlace, BusServer, CoordinatorPlace, JournalPlace, Keys, Process, StorePlace, StoreServer,
 };
 use crate::line::Way;
-use crate::{App, console};
+use crate::{App, console, release};
 
 /// How long a gate has to say what it holds.
 const ASK_WAIT: Duration = Duration::from_secs(1);
@@ -50,6 +50,17 @@ pub enum StartError {
     /// The clients' part.
     #[error(transparent)]
     Gate(#[from] gate::StartError),
+    /// Start the final release or a later one.
+    #[error(
+        "this build is release {release}, and release {last} is marked final: what that one stored is not for \
+         older ones; start release {last} or a later one"
+    )]
+    Older {
+        /// Its number.
+        release: u32,
+        /// The final one's.
+        last: u32,
+    },
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),
@@ -132,6 +143,8 @@ pub struct Running {
     addresses: Vec<SocketAddr>,
     /// Hashes of the interfaces that clients may be made for.
     interfaces: Vec<u64>,
+    /// The number of the game's release.
+    release: u32,
 }
 
 /// What a stopped process had held.
@@ -197,6 +210,10 @@ impl Running {
         let clock = Clock::system();
         let registry = Registry::new();
         let nodes = open_coordinator(process, &clock)?;
+        let (release, wait) = (app.release_number(), process.options.registry.answer_wait);
+        if let Some(last) = release::later(&nodes, &clock, wait, release) {
+            return Err(StartError::Older { release, last });
+        }
         // Not all of them have a store that would tell of their end, and that would come later.
         gone.iter().for_each(|life| nodes.bury(*life));
         let board = Board::new();
@@ -217,6 +234,7 @@ impl Running {
             ports: Vec::new(),
             addresses: Vec::new(),
             interfaces: app.interfaces()?,
+            release,
         };
         let runs = &process.runs;
         // Without a key of the mesh all are on one machine, and share the keys in its folder.
@@ -344,6 +362,11 @@ impl Running {
     /// Its entities, for whoever watches them without keeping them.
     pub(crate) fn watched(&self) -> Option<std::sync::Weak<NodeHandle>> {
         self.node.as_ref().map(Arc::downgrade)
+    }
+
+    /// The number of the game's release; 0 if it has none.
+    pub(crate) fn release(&self) -> u32 {
+        self.release
     }
 
     /// The list of nodes, and what of it is this process.

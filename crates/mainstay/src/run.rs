@@ -11,7 +11,6 @@ use proto::ticket::TicketKeys;
 use proto::{AccountId, Incarnation};
 use transport::Listeners;
 
-use crate::App;
 use crate::arguments::{Arguments, HELP, SchemaForm, Wish};
 use crate::config::{Config, Input, Process, Vault};
 use crate::control::{self, Control};
@@ -19,6 +18,7 @@ use crate::line::Line;
 use crate::process::{Inherited, Running, alone_because, claims};
 use crate::up::{GONE, Member, Plan, Replacement, STANDBY, SUPERVISED, SUPERVISOR};
 use crate::vitals::Vitals;
+use crate::{App, release};
 
 /// How often the store is looked at.
 const STORE_LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -181,8 +181,13 @@ fn member_of(app: &App, process: &Process) -> Member {
 /// Lets others of this machine ask how the process is, and tell it to end. It runs without that as well.
 fn open_control(running: &Running, process: &Process) -> Option<Control> {
     let vitals = Vitals::of(running, process);
+    let ((nodes, _), release) = (running.listing(), running.release());
     let answer = move |order: &str, _: &str| match order {
         "status" => vitals.show(),
+        "final" => match release::mark(&nodes, release) {
+            Ok(()) => serde_json::json!({"final_release": release::last(&nodes)}),
+            Err(error) => serde_json::json!({"error": error.to_string()}),
+        },
         "drain" => match ops::tell_process(std::process::id(), Signal::Finish) {
             Ok(()) => serde_json::json!({"state": "stopping"}),
             Err(error) => serde_json::json!({"error": error.to_string()}),

@@ -39,6 +39,7 @@ struct Inner {
     /// What of the list of nodes is this process.
     listed: Vec<Incarnation>,
     metrics: Registry,
+    release: u32,
     figures: Mutex<Figures>,
     /// Processor time at the last looks.
     looks: Mutex<VecDeque<(Instant, u64)>>,
@@ -85,6 +86,7 @@ impl Vitals {
             cluster,
             listed,
             metrics: running.metrics().clone(),
+            release: running.release(),
             figures: Mutex::default(),
             looks: Mutex::default(),
         });
@@ -112,6 +114,8 @@ impl Vitals {
             "pid": std::process::id(),
             "lives": inner.listed.iter().map(|life| life.0).collect::<Vec<_>>(),
             "roles": inner.roles,
+            "release": inner.release,
+            "final_release": crate::release::last(&inner.cluster),
             "addresses": inner.addresses,
             "ready": inner.is_ready(now, &figures),
             "up_s": (now - inner.started).as_secs(),

@@ -23,9 +23,13 @@ pub enum CallError {
     /// Final: the entity existed and is no more.
     #[error("{0} is gone")]
     Gone(EntityId),
-    /// Final: there is no such entity, kind or method.
-    #[error("{0} does not exist, or not this method of it")]
+    /// Final: there is no such entity or kind.
+    #[error("{0} does not exist")]
     NotFound(EntityId),
+    /// Nothing was done: its node runs a release that does not have the method, yet or any more. Do
+    /// without it while both releases run.
+    #[error("{0} is at a node whose release does not have this method")]
+    UnknownMethod(EntityId),
     /// Final: this caller may not call the method.
     #[error("{0} may not be called like this")]
     Denied(EntityId),
@@ -89,6 +93,7 @@ impl CallError {
             CallError::Busy(_) => Status::Busy,
             CallError::Gone(_) => Status::Gone,
             CallError::NotFound(_) => Status::NotFound,
+            CallError::UnknownMethod(_) => Status::UnknownMethod,
             CallError::Denied(_) => Status::Denied,
             CallError::BadArgument { .. } => Status::BadArgument,
             CallError::Cycle { .. } => Status::Cycle,
@@ -131,7 +136,8 @@ impl Fault {
                 Status::Timeout => CallError::Timeout { target, waited },
                 Status::Busy => CallError::Busy(target),
                 Status::Gone => CallError::Gone(target),
-                Status::NotFound | Status::UnknownMethod => CallError::NotFound(target),
+                Status::NotFound => CallError::NotFound(target),
+                Status::UnknownMethod => CallError::UnknownMethod(target),
                 Status::Denied => CallError::Denied(target),
                 Status::BadArgument => {
                     CallError::BadArgument { target, problem: "refused by its node".into() }

@@ -387,6 +387,23 @@ fn x17_a_client_of_another_interface_is_told_to_update() {
     }
 }
 
+/// While a release takes the place of another, nodes first, clients of both were to play; those of the new one
+/// were told to update by gates of the old one.
+#[test]
+fn a23_a_client_of_a_listed_nodes_interface_is_let_in_until_that_node_has_gone() {
+    let mut rig = rig();
+    rig.gate.set_interfaces(vec![7]);
+    let next = NodeInfo { interface: 9, ..NodeInfo::new("next", proto::Incarnation(77)) };
+    for (listed, expected) in [(vec![], true), (vec![Arc::new(next)], false), (vec![], true)] {
+        rig.gate.set_directory(rig.now, Arc::new(Directory::new(2, listed)));
+        let conn = rig.open("10.0.0.1").unwrap();
+        rig.trace();
+        rig.client(conn, &UpFrame::Hello { version: 1, features: 0, interface: 9, agent: "x" });
+        let said = rig.trace();
+        assert_eq!(said.contains("Close Version update needed"), expected, "{said}");
+    }
+}
+
 #[test]
 fn login_split_at_every_byte_works() {
     let mut whole = rig();

@@ -18,6 +18,8 @@ pub struct Change {
     pub breaking: bool,
     /// Whether clients can see the place.
     pub client: bool,
+    /// Whether something callable is gone, and nothing else: who calls it where it is not there is told so.
+    pub absent: bool,
 }
 
 impl fmt::Display for Change {
@@ -75,9 +77,14 @@ impl Comparison<'_> {
         self.note(place, what, false);
     }
 
+    fn absent(&mut self, place: &str, what: impl Into<String>) {
+        self.note(place, what, true);
+        self.changes.last_mut().expect("it was just noted").absent = true;
+    }
+
     fn note(&mut self, place: &str, what: impl Into<String>, breaking: bool) {
-        let client = self.is_client;
-        self.changes.push(Change { place: place.to_owned(), what: what.into(), breaking, client });
+        let (place, what, client) = (place.to_owned(), what.into(), self.is_client);
+        self.changes.push(Change { place, what, breaking, client, absent: false });
     }
 
     fn interfaces(&mut self) {
@@ -85,7 +92,7 @@ impl Comparison<'_> {
             self.is_client = shows_to_clients(old);
             let Some(new) = self.new.interface(name) else {
                 let fix = "keep it, or give its successor `alias = \"..\"`";
-                self.breaking(name, format!("{} was removed: {fix}", old.form.word()));
+                self.absent(name, format!("{} was removed: {fix}", old.form.word()));
                 continue;
             };
             if new.name != *name {
@@ -114,10 +121,8 @@ impl Comparison<'_> {
             let place = format!("{}.{path}", old.name);
             match new.method_by_id(method.id) {
                 Some(found) => self.method(&place, method, found),
-                None => self.breaking(
-                    &place,
-                    "was removed: keep it, or give its successor `alias = \"..\"`",
-                ),
+                None => self
+                    .absent(&place, "was removed: keep it, or give its successor `alias = \"..\"`"),
             }
         }
         for (path, method) in &new.methods {

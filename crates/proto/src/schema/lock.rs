@@ -182,6 +182,7 @@ impl Lock {
                     ),
                     breaking: true,
                     client: method.callers.client || interface.form == Form::Client,
+                    absent: false,
                 });
             }
         }
