@@ -394,7 +394,7 @@ async fn a12_a_client_that_never_answers_costs_the_deadline(cluster: Cluster) {
     let ann = game.client(1).await;
     // What the client has not published cannot be called.
     let (_, _, errors): (u64, u64, String) = ann.request("desk", "ask_back", &()).await.unwrap();
-    assert_eq!(errors, "NotFound NotFound");
+    assert_eq!(errors, "UnknownMethod UnknownMethod");
     // A client that cannot be heard of for a while.
     let silence = async {
         game.sleep(millis(50)).await;
