@@ -1,6 +1,6 @@
 //! What entities and clients of one run have seen, and what of it should not have been.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,13 @@ impl Shared {
     }
 }
 
+#[derive(Debug)]
+struct Alarm {
+    due: Instant,
+    holder: u64,
+    dropped: bool,
+}
+
 /// All that is checked at the entities' side.
 #[derive(Default)]
 pub struct Book {
@@ -41,8 +48,7 @@ pub struct Book {
     applied: BTreeMap<Life, FastMap<u64, EntityId>>,
     /// The last number of each client at each entity.
     last: BTreeMap<(EntityId, Life), u64>,
-    /// And how many nodes had died when they were.
-    admitted: BTreeMap<SessionId, u64>,
+    admitted: BTreeSet<SessionId>,
     /// When tickets let a session begin, in a run where nodes may not agree on who is home; and those
     /// that did it twice, with the first time.
     pub admissions: Option<BTreeMap<SessionId, Instant>>,
@@ -66,12 +72,12 @@ pub struct Book {
     accounts: BTreeMap<Life, u64>,
     /// Clients that entities believe to be bound to them.
     peers: BTreeMap<(EntityId, u64), u64>,
-    timers: BTreeMap<u64, Instant>,
-    timers_made: u64,
+    alarms: BTreeMap<u64, Alarm>,
+    alarms_made: u64,
     pub cycles: u64,
     pub chains: u64,
     pub answered_by_clients: u64,
-    pub timers_fired: u64,
+    pub alarms_rung: u64,
 }
 
 impl Book {
@@ -129,9 +135,7 @@ impl Book {
             self.admitted_twice.extend(admissions.insert(session, now));
             return;
         }
-        let deaths = self.node_deaths.len() as u64;
-        // A home that dies in the middle of a login takes with it that there was one.
-        if self.admitted.insert(session, deaths).is_some_and(|before| before == deaths) {
+        if !self.admitted.insert(session) {
             self.violation("ticket: one ticket has let two sessions begin");
         }
     }
@@ -213,33 +217,42 @@ impl Book {
         self.calls.values().map(|(_, _, what)| *what).collect()
     }
 
-    // -- timers --
+    // -- alarms --
 
-    pub fn timer_set(&mut self, due: Instant) -> u64 {
-        self.timers_made += 1;
-        self.timers.insert(self.timers_made, due);
-        self.timers_made
+    /// An alarm is set that `holder` holds: an entity, as long as it is on one node.
+    pub fn alarm_set(&mut self, due: Instant, holder: u64) -> u64 {
+        self.alarms_made += 1;
+        self.alarms.insert(self.alarms_made, Alarm { due, holder, dropped: false });
+        self.alarms_made
     }
 
-    pub fn timer_fires(&mut self, now: Instant, timer: u64) {
-        self.timers_fired += 1;
-        match self.timers.remove(&timer) {
-            None => self.violation(format!("timers: timer {timer} has fired twice")),
-            Some(due) if now < due => {
-                self.violation(format!("timers: one due at {due:?} has fired at {now:?}"));
+    pub fn alarm_rings(&mut self, now: Instant, alarm: u64) {
+        self.alarms_rung += 1;
+        match self.alarms.remove(&alarm) {
+            None => self.violation(format!("timers: alarm {alarm} has rung twice")),
+            Some(alarm) if now < alarm.due => {
+                self.violation(format!("timers: {alarm:?} has rung at {now:?}"));
             }
             Some(_) => {}
         }
     }
 
-    /// The entity of a timer is gone.
-    pub fn timer_dropped(&mut self, timer: u64) {
-        if self.nodes_die {
-            self.timers.remove(&timer);
+    /// The entity of an alarm has come here with it.
+    pub fn alarm_held(&mut self, alarm: u64, holder: u64) {
+        if let Some(alarm) = self.alarms.get_mut(&alarm) {
+            (alarm.holder, alarm.dropped) = (holder, false);
         }
     }
 
-    pub fn timers_open(&self) -> usize {
-        self.timers.len()
+    /// The entity of an alarm is gone.
+    pub fn alarm_dropped(&mut self, alarm: u64, holder: u64) {
+        if let Some(alarm) = self.alarms.get_mut(&alarm).filter(|alarm| alarm.holder == holder) {
+            alarm.dropped = true;
+        }
+    }
+
+    /// Alarms that have not rung although nothing took them.
+    pub fn alarms_open(&self) -> usize {
+        self.alarms.values().filter(|alarm| !(alarm.dropped && self.nodes_die)).count()
     }
 }

@@ -1,6 +1,6 @@
 //! The game that is simulated: everything the engine promises is used, and checked where it shows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub fn app(book: &Shared) -> App {
         .entity_with::<Agent>(move |_| Agent {
             book: agents.clone(),
             seats: Seats::default(),
-            alarms: Alarms { book: agents.clone(), set: BTreeSet::new() },
+            alarms: Alarms::new(&agents),
         })
         .entity_with::<Relay>(move |_| Relay::new(&relays))
         .entity_with::<Hall>(move |_| Hall::new(&halls))
@@ -68,52 +68,137 @@ pub trait SimClient {
 
 /// The clients at an entity: each has a stream, named by a tag.
 #[derive(Default)]
-struct Seats {
+pub struct Seats {
     known: BTreeMap<Slot, Seat>,
 }
 
-struct Seat {
+/// How far a client at an entity is: the tag of its stream, and what it was told last.
+#[derive(Clone, Copy, Debug, Message)]
+pub struct Place {
+    pub tag: u64,
+    pub told: u64,
+    pub newest: u64,
+}
+
+pub struct Seat {
     book: Shared,
     me: EntityId,
-    peer: Peer,
-    tag: u64,
-    told: u64,
-    newest: u64,
+    pub peer: Peer,
+    pub at: Place,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.book.open().seat_dropped(self.me, self.tag);
+        self.book.open().seat_dropped(self.me, self.at.tag);
+    }
+}
+
+impl Seat {
+    fn tell<E: mainstay::rt::Entity>(&mut self, cx: &Cx<E>) {
+        self.at.told += 1;
+        cx.client::<SimClient>(&self.peer).told(self.at.tag, self.at.told);
+    }
+
+    fn show<E: mainstay::rt::Entity>(&mut self, cx: &Cx<E>) {
+        self.at.newest += 1;
+        cx.client::<SimClient>(&self.peer).newest(self.at.tag, self.at.newest);
     }
 }
 
 impl Seats {
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Seat> {
+        self.known.values()
+    }
+
     /// Takes note of a client; `true` if its stream is new.
-    fn online(&mut self, book: &Shared, me: EntityId, peer: &Peer) -> bool {
+    pub fn online(&mut self, book: &Shared, me: EntityId, peer: &Peer) -> bool {
         if self.known.contains_key(&peer.slot()) {
             return false;
         }
-        let tag = {
-            let mut book = book.open();
-            let tag = book.tag();
-            book.online(me, tag);
-            tag
-        };
-        let (book, peer_known) = (book.clone(), peer.clone());
-        let seat = Seat { book, me, peer: peer_known, tag, told: 0, newest: 0 };
-        self.known.insert(peer.slot(), seat);
+        let tag = book.open().tag();
+        self.sit(book, me, peer, Place { tag, told: 0, newest: 0 });
         true
     }
 
+    /// A client has a stream that goes on from there.
+    pub fn sit(&mut self, book: &Shared, me: EntityId, peer: &Peer, at: Place) {
+        book.open().online(me, at.tag);
+        let seat = Seat { book: book.clone(), me, peer: peer.clone(), at };
+        self.known.insert(peer.slot(), seat);
+    }
+
     /// Takes note that a client is away, or gone.
-    fn offline(&mut self, book: &Shared, me: EntityId, peers: &[Peer], peer: &Peer) {
+    pub fn offline(&mut self, book: &Shared, me: EntityId, peers: &[Peer], peer: &Peer) {
         if peers.contains(peer) {
             return;
         }
         // It may have been heard of before: both that it broke off and that it is over.
         if let Some(seat) = self.known.remove(&peer.slot()) {
-            book.open().offline(me, seat.tag);
+            book.open().offline(me, seat.at.tag);
         }
+    }
+
+    /// Tells all clients the next number.
+    pub fn tell_all<E: mainstay::rt::Entity>(&mut self, cx: &Cx<E>) {
+        self.known.values_mut().for_each(|seat| seat.tell(cx));
+    }
+
+    /// Tells all clients the next number, also the one of which only the newest counts.
+    pub fn beat<E: mainstay::rt::Entity>(&mut self, cx: &Cx<E>) {
+        for seat in self.known.values_mut() {
+            seat.tell(cx);
+            seat.show(cx);
+        }
+    }
+}
+
+/// The alarms of an entity that have not gone off.
+pub struct Alarms {
+    book: Shared,
+    /// Names this holder of them: where they move, the former one is dropped before or after it comes.
+    holder: u64,
+    set: Vec<u64>,
+}
+
+impl Drop for Alarms {
+    fn drop(&mut self) {
+        let mut book = self.book.open();
+        self.set.iter().for_each(|alarm| book.alarm_dropped(*alarm, self.holder));
+    }
+}
+
+impl Alarms {
+    pub fn new(book: &Shared) -> Self {
+        Alarms { book: book.clone(), holder: 0, set: Vec::new() }
+    }
+
+    /// Takes those over that came along with an entity.
+    pub fn hold(&mut self, set: Vec<u64>) {
+        let mut book = self.book.open();
+        self.holder = book.tag();
+        set.iter().for_each(|alarm| book.alarm_held(*alarm, self.holder));
+        drop(book);
+        self.set = set;
+    }
+
+    pub fn set(&mut self, due: Instant) -> u64 {
+        let alarm = self.book.open().alarm_set(due, self.holder);
+        self.set.push(alarm);
+        alarm
+    }
+
+    pub fn ring(&mut self, now: Instant, alarm: u64) {
+        self.set.retain(|known| *known != alarm);
+        self.book.open().alarm_rings(now, alarm);
+    }
+
+    /// Those that have not rung.
+    pub fn open(&self) -> &[u64] {
+        &self.set
     }
 }
 
@@ -143,19 +228,6 @@ impl Drop for OpenCall<'_> {
         if let Some(id) = self.id {
             self.book.open().call_dropped(id);
         }
-    }
-}
-
-/// The alarms of an agent that have not gone off.
-struct Alarms {
-    book: Shared,
-    set: BTreeSet<u64>,
-}
-
-impl Drop for Alarms {
-    fn drop(&mut self) {
-        let mut book = self.book.open();
-        self.set.iter().for_each(|timer| book.timer_dropped(*timer));
     }
 }
 
@@ -247,7 +319,7 @@ impl Agent {
         take(&self.book, cx, life, n);
         let book = self.book.clone();
         let seats: Vec<_> =
-            self.seats.known.values().map(|seat| (seat.peer.clone(), seat.tag)).collect();
+            self.seats.iter().map(|seat| (seat.peer.clone(), seat.at.tag)).collect();
         for (peer, tag) in seats {
             let call = cx.client::<SimClient>(&peer).confirm(tag, n);
             match timed(&book, (CONFIRM, "a call to a client"), || cx.now(), call).await {
@@ -295,12 +367,7 @@ impl Agent {
     #[tell(client)]
     fn flood(&mut self, cx: &mut Cx<Self>, life: Life, n: u64, count: u64) {
         take(&self.book, cx, life, n);
-        for _ in 0..count.min(200) {
-            for seat in self.seats.known.values_mut() {
-                seat.told += 1;
-                cx.client::<SimClient>(&seat.peer).told(seat.tag, seat.told);
-            }
-        }
+        (0..count.min(200)).for_each(|_| self.seats.tell_all(cx));
     }
 
     /// Sets timers that must fire once, none early.
@@ -308,26 +375,18 @@ impl Agent {
     fn alarm(&mut self, cx: &mut Cx<Self>, life: Life, n: u64) {
         take(&self.book, cx, life, n);
         let time = Duration::from_millis(n * 37 % 1_500);
-        let id = self.book.open().timer_set(cx.now() + time);
-        self.alarms.set.insert(id);
+        let id = self.alarms.set(cx.now() + time);
         cx.after(time).ring(id);
     }
 
     #[timer]
     fn ring(&mut self, cx: &mut Cx<Self>, id: u64) {
-        self.alarms.set.remove(&id);
-        self.book.open().timer_fires(cx.now(), id);
+        self.alarms.ring(cx.now(), id);
     }
 
     #[timer]
     fn beat(&mut self, cx: &mut Cx<Self>) {
-        for seat in self.seats.known.values_mut() {
-            seat.told += 1;
-            seat.newest += 1;
-            let client = cx.client::<SimClient>(&seat.peer);
-            client.told(seat.tag, seat.told);
-            client.newest(seat.tag, seat.newest);
-        }
+        self.seats.beat(cx);
     }
 
     #[hook]
@@ -342,7 +401,7 @@ impl Agent {
     #[hook]
     fn offline(&mut self, cx: &mut Cx<Self>, peer: Peer, _code: CloseCode) {
         self.seats.offline(&self.book, cx.id(), &cx.peers(), &peer);
-        if self.seats.known.is_empty() {
+        if self.seats.is_empty() {
             cx.cancel("beat");
         }
     }
@@ -454,7 +513,7 @@ impl Room {
 
     #[timer]
     fn beat(&mut self, cx: &mut Cx<Self>) {
-        if self.seats.known.is_empty() {
+        if self.seats.is_empty() {
             self.idle += 1;
             if self.idle > 20 {
                 let _ = cx.entity::<Hall>(self.hall).ended(cx.me());
@@ -464,10 +523,7 @@ impl Room {
         }
         self.idle = 0;
         self.cast(cx);
-        for seat in self.seats.known.values_mut() {
-            seat.told += 1;
-            cx.client::<SimClient>(&seat.peer).told(seat.tag, seat.told);
-        }
+        self.seats.tell_all(cx);
     }
 
     #[hook]

@@ -12,6 +12,7 @@ mod outcome;
 mod player;
 mod script;
 mod slots;
+mod stage;
 mod suite;
 
 use std::process::ExitCode;

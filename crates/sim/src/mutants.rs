@@ -42,14 +42,6 @@ const SESSIONS: [(&str, Mutant); 14] = [
     ("groups-kept", Mutant::Gate(Gate::GroupsKept)),
 ];
 
-/// Those of the suite of homes.
-const HOMES: [(&str, Mutant); 4] = [
-    ("nothing-held", Mutant::Session(Session::NothingHeld)),
-    ("handed-over-dropped", Mutant::Session(Session::HandedOverDropped)),
-    ("moves-untold", Mutant::Session(Session::MovesUntold)),
-    ("homes-end", Mutant::Gate(Gate::HomesEnd)),
-];
-
 /// Those of the suite of data.
 const DATA: [(&str, Mutant); 10] = [
     ("any-epoch", Mutant::Rule(Rule::AnyEpoch)),
@@ -94,7 +86,6 @@ const CLUSTER: [(&str, Mutant); 19] = [
 pub fn of(suite: Suite) -> &'static [(&'static str, Mutant)] {
     match suite {
         Suite::Sessions => &SESSIONS,
-        Suite::Homes => &HOMES,
         Suite::Data | Suite::Moves => &DATA,
         Suite::Slots => &SLOTS,
         Suite::Cluster => &CLUSTER,

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mainstay::env::Instant;
+use mainstay::env::{Instant, Random};
+use mainstay::node::session::SecondLogin;
 use mainstay::proto::MethodId;
 use mainstay::proto::frame::{CloseCode, Status};
-use testkit::{CallError, ClientId, Cluster, End, Event, RequestId, TellId};
+use testkit::{CallError, ClientId, Cluster, End, Event, Options, RequestId, TellId};
 
 use crate::book::{DENIED, Life, Shared, answer};
 
@@ -73,11 +74,31 @@ pub struct Laws {
     pub nodes_die: bool,
     /// How long a command may wait where more goes wrong than that.
     pub patience: Duration,
-    /// How many streams a login begins with: until all were there it may be refused yet.
-    pub streams: usize,
+    /// The streams that a login begins with: until all were there it may be refused yet.
+    pub streams: &'static [&'static str],
 }
 
 impl Laws {
+    /// Draws what is special in a run, one in so many of them each: second logins that are refused, little kept for
+    /// clients that are away, few casts kept.
+    pub fn draw(&mut self, random: &mut Random, odds: [u64; 3], options: &mut Options) {
+        let sessions = &mut options.sessions;
+        let [refuses, overflows, misses] = odds;
+        if random.chance(1, refuses) {
+            self.refuses_second = true;
+            sessions.second_login = SecondLogin::Refuse;
+        }
+        if random.chance(1, overflows) {
+            self.may_overflow = true;
+            sessions.held_frames_max = 6;
+        }
+        if random.chance(1, misses) {
+            self.may_miss_casts = true;
+            sessions.group_ring_frames_max = 3;
+        }
+        sessions.resume_window = self.window;
+    }
+
     /// A lost node is taken off the list late, and what lived there is opened anew after that.
     fn progress_max(&self) -> Duration {
         let usual = if self.nodes_die { 2 * PROGRESS_MAX } else { PROGRESS_MAX };
@@ -209,6 +230,18 @@ impl Player {
 
     fn violation(&self, text: &str) {
         self.book.open().violation(format!("{text} (client {} of {})", self.life, self.account));
+    }
+
+    /// It says goodbye.
+    pub fn leave(&mut self, cluster: &mut Cluster) {
+        self.standing = Standing::Left;
+        cluster.leave(self.id);
+    }
+
+    /// Its program ends without a word. `silent`: its connection does not show it either.
+    pub fn abandon(&mut self, cluster: &mut Cluster, silent: bool) {
+        self.standing = Standing::Gone;
+        cluster.abandon(self.id, silent);
     }
 
     // -- out --
@@ -520,7 +553,7 @@ impl Player {
                 self.heard.endings[3] += 1;
                 let within = self.laws.window + Duration::from_secs(20);
                 let is_forgotten = self.book.open().both_died(now, within);
-                let is_half_in = self.bound.len() < self.laws.streams;
+                let is_half_in = self.bound.len() < self.laws.streams.len();
                 self.laws.may_overflow || is_half_in || away >= self.laws.window || is_forgotten
             }
             _ => false,

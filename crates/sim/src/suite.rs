@@ -9,8 +9,6 @@ use crate::{cluster, data, script, slots};
 pub enum Suite {
     /// Gates, sessions and streams of clients.
     Sessions,
-    /// The same, with nodes that are killed and drained.
-    Homes,
     /// Entities kept in a store.
     Data,
     /// The same, with entities that are sent from node to node.
@@ -25,8 +23,7 @@ impl Suite {
     /// Runs one seed. `notes_max` lines of what happened last are kept.
     pub fn run(self, seed: u64, mutant: Option<Mutant>, notes_max: usize) -> Outcome {
         match self {
-            Suite::Sessions => script::run(seed, mutant, notes_max, false),
-            Suite::Homes => script::run(seed, mutant, notes_max, true),
+            Suite::Sessions => script::run(seed, mutant, notes_max),
             Suite::Data => data::run(seed, mutant, notes_max, false),
             Suite::Moves => data::run(seed, mutant, notes_max, true),
             Suite::Slots => slots::run(seed, mutant, notes_max),
@@ -38,15 +35,18 @@ impl Suite {
     pub fn rare(self) -> &'static [&'static str] {
         match self {
             Suite::Sessions => &["sessions lost", "nodes killed", "nodes drained"],
-            Suite::Homes => &["sessions lost"],
             // Only a node that was declared dead in the middle of one gives up on knowing.
             Suite::Data => &["deals of unknown outcome", "moves of entities", "moves given up"],
             Suite::Moves => &["deals of unknown outcome"],
             Suite::Slots => &[],
-            // The store itself stays well.
-            Suite::Cluster => {
-                &["sessions lost", "clients told of a lost session", "deals not done"]
-            }
+            // The store itself stays well, and clients are not called.
+            Suite::Cluster => &[
+                "sessions lost",
+                "clients told of a lost session",
+                "deals not done",
+                "calls to clients",
+                "... answered",
+            ],
         }
     }
 
@@ -54,7 +54,6 @@ impl Suite {
     pub fn flag(self) -> &'static str {
         match self {
             Suite::Sessions => "",
-            Suite::Homes => " --suite homes",
             Suite::Data => " --suite data",
             Suite::Moves => " --suite moves",
             Suite::Slots => " --suite slots",

@@ -513,9 +513,7 @@ impl Homes {
             return waits && self.hold(from, Some(account), frame);
         }
         if let Some(&to) = self.moves.away.get(&account) {
-            if self.options.mutant != Some(Mutant::HandedOverDropped) {
-                self.pass(io, from, to, frame);
-            }
+            self.pass(io, from, to, frame);
             return true;
         }
         let begins =

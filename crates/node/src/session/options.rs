@@ -118,8 +118,6 @@ pub enum Mutant {
     StaleFramesTaken,
     /// What comes for a session that is on its way to its new home does not wait for it.
     NothingHeld,
-    /// What comes to a home for a session that it has handed over is dropped.
-    HandedOverDropped,
     /// A new home of a session does not tell its gate and the owners of its streams.
     MovesUntold,
     /// A stream ends when the home of its session is lost.

@@ -47,13 +47,6 @@ struct Stored {
     steps: u64,
 }
 
-#[derive(Debug)]
-struct Alarm {
-    due: Instant,
-    holder: u64,
-    dropped: bool,
-}
-
 /// All that is checked of entities that are kept.
 #[derive(Default)]
 pub struct Noted {
@@ -78,8 +71,6 @@ pub struct Noted {
     pub log: Vec<(Instant, String)>,
     sales: BTreeMap<(Life, u64), EntityId>,
     stored: BTreeMap<Key, Stored>,
-    alarms: BTreeMap<u64, Alarm>,
-    alarms_made: u64,
     /// Deals that clients were told to be done, and of which account.
     promised: Vec<(u64, TxnId)>,
     denied: Vec<TxnId>,
@@ -96,7 +87,6 @@ pub struct Seen {
     pub letters: u64,
     pub unordered: u64,
     pub sales: u64,
-    pub alarms: u64,
     pub promised: u64,
     pub denied: u64,
     pub released: u64,
@@ -216,43 +206,6 @@ impl Noted {
         if let Some(before) = self.sales.insert((life, n), shop) {
             self.violation(format!("twice: {before} and {shop} sold for {n} of client {life}"));
         }
-    }
-
-    // -- alarms --
-
-    pub fn alarm_set(&mut self, due: Instant, holder: u64) -> u64 {
-        self.alarms_made += 1;
-        self.alarms.insert(self.alarms_made, Alarm { due, holder, dropped: false });
-        self.alarms_made
-    }
-
-    pub fn alarm_rings(&mut self, now: Instant, alarm: u64) {
-        self.seen.alarms += 1;
-        match self.alarms.remove(&alarm) {
-            None => self.violation(format!("timers: alarm {alarm} has rung twice")),
-            Some(alarm) if now < alarm.due => {
-                self.violation(format!("timers: {alarm:?} has rung at {now:?}"));
-            }
-            Some(_) => {}
-        }
-    }
-
-    /// The entity of an alarm has come here with it.
-    pub fn alarm_held(&mut self, alarm: u64, holder: u64) {
-        if let Some(alarm) = self.alarms.get_mut(&alarm) {
-            (alarm.holder, alarm.dropped) = (holder, false);
-        }
-    }
-
-    pub fn alarm_dropped(&mut self, alarm: u64, holder: u64) {
-        if let Some(alarm) = self.alarms.get_mut(&alarm).filter(|alarm| alarm.holder == holder) {
-            alarm.dropped = true;
-        }
-    }
-
-    /// Alarms that have not rung although nothing took them.
-    pub fn alarms_open(&self) -> usize {
-        self.alarms.values().filter(|alarm| !(alarm.dropped && self.nodes_die)).count()
     }
 
     // -- deals --
@@ -385,7 +338,6 @@ impl Seen {
             ("letters between entities", self.letters),
             ("... out of order by a broken move", self.unordered),
             ("purchases", self.sales),
-            ("alarms rung once", self.alarms),
             ("deals done", self.promised),
             ("deals not done", self.denied),
         ]

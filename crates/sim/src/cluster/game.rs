@@ -8,12 +8,13 @@ use mainstay::App;
 use mainstay::env::Instant;
 use mainstay::prelude::*;
 use mainstay::proto::SessionId;
-use mainstay::proto::link::Slot;
 use mainstay::store::{Currency, TxnId};
 
 use super::deeds::Deeds;
 use crate::book::{DENIED, Life, Shared, answer};
-use crate::game::{CALL, HALLS, Hall, RELAYS, Relay, Room, SimClient, failed, take, timed};
+use crate::game::{
+    Alarms, CALL, HALLS, Hall, Place, RELAYS, Relay, Room, Seats, failed, take, timed,
+};
 
 pub const GOLD: Currency = Currency(1);
 /// Stored entities that many play with.
@@ -86,40 +87,11 @@ struct Soul {
     deeds: Deeds,
     /// Names its life since it was loaded, through all its moves.
     life: u64,
-    seats: BTreeMap<Slot, Seat>,
+    seats: Seats,
     /// The last number written to each other entity.
     posted: BTreeMap<u64, u64>,
     alarms: Alarms,
     idle: u32,
-}
-
-struct Seat {
-    book: Shared,
-    me: EntityId,
-    peer: Peer,
-    tag: u64,
-    told: u64,
-    newest: u64,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.book.open().seat_dropped(self.me, self.tag);
-    }
-}
-
-/// The alarms of an avatar that have not gone off.
-struct Alarms {
-    deeds: Deeds,
-    /// Names this holder of them: the former one is dropped before or after it comes.
-    holder: u64,
-    set: Vec<u64>,
-}
-
-impl Drop for Alarms {
-    fn drop(&mut self) {
-        self.set.iter().for_each(|alarm| self.deeds.open().alarm_dropped(*alarm, self.holder));
-    }
 }
 
 impl Soul {
@@ -128,9 +100,9 @@ impl Soul {
             book: book.clone(),
             deeds: deeds.clone(),
             life: 0,
-            seats: BTreeMap::new(),
+            seats: Seats::default(),
             posted: BTreeMap::new(),
-            alarms: Alarms { deeds: deeds.clone(), holder: 0, set: Vec::new() },
+            alarms: Alarms::new(book),
             idle: 0,
         }
     }
@@ -140,15 +112,11 @@ impl Soul {
         let luggage = cx.carried::<Luggage>("luggage");
         let carried = luggage.as_ref().map(|luggage| luggage.steps);
         self.life = luggage.as_ref().map_or_else(|| self.book.open().tag(), |known| known.life);
-        self.alarms.holder = self.book.open().tag();
+        self.alarms.hold(luggage.as_ref().map(|known| known.alarms.clone()).unwrap_or_default());
         let me = cx.id();
         self.deeds.open().began(cx.now(), (me, self.life), epoch(cx), steps, carried);
         let Some(luggage) = luggage else { return };
         self.posted = luggage.posted;
-        self.alarms.set = luggage.alarms;
-        let mut deeds = self.deeds.open();
-        self.alarms.set.iter().for_each(|alarm| deeds.alarm_held(*alarm, self.alarms.holder));
-        drop(deeds);
         for peer in cx.peers() {
             // Which of two streams of one session is which cannot be told: they begin anew.
             let mut chairs = luggage.chairs.iter().filter(|c| c.session == peer.session());
@@ -157,29 +125,25 @@ impl Soul {
             if cx.peers().iter().filter(|other| other.session() == peer.session()).count() > 1 {
                 continue;
             }
-            self.book.open().online(me, tag);
-            let (book, slot) = (self.book.clone(), peer.slot());
-            self.seats.insert(slot, Seat { book, me, peer, tag, told, newest });
+            self.seats.sit(&self.book, me, &peer, Place { tag, told, newest });
         }
-        let is_here = |tag: u64| self.seats.values().any(|seat| seat.tag == tag);
+        let is_here = |tag: u64| self.seats.iter().any(|seat| seat.at.tag == tag);
         for chair in luggage.chairs.iter().filter(|chair| !is_here(chair.tag)) {
             self.book.open().offline(me, chair.tag);
         }
     }
 
     fn pack<E: mainstay::rt::Entity>(&self, cx: &Cx<E>, steps: u64) {
-        let chairs = self.seats.values().map(|seat| Chair {
-            session: seat.peer.session(),
-            tag: seat.tag,
-            told: seat.told,
-            newest: seat.newest,
+        let chairs = self.seats.iter().map(|seat| {
+            let Place { tag, told, newest } = seat.at;
+            Chair { session: seat.peer.session(), tag, told, newest }
         });
         let luggage = Luggage {
             life: self.life,
             steps,
             chairs: chairs.collect(),
             posted: self.posted.clone(),
-            alarms: self.alarms.set.clone(),
+            alarms: self.alarms.open().to_vec(),
         };
         cx.carry("luggage", &luggage);
     }
@@ -192,41 +156,17 @@ impl Soul {
 
     fn online(&mut self, me: EntityId, peer: &Peer) {
         self.idle = 0;
-        if self.seats.contains_key(&peer.slot()) {
-            return;
-        }
-        let tag = {
-            let mut book = self.book.open();
-            let tag = book.tag();
-            book.online(me, tag);
-            tag
-        };
-        let (book, known) = (self.book.clone(), peer.clone());
-        let seat = Seat { book, me, peer: known, tag, told: 0, newest: 0 };
-        self.seats.insert(peer.slot(), seat);
+        self.seats.online(&self.book, me, peer);
     }
 
     fn offline(&mut self, me: EntityId, peers: &[Peer], peer: &Peer) {
-        if peers.contains(peer) {
-            return;
-        }
-        if let Some(seat) = self.seats.remove(&peer.slot()) {
-            self.book.open().offline(me, seat.tag);
-        }
+        self.seats.offline(&self.book, me, peers, peer);
     }
 
     /// Looks whether anybody needs it; gives whether it may go.
     fn is_idle(&mut self) -> bool {
         self.idle += 1;
-        self.idle > IDLE_MAX && self.seats.is_empty() && self.alarms.set.is_empty()
-    }
-
-    /// Tells all clients the next number.
-    fn tell_all<E: mainstay::rt::Entity>(&mut self, cx: &Cx<E>) {
-        for seat in self.seats.values_mut() {
-            seat.told += 1;
-            cx.client::<SimClient>(&seat.peer).told(seat.tag, seat.told);
-        }
+        self.idle > IDLE_MAX && self.seats.is_empty() && self.alarms.open().is_empty()
     }
 
     /// The next number for a letter to another entity, if `send` sends it.
@@ -412,7 +352,7 @@ impl Avatar {
     #[tell(client)]
     fn flood(&mut self, cx: &mut Cx<Self>, life: Life, n: u64, count: u64) {
         self.take(cx, life, n);
-        (0..count.min(200)).for_each(|_| self.soul.tell_all(cx));
+        (0..count.min(200)).for_each(|_| self.soul.seats.tell_all(cx));
     }
 
     /// Sets timers that must fire once, none early.
@@ -420,26 +360,19 @@ impl Avatar {
     fn alarm(&mut self, cx: &mut Cx<Self>, life: Life, n: u64) {
         self.take(cx, life, n);
         let time = Duration::from_millis(n * 37 % 1_500);
-        let alarms = &mut self.soul.alarms;
-        let id = self.soul.deeds.open().alarm_set(cx.now() + time, alarms.holder);
-        alarms.set.push(id);
+        let id = self.soul.alarms.set(cx.now() + time);
         cx.after(time).ring(id);
     }
 
     #[timer]
     fn ring(&mut self, cx: &mut Cx<Self>, id: u64) {
-        self.soul.alarms.set.retain(|known| *known != id);
-        self.soul.deeds.open().alarm_rings(cx.now(), id);
+        self.soul.alarms.ring(cx.now(), id);
     }
 
     #[timer]
     fn beat(&mut self, cx: &mut Cx<Self>) {
         self.soul.deeds.open().is_owner(cx.now(), cx.id(), epoch(cx));
-        self.soul.tell_all(cx);
-        for seat in self.soul.seats.values_mut() {
-            seat.newest += 1;
-            cx.client::<SimClient>(&seat.peer).newest(seat.tag, seat.newest);
-        }
+        self.soul.seats.beat(cx);
     }
 
     #[timer]
@@ -508,7 +441,7 @@ impl Shop {
     fn haggle(&mut self, cx: &mut Cx<Self>, life: Life, n: u64) {
         take(&self.soul.book, cx, life, n);
         self.act(cx);
-        self.soul.tell_all(cx);
+        self.soul.seats.tell_all(cx);
     }
 
     /// Sells to an avatar: once for each command.

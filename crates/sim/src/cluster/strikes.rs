@@ -51,34 +51,35 @@ impl Script {
         if self.kinds.is_empty() {
             return;
         }
-        let kind = self.kinds[self.random.below(self.kinds.len() as u64) as usize];
-        let nodes = self.cluster.nodes();
-        let node = self.random.below(nodes as u64) as usize;
-        let gate = self.random.below(self.cluster.gates() as u64) as usize;
-        let some = self.random.below(10_000);
+        let kind = self.kinds[self.stage.random.below(self.kinds.len() as u64) as usize];
+        let nodes = self.stage.cluster.nodes();
+        let node = self.stage.random.below(nodes as u64) as usize;
+        let gate = self.stage.random.below(self.stage.cluster.gates() as u64) as usize;
+        let some = self.stage.random.below(10_000);
         let other = (node + 1 + some as usize % (nodes - 1)) % nodes;
-        let now = self.cluster.now();
+        let now = self.stage.cluster.now();
         let pause = Duration::from_millis(100 + some % 5_000);
-        let is_there = |n: &usize| self.cluster.is_up(*n) && !self.cluster.is_draining(*n);
+        let is_there =
+            |n: &usize| self.stage.cluster.is_up(*n) && !self.stage.cluster.is_draining(*n);
         let others = (0..nodes).filter(|n| *n != node && is_there(n)).count();
         match kind {
-            Kind::GateKill => self.cluster.kill_gate(gate, pause),
-            Kind::NodeKill if self.cluster.is_up(node) => {
+            Kind::GateKill => self.stage.cluster.kill_gate(gate, pause),
+            Kind::NodeKill if self.stage.cluster.is_up(node) => {
                 self.kill(node, pause, some.is_multiple_of(3));
             }
-            Kind::Pause if self.cluster.is_up(node) && self.paused_until[node] <= now => {
+            Kind::Pause if self.stage.cluster.is_up(node) && self.paused_until[node] <= now => {
                 let until = now + Duration::from_millis(100 + some % 8_000);
-                self.cluster.pause_node(node, until - now);
+                self.stage.cluster.pause_node(node, until - now);
                 self.paused_until[node] = until;
-                self.book.open().stands_still(now, until);
+                self.stage.book.open().stands_still(now, until);
                 if until - now > LONG {
                     self.node_may_be_missed(until);
                 }
             }
             Kind::Drain if others > 0 && is_there(&node) => {
                 let most = Duration::from_secs(20);
-                self.book.open().node_end = Some(now + most);
-                self.cluster.drain_node(node, most, pause);
+                self.stage.book.open().node_end = Some(now + most);
+                self.stage.cluster.drain_node(node, most, pause);
             }
             Kind::Split => self.begin(What::Split(node.min(other), node.max(other))),
             Kind::NodeCut => self.cut(Site::Node(node), Site::Node(other)),
@@ -93,7 +94,7 @@ impl Script {
 
     /// Cuts the ways between two processes, or one of them.
     fn cut(&mut self, one: Site, other: Site) {
-        let which = self.random.below(3);
+        let which = self.stage.random.below(3);
         if which != 0 {
             self.begin(What::Cut(one, other));
         }
@@ -106,27 +107,28 @@ impl Script {
         if self.strikes.iter().any(|strike| strike.what == what) {
             return;
         }
-        let until = self.cluster.now() + Duration::from_millis(100 + self.random.below(8_000));
+        let until =
+            self.stage.cluster.now() + Duration::from_millis(100 + self.stage.random.below(8_000));
         match what {
-            What::Split(one, other) => self.cluster.split_nodes(one, other, true),
-            What::Cut(from, to) => self.cluster.cut_way(from, to, true),
+            What::Split(one, other) => self.stage.cluster.split_nodes(one, other, true),
+            What::Cut(from, to) => self.stage.cluster.cut_way(from, to, true),
         }
         self.strikes.push(Strike { what, until });
     }
 
     /// What a node has may be given to others from now on, as if it had died.
     fn node_may_be_missed(&mut self, until: Instant) {
-        let now = self.cluster.now();
-        let mut book = self.book.open();
+        let now = self.stage.cluster.now();
+        let mut book = self.stage.book.open();
         book.node_deaths.push(now);
         book.node_end = book.node_end.max(Some(until));
     }
 
     pub fn kill(&mut self, node: usize, pause: Duration, seen: bool) {
-        let now = self.cluster.now();
+        let now = self.stage.cluster.now();
         self.node_may_be_missed(now);
-        self.graves.push(self.cluster.incarnation(node));
-        self.cluster.kill_node(node, pause, seen);
+        self.graves.push(self.stage.cluster.incarnation(node));
+        self.stage.cluster.kill_node(node, pause, seen);
         self.paused_until[node] = now;
     }
 
@@ -135,13 +137,13 @@ impl Script {
         for at in (0..self.strikes.len()).rev() {
             if self.strikes[at].until <= now {
                 match self.strikes.remove(at).what {
-                    What::Split(one, other) => self.cluster.split_nodes(one, other, false),
-                    What::Cut(from, to) => self.cluster.cut_way(from, to, false),
+                    What::Split(one, other) => self.stage.cluster.split_nodes(one, other, false),
+                    What::Cut(from, to) => self.stage.cluster.cut_way(from, to, false),
                 }
             }
         }
-        for node in 0..self.cluster.nodes() {
-            if self.cluster.is_dead(node) {
+        for node in 0..self.stage.cluster.nodes() {
+            if self.stage.cluster.is_dead(node) {
                 self.kill(node, Duration::from_secs(1), true);
             }
         }
