@@ -57,6 +57,8 @@ pub(crate) struct Bound {
     stream: u32,
     target: EntityId,
     name: Arc<str>,
+    /// Its home took it to be open when it looked last, and its owner had not led it here.
+    is_missed: bool,
 }
 
 /// What a later home of a session would have to hear.
@@ -216,11 +218,23 @@ impl Gate {
         if found.is_none_or(|s| s.home != home && self.directory.home(account) == Some(home)) {
             return self.handle_homed(now, home, conn, (session, account, generation));
         }
-        let route = found.and_then(|found| found.route(stream));
-        if route.is_some_and(|route| route.lead == Lead::Ended) {
-            let reason = "a stream has ended here alone: resume";
-            self.end(now, conn, &End::new(CloseCode::Unavailable, reason));
-        }
+        let lead = found.and_then(|found| found.route(stream)).map(|route| route.lead);
+        let reason = match lead {
+            Some(Lead::Ended) => "a stream has ended here alone: resume",
+            // The word of it may be on its way at one look, and is lost if it is not here at the next.
+            None if stream != 0 && self.is_missed_again(conn, stream) => {
+                "a stream was not led here: resume"
+            }
+            _ => return,
+        };
+        self.end(now, conn, &End::new(CloseCode::Unavailable, reason));
+    }
+
+    /// Notes that a stream should be open and is not; gives whether that was so before.
+    fn is_missed_again(&mut self, conn: Slot, stream: u32) -> bool {
+        let session = self.conns.get_mut(conn).and_then(Conn::session_mut);
+        let bound = session.and_then(|s| s.known.bound.iter_mut().find(|b| b.stream == stream));
+        bound.is_some_and(|bound| std::mem::replace(&mut bound.is_missed, true))
     }
 
     fn handle_wanted(&mut self, wanted: &Wanted<'_>) {
@@ -240,7 +254,8 @@ impl Gate {
             });
             if bound.len() < RESUME_STREAMS_MAX {
                 bound.reserve_exact(1);
-                bound.push(Bound { stream: named.stream, target: named.target, name });
+                let is_missed = false;
+                bound.push(Bound { stream: named.stream, target: named.target, name, is_missed });
             }
         }
     }

@@ -406,7 +406,7 @@ impl Gate {
                 let lead = Lead::To(owner);
                 let route = Route { stream, slot, lead, kind, epoch };
                 let bound = DownFrame::Bound { stream, kind, epoch, name };
-                self.handle_route(now, conn, route, announce.then_some(&bound));
+                self.handle_route(now, conn, route, (&bound, announce));
             }
             LinkFrame::Unroute { conn, stream, code } => {
                 self.handle_unroute(now, conn, stream, code)
@@ -500,7 +500,7 @@ impl Gate {
         now: Instant,
         slot: Slot,
         route: Route,
-        bound: Option<&DownFrame<'_>>,
+        (bound, mut announce): (&DownFrame<'_>, bool),
     ) {
         let streams_max = self.options.streams_max;
         let Some(session) = self.session_mut(slot) else {
@@ -527,9 +527,13 @@ impl Gate {
                 self.end(now, slot, &End::new(CloseCode::Limit, reason));
                 return;
             }
-            None => session.add_route(route),
+            None => {
+                // It has moved on already, and the word of its opening was lost on the way from where it was.
+                announce |= session.waiting.is_none();
+                session.add_route(route);
+            }
         }
-        if let Some(bound) = bound {
+        if announce {
             self.tell(now, slot, bound);
         }
         self.settle_in(now, slot);

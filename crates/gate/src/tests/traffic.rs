@@ -132,6 +132,32 @@ fn older_route_of_a_handle_does_not_replace_a_newer_one() {
     );
 }
 
+/// Seed 659 of the suite of clusters: its entity had moved before the way broke by which its opening was told, and the
+/// next owner took it for known.
+#[test]
+fn a_stream_that_is_led_on_before_it_was_heard_of_is_told_to_the_client() {
+    let mut rig = rig();
+    let player = rig.login("10.0.0.1", 7);
+    let led_on = |stream, epoch| LinkFrame::Route {
+        conn: player.conn,
+        stream,
+        owner: FAR_OWNER,
+        slot: STREAM_SLOT,
+        kind: KIND,
+        epoch,
+        name: "avatar",
+        announce: false,
+    };
+    rig.home(&led_on(1, 1));
+    rig.home(&led_on(2, 5));
+    check(
+        &mut rig,
+        expect![[r#"
+        c0 Bound 2 avatar epoch 5
+    "#]],
+    );
+}
+
 #[test]
 fn policies_refuse_without_breaking_the_numbering() {
     let policies = vec![method_rate(KIND, ADD, crate::Rate::new(1, 2))];
