@@ -401,6 +401,8 @@ impl<E: Entity> Shard<E> {
             Place::Node(to) if to.node == hub.me.node => Ok(Way::Worker(to.worker)),
             Place::Node(to) => Ok(Way::Node(to)),
             Place::Gone => Err(Fault::GONE),
+            // This node offers its kind: the list of nodes has lost it for a moment.
+            Place::Unknown if self.hosted.get() => Err(Fault::UNAVAILABLE),
             Place::Unknown => Err(Fault::NOT_FOUND),
             Place::Away => Err(Fault::UNAVAILABLE),
         }
@@ -426,7 +428,7 @@ impl<E: Entity> Shard<E> {
         }
         match hub.router.place(id) {
             Place::Gone => Err(Fault::GONE),
-            Place::Unknown => Err(Fault::NOT_FOUND),
+            Place::Unknown if !self.hosted.get() => Err(Fault::NOT_FOUND),
             Place::Here if !self.hosted.get() || E::KIND.class == Class::Room => {
                 Err(Fault::NOT_FOUND)
             }

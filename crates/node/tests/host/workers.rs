@@ -220,6 +220,7 @@ fn lost_answer_is_a_timeout_and_nothing_leaks() {
     }
 }
 
+/// Of a kind that is offered here a list of nodes without anybody who offers it is wrong for a moment.
 #[test]
 fn places_that_cannot_be_reached_fail_at_once() {
     let map = Map::default();
@@ -236,7 +237,7 @@ fn places_that_cannot_be_reached_fail_at_once() {
     }
     expect![[r#"
         0ms 1: "Gone(1)"
-        0ms 2: "NotFound(2)"
+        0ms 2: "Unavailable(2)"
         0ms 3: "Unavailable(3)"
     "#]]
     .assert_eq(&trace());
