@@ -138,19 +138,19 @@ impl Session {
         handle
     }
 
-    pub fn add_stream(&mut self, name: &str, target: EntityId, required: bool) -> u32 {
+    pub fn add_stream(&mut self, name: &str, target: EntityId) -> &mut Stream {
         let handle = self.take_handle();
         self.streams.push(Stream {
             handle,
             name: name.into(),
             target,
-            required,
+            required: false,
             lasting: false,
             tries: 0,
             is_doubtful: false,
             state: StreamState::Pausing { until: Instant::ZERO },
         });
-        handle
+        self.streams.last_mut().expect("just pushed")
     }
 
     pub fn welcome(&self, out: &mut impl Outlet, options: &Options, resumed: bool) {

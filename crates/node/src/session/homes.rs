@@ -139,7 +139,7 @@ impl Homes {
             &LinkFrame::Rebind { session, account, name, target }
                 if self.current(account, session).is_some() =>
             {
-                self.bind(io, account, name, target);
+                self.bind(io, account, (name, target), false);
             }
             &LinkFrame::Release { session, account, name } => {
                 self.release(io, session, account, name);
@@ -377,7 +377,7 @@ impl Homes {
             rebuilt_by: Instant::NEVER,
         };
         for binding in bindings {
-            session.add_stream(&binding.name, binding.target, true);
+            session.add_stream(&binding.name, binding.target).required = true;
         }
         let handles: Vec<u32> = session.streams.iter().map(|stream| stream.handle).collect();
         Self::tell_wanted(io.out, &session, None);
@@ -526,15 +526,18 @@ impl Homes {
     // -- streams --
 
     /// Binds `target` to the session of `account` under `name`. What had that name is released
-    /// when the new stream is open.
+    /// when the new stream is open. `lasts`: it is asked for as long as the session lives.
     pub(super) fn bind<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
         account: AccountId,
-        name: &str,
-        target: EntityId,
+        (name, target): (&str, EntityId),
+        lasts: bool,
     ) {
         let Some(session) = self.sessions.get_mut(&account) else { return };
+        // What led there before goes on to.
+        let led = |s: &Stream| *s.name == *name && s.target == target && s.lasting;
+        let lasts = lasts || session.streams.iter().any(led);
         // An older wish for this name that is still open is overtaken by this one.
         let open = |stream: &Stream| matches!(stream.state, StreamState::Bound { .. });
         if let Some(at) = session.streams.iter().position(|s| *s.name == *name && !open(s)) {
@@ -547,7 +550,9 @@ impl Homes {
             self.stats.bindings_failed += 1;
             return;
         }
-        let handle = session.add_stream(name, target, false);
+        let stream = session.add_stream(name, target);
+        stream.lasting = lasts;
+        let handle = stream.handle;
         Self::tell_wanted(io.out, session, Some(handle));
         self.ask(io, account, handle);
     }
@@ -907,7 +912,7 @@ impl Homes {
 }
 
 /// A stream that was asked for is not wanted any more: its gate is to forget its name.
-fn unwanted(out: &mut impl Outlet, link: SessionLink, stream: u32) {
+pub(super) fn unwanted(out: &mut impl Outlet, link: SessionLink, stream: u32) {
     if let SessionLink::Attached { gate, conn } = link {
         out.control(gate, &LinkFrame::Unroute { conn, stream, code: CloseCode::Goodbye });
     }

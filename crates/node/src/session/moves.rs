@@ -17,6 +17,7 @@ use proto::link::{
 use proto::{AccountId, Incarnation};
 
 use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
+use super::homes::unwanted;
 use super::{Homes, Mutant, Outlet, Places, Scope};
 
 /// How long others may take to say what they know when homes have changed.
@@ -663,6 +664,7 @@ impl Homes {
         let sent = self.moves.in_flight.extract_if(.., |_, (_, item)| is_it(item));
         let sent: Vec<Item> = sent.map(|(_, (_, item))| item).collect();
         let mut session = unpacked(handed, io.now, &self.options);
+        self.renumber(io.out, &mut session);
         for item in sent {
             if let Item::Session(sent) = item {
                 session = self.one_of(io, session, sent);
@@ -694,6 +696,20 @@ impl Homes {
             }
             Some(_) => self.moves.misplaced = true,
             None => {}
+        }
+    }
+
+    /// A session comes from another home, which may give it to a third one as well if it does not hear that it has come
+    /// here. Then two go on with it for a while, and a handle that both gave out would lead to two streams.
+    fn renumber<O: Outlet>(&self, out: &mut O, session: &mut Session) {
+        session.next_stream = self.above(session.next_stream);
+        for at in 0..session.streams.len() {
+            if let StreamState::Pausing { .. } = session.streams[at].state {
+                let handle = session.take_handle();
+                let before = std::mem::replace(&mut session.streams[at].handle, handle);
+                unwanted(out, session.link, before);
+                Self::tell_wanted(out, session, Some(handle));
+            }
         }
     }
 

@@ -210,7 +210,7 @@ impl Homes {
         found.is_rebuilding = false;
         self.timers.remove(&(found.rebuilt_by, account, u32::MAX));
         for binding in bindings {
-            self.bind(io, account, &binding.name, binding.target);
+            self.bind(io, account, (&binding.name, binding.target), true);
         }
         Ok(())
     }
@@ -433,7 +433,7 @@ impl Homes {
         let bindings = self.bindings.choose(&login).unwrap_or_default();
         let missing: Vec<Binding> = bindings.into_iter().filter(|b| !is_there(b)).collect();
         for binding in missing {
-            self.bind(io, account, &binding.name, binding.target);
+            self.bind(io, account, (&binding.name, binding.target), true);
         }
     }
 
