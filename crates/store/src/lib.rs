@@ -92,11 +92,11 @@ pub use ledger::{
 };
 #[doc(hidden)]
 pub use options::Mutant;
-pub use options::{LandingReport, Limits, Options};
+pub use options::{FollowerCounts, LandingReport, Limits, Options};
 pub use proxy::{DataOptions, DataService, ProxyOptions};
 pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 #[cfg(feature = "remote")]
-pub use remote::{FollowerCounts, Password, ServerOptions};
+pub use remote::{Password, ServerAsk, ServerOptions, ServerTold, Servers};
 pub use rules::Of;
 #[doc(hidden)]
 pub use saga::SagaMutant;
@@ -114,4 +114,4 @@ pub use types::{
     Activate, Activated, Claim, Documents, Entity, Incarnation, Key, NodeBeat, Owner, Patch, Pulse,
     Save,
 };
-pub use watcher::{Failover, Seen, Watched, Watcher, WatcherAsk, WatcherOptions};
+pub use watcher::{Failover, Seen, Stage, Watched, Watcher, WatcherAsk, WatcherOptions, hosts_of};

@@ -134,3 +134,14 @@ pub struct LandingReport {
     /// What keeps it from landing, if something does.
     pub trouble: Option<String>,
 }
+
+/// Where reads that may be old were answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FollowerCounts {
+    /// By a follower.
+    pub follower: u64,
+    /// By the leader, since the followers were, or may have been, too far behind.
+    pub too_old: u64,
+    /// By the leader, since the follower did not answer, or had too much to do.
+    pub away: u64,
+}

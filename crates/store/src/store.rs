@@ -187,10 +187,24 @@ impl Store {
         Ok(Store { backend: Arc::new(Backend::Journal(remote, thread)), is_shard: false })
     }
 
+    /// Has this server (`host:port`) of a store on several used from now on, and no other: what those who
+    /// watch them say. A connection to another one is given up at once; what was under way there is found
+    /// out at this one. `false` if the store knows no such server; stores that have one server, or follow
+    /// it by themselves, go on as before.
+    pub fn steer(&self, to: &str) -> bool {
+        match &*self.backend {
+            #[cfg(feature = "remote")]
+            Backend::Remote(remote) => remote.steer(to),
+            #[cfg(feature = "redis")]
+            Backend::Journal(remote, _) => remote.steer(to),
+            _ => true,
+        }
+    }
+
     /// The store in which the journal lands, to look at; `None` if this store has no journal.
-    #[cfg(feature = "redis")]
     pub fn landing_target(&self) -> Option<Store> {
         match &*self.backend {
+            #[cfg(feature = "redis")]
             Backend::Journal(_, landing) => Some(landing.target()),
             _ => None,
         }
@@ -610,9 +624,9 @@ impl Store {
     }
 
     /// Where reads that may be old were answered, in all shards.
-    #[cfg(feature = "remote")]
     pub fn follower_counts(&self) -> crate::FollowerCounts {
         match &*self.backend {
+            #[cfg(feature = "remote")]
             Backend::Remote(remote) => remote.follower_counts(),
             Backend::Sharded(set) => {
                 let each = set.members().iter().map(|(_, store)| store.follower_counts());

@@ -9,7 +9,7 @@ use env::{Clock, Instant};
 use proto::Incarnation;
 use store::{Answer, NodeBeat, Pulse, Store, Verdict};
 
-use super::gauges::{Gauges, LandingGauges, show_all};
+use super::gauges::{FollowerCounters, Gauges, LandingGauges, show_all};
 use super::inbox::{Inbox, Mail};
 use crate::data::{Beat, BeatAsk, Life, Options};
 
@@ -72,6 +72,7 @@ impl Pacemaker {
             inboxes,
             gauges,
             landing,
+            followers: FollowerCounters::new(&metrics, &of_store),
             beating: None,
             reading: None,
             auditing: None,
@@ -113,6 +114,7 @@ struct Heart {
     inboxes: Vec<Arc<Inbox>>,
     gauges: Vec<Arc<Mutex<Gauges>>>,
     landing: Option<LandingGauges>,
+    followers: FollowerCounters,
     beating: Option<Answer<Pulse>>,
     reading: Option<Answer<Vec<NodeBeat>>>,
     auditing: Option<Answer<Verdict>>,
@@ -130,6 +132,7 @@ impl Heart {
                 if let (Some(landing), Some(report)) = (&self.landing, self.store.landing()) {
                     landing.show(&report);
                 }
+                self.followers.show(self.store.follower_counts());
             }
             self.beat.handle_timeout(self.clock.now());
             self.ask();

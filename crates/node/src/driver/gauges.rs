@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use env::metrics::{Counter, Gauge, Registry};
-use store::LandingReport;
+use store::{FollowerCounts, LandingReport};
 
 use super::inbox::{Inbox, Mail};
 use crate::data::Stats;
@@ -93,6 +93,36 @@ impl LandingGauges {
     }
 }
 
+/// Where reads went that may be old. Its series are there once there was one.
+pub(crate) struct FollowerCounters {
+    registry: Registry,
+    node: String,
+    shown: FollowerCounts,
+}
+
+impl FollowerCounters {
+    pub fn new(registry: &Registry, node: &str) -> Self {
+        let shown = FollowerCounts::default();
+        FollowerCounters { registry: registry.clone(), node: node.to_owned(), shown }
+    }
+
+    pub fn show(&mut self, counts: FollowerCounts) {
+        let help = "Reads that may be old, by who answered: a follower, or the leader because the \
+                    follower was too old or away.";
+        let before = std::mem::replace(&mut self.shown, counts);
+        for (by, count, before) in [
+            ("follower", counts.follower, before.follower),
+            ("leader_too_old", counts.too_old, before.too_old),
+            ("leader_away", counts.away, before.away),
+        ] {
+            if count > before {
+                let labels = [("node", self.node.as_str()), ("by", by)];
+                self.registry.counter("store_aged_reads", help, &labels).add(count - before);
+            }
+        }
+    }
+}
+
 /// Has each worker show what it keeps, on its own thread.
 pub(crate) fn show_all(inboxes: &[Arc<Inbox>], gauges: &[Arc<Mutex<Gauges>>]) {
     for (inbox, gauges) in inboxes.iter().zip(gauges) {
@@ -100,5 +130,30 @@ pub(crate) fn show_all(inboxes: &[Arc<Inbox>], gauges: &[Arc<Mutex<Gauges>>]) {
         inbox.push(Mail::Task(Box::new(move |worker| {
             gauges.lock().unwrap_or_else(PoisonError::into_inner).show(worker.data_stats());
         })));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f22_where_aged_reads_went_is_counted() {
+        let registry = Registry::new();
+        let mut counters = FollowerCounters::new(&registry, "east");
+        counters.show(FollowerCounts::default());
+        assert!(registry.samples().is_empty());
+        counters.show(FollowerCounts { follower: 3, too_old: 1, ..FollowerCounts::default() });
+        counters.show(FollowerCounts { follower: 5, too_old: 1, ..FollowerCounts::default() });
+        let shown = registry.render_openmetrics();
+        let lines = shown.lines().filter(|line| line.starts_with("store_aged_reads"));
+        let lines: Vec<&str> = lines.collect();
+        assert_eq!(
+            lines,
+            [
+                r#"store_aged_reads_total{node="east",by="follower"} 5"#,
+                r#"store_aged_reads_total{node="east",by="leader_too_old"} 1"#,
+            ]
+        );
     }
 }

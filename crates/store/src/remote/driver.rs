@@ -7,17 +7,20 @@ use std::time::Duration;
 
 use env::Random;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::attempt::{Attempt, Remembered, Wanted};
-use super::follow::{FollowerCounts, Followers};
+use super::follow::Followers;
 use super::options::ServerOptions;
+use super::steer::Steered;
 use super::verify::verify;
 use super::{CommitFailure, ConnectError, Failure, Found, Link, Mode, Place, Server};
 use crate::answer::Sender;
 use crate::error::{Error, OpenError};
 use crate::landing::Settle;
 use crate::ledger::Verdict;
+use crate::options::FollowerCounts;
 use crate::queue::{Job, Queue, StopOnEnd};
 use crate::row;
 use crate::rules;
@@ -33,9 +36,14 @@ const FETCH_MAX: usize = 4_096;
 /// How often a batch may fail on fresh connections before its requests are tried one by one.
 const FAILED_MAX: u32 = 2;
 
+/// Why a connection is given up although its server answers.
+const MOVED: &str = "its watchers say that another server takes writes";
+
 /// A store on a server, and its thread.
 pub(crate) struct Remote {
     kind: &'static str,
+    names: Vec<String>,
+    steer: watch::Sender<Option<String>>,
     /// The first is dropped first: what it has not answered goes to the other.
     followers: Option<Followers>,
     thread: Thread,
@@ -63,7 +71,9 @@ impl Remote {
         let queue = Arc::new(Queue::new(options.store.clone()));
         let of_followers = Arc::clone(&queue);
         let (told, opened) = std::sync::mpsc::channel();
-        let mut driver = Driver::new(Arc::clone(&server), Arc::clone(&queue), options.clone());
+        let (steer, steered) = Steered::new();
+        let of_driver = (Arc::clone(&server), Arc::clone(&queue), options.clone());
+        let mut driver = Driver::new(of_driver, steered);
         driver.settle = settle;
         let thread = Thread::start(queue, move || own.block_on(driver.run(&told)));
         let thread = thread.map_err(system)?;
@@ -74,6 +84,7 @@ impl Remote {
         let has_followers = server.followers() > 0;
         let followers = has_followers.then(|| Followers::start(&server, &of_followers, &options));
         let followers = followers.transpose()?;
+        let names = server.names();
         let verify = Box::new(move || -> Verify {
             let (server, options) = (Arc::clone(&server), options.clone());
             Box::new(move || {
@@ -81,12 +92,21 @@ impl Remote {
                 verify(&own, &*server, &options)
             })
         });
-        Ok(Remote { kind: S::KIND, followers, thread, verify })
+        Ok(Remote { kind: S::KIND, names, steer, followers, thread, verify })
     }
 
     /// The name of what it is stored in.
     pub fn kind(&self) -> &'static str {
         self.kind
+    }
+
+    /// Has this server of several used from now on, and no other; `false` if there is none of that name.
+    pub fn steer(&self, to: &str) -> bool {
+        let is_known = self.names.is_empty() || self.names.iter().any(|name| name == to);
+        if is_known {
+            self.steer.send_replace(Some(to.to_owned()));
+        }
+        is_known
     }
 
     pub fn thread(&self) -> &Thread {
@@ -133,6 +153,7 @@ struct Driver<S: Server> {
     /// The host that is used, and of each how far the commits went when it was left for another.
     host: usize,
     left: Vec<Option<u64>>,
+    steered: Steered,
     remembered: Remembered,
     /// How many rows the next round trip may ask for.
     fetch: usize,
@@ -160,6 +181,14 @@ struct Batch {
     failed: u32,
 }
 
+/// What happens to a driver that waits.
+enum Event {
+    Batch(Vec<Box<dyn Job>>),
+    Try,
+    Moved,
+    Close,
+}
+
 /// What became of an attempt.
 enum Attempted {
     /// So many jobs, from the first on, are done and durable.
@@ -169,7 +198,10 @@ enum Attempted {
 }
 
 impl<S: Server> Driver<S> {
-    fn new(server: Arc<S>, queue: Arc<Queue>, options: ServerOptions) -> Self {
+    fn new(
+        (server, queue, options): (Arc<S>, Arc<Queue>, ServerOptions),
+        steered: Steered,
+    ) -> Self {
         let (mut random, hosts) = (Random::from_os(), server.hosts());
         Driver {
             server,
@@ -185,6 +217,7 @@ impl<S: Server> Driver<S> {
             generation: 0,
             host: 0,
             left: vec![None; hosts],
+            steered,
             remembered: Remembered::default(),
             fetch: FETCH_MIN,
             settle: None,
@@ -207,14 +240,16 @@ impl<S: Server> Driver<S> {
                 let next_try = self.outage.as_ref().map(|outage| outage.next_try);
                 let batch = pin!(std::future::poll_fn(|cx| queue.poll_take(cx)));
                 tokio::select! {
-                    batch = batch => Some(batch),
-                    () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => None,
+                    batch = batch => batch.map_or(Event::Close, Event::Batch),
+                    () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => Event::Try,
+                    () = self.steered.moved(), if next_try.is_none() => Event::Moved,
                 }
             };
             match event {
-                Some(Some(jobs)) => self.serve(jobs.into()).await,
-                Some(None) => return,
-                None => self.reconnect().await,
+                Event::Batch(jobs) => self.serve(jobs.into()).await,
+                Event::Close => return,
+                Event::Try => self.reconnect().await,
+                Event::Moved => self.lose(MOVED.to_owned()),
             }
         }
     }
@@ -245,7 +280,14 @@ impl<S: Server> Driver<S> {
     async fn connect(&mut self) -> Result<S::Link, ConnectError> {
         let (server, mut reasons) = (Arc::clone(&self.server), Vec::new());
         let mut best: Option<(u64, usize, S::Link)> = None;
+        let (to, names) = (self.steered.to(), server.names());
         for host in 0..server.hosts() {
+            if let (Some(to), Some(name)) = (&to, names.get(host))
+                && to != name
+            {
+                reasons.push(format!("{name} is not asked: {to} takes writes, say its watchers"));
+                continue;
+            }
             let mut link = match connect(&*server, &self.options, host).await {
                 Ok(link) => link,
                 Err(ConnectError::Away(reason)) => {
@@ -256,6 +298,7 @@ impl<S: Server> Driver<S> {
             };
             if S::SEES_LOSS || self.acknowledged == 0 {
                 self.host = host;
+                self.steered.at = link.place().or_else(|| names.get(host).cloned());
                 return Ok(link);
             }
             match self.written(&mut link).await {
@@ -288,6 +331,7 @@ impl<S: Server> Driver<S> {
             self.left[self.host] = Some(self.commits);
             self.host = host;
         }
+        self.steered.at = self.server.names().get(host).cloned();
     }
 
     /// The number of the last commit of this writer that the server has.
@@ -485,7 +529,7 @@ impl<S: Server> Driver<S> {
             first.insert(0, self.marker());
         }
         let link = self.link.as_mut().expect("an attempt has a connection");
-        let mut found = within(wait, link.begin(mode, &first)).await?;
+        let mut found = here(&mut self.steered, wait, link.begin(mode, &first)).await?;
         if !batch.pending.is_empty() {
             let (marker, row) = (first.remove(0), found.remove(0));
             if let Some((number, done)) = committed(&batch.pending, &marker, row)? {
@@ -534,7 +578,12 @@ impl<S: Server> Driver<S> {
         self.commits += 1;
         let row = row::encode(marker.0, &marker.1, &self.commits);
         attempt.write(marker, row);
-        let sent = timeout(wait, link.commit(attempt.writes())).await;
+        let sent = tokio::select! {
+            sent = timeout(wait, link.commit(attempt.writes())) => {
+                sent.map_err(|_| format!("no answer to a commit within {wait:?}"))
+            }
+            () = self.steered.moved() => Err(MOVED.to_owned()),
+        };
         match sent {
             Ok(Ok(())) => {
                 self.acknowledged = self.commits;
@@ -547,9 +596,9 @@ impl<S: Server> Driver<S> {
                 pending.push((self.commits, done));
                 Err(Failure::Lost(reason))
             }
-            Err(_) => {
+            Err(reason) => {
                 pending.push((self.commits, done));
-                Err(Failure::Lost(format!("no answer to a commit within {wait:?}")))
+                Err(Failure::Lost(reason))
             }
         }
     }
@@ -565,7 +614,7 @@ impl<S: Server> Driver<S> {
                 break;
             }
             let (asked, before) = (places.len(), attempt.bytes());
-            let found = within(wait, link.get_many(&places)).await?;
+            let found = here(&mut self.steered, wait, link.get_many(&places)).await?;
             attempt.learn_rows(places, found);
             // The next round trip asks for what would be a quarter of the limit, by this one's rows.
             let each = (attempt.bytes() - before) / asked + 1;
@@ -573,7 +622,7 @@ impl<S: Server> Driver<S> {
         }
         for from in wanted.pages {
             let size = attempt.page_size(&from).clamp(PAGE_FIRST, PAGE_MAX);
-            let page = within(wait, link.page(from.0, &from.1, size)).await?;
+            let page = here(&mut self.steered, wait, link.page(from.0, &from.1, size)).await?;
             attempt.learn_page(&from, page, size);
         }
         Ok(())
@@ -619,6 +668,18 @@ pub(super) async fn connect<S: Server>(
     let found = found.map(|row| row::decode::<u64>(format.0, &format.1, &row)).transpose();
     check_format(&server.shown(), found).map_err(ConnectError::Refused)?;
     Ok(link)
+}
+
+/// One round trip, which ends the link if it takes too long or another server is to be used.
+async fn here<T>(
+    steered: &mut Steered,
+    wait: Duration,
+    trip: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        done = within(wait, trip) => done,
+        () = steered.moved() => Err(Failure::Lost(MOVED.to_owned())),
+    }
 }
 
 /// One round trip, which ends the link if it takes too long.

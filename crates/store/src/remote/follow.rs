@@ -23,6 +23,7 @@ use super::options::ServerOptions;
 use super::{ConnectError, Failure, Link, Mode, Place, Server};
 use crate::answer::channel;
 use crate::error::OpenError;
+use crate::options::FollowerCounts;
 use crate::queue::{Asked, Job, Queue, Work};
 use crate::row;
 use crate::tables::{Stage, Table};
@@ -37,17 +38,6 @@ const WAITING_MAX: usize = 1_024;
 const TOGETHER_MAX: usize = 64;
 /// Bytes in the queue that a beat counts for.
 const BEAT_BYTES: usize = 64;
-
-/// Where reads that may be old were answered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FollowerCounts {
-    /// By a follower.
-    pub follower: u64,
-    /// By the leader, since the followers were, or may have been, too far behind.
-    pub too_old: u64,
-    /// By the leader, since the follower did not answer, or had too much to do.
-    pub away: u64,
-}
 
 /// A reading that a follower may answer.
 struct Look {
@@ -321,7 +311,16 @@ impl<S: Server> Follower<S> {
             looks.into_iter().map(|look| (look.job, (look.bytes, look.age_max))).unzip();
         // A follower that hangs must not hold up whom the leader would answer.
         let wait = self.shared.options.follower_wait;
-        let looked = within(wait, self.look(link, &mut jobs)).await;
+        let looked = within(wait, async {
+            loop {
+                // A server without snapshots had another commit meanwhile.
+                match self.look(link, &mut jobs).await {
+                    Err(Failure::Retry(_)) => tokio::task::yield_now().await,
+                    looked => return looked,
+                }
+            }
+        });
+        let looked = looked.await;
         let (since, done, failed) = match looked {
             Ok((since, done)) => (since, done, None),
             Err(Failure::Retry(reason) | Failure::Lost(reason)) => {

@@ -23,9 +23,11 @@ mod options;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+mod steer;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod watched;
 
 use std::future::Future;
 
@@ -35,7 +37,6 @@ use crate::rules;
 use crate::tables::{MemoryTables, Stage, Table, Writes};
 
 pub(crate) use driver::Remote;
-pub use follow::FollowerCounts;
 #[cfg(feature = "mongodb")]
 pub(crate) use mongodb::Mongodb;
 #[cfg(feature = "mysql")]
@@ -45,6 +46,8 @@ pub use options::{Password, ServerOptions};
 pub(crate) use postgres::Postgres;
 #[cfg(feature = "redis")]
 pub(crate) use redis::{Redis, RedisJournal};
+pub(crate) use watched::{Listed, Watch};
+pub use watched::{ServerAsk, ServerTold, Servers};
 
 /// A row's place: its table and key.
 pub(crate) type Place = (Table, Vec<u8>);
@@ -73,6 +76,11 @@ pub(crate) trait Server: Send + Sync + 'static {
     /// At how many hosts it may be, one of which takes writes at a time.
     fn hosts(&self) -> usize {
         1
+    }
+
+    /// Their names, as `host:port`; none if only the server's manager knows them.
+    fn names(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// How many followers it has that may be read.
@@ -123,6 +131,11 @@ pub(crate) trait Link {
 
     /// Writes all and ends the attempt: all of it, durably, or nothing.
     fn commit(&mut self, writes: &Writes) -> impl Future<Output = Result<(), CommitFailure>>;
+
+    /// The name of its server, if a manager has chosen that.
+    fn place(&self) -> Option<String> {
+        None
+    }
 
     /// Of a server with a journal: its run, and the last entry of which anything is that the attempt read or wrote.
     fn position(&self) -> (u64, u64) {

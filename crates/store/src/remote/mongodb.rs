@@ -23,11 +23,13 @@ use ::mongodb::{Client, ClientSession, Collection, Database};
 
 use super::options::ServerOptions;
 use super::{
-    CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, first_writes,
+    CommitFailure, ConnectError, Failure, Found, Link, Listed, Mode, Page, Place, Server, Watch,
+    first_writes,
 };
 use crate::error::OpenError;
 use crate::row::hex;
 use crate::tables::{Table, Writes};
+use crate::watcher::{Seen, hosts_of};
 
 /// Ids of one query: servers that stand in for MongoDB refuse five hundred ("Expression tree is too large").
 const ASKED_MAX: usize = 250;
@@ -38,6 +40,9 @@ const COMMITS: &str = "commits";
 /// Of one command, which may have at most 16 MiB.
 const COMMAND_ROWS_MAX: usize = 1_000;
 const COMMAND_BYTES_MAX: usize = 8 << 20;
+
+/// Where MongoDB is if an address does not say it.
+const PORT: u16 = 27017;
 
 /// `Unauthorized`, `AuthenticationFailed`.
 const DENIED: [i32; 2] = [13, 18];
@@ -60,7 +65,7 @@ impl Mongodb {
     /// Reads an address: `mongodb://user@host,host/database?replicaSet=name`; without a database `mainstay`.
     pub fn new(url: &str, options: &ServerOptions) -> Result<Self, OpenError> {
         if !options.followers.is_empty() {
-            let reason = "secondaries of MongoDB are not read: only PostgreSQL, MariaDB and MySQL have followers";
+            let reason = "secondaries of MongoDB are not read: only PostgreSQL, MariaDB, MySQL and Redis have followers";
             return Err(OpenError::Malformed(reason.to_owned()));
         }
         let mut connection = ConnectionString::parse(url)
@@ -154,6 +159,51 @@ impl Server for Mongodb {
             .await
             .map_err(away)??;
         Ok(link)
+    }
+}
+
+impl Watch for Mongodb {
+    /// To one member, whatever it is.
+    type Line = Client;
+    /// Commits are acknowledged by a majority, so none is lost when another member is elected.
+    const LOSES_NOTHING: bool = true;
+
+    async fn list(&self) -> Result<Listed, String> {
+        let HostInfo::HostIdentifiers(hosts) = &self.connection.host_info else {
+            return Err("addresses by DNS records are not built in".to_owned());
+        };
+        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        Ok(Listed { names: hosts_of(&format!("://{}", hosts.join(",")), PORT), primary: None })
+    }
+
+    async fn line(&self, name: &str) -> Result<Client, String> {
+        let address = name.parse().map_err(|error: Error| error.to_string())?;
+        let mut connection = self.connection.clone();
+        connection.host_info = HostInfo::HostIdentifiers(vec![address]);
+        connection.direct_connection = Some(true);
+        let member = Mongodb {
+            connection,
+            database: self.database.clone(),
+            shown: self.shown.clone(),
+            options: self.options.clone(),
+        };
+        member.client().await.map_err(|error| error.to_string())
+    }
+
+    async fn see(&self, line: &mut Client) -> Result<Seen, String> {
+        // The driver's futures must not be dropped half-way.
+        let database = line.database(&self.database);
+        let asked = tokio::spawn(async move { database.run_command(doc! { "hello": 1 }).await });
+        let hello = asked.await.map_err(|error| error.to_string())?;
+        let hello = hello.map_err(|error| error.to_string())?;
+        let last = hello.get_document("lastWrite").and_then(|last| last.get_document("opTime"));
+        let position = last.and_then(|last| last.get_timestamp("ts"));
+        let position = position.map_or(0, |at| u64::from(at.time) << 32 | u64::from(at.increment));
+        Ok(Seen { is_primary: hello.get_bool("isWritablePrimary").unwrap_or(false), position })
+    }
+
+    async fn promote(&self, _: &str, _: &str) -> Result<(), String> {
+        Err("the members of a replica set elect their primary themselves".to_owned())
     }
 }
 

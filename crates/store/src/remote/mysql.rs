@@ -12,12 +12,13 @@ use mysql_async::{Conn, DriverError, Opts, OptsBuilder, Row, SslOpts};
 
 use super::options::ServerOptions;
 use super::{
-    CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, each_host,
-    first_writes, stays_here,
+    CommitFailure, ConnectError, Failure, Found, Link, Listed, Mode, Page, Place, Server, Watch,
+    each_host, first_writes, stays_here,
 };
 use crate::error::OpenError;
 use crate::row::{hex, push_hex};
 use crate::tables::{Table, Writes};
+use crate::watcher::{Seen, hosts_of};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS mainstay_rows (tab SMALLINT NOT NULL, \
     k VARBINARY(255) NOT NULL, r LONGBLOB NOT NULL, PRIMARY KEY (tab, k)) \
@@ -30,6 +31,11 @@ const PACKET_MIN: usize = 8 << 20;
 /// Bytes of one statement that writes, at most but for one row.
 const STATEMENT_MAX: usize = 2 << 20;
 
+/// Where the server is if an address does not say it.
+const PORT: u16 = 3306;
+/// Between looks at a replica that does what it has received.
+const APPLY_PAUSE: Duration = Duration::from_millis(20);
+
 /// Access, rights, and a database that is not there.
 const DENIED: [u16; 8] = [1044, 1045, 1049, 1130, 1142, 1227, 1251, 1698];
 /// Lock wait timeout and deadlock.
@@ -39,6 +45,7 @@ const IN_THE_WAY: [u16; 2] = [1205, 1213];
 pub(crate) struct Mysql {
     /// One for each host.
     opts: Vec<Opts>,
+    names: Vec<String>,
     followers: Vec<Opts>,
     shown: String,
     options: ServerOptions,
@@ -68,7 +75,7 @@ impl Mysql {
         let shown = format!("MySQL database {database} at {}", at.join(","));
         let is_plain = url.contains("require_ssl=false");
         let opts = all.into_iter().map(|opts| dressed(opts, is_plain, options)).collect();
-        Ok(Mysql { opts, followers, shown, options: options.clone() })
+        Ok(Mysql { opts, names: hosts_of(url, PORT), followers, shown, options: options.clone() })
     }
 
     fn refuse(&self, reason: &str) -> ConnectError {
@@ -193,6 +200,10 @@ impl Server for Mysql {
         self.opts.len()
     }
 
+    fn names(&self) -> Vec<String> {
+        self.names.clone()
+    }
+
     async fn connect(&self, host: usize) -> Result<MysqlLink, ConnectError> {
         let refusal = |error: mysql_async::Error| self.refusal(&error);
         let mut conn = Conn::new(self.opts[host].clone()).await.map_err(refusal)?;
@@ -211,6 +222,84 @@ impl Server for Mysql {
         let conn = Conn::new(self.followers[follower].clone()).await.map_err(refusal)?;
         self.set_up(conn).await.map_err(refusal)
     }
+}
+
+impl Watch for Mysql {
+    type Line = Conn;
+
+    async fn list(&self) -> Result<Listed, String> {
+        Ok(Listed { names: self.names.clone(), primary: None })
+    }
+
+    async fn line(&self, name: &str) -> Result<Conn, String> {
+        let host = self.names.iter().position(|known| known == name);
+        let opts = host.and_then(|host| self.opts.get(host));
+        let opts = opts.ok_or_else(|| format!("there is no server {name}"))?.clone();
+        Conn::new(opts).await.map_err(|error| shown(&error))
+    }
+
+    async fn see(&self, line: &mut Conn) -> Result<Seen, String> {
+        let ask = "SELECT CAST(@@read_only AS CHAR)";
+        let read_only: Option<String> =
+            line.query_first(ask).await.map_err(|error| shown(&error))?;
+        let is_primary = read_only.is_some_and(|value| ["0", "OFF"].contains(&value.as_str()));
+        // What is received counts: it is done before a replica is promoted. Where the user may not see it, or
+        // the server is no MariaDB, all have the same.
+        let received = status(line).await.ok().flatten();
+        let received = received.and_then(|row| text(&row, "Gtid_IO_Pos"));
+        let own: Option<String> =
+            line.query_first("SELECT @@gtid_current_pos").await.ok().flatten();
+        let both = [received, own].into_iter().flatten();
+        let position = both.map(|gtids| gtid_sum(&gtids)).max().unwrap_or(0);
+        Ok(Seen { is_primary, position })
+    }
+
+    async fn promote(&self, _: &str, to: &str) -> Result<(), String> {
+        let mut line = self.line(to).await?;
+        let said = |error: mysql_async::Error| {
+            let said = shown(&error);
+            format!("{said}; its user must be allowed to stop the replica and to set read_only")
+        };
+        if self.see(&mut line).await?.is_primary {
+            return Ok(());
+        }
+        let version: Option<String> = line.query_first("SELECT VERSION()").await.map_err(said)?;
+        if !version.is_some_and(|version| version.contains("MariaDB")) {
+            return Err("only MariaDB is promoted: promote it by hand".to_owned());
+        }
+        line.query_drop("STOP SLAVE IO_THREAD").await.map_err(said)?;
+        loop {
+            let status = status(&mut line).await.map_err(said)?;
+            let status = status.ok_or_else(|| "it is no replica".to_owned())?;
+            let state = text(&status, "Slave_SQL_Running_State").unwrap_or_default();
+            if state.contains("has read all relay log") {
+                break;
+            }
+            if text(&status, "Slave_SQL_Running").is_none_or(|runs| runs != "Yes") {
+                let error = text(&status, "Last_SQL_Error").unwrap_or_default();
+                return Err(format!("it does not do what it has received: {error}"));
+            }
+            tokio::time::sleep(APPLY_PAUSE).await;
+        }
+        // In this order: whoever goes on with it later finds that it takes writes.
+        let take = "STOP SLAVE; SET GLOBAL read_only = OFF; RESET SLAVE ALL";
+        line.query_drop(take).await.map_err(said)
+    }
+}
+
+/// How far a replica is; `None` of a server that is none.
+async fn status(line: &mut Conn) -> Result<Option<Row>, mysql_async::Error> {
+    line.query_first("SHOW SLAVE STATUS").await
+}
+
+fn text(row: &Row, column: &str) -> Option<String> {
+    row.get_opt::<String, _>(column).and_then(Result::ok)
+}
+
+/// The numbers of all domains together, of `domain-server-number,..`.
+fn gtid_sum(gtids: &str) -> u64 {
+    let number = |gtid: &str| gtid.rsplit('-').next().and_then(|number| number.trim().parse().ok());
+    gtids.split(',').filter_map(number).fold(0, u64::saturating_add)
 }
 
 impl Mysql {

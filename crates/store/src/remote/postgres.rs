@@ -15,11 +15,21 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::options::ServerOptions;
 use super::{
-    CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server, each_host,
-    first_writes, stays_here,
+    CommitFailure, ConnectError, Failure, Found, Link, Listed, Mode, Page, Place, Server, Watch,
+    each_host, first_writes, stays_here,
 };
 use crate::error::OpenError;
 use crate::tables::{Table, Writes};
+use crate::watcher::{Seen, hosts_of};
+
+/// Where PostgreSQL is if an address does not say it.
+const PORT: u16 = 5432;
+
+/// Whether a server takes writes, and how far it has come in the log.
+const STATE: &str = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', \
+    pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() \
+    THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
+    ELSE pg_current_wal_lsn() END, '0/0')::int8";
 
 /// A process that makes the tables holds this advisory lock: "MSYs".
 const FOUNDING: i64 = 0x4d53_5973;
@@ -44,6 +54,7 @@ type Columns<'a> = (Vec<i16>, Vec<&'a [u8]>);
 pub(crate) struct Postgres {
     /// One for each host: one that hangs must not keep us from the others.
     configs: Vec<Config>,
+    names: Vec<String>,
     followers: Vec<Config>,
     tls: Option<MakeRustlsConnect>,
     shown: String,
@@ -72,7 +83,8 @@ impl Postgres {
         let shown = format!("PostgreSQL database {database} at {}", hosts.join(","));
         let session = session(options);
         let accept_loss = options.accept_loss;
-        Ok(Postgres { configs, followers, tls, shown, session, accept_loss })
+        let names = hosts_of(url, PORT);
+        Ok(Postgres { configs, names, followers, tls, shown, session, accept_loss })
     }
 
     async fn client(&self, config: &Config) -> Result<Client, tokio_postgres::Error> {
@@ -157,6 +169,10 @@ impl Server for Postgres {
         self.configs.len()
     }
 
+    fn names(&self) -> Vec<String> {
+        self.names.clone()
+    }
+
     async fn connect(&self, host: usize) -> Result<PostgresLink, ConnectError> {
         let refusal = |error: tokio_postgres::Error| self.refusal(&error);
         let mut client = self.client(&self.configs[host]).await.map_err(refusal)?;
@@ -173,6 +189,40 @@ impl Server for Postgres {
         let refusal = |error: tokio_postgres::Error| self.refusal(&error);
         let client = self.client(&self.followers[follower]).await.map_err(refusal)?;
         PostgresLink::new(client).await.map_err(refusal)
+    }
+}
+
+impl Watch for Postgres {
+    type Line = Client;
+
+    async fn list(&self) -> Result<Listed, String> {
+        Ok(Listed { names: self.names.clone(), primary: None })
+    }
+
+    async fn line(&self, name: &str) -> Result<Client, String> {
+        let host = self.names.iter().position(|known| known == name);
+        let config = host.and_then(|host| self.configs.get(host));
+        let mut config = config.ok_or_else(|| format!("there is no server {name}"))?.clone();
+        config.target_session_attrs(TargetSessionAttrs::Any);
+        self.client(&config).await.map_err(|error| shown(&error))
+    }
+
+    async fn see(&self, line: &mut Client) -> Result<Seen, String> {
+        let row = line.query_one(STATE, &[]).await.map_err(|error| shown(&error))?;
+        let position = row.get::<_, Option<i64>>(1).unwrap_or(0);
+        Ok(Seen { is_primary: !row.get::<_, bool>(0), position: position.max(0) as u64 })
+    }
+
+    async fn promote(&self, _: &str, to: &str) -> Result<(), String> {
+        let client = self.line(to).await?;
+        let ask = "SELECT NOT pg_is_in_recovery() OR pg_promote(true)";
+        match client.query_one(ask, &[]).await {
+            Ok(row) if row.get(0) => Ok(()),
+            Ok(_) => Err("pg_promote() says that it has not become the primary".to_owned()),
+            Err(error) => {
+                Err(format!("{}; its user must be allowed to EXECUTE pg_promote()", shown(&error)))
+            }
+        }
     }
 }
 

@@ -19,6 +19,7 @@ struct World {
     /// Whether the manager does what it is asked, and whether it says so.
     promotes: Option<bool>,
     promoted: Vec<Failover>,
+    raised: Vec<Failover>,
     pushed: Vec<(u64, String)>,
     random: Option<Random>,
 }
@@ -43,6 +44,7 @@ impl World {
             recorded: None,
             promotes: Some(true),
             promoted: Vec::new(),
+            raised: Vec::new(),
             pushed: Vec::new(),
             random: None,
         };
@@ -108,10 +110,11 @@ impl World {
             }
             WatcherAsk::Ping(_) | WatcherAsk::Vote(..) => {}
             WatcherAsk::Record(failover) if !is_cut => {
-                let last = self.recorded.as_ref().map_or(0, |last| last.number);
-                let fits = match failover.is_over {
-                    true => failover.number == last,
-                    false => failover.number == last + 1,
+                // Who writes knew the one that stands there, which is still to end or the one before.
+                let fits = match &self.recorded {
+                    None => failover.number == 1,
+                    Some(last) if failover.number == last.number => last.stage == Stage::Promoting,
+                    Some(last) => failover.number == last.number + 1,
                 };
                 if fits {
                     self.recorded = Some(failover);
@@ -128,15 +131,24 @@ impl World {
             WatcherAsk::Promote(failover) => {
                 self.promoted.push(failover.clone());
                 if self.promotes == Some(true) {
-                    for (name, seen) in &mut self.servers {
-                        if let Some(seen) = seen {
-                            seen.is_primary = *name == failover.to;
-                        }
+                    // Another one that takes writes goes on with it.
+                    let to = self.servers.get_mut(failover.to.as_str());
+                    if let Some(seen) = to.and_then(Option::as_mut) {
+                        seen.is_primary = true;
                     }
                 }
                 if let (Some(watcher), Some(done)) = (self.watchers.get_mut(&me), self.promotes) {
                     watcher.handle_promoted(now, failover.number, done);
                 }
+            }
+            WatcherAsk::Raise(_) if is_cut => {}
+            WatcherAsk::Raise(failover) => {
+                let takes = self.servers[failover.to.as_str()].is_some_and(|seen| seen.is_primary);
+                if takes {
+                    self.raised.push(failover.clone());
+                }
+                let watcher = self.watchers.get_mut(&me).expect("it is one of them");
+                watcher.handle_raised(now, &failover, takes);
             }
             WatcherAsk::Push(primary) => self.pushed.push((me, primary)),
         }
@@ -181,15 +193,22 @@ fn x32_a_failover_under_way_is_begun_once() {
     assert_eq!(world.promotions(), [("a", "b")]);
     world.elect(2);
     world.run(10);
-    assert_eq!(world.promotions().len(), 1, "the one who is elected now goes on waiting");
+    let asked: Vec<(u64, u64)> = world.promoted.iter().map(|one| (one.number, one.by)).collect();
+    assert_eq!(asked, [(1, 1), (1, 2)], "the one who is elected now goes on with the same");
+    assert_eq!(world.pushed, [(1, "a".to_owned())], "nobody is told before it is done");
     world.servers.insert("b", seen(true, 7));
     world.run(3);
     assert_eq!(world.watchers[&2].primary(), Some("b"));
-    assert!(world.recorded.as_ref().is_some_and(|last| last.is_over));
+    assert!(world.recorded.as_ref().is_some_and(|last| last.stage == Stage::Done));
+    assert_eq!(world.raised.len(), 1, "{:?}", world.raised);
+    assert_eq!(world.raised[0].begun_by, 1, "by whose number it is known that it was done");
     // The old one comes back and believes that it is still the primary.
     world.servers.insert("a", seen(true, 7));
     world.run(60);
-    assert_eq!(world.promotions().len(), 1);
+    assert_eq!(world.promotions().len(), 2);
+    assert!(
+        world.watchers[&2].is_rival(world.now, "a") && !world.watchers[&2].is_rival(world.now, "b")
+    );
     assert!(world.watchers.values().all(|watcher| watcher.primary() == Some("b")));
 }
 
@@ -213,6 +232,8 @@ fn x32_who_has_most_is_promoted_and_of_equals_the_first_by_priority() {
         ((8, 7), (Some(2), Some(1)), Some("b")),
         ((8, 7), (None, Some(1)), Some("c")),
         ((8, 7), (None, None), None),
+        ((0, 7), (Some(1), Some(2)), Some("c")),
+        ((0, 0), (Some(1), Some(2)), None),
     ] {
         let mut world = World::new(2, [("a", Some(1)), ("b", priorities.0), ("c", priorities.1)]);
         world.servers.insert("b", seen(false, positions.0));
@@ -305,10 +326,18 @@ fn f20_whatever_is_lost_one_failover_at_a_time_and_all_know_its_end() {
             let seconds = 1 + random.below(20);
             world.run(seconds);
         }
-        let mut numbers: Vec<u64> = world.promoted.iter().map(|one| one.number).collect();
-        let all = numbers.len();
-        numbers.dedup();
-        assert_eq!(numbers.len(), all, "seed {seed}: one was asked for twice");
+        let mut asked: Vec<(u64, u64)> =
+            world.promoted.iter().map(|one| (one.number, one.by)).collect();
+        let all = asked.len();
+        asked.sort_unstable();
+        asked.dedup();
+        assert_eq!(asked.len(), all, "seed {seed}: one was asked for twice by the same");
+        for one in &world.promoted {
+            let same = |other: &&Failover| other.number == one.number;
+            let other = world.promoted.iter().find(same).expect("at least itself");
+            let what = |one: &Failover| (one.begun_by, one.from.clone(), one.to.clone());
+            assert_eq!(what(other), what(one), "seed {seed}: two under one number");
+        }
         world.cut.clear();
         world.random = None;
         for name in ["a", "b", "c"] {
@@ -329,4 +358,100 @@ fn f20_whatever_is_lost_one_failover_at_a_time_and_all_know_its_end() {
             assert_eq!(watcher.primary(), Some(is.as_str()), "seed {seed}, watcher {me}");
         }
     }
+}
+
+/// What nodes were told was true no more after the operator had promoted another server.
+#[test]
+fn f20_a_server_that_somebody_else_promotes_is_taken_over_and_its_generation_raised() {
+    let mut world = World::new(2, [("a", Some(1)), ("b", None), ("c", None)]);
+    world.run(10);
+    // A planned switch: the primary steps down.
+    world.servers.insert("a", seen(false, 9));
+    world.servers.insert("c", seen(true, 9));
+    world.run(4);
+    assert_eq!(world.promotions(), [], "it takes writes already");
+    assert_eq!((world.raised.len(), world.raised[0].to.as_str()), (1, "c"));
+    assert_eq!(world.pushed.last(), Some(&(1, "c".to_owned())));
+    // It dies, and the operator promotes what nobody may promote by itself.
+    world.servers.insert("c", None);
+    world.servers.insert("b", seen(true, 9));
+    world.run(4);
+    assert_eq!(world.watchers[&1].primary(), Some("c"), "it may be back in a moment");
+    world.run(10);
+    assert_eq!((world.raised.len(), world.pushed.last()), (2, Some(&(1, "b".to_owned()))));
+    assert_eq!(world.promotions(), []);
+}
+
+/// The primary of before the last failover had woken up, and took its place again when the new one was away.
+#[test]
+fn f20_a_former_primary_that_never_followed_takes_nobodys_place() {
+    let mut world = World::new(3, ALIKE);
+    world.run(10);
+    world.servers.insert("a", None);
+    world.run(12);
+    assert_eq!(world.promotions(), [("a", "b")]);
+    world.servers.insert("a", seen(true, 8));
+    world.servers.insert("c", seen(false, 9));
+    world.run(5);
+    world.servers.insert("b", None);
+    // Also not by watchers that are started only now.
+    let servers = ["a", "b", "c"].map(|name| Watched { name: name.to_owned(), priority: Some(1) });
+    let mut late = Watcher::new(world.now, 4, WatcherOptions::default(), servers.to_vec());
+    late.handle_failover(world.now, world.recorded.clone().expect("one was recorded"));
+    world.watchers.insert(4, late);
+    world.elect(4);
+    world.run(20);
+    assert_eq!(world.promotions(), [("a", "b"), ("b", "c")]);
+    world.servers.insert("c", None);
+    world.run(30);
+    assert_eq!(world.watchers[&4].primary(), Some("c"));
+    assert_eq!(world.promotions().len(), 2, "nobody is left who has what was written");
+    // Once it has followed another, it is as good as any.
+    world.servers.insert("a", seen(false, 9));
+    world.run(20);
+    assert_eq!(world.promotions()[2..], [("c", "a")]);
+}
+
+/// A manager chose another server than the watcher would have.
+#[test]
+fn f20_what_a_manager_chooses_is_followed_at_once() {
+    let mut world = World::new(2, [("a", None), ("b", None), ("c", None)]);
+    world.run(10);
+    world.servers.insert("a", None);
+    world.servers.insert("c", seen(true, 9));
+    let servers = ["a", "b", "c"].map(|name| Watched { name: name.to_owned(), priority: None });
+    let now = world.now;
+    for watcher in world.watchers.values_mut() {
+        watcher.handle_servers(now, servers.to_vec(), Some("c".to_owned()));
+    }
+    world.run(2);
+    assert_eq!(world.pushed.last(), Some(&(1, "c".to_owned())));
+    assert_eq!((world.raised.len(), world.promotions().len()), (1, 0));
+}
+
+/// A watcher whose machine had slept believed that all servers had been away meanwhile.
+#[test]
+fn x32_a_watcher_that_stood_still_votes_nobody_down() {
+    let mut world = World::new(2, ALIKE);
+    world.run(10);
+    world.now += 60 * SECOND;
+    for watcher in world.watchers.values_mut() {
+        watcher.handle_timeout(world.now);
+        assert!(["a", "b", "c"].iter().all(|server| !watcher.is_down(server)));
+    }
+    world.run(10);
+    assert_eq!(world.promotions(), []);
+    // Who is away is found out all the same, a little later.
+    world.servers.insert("a", None);
+    world.run(12);
+    assert_eq!(world.promotions(), [("a", "b")]);
+}
+
+#[test]
+fn hosts_are_named_with_their_ports() {
+    let of = |url| hosts_of(url, 5_432).join(" ");
+    assert_eq!(of("postgres://game@a,b:7/game?x=y"), "a:5432 b:7");
+    assert_eq!(of("mysql://a.example:3306/game"), "a.example:3306");
+    assert_eq!(of("postgres://[::1],[::1]:6/game"), "[::1]:5432 [::1]:6");
+    assert_eq!(of("host=a user=b"), "");
 }

@@ -183,3 +183,34 @@ fn f22_a_replica_of_mariadb_is_read_while_it_is_young_enough() {
     let resume = || drop(replica.sql("START SLAVE SQL_THREAD").unwrap());
     way(store, &replica, [&pause, &resume, &|| replica.promote().unwrap()]);
 }
+
+/// Redis has no command that holds up a replica, but one that turns it to a leader that is not there.
+#[cfg(feature = "redis")]
+#[test]
+fn f22_a_replica_of_redis_is_read_while_it_is_young_enough() {
+    if servers::skipped() {
+        return;
+    }
+    let leader = servers::Redis::start().unwrap();
+    let replica = servers::Redis::replica(&leader).unwrap();
+    let at = |server: &servers::Redis| server.url() + "?shard=one";
+    let store = Store::redis(&at(&leader), options(at(&replica))).unwrap();
+    let (port, own) = (leader.port().to_string(), replica.port());
+    let tell = |words: &[&str]| replica_of(own, words);
+    let pause = || tell(&["127.0.0.1", "1"]);
+    let resume = || tell(&["127.0.0.1", &port]);
+    way(store, &replica, [&pause, &resume, &|| tell(&["NO", "ONE"])]);
+    let other = Store::redis(&at(&leader), options(replica.url() + "?shard=two"));
+    assert!(matches!(other, Err(OpenError::Malformed(_))), "{other:?}");
+}
+
+/// Says `REPLICAOF` to a server.
+#[cfg(feature = "redis")]
+fn replica_of(port: u16, words: &[&str]) {
+    use std::io::{Read, Write};
+    let mut line = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    line.write_all(format!("REPLICAOF {}\r\n", words.join(" ")).as_bytes()).unwrap();
+    let mut said = [0; 64];
+    let read = line.read(&mut said).unwrap();
+    assert!(said[..read].starts_with(b"+OK"), "{}", String::from_utf8_lossy(&said[..read]));
+}

@@ -173,3 +173,31 @@ fn a_failover_by_sentinel_raises_the_generation() {
     patiently(|| stores[1].commit(again.clone()).wait()).unwrap();
     assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
 }
+
+/// A process that found all gone said so, and at its next try made a new, empty shard there.
+#[test]
+fn redis_that_has_lost_all_is_not_made_anew_by_who_knew_it() {
+    use std::io::{Read, Write};
+    if servers::skipped() {
+        return;
+    }
+    let server = Redis::start().unwrap();
+    let options = ServerOptions { away_wait: Duration::from_millis(300), ..quick() };
+    let store = Store::redis(&server.url(), options).unwrap();
+    store.commit(mint(1, Key(1), 1)).wait().unwrap();
+    let mut line = std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    line.write_all(b"FLUSHALL\r\n").unwrap();
+    let mut said = [0; 16];
+    assert!(line.read(&mut said).unwrap() > 0 && said.starts_with(b"+OK"));
+    drop(line);
+    server.kill();
+    server.start_again().unwrap();
+    for id in 2..=6 {
+        let told = store.commit(mint(id, Key(1), 1)).wait();
+        assert!(matches!(told, Err(Error::Unavailable(_) | Error::Unknown(_))), "{told:?}");
+    }
+    // Whoever is started now begins anew, and who knew it before takes it for another life.
+    let other = Store::redis(&server.url(), quick()).unwrap();
+    assert_eq!(other.generation().wait(), Ok(1));
+    assert_eq!(patiently(|| store.generation().wait()), Ok(2));
+}

@@ -21,12 +21,15 @@ use self::address::{Address, Where};
 pub(crate) use self::journal::RedisJournal;
 use self::moment::Moment;
 use super::options::ServerOptions;
-use super::{CommitFailure, ConnectError, Failure, Found, Link, Mode, Page, Place, Server};
+use super::{
+    CommitFailure, ConnectError, Failure, Found, Link, Listed, Mode, Page, Place, Server, Watch,
+};
 use crate::error::OpenError;
 use crate::landing::{self, Acknowledge, LandingOptions};
 use crate::options::Limits;
 use crate::rules;
 use crate::tables::{MemoryTables, Stage, Table, Writes};
+use crate::watcher::Seen;
 
 const SCRIPTS: [&str; 5] = [
     include_str!("get.lua"),
@@ -57,6 +60,7 @@ const DURABLE: [(&str, &str); 3] =
 /// Where the server is.
 pub(crate) struct Redis {
     address: Address,
+    followers: Vec<Address>,
     options: ServerOptions,
     /// How its journal lands, if it has one.
     journal: Option<LandingOptions>,
@@ -72,17 +76,24 @@ impl Redis {
         options: &ServerOptions,
         journal: Option<LandingOptions>,
     ) -> Result<Self, OpenError> {
-        if !options.followers.is_empty() {
-            let reason =
-                "replicas of Redis are not read: only PostgreSQL, MariaDB and MySQL have followers";
+        let address = Address::parse(url, options)?;
+        let followers = options.followers.iter().map(|url| Address::parse(url, options));
+        let followers = followers.collect::<Result<Vec<_>, _>>()?;
+        let is_one = |follower: &Address| matches!(follower.at, Where::Server(_));
+        if !followers.iter().all(|follower| is_one(follower) && follower.prefix == address.prefix) {
+            let reason = "a follower is one server, with the shard's name as in `url`";
             return Err(OpenError::Malformed(reason.to_owned()));
         }
-        let address = Address::parse(url, options)?;
+        if !followers.is_empty() && journal.is_some() {
+            let reason = "replicas of a journal are not read";
+            return Err(OpenError::Malformed(reason.to_owned()));
+        }
         if options.authorities.is_some() {
             let reason = "connections to Redis are not encrypted, so there is nobody to believe";
             return Err(OpenError::Malformed(reason.to_owned()));
         }
-        let this = Self { address, options: options.clone(), journal, highest: Arc::default() };
+        let (options, highest) = (options.clone(), Arc::default());
+        let this = Self { address, followers, options, journal, highest };
         if matches!(this.address.at, Where::Sentinels { .. }) && !this.may_lose() {
             let reason = "replicas of Redis follow later than commits are acknowledged, so a failover may lose some";
             let server = this.address.shown;
@@ -196,7 +207,7 @@ impl Redis {
         let place: Place = (Table::Meta, rules::GENERATION_KEY.to_vec());
         let primary = link.primary().await?;
         let row = link.begin(Mode::Write, std::slice::from_ref(&place)).await?.pop().flatten();
-        let highest = self.highest.swap(link.count, Ordering::Relaxed).max(link.count);
+        let highest = self.highest.load(Ordering::Relaxed).max(link.count);
         let is_new = link.primary != primary;
         if row.is_none() && highest == 0 {
             return link.change(&super::first_writes(), is_new).await;
@@ -220,7 +231,16 @@ impl Redis {
         rules::generation(&stage)
             .and_then(|current| rules::raise_generation(&mut stage, current))
             .map_err(|error| Failure::Lost(error.to_string()))?;
-        link.change(&stage.into_writes(), is_new).await
+        link.change(&stage.into_writes(), is_new).await?;
+        // What was lost is known by now; before, whoever comes back to an empty server would make it anew.
+        self.highest.store(link.count + 1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has it take a server without rows for one that has lost them, and not for a new one.
+    pub fn only_found(self) -> Self {
+        self.highest.fetch_max(1, Ordering::Relaxed);
+        self
     }
 
     /// Whether a failed connection is worth another try.
@@ -244,6 +264,20 @@ impl Server for Redis {
         self.address.shown.clone()
     }
 
+    fn followers(&self) -> usize {
+        self.followers.len()
+    }
+
+    async fn connect_follower(&self, follower: usize) -> Result<RedisLink, ConnectError> {
+        let refusal = |error: RedisError| self.refusal(&error);
+        let Where::Server(client) = &self.followers[follower].at else {
+            return Err(ConnectError::Away("it is no single server".to_owned()));
+        };
+        let connection = self.connect_to(client).await.map_err(refusal)?;
+        // What a follower counts says nothing of what its leader has lost.
+        self.dress(connection, String::new(), Arc::default()).await
+    }
+
     async fn connect(&self, _: usize) -> Result<RedisLink, ConnectError> {
         let (mut link, server) = self.link().await?;
         let ready = match self.journal {
@@ -258,6 +292,32 @@ impl Server for Redis {
 }
 
 impl Redis {
+    /// A connection that reads and commits.
+    async fn dress(
+        &self,
+        mut connection: MultiplexedConnection,
+        primary: String,
+        highest: Arc<AtomicU64>,
+    ) -> Result<RedisLink, ConnectError> {
+        let mut load = ::redis::pipe();
+        for script in SCRIPTS {
+            load.cmd("SCRIPT").arg("LOAD").arg(script);
+        }
+        let scripts = load.query_async(&mut connection).await;
+        Ok(RedisLink {
+            connection,
+            scripts: scripts.map_err(|error| self.refusal(&error))?,
+            prefix: self.address.prefix.clone(),
+            primary,
+            highest,
+            run: None,
+            backlog_bytes_max: self.journal.as_ref().map_or(0, |journal| journal.backlog_bytes_max),
+            count: 0,
+            done: 0,
+            moment: None,
+        })
+    }
+
     /// A connection to a shard that may not be there yet, and the name of the server's life if that may lose something
     /// when it ends, else empty.
     async fn link(&self) -> Result<(RedisLink, String), ConnectError> {
@@ -275,23 +335,7 @@ impl Redis {
                 .map(str::to_owned)
                 .ok_or_else(|| ConnectError::Away("the server does not name its run".to_owned()))?;
         }
-        let mut load = ::redis::pipe();
-        for script in SCRIPTS {
-            load.cmd("SCRIPT").arg("LOAD").arg(script);
-        }
-        let scripts = load.query_async(&mut connection).await.map_err(refusal)?;
-        let link = RedisLink {
-            connection,
-            scripts,
-            prefix: self.address.prefix.clone(),
-            primary,
-            highest: Arc::clone(&self.highest),
-            run: None,
-            backlog_bytes_max: self.journal.as_ref().map_or(0, |journal| journal.backlog_bytes_max),
-            count: 0,
-            done: 0,
-            moment: None,
-        };
+        let link = self.dress(connection, primary, Arc::clone(&self.highest)).await?;
         Ok((link, server))
     }
 }
@@ -474,6 +518,10 @@ impl Link for RedisLink {
         self.write(writes, false).await
     }
 
+    fn place(&self) -> Option<String> {
+        Some(self.primary.clone()).filter(|primary| !primary.is_empty())
+    }
+
     fn position(&self) -> (u64, u64) {
         (self.run.unwrap_or(0), self.done)
     }
@@ -482,6 +530,97 @@ impl Link for RedisLink {
         // Nothing is held. A watch ends by itself: others may use it too.
         self.moment = None;
         Ok(())
+    }
+}
+
+impl Watch for Redis {
+    type Line = MultiplexedConnection;
+
+    /// The servers that sentinels know; one without sentinels has no others.
+    async fn list(&self) -> Result<Listed, String> {
+        let said = self.ask_sentinels(|name| {
+            let mut ask = ::redis::cmd("SENTINEL");
+            ask.arg("get-master-addr-by-name").arg(name);
+            ask
+        });
+        let primary: Option<(String, u16)> = said.await?;
+        let (host, port) = primary.ok_or_else(|| "no primary of that name is known".to_owned())?;
+        let primary = format!("{host}:{port}");
+        let said = self.ask_sentinels(|name| {
+            let mut ask = ::redis::cmd("SENTINEL");
+            ask.arg("replicas").arg(name);
+            ask
+        });
+        let replicas: Vec<BTreeMap<String, String>> = said.await?;
+        let name =
+            |of: &BTreeMap<String, String>| Some(format!("{}:{}", of.get("ip")?, of.get("port")?));
+        let mut names: Vec<String> = replicas.iter().filter_map(name).collect();
+        names.push(primary.clone());
+        names.sort();
+        names.dedup();
+        Ok(Listed { names, primary: Some(primary) })
+    }
+
+    async fn line(&self, name: &str) -> Result<MultiplexedConnection, String> {
+        let place = name.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let (host, port) = place.ok_or_else(|| format!("{name} is no address"))?;
+        let client = self.address.client(host, port).map_err(|error| error.to_string())?;
+        self.connect_to(&client).await.map_err(|error| error.to_string())
+    }
+
+    async fn see(&self, line: &mut MultiplexedConnection) -> Result<Seen, String> {
+        // `ROLE` forgets the position of a replica that has lost its primary.
+        let mut ask = ::redis::cmd("INFO");
+        let info = ask.arg("replication").query_async::<String>(line).await;
+        let info = info.map_err(|error| error.to_string())?;
+        let field = |name: &str| {
+            let named = |line: &str| line.strip_prefix(name)?.strip_prefix(':').map(str::to_owned);
+            info.lines().find_map(named)
+        };
+        let is_primary = field("role").as_deref() == Some("master");
+        let position = if is_primary { "master_repl_offset" } else { "slave_repl_offset" };
+        let position = field(position).and_then(|position| position.trim().parse().ok());
+        Ok(Seen { is_primary, position: position.unwrap_or(0) })
+    }
+
+    /// Has the sentinels do it, who choose the server themselves.
+    async fn promote(&self, from: &str, _: &str) -> Result<(), String> {
+        if self.list().await?.primary.as_deref() != Some(from) {
+            return Ok(());
+        }
+        let said = self.ask_sentinels::<Value>(|name| {
+            let mut ask = ::redis::cmd("SENTINEL");
+            ask.arg("FAILOVER").arg(name);
+            ask
+        });
+        match said.await {
+            Err(error) if !error.contains("INPROG") => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Redis {
+    /// What the first sentinel says that answers.
+    async fn ask_sentinels<T: ::redis::FromRedisValue>(
+        &self,
+        ask: impl Fn(&str) -> Cmd,
+    ) -> Result<T, String> {
+        let Where::Sentinels { sentinels, name } = &self.address.at else {
+            return Err("a Redis without sentinels has no other server".to_owned());
+        };
+        let mut reasons = Vec::new();
+        for sentinel in sentinels {
+            let asked = async {
+                let mut link = self.connect_to(sentinel).await?;
+                ask(name).query_async(&mut link).await
+            };
+            match asked.await {
+                Ok(said) => return Ok(said),
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        Err(reasons.join("; "))
     }
 }
 
