@@ -80,6 +80,7 @@ mod run;
 pub mod testkit;
 mod up;
 mod vitals;
+mod watch;
 
 /// What generated code uses. Not for games.
 pub mod rt {

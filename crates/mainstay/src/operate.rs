@@ -254,7 +254,33 @@ pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)
             let _ = writeln!(out, "{} ended: {ended}", state.name);
         }
     }
+    for state in states {
+        put_stores(&mut out, state);
+    }
     out
+}
+
+/// Says how the servers of stores are, by the watcher that is elected.
+fn put_stores(out: &mut String, state: &ProcessState) {
+    let stores = state.said.as_ref().and_then(|said| said.get("stores")?.as_array());
+    let elected = |store: &&Value| store["elected"].as_bool().unwrap_or_default();
+    for store in stores.into_iter().flatten().filter(elected) {
+        let servers = store["servers"].as_array().into_iter().flatten();
+        let server = |server: &Value| {
+            let text = |name: &str| server[name].as_str().unwrap_or_default().to_owned();
+            format!("{} {}", text("name"), text("state"))
+        };
+        let servers: Vec<String> = servers.map(server).collect();
+        let label = store["store"].as_str().unwrap_or_default();
+        let _ = write!(out, "{label}: {}", servers.join(", "));
+        let last = &store["failover"];
+        if let (Some(from), Some(to), Some(stage)) =
+            (last["from"].as_str(), last["to"].as_str(), last["stage"].as_str())
+        {
+            let _ = write!(out, "; last failover: {from} to {to}, {stage}");
+        }
+        let _ = writeln!(out, " (watched by {})", state.name);
+    }
 }
 
 /// Writes rows of equal length, the first two columns to the left.
@@ -301,6 +327,20 @@ mod tests {
             ended,
             ..Default::default()
         };
+        let mut watcher = state("watch", 0, 0);
+        watcher.said = Some(json!({"stores": [
+            {"store": "store", "elected": true,
+             "servers": [{"name": "a:1", "state": "down"}, {"name": "b:2", "state": "primary"}],
+             "failover": {"from": "a:1", "to": "b:2", "stage": "done"}},
+            {"store": "stores.accounts", "elected": false, "servers": [], "failover": null},
+        ]}));
+        let stores = table(std::slice::from_ref(&watcher), None);
+        assert_eq!(
+            stores.lines().last(),
+            Some(
+                "store: a:1 down, b:2 primary; last failover: a:1 to b:2, done (watched by watch)"
+            )
+        );
         let before = [state("gate", 100, 1_000), down.clone()];
         let now = [state("gate", 350, 1_500), down];
         let shown = table(&now, Some((&before, Duration::from_millis(500))));

@@ -25,6 +25,7 @@ use crate::config::{
     BusPlace, BusServer, CoordinatorPlace, JournalPlace, Keys, Process, StorePlace, StoreServer,
 };
 use crate::line::Way;
+use crate::watch::{Follow, WatchRole, Watched};
 use crate::{App, console, release};
 
 /// How long a gate has to say what it holds.
@@ -137,6 +138,10 @@ pub struct Running {
     gate_life: Option<Incarnation>,
     web: Option<(Server, JoinHandle<()>)>,
     listeners: Listeners,
+    /// Watches the servers of stores.
+    watcher: Option<WatchRole>,
+    /// Leads its stores to the servers that take writes.
+    follow: Option<Follow>,
     /// Its stores, as others use them: the last that goes.
     data: Option<store::DataService>,
     ports: Vec<Port>,
@@ -230,6 +235,8 @@ impl Running {
             gate_life: None,
             web: None,
             listeners,
+            watcher: None,
+            follow: None,
             data: None,
             ports: Vec::new(),
             addresses: Vec::new(),
@@ -265,6 +272,7 @@ impl Running {
             options.data.gone = gone;
             running.node = Some(Arc::new(Node::start(&node_app, options, env)?));
         }
+        running.watch_stores(process, open.stores.as_ref())?;
         if runs.http() {
             let stats =
                 console::Source::new(&process.name, clock.clone(), running.node.clone(), &nodes);
@@ -290,6 +298,25 @@ impl Running {
             running.start_gate(cluster, process, &nodes, (board, mesh_key), None)?;
         }
         Ok(running)
+    }
+
+    /// Follows those who watch the servers of stores, and watches them itself if it is to.
+    fn watch_stores(
+        &mut self,
+        process: &Process,
+        open: Option<&(Store, Vec<(String, Store)>)>,
+    ) -> Result<(), StartError> {
+        if process.is_watched && process.data_processes.is_empty() && open.is_some() {
+            let groups = process.groups(open).into_iter();
+            let stores = groups.filter_map(|group| Some((group.label, group.open?))).collect();
+            let follow = Follow::start(&self.nodes, stores);
+            self.follow = Some(follow.map_err(system("cannot follow the servers of stores"))?);
+        }
+        if process.runs.watcher {
+            let around = (self.nodes.clone(), self.clock.clone(), self.registry.clone());
+            self.watcher = Some(WatchRole::start(process, around)?);
+        }
+        Ok(())
     }
 
     fn start_gate(
@@ -372,7 +399,14 @@ impl Running {
     /// The list of nodes, and what of it is this process.
     pub(crate) fn listing(&self) -> (Cluster, Vec<Incarnation>) {
         let node = self.node.as_ref().map(|node| node.incarnation());
-        (self.nodes.clone(), node.into_iter().chain(self.gate_life).collect())
+        let lives = node.into_iter().chain(self.gate_life);
+        let lives = lives.chain(self.watcher.as_ref().map(WatchRole::life));
+        (self.nodes.clone(), lives.collect())
+    }
+
+    /// What it knows of the servers of stores, if it watches them.
+    pub(crate) fn watched_stores(&self) -> Option<Watched> {
+        self.watcher.as_ref().map(WatchRole::watched)
     }
 
     /// Its gate, if it has one.
@@ -400,6 +434,7 @@ impl Running {
     /// As [`stop`](Self::stop), with the way to a successor that takes over what it can.
     pub(crate) fn stop_for(mut self, span: Duration, successor: Option<Way>) -> Stopped {
         let mut stopped = Stopped::default();
+        drop(self.watcher.take());
         for port in std::mem::take(&mut self.ports) {
             port.close();
         }
@@ -430,6 +465,7 @@ impl Running {
                 }
             }
         }
+        drop(self.follow.take());
         drop(self.data.take());
         if let Some((server, thread)) = self.web.take() {
             server.stop();
@@ -746,7 +782,7 @@ fn open_mongodb(server: &StoreServer) -> Result<Store, StartError> {
 }
 
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "mongodb"))]
-fn server_options(server: &StoreServer) -> Result<store::ServerOptions, StartError> {
+pub(crate) fn server_options(server: &StoreServer) -> Result<store::ServerOptions, StartError> {
     let password = server.password(&crate::config::Vault::system());
     let password = password.map_err(|reason| StartError::StorePassword { reason })?;
     Ok(store::ServerOptions {

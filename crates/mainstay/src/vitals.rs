@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::config::Process;
 use crate::process::Running;
+use crate::watch::Watched;
 
 /// How often figures are taken.
 const TAKE_EVERY: Duration = Duration::from_millis(500);
@@ -40,6 +41,8 @@ struct Inner {
     listed: Vec<Incarnation>,
     metrics: Registry,
     release: u32,
+    /// Of stores whose servers it watches.
+    stores: Option<Watched>,
     figures: Mutex<Figures>,
     /// Processor time at the last looks.
     looks: Mutex<VecDeque<(Instant, u64)>>,
@@ -87,6 +90,7 @@ impl Vitals {
             listed,
             metrics: running.metrics().clone(),
             release: running.release(),
+            stores: running.watched_stores(),
             figures: Mutex::default(),
             looks: Mutex::default(),
         });
@@ -144,6 +148,7 @@ impl Vitals {
             "frames": gate.as_ref().map_or(0, |gate| gate.frames_up),
             "frames_down": gate.as_ref().map_or(0, |gate| gate.frames_down),
             "work": work(&inner.metrics),
+            "stores": inner.stores.as_ref().map(Watched::show),
         })
     }
 }

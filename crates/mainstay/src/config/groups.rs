@@ -33,6 +33,8 @@ pub struct Options {
     pub guests: web::GuestOptions,
     /// Ownership in the store and write-behind.
     pub store: StoreOptions,
+    /// Watching the servers of stores.
+    pub watcher: store::WatcherOptions,
     /// Stopping.
     pub drain: DrainOptions,
     /// Logs.
@@ -155,7 +157,7 @@ pub(super) fn read(item: &Item<'_>, options: &mut Options) {
 
 /// Notes options that contradict each other. `value` is what the layers hold.
 pub(super) fn check(options: &Options, value: &Value, problems: &Problems) {
-    let Options { gate, mesh, session, store, .. } = options;
+    let Options { gate, mesh, session, store, watcher, .. } = options;
     let leaves_room = |bytes: usize| bytes + 1024 <= mesh.frame_bytes_max;
     let rules = [
         (
@@ -197,6 +199,11 @@ pub(super) fn check(options: &Options, value: &Value, problems: &Problems) {
             store.beat < store.park_after,
             ["store.beat", "store.park_after"],
             "must be below, or every node parks at once,",
+        ),
+        (
+            watcher.ping_every < watcher.down_after,
+            ["watcher.ping_every", "watcher.down_after"],
+            "must be below, or every server is down at once,",
         ),
         (
             store.park_after < store.takeover_after,

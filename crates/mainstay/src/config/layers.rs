@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use tables::{Data, Item, Limits, Map, Place, Problem, Problems, Value, parse, setting};
 
 use super::process::{self, Cluster};
-use super::roles::Roles;
+use super::roles::{Role, Roles};
 use super::{BusPlace, Config, CoordinatorPlace, Input, KeyRefs, Options, StorePlace, groups};
 
 /// The layers of a configuration as they were read, before their options are sorted out.
@@ -84,8 +84,9 @@ fn without_file(roles: &Roles) -> Value {
         Value::new(place.clone(), Data::Map(map))
     };
     let all = roles.union();
-    // A process that is all there is needs nobody in front of its stores.
-    let alone = roles.names().filter(|name| roles.role(name).is_none_or(|role| !role.data));
+    // A process that is all there is needs nobody in front of its stores, and nobody to agree with.
+    let is_alone = |role: &Role| !role.data && !role.watcher;
+    let alone = roles.names().filter(|name| roles.role(name).is_none_or(is_alone));
     let names = alone.map(text).collect();
     let mut process = vec![("roles", Value::new(place.clone(), Data::List(names)))];
     if all.gate {
@@ -205,6 +206,8 @@ impl Layers {
         let holders = all.iter().filter(|process| process.holds_entities()).count();
         all.iter_mut().for_each(|process| process.shares_entities = holders > 1);
         process::lead_to_data(&mut all, holders > 1);
+        let is_watched = all.iter().any(|process| process.runs.watcher);
+        all.iter_mut().for_each(|process| process.is_watched = is_watched);
         Some(Config { cluster, data, keys, zones, processes: all, layers: self })
     }
 

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use tables::{Entry, Item, Place, Problems, Value, nearest};
 
+use store::Store;
+
 use super::layers::check_name;
 use super::roles::{Role, Roles};
+use super::store::Group;
 use super::{BusPlace, CoordinatorPlace, KeyRefs, Kinds, Options, StorePlace};
 
 /// One process of the cluster, with all layers applied.
@@ -40,6 +43,8 @@ pub struct Process {
     pub data_listen: Option<SocketAddr>,
     /// The processes that stand in front of the stores, if this one reaches them so.
     pub data_processes: Vec<SocketAddr>,
+    /// Whether some processes of the cluster watch the servers of stores.
+    pub is_watched: bool,
     /// Whether other processes have the stores open, too.
     pub shares_stores: bool,
     /// Where they find it, if that is not `mesh` itself; best first, of which a node tells one.
@@ -112,6 +117,7 @@ pub(super) fn read(
         mesh: None,
         data_listen: None,
         data_processes: Vec::new(),
+        is_watched: false,
         shares_stores: false,
         advertise: Vec::new(),
         origins: Vec::new(),
@@ -180,6 +186,16 @@ impl Process {
     /// Whether it holds entities or sessions.
     pub fn holds_entities(&self) -> bool {
         self.runs.sessions || self.runs.entities != Kinds::None
+    }
+
+    /// Its stores that are on several servers; `open` are the default one and those with names.
+    pub(crate) fn groups(&self, open: Option<&(Store, Vec<(String, Store)>)>) -> Vec<Group<'_>> {
+        let mut groups = self.store.groups("store", open.map(|(store, _)| store));
+        for (at, (name, place)) in self.stores.iter().enumerate() {
+            let open = open.and_then(|(_, stores)| stores.get(at)).map(|(_, store)| store);
+            groups.extend(place.groups(&format!("stores.{name}"), open));
+        }
+        groups
     }
 
     /// Threads that run entities and sessions on a machine with `cores` cores.
@@ -375,7 +391,44 @@ pub(super) fn check(processes: &[Process], cluster: &Cluster<'_>, problems: &Pro
         let message = "takes in clients, but no process of the cluster is home to sessions";
         problems.add_at(&gate.place, &path, message);
     }
+    check_watchers(processes, problems);
     check_ports(processes, problems);
+}
+
+/// Enough of them watch, and there is something to watch.
+fn check_watchers(processes: &[Process], problems: &Problems) {
+    let watchers: Vec<&Process> = processes.iter().filter(|process| process.runs.watcher).collect();
+    let Some(any) = watchers.first().copied().or(processes.first()) else { return };
+    let fail = |process: &Process, message: String| {
+        problems.add_at(&process.place, &format!("processes.{}", process.entry), message);
+    };
+    let groups = any.groups(None);
+    if watchers.is_empty() {
+        let promotes = |group: &&Group<'_>| {
+            !group.server.promote.is_empty() || group.server.promote_by_sentinels
+        };
+        if let Some(group) = groups.iter().find(promotes) {
+            let message = format!(
+                "{} says which server to promote, but no process has the role `watcher` to see to it",
+                group.label
+            );
+            fail(any, message);
+        }
+        return;
+    }
+    if groups.is_empty() {
+        fail(any, "a role watches the servers of stores, but no store has several".to_owned());
+    }
+    for watcher in &watchers {
+        let quorum = watcher.options.watcher.quorum;
+        if quorum > watchers.len() {
+            let message = format!(
+                "{quorum} watchers must agree (options.watcher.quorum), but only {} have such a role",
+                watchers.len()
+            );
+            fail(watcher, message);
+        }
+    }
 }
 
 fn check_mesh(process: &Process, several: bool, has_key: bool, fail: &dyn Fn(String)) {
@@ -386,10 +439,11 @@ fn check_mesh(process: &Process, several: bool, has_key: bool, fail: &dyn Fn(Str
         if process.data_at().is_none() {
             fail(format!("nobody can dial {data}: listen.advertise is missing"));
         }
-        // Nobody links up with what only has stores.
-        if process.mesh.is_none() && !process.runs.gate && !process.holds_entities() {
-            return;
-        }
+    }
+    // Nobody links up with what only has stores, or watches them.
+    let is_apart = process.data_listen.is_some() || process.runs.watcher;
+    if is_apart && process.mesh.is_none() && !process.runs.gate && !process.holds_entities() {
+        return;
     }
     let Some(mesh) = process.mesh else {
         if several {

@@ -18,6 +18,8 @@ pub struct Role {
     pub console: bool,
     /// Stands in front of the stores, for the other processes.
     pub data: bool,
+    /// Watches the servers of stores.
+    pub watcher: bool,
 }
 
 /// Which entity kinds and services.
@@ -88,6 +90,12 @@ impl Role {
         self
     }
 
+    /// Watches the servers of stores too.
+    pub fn watcher(mut self) -> Self {
+        self.watcher = true;
+        self
+    }
+
     /// Whether it serves anything over HTTP.
     pub fn http(&self) -> bool {
         self.web || self.console
@@ -100,6 +108,7 @@ impl Role {
         self.web |= other.web;
         self.console |= other.console;
         self.data |= other.data;
+        self.watcher |= other.watcher;
         self.entities.join(&other.entities);
     }
 }
@@ -125,7 +134,7 @@ impl Kinds {
 
 impl Roles {
     /// A game with the kinds and services called `kinds`, and the roles `gate`, `node` (sessions
-    /// and all kinds), `web`, `console` and `data`.
+    /// and all kinds), `web`, `console`, `data` and `watcher`.
     pub fn standard<'a>(kinds: impl IntoIterator<Item = &'a str>) -> Self {
         let mut roles = Self::with_kinds(kinds);
         roles.add("gate", Role::new().gate());
@@ -133,6 +142,7 @@ impl Roles {
         roles.add("web", Role::new().web());
         roles.add("console", Role::new().console());
         roles.add("data", Role::new().data());
+        roles.add("watcher", Role::new().watcher());
         roles
     }
 
@@ -186,6 +196,7 @@ impl Roles {
             web: flag("web"),
             console: flag("console"),
             data: flag("data"),
+            watcher: flag("watcher"),
         };
         if let Some(item) = section.item("entities") {
             role.entities = self.read_kinds(&item).unwrap_or_default();

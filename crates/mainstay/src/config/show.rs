@@ -99,6 +99,12 @@ const FIELDS: &[[&str; 4]] = &[
         "Its followers, one host each (postgres://game@standby.example:5432/game), at which reads that name an age limit go while they are no older.",
     ],
     [
+        "store.postgres.promote",
+        "list of servers",
+        "none",
+        "Servers of its url (\"standby.example:5432\") that processes with the role watcher may promote when the one that takes writes is down: the one that has most, of equals the first. Needs the right to execute pg_promote().",
+    ],
+    [
         "store.mysql",
         "url or object",
         "none",
@@ -130,6 +136,12 @@ const FIELDS: &[[&str; 4]] = &[
         "Its followers, one host each (mysql://game@standby.example:3306/game), at which reads that name an age limit go while they are no older.",
     ],
     [
+        "store.mysql.promote",
+        "list of servers",
+        "none",
+        "Servers of its url (\"replica.example:3306\") that processes with the role watcher may promote when the one that takes writes is down: the one that has most, of equals the first. MariaDB only. Needs the rights to stop a replica and to set read_only.",
+    ],
+    [
         "store.redis",
         "url or object",
         "none",
@@ -147,6 +159,18 @@ const FIELDS: &[[&str; 4]] = &[
         "true or false",
         "false",
         "Use a server that may lose what it acknowledged (without appendfsync always, and with sentinels always); else it is refused.",
+    ],
+    [
+        "store.redis.followers",
+        "list of urls",
+        "none",
+        "Its replicas, one host each (redis://replica.example:6379/0?shard=name), at which reads that name an age limit go while they are no older.",
+    ],
+    [
+        "store.redis.promote",
+        "true or false",
+        "false",
+        "Whether processes with the role watcher ask the sentinels for a failover when they hold the primary for down and the sentinels do nothing.",
     ],
     [
         "store.mongodb",
@@ -250,6 +274,12 @@ const FIELDS: &[[&str; 4]] = &[
         "true or false",
         "false",
         "They stand in front of the stores: processes without such a role reach the stores through them.",
+    ],
+    [
+        "roles.NAME.watcher",
+        "true or false",
+        "false",
+        "They watch the servers of stores that are on several, and lead all processes to the one that takes writes.",
     ],
     [
         "processes.NAME.roles",

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use store::Store;
 use tables::Item;
 
 use super::Vault;
@@ -51,7 +52,9 @@ impl JournalPlace {
     /// Reads `{"redis": .., "target": {..}, "acknowledge": "journal" | "landed", "interval": ".."}`.
     fn read(item: &Item<'_>, folder: &Path) -> Option<Self> {
         let section = item.section()?;
-        let redis = section.need("redis").and_then(|redis| StoreServer::read(&redis, folder));
+        let redis = section
+            .need("redis")
+            .and_then(|redis| StoreServer::read(&redis, folder, Family::Redis));
         let target = section.need("target").and_then(|target| {
             let place = StorePlace::read(&target, folder)?;
             if matches!(place, StorePlace::Journal(_)) {
@@ -93,12 +96,67 @@ pub struct StoreServer {
     pub accept_loss: bool,
     /// Addresses of its followers, at which what may be old is read.
     pub followers: Vec<String>,
+    /// Its servers that watchers may have promoted (`host:port`), those that are to be first at the front.
+    pub promote: Vec<String>,
+    /// Whether watchers have its sentinels promote another server.
+    pub promote_by_sentinels: bool,
     password: Option<Secret>,
 }
 
+/// How the addresses of a kind of server are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    /// The port where an address has none.
+    Sql(u16),
+    Redis,
+    Mongodb,
+}
+
+impl Family {
+    /// Reads `promote`: a list of servers that the address names, or of sentinels whether they are asked.
+    fn read_promote(self, item: &Item<'_>, url: &str, server: &mut StoreServer) {
+        let port = match self {
+            Family::Sql(port) => port,
+            Family::Redis if url.starts_with(SENTINELS) => {
+                server.promote_by_sentinels = item.bool().unwrap_or(false);
+                return;
+            }
+            Family::Redis => return item.fail("a Redis without sentinels has no other server"),
+            Family::Mongodb => {
+                return item.fail("the members of a replica set elect their primary themselves");
+            }
+        };
+        let hosts = store::hosts_of(url, port);
+        if hosts.len() < 2 {
+            return item.fail("`url` names one server: name those that may take its place as well");
+        }
+        for item in item.list(PROMOTE_MAX).unwrap_or_default() {
+            let Some(text) = item.text() else { continue };
+            let name = store::hosts_of(&format!("://{text}"), port).into_iter().next();
+            let Some(name) = name.filter(|name| hosts.contains(name)) else {
+                let near = tables::nearest(text, hosts.iter().map(String::as_str));
+                item.fail(match near {
+                    Some(near) => format!("unknown server {text:?}; did you mean {near:?}?"),
+                    None => format!("unknown server {text:?}; `url` names {}", hosts.join(", ")),
+                });
+                continue;
+            };
+            match server.promote.contains(&name) {
+                true => item.fail(format!("the server {name:?} is given twice")),
+                false => server.promote.push(name),
+            }
+        }
+    }
+}
+
+/// What the address of a Redis with sentinels begins with.
+const SENTINELS: &str = "redis-sentinel://";
+const PROMOTE_MAX: usize = 64;
+
 impl StoreServer {
-    /// Reads `"url"` or `{"url": .., "password": .., "authorities": .., "accept_loss": .., "followers": [..]}`.
-    fn read(item: &Item<'_>, folder: &Path) -> Option<StoreServer> {
+    /// Reads `"url"` or `{"url": .., "password": .., "authorities": .., "accept_loss": .., "followers": [..],
+    /// "promote": ..}`.
+    fn read(item: &Item<'_>, folder: &Path, family: Family) -> Option<StoreServer> {
         let text = |item: &Item<'_>| {
             let url = item.text()?;
             // `scheme://user:password@host`; it would be shown wherever the address is.
@@ -118,6 +176,8 @@ impl StoreServer {
                 authorities: None,
                 accept_loss: false,
                 followers: Vec::new(),
+                promote: Vec::new(),
+                promote_by_sentinels: false,
             });
         }
         let section = item.section()?;
@@ -130,13 +190,21 @@ impl StoreServer {
         {
             followers.extend(text(&follower));
         }
-        Some(StoreServer {
+        let promote = section.item("promote");
+        let mut server = StoreServer {
             followers,
             url: section.need("url").and_then(|item| text(&item))?,
             password,
             authorities: authorities.map(|file| folder.join(file)),
             accept_loss: accept_loss.unwrap_or(false),
-        })
+            promote: Vec::new(),
+            promote_by_sentinels: false,
+        };
+        if let Some(promote) = promote {
+            let url = server.url.clone();
+            family.read_promote(&promote, &url, &mut server);
+        }
+        Some(server)
     }
 
     /// The password, from where the file says it is.
@@ -156,16 +224,18 @@ impl StorePlace {
         let shards = section.item("shards").and_then(|item| Self::read_shards(&item, folder));
         let path =
             |name| section.item(name).and_then(|item| item.text()).map(|text| folder.join(text));
-        let server = |name| section.item(name).and_then(|item| StoreServer::read(&item, folder));
+        let server = |name, family| {
+            section.item(name).and_then(|item| StoreServer::read(&item, folder, family))
+        };
         let journal = section.item("journal").and_then(|item| JournalPlace::read(&item, folder));
         let memory = section.item("memory").and_then(|item| item.bool()).unwrap_or(false);
         let named = [
             path("embedded").map(StorePlace::Embedded),
             path("sqlite").map(StorePlace::Sqlite),
-            server("postgres").map(StorePlace::Postgres),
-            server("mysql").map(StorePlace::Mysql),
-            server("redis").map(StorePlace::Redis),
-            server("mongodb").map(StorePlace::Mongodb),
+            server("postgres", Family::Sql(5432)).map(StorePlace::Postgres),
+            server("mysql", Family::Sql(3306)).map(StorePlace::Mysql),
+            server("redis", Family::Redis).map(StorePlace::Redis),
+            server("mongodb", Family::Mongodb).map(StorePlace::Mongodb),
             journal.map(|place| StorePlace::Journal(Box::new(place))),
             memory.then_some(StorePlace::Memory),
             shards,
@@ -247,6 +317,50 @@ impl StorePlace {
         self.exclusive_file().is_some()
     }
 
+    /// Those that are on several servers of which one takes writes at a time, each as it is called in the
+    /// file, where this one is called `label`; with what is open of them, if this one is.
+    pub(crate) fn groups<'a>(&'a self, label: &str, open: Option<&Store>) -> Vec<Group<'a>> {
+        let group = |server| Group {
+            label: label.to_owned(),
+            place: self,
+            server,
+            raises: true,
+            open: open.cloned(),
+        };
+        match self {
+            StorePlace::Postgres(server) if store::hosts_of(&server.url, 0).len() > 1 => {
+                vec![group(server)]
+            }
+            StorePlace::Mysql(server) if store::hosts_of(&server.url, 0).len() > 1 => {
+                vec![group(server)]
+            }
+            StorePlace::Mongodb(server) if store::hosts_of(&server.url, 0).len() > 1 => {
+                vec![group(server)]
+            }
+            StorePlace::Redis(server) if server.url.starts_with(SENTINELS) => vec![group(server)],
+            StorePlace::Shards(shards) => {
+                let of_shard = |(at, (name, place)): (usize, &'a (String, StorePlace))| {
+                    let open = open.and_then(|set| set.shards().get(at)).map(|(_, shard)| shard);
+                    place.groups(&format!("{label}.shards.{name}"), open)
+                };
+                shards.iter().enumerate().flat_map(of_shard).collect()
+            }
+            StorePlace::Journal(journal) => {
+                let target = open.and_then(Store::landing_target);
+                let label = format!("{label}.journal");
+                let mut groups = journal.target.groups(&format!("{label}.target"), target.as_ref());
+                if journal.redis.url.starts_with(SENTINELS) {
+                    let redis = Group { label: format!("{label}.redis"), ..group(&journal.redis) };
+                    groups.push(redis);
+                }
+                // What has landed is held against the journal, which sees by itself what it has lost.
+                groups.iter_mut().for_each(|group| group.raises = false);
+                groups
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// The file that only one process may have open, if there is one.
     pub(crate) fn exclusive_file(&self) -> Option<&Path> {
         match self {
@@ -257,6 +371,18 @@ impl StorePlace {
             _ => None,
         }
     }
+}
+
+/// A store on several servers.
+pub(crate) struct Group<'a> {
+    /// `store`, `stores.accounts.shards.east`.
+    pub label: String,
+    /// Which kind of store; of a journal's Redis, the journal.
+    pub place: &'a StorePlace,
+    pub server: &'a StoreServer,
+    /// Whether its generation is raised when another server has taken over.
+    pub raises: bool,
+    pub open: Option<Store>,
 }
 
 /// Each has a thread and a connection.

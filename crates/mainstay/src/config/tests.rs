@@ -57,15 +57,15 @@ fn a_whole_cluster_is_read() {
     }
     expect![[r#"
         gate-1@ ["gate", "web"] [0.0.0.0:7000] [] [] Some(10.0.0.1:7100)
-            Role { gate: true, sessions: false, entities: None, web: true, console: false, data: false }
+            Role { gate: true, sessions: false, entities: None, web: true, console: false, data: false, watcher: false }
         gate-2@ ["gate", "web"] [0.0.0.0:7001] [] [] Some(10.0.0.1:7101)
-            Role { gate: true, sessions: false, entities: None, web: true, console: false, data: false }
+            Role { gate: true, sessions: false, entities: None, web: true, console: false, data: false, watcher: false }
         gate-3@ ["gate", "web"] [0.0.0.0:7002] [] [] Some(10.0.0.1:7102)
-            Role { gate: true, sessions: false, entities: None, web: true, console: false, data: false }
+            Role { gate: true, sessions: false, entities: None, web: true, console: false, data: false, watcher: false }
         node-a@b ["node"] [] [] [] Some(0.0.0.0:7100)
-            Role { gate: false, sessions: true, entities: All, web: false, console: false, data: false }
+            Role { gate: false, sessions: true, entities: All, web: false, console: false, data: false, watcher: false }
         talk@b ["talk", "battle"] [] [127.0.0.1:8080] [127.0.0.1:8081, [::1]:8081] Some(10.0.0.2:7101)
-            Role { gate: false, sessions: false, entities: Named({"chat", "room"}), web: false, console: true, data: false }
+            Role { gate: false, sessions: false, entities: Named({"chat", "room"}), web: false, console: true, data: false, watcher: false }
     "#]].assert_eq(&shown);
     let node = config.process("node-a").expect("there");
     assert_eq!((node.workers_on(16), node.weight), (4, 2));
@@ -224,7 +224,7 @@ fn unknown_roles_missing_fields_and_port_clashes_are_refused() {
             c.json:10:22: processes.f: gate_workers is given, but no role of this process takes in clients
             c.json:11:17: processes.g: listen.mesh is missing: the other processes could not reach it
             c.json:11:41: processes.g.roles.1: the role "node" is given twice
-            c.json:11:49: processes.g.roles.2: unknown role "zebra"; the game has battle, both, console, data, gate, node, speak, web
+            c.json:11:49: processes.g.roles.2: unknown role "zebra"; the game has battle, both, console, data, gate, node, speak, watcher, web
             c.json:12:22: processes.h: 2 copies go beyond port 65535"#]],
     );
     errors(
@@ -328,6 +328,61 @@ fn f14_data_processes_are_named_by_their_role() {
             c.json:5:13: processes.e: 10.0.0.1:7500 can be reached from other machines: keys.mesh is missing
             c.json:6:13: processes.f: 0.0.0.0:7501 can be reached from other machines: keys.mesh is missing
             c.json:6:13: processes.f: nobody can dial 0.0.0.0:7501: listen.advertise is missing"#]],
+    );
+}
+
+#[test]
+fn f20_watchers_are_named_by_their_role_and_say_whom_they_promote() {
+    let text = r#"{"cluster": "c", "processes": {
+            "node": {"roles": ["node"], "listen": {"mesh": 0}},
+            "watch": {"roles": ["watcher"], "count": 3}},
+        "store": {"postgres": {"url": "postgres://game@a,b:7/game", "promote": ["b:7", "a"]}},
+        "stores": {"accounts": {"shards": {
+            "east": {"redis": {"url": "redis-sentinel://c/main", "accept_loss": true, "promote": true}},
+            "west": {"embedded": "west"}}}}}"#;
+    let config = Config::from_input(&Input::of_text("c.json", text), &roles()).expect("right");
+    let watcher = config.process("watch-2").expect("it is there");
+    let groups = watcher.groups(None).into_iter();
+    let groups: Vec<_> =
+        groups.map(|group| (group.label, group.server.promote.join(" "))).collect();
+    let named = |label: &str, promote: &str| (label.to_owned(), promote.to_owned());
+    assert_eq!(groups, [named("store", "b:7 a:5432"), named("stores.accounts.shards.east", "")]);
+    assert!(config.processes.iter().all(|process| process.is_watched));
+    errors(
+        r#"{"cluster": "c", "processes": {"a": {"roles": ["node"]}}, "store": {
+            "mysql": {"url": "mysql://a,b/game", "promote": ["a", "a:3306", "b:3307", 7]}}}"#,
+        expect![[r#"
+            c.json:1:32: processes.a: store says which server to promote, but no process has the role `watcher` to see to it
+            c.json:2:67: store.mysql.promote.1: the server "a:3306" is given twice
+            c.json:2:77: store.mysql.promote.2: unknown server "b:3307"; did you mean "b:3306"?
+            c.json:2:87: store.mysql.promote.3: 7 where a text in "quotes" should be"#]],
+    );
+    errors(
+        r#"{"cluster": "c", "processes": {"w": {"roles": ["watcher"]}, "x": {"roles": ["watcher"],
+                "options": {"watcher": {"quorum": 0, "ping_every": "5s"}}}},
+            "stores": {
+                "p": {"postgres": {"url": "postgres://a/game", "promote": ["a"]}},
+                "r": {"redis": {"url": "redis://a", "promote": true}},
+                "m": {"mongodb": {"url": "mongodb://a,b/?replicaSet=r", "promote": ["a"]}}}}"#,
+        expect![[r#"
+            c.json:2:51: options.watcher.quorum: 0 is not within 1 to 1000
+            c.json:2:68: options.watcher.ping_every: must be below, or every server is down at once, options.watcher.down_after
+            c.json:4:75: stores.p.postgres.promote: `url` names one server: name those that may take its place as well
+            c.json:5:64: stores.r.redis.promote: a Redis without sentinels has no other server
+            c.json:6:84: stores.m.mongodb.promote: the members of a replica set elect their primary themselves"#]],
+    );
+    errors(
+        r#"{"cluster": "c", "processes": {"w": {"roles": ["watcher"]}, "n": {"roles": ["node"], "listen": {"mesh": 0}}}}"#,
+        expect![[r#"
+            c.json:1:32: processes.w: a role watches the servers of stores, but no store has several
+            c.json:1:32: processes.w: 2 watchers must agree (options.watcher.quorum), but only 1 have such a role"#]],
+    );
+    errors(
+        r#"{"cluster": "c", "processes": {"n": {"roles": ["node"]}},
+            "store": {"mysql": {"url": "mysql://a,b/game", "promote": ["b"]}}}"#,
+        expect![
+            "c.json:1:32: processes.n: store says which server to promote, but no process has the role `watcher` to see to it"
+        ],
     );
 }
 

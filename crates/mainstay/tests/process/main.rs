@@ -5,6 +5,8 @@ mod bus;
 mod cluster;
 #[cfg(unix)]
 mod up;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
+mod watch;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -99,6 +101,8 @@ fn child() {
     }
     let app = match std::env::var(GAME).as_deref() {
         Ok("post") => bus::app(),
+        #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
+        Ok("tills") => watch::app(),
         #[cfg(unix)]
         Ok("echoes") => up::handover::app(),
         Ok("clocks") => bells().entity::<Clockwork>().bind::<Clockwork>("clock", |_| 1),

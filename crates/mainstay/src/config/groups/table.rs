@@ -15,7 +15,7 @@ const GIB: u64 = 1 << 30;
 pub(in crate::config) fn groups() -> Vec<&'static dyn Group> {
     vec![
         &GATE, &MESH, &HOST, &SESSION, &NODE, &BUS, &LISTEN, &REGISTRY, &SOCKETS, &WEB, &GUESTS,
-        &STORE, &DRAIN, &LOG,
+        &STORE, &WATCHER, &DRAIN, &LOG,
     ]
 }
 
@@ -541,6 +541,29 @@ static STORE: Table<StoreOptions> = Table {
             "Without a beat for this long an observer may mark a node dead."
         ),
         span!(write_behind, 1, 60_000, "How long a change may wait before it is written."),
+    ],
+};
+
+static WATCHER: Table<store::WatcherOptions> = Table {
+    name: "watcher",
+    doc: "Watching the servers of stores, by processes with that role.",
+    slot: |options| &options.watcher,
+    slot_mut: |options| &mut options.watcher,
+    options: &[
+        span!(ping_every, 10, 60_000, "How often each server is asked how it is."),
+        span!(
+            down_after,
+            100,
+            HOUR,
+            "A server that has not answered for this long is voted down; votes count for as long."
+        ),
+        count!(
+            quorum,
+            1,
+            1_000,
+            "So many watchers must hold a server for down before another is promoted."
+        ),
+        span!(promote_wait, 1_000, HOUR, "How long a promotion may take before another is tried."),
     ],
 };
 
