@@ -63,7 +63,7 @@ impl Answerer {
 /// Two nodes that reach each other over TCP, each with a worker and a core.
 struct Pair {
     asking: NodeHandle,
-    _answering: NodeHandle,
+    answering: NodeHandle,
 }
 
 impl Pair {
@@ -90,7 +90,7 @@ impl Pair {
         };
         let answering = start("answering", 1, NodeApp::new().kind::<Answerer>(), SERVER_CPU)?;
         let asking = start("asking", 2, NodeApp::new().kind::<Asker>(), CLIENT_CPU)?;
-        Ok(Pair { asking, _answering: answering })
+        Ok(Pair { asking, answering })
     }
 
     fn calls(&self, in_flight: u64, each: u64) -> anyhow::Result<u64> {
@@ -171,4 +171,28 @@ pub fn run() -> anyhow::Result<bool> {
         };
     }
     Ok(met)
+}
+
+/// `bench calls IN-FLIGHT COUNT`: the calls of Mainstay alone, for a profiler.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_core(in_flight: &str, count: &str) -> anyhow::Result<bool> {
+    let (in_flight, count): (u64, u64) = (in_flight.parse()?, count.parse()?);
+    ensure!(in_flight > 0, "at least one call has to be in flight");
+    let pair = Pair::start()?;
+    let each = count / in_flight;
+    pair.calls(in_flight, each.min(1_000))?;
+    let turns = || {
+        let of = |node: &NodeHandle| node.stats().turns.iter().sum::<u64>();
+        (of(&pair.asking), of(&pair.answering))
+    };
+    let (calls, before) = (in_flight * each, turns());
+    let cost = cost(calls, || Ok(Duration::ZERO), || pair.calls(in_flight, each))?;
+    let after = turns();
+    let per_turn = |before, after| calls as f64 / (after - before) as f64;
+    let (asking, answering) = (per_turn(before.0, after.0), per_turn(before.1, after.1));
+    println!("{cost:.3} us of CPU a call; {asking:.1} and {answering:.1} calls a turn");
+    Ok(true)
 }

@@ -56,6 +56,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let met = match args[..] {
         ["arena"] => arena::run()?,
         ["calls"] => calls::run()?,
+        ["calls", in_flight, count] => calls::run_core(in_flight, count)?,
         #[cfg(feature = "layout")]
         ["chaos", ref options @ ..] => chaos::run(options)?,
         ["crash", ref options @ ..] => crash::run(options)?,

@@ -391,6 +391,13 @@ impl Worker {
             self.streams.handle_up(now, &mut out, &mut self.host, (from, slot), frame);
             return;
         }
+        // Then what entities ask each other.
+        if let Some((call, status, body)) = link::read_answer(payload) {
+            return self.host.handle_answer(call, status, body);
+        }
+        if let Some(call) = link::read_call(payload) {
+            return self.host.handle_call(now, from, &call);
+        }
         self.handle_other_frame(now, wall, from, payload);
     }
 
@@ -402,10 +409,6 @@ impl Worker {
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };
         match &frame {
-            LinkFrame::Call(call) => self.host.handle_call(now, from, call),
-            LinkFrame::Answer { call, status, body } => {
-                self.host.handle_answer(*call, *status, body);
-            }
             LinkFrame::Cancel { call } => self.host.handle_cancel(from, *call),
             LinkFrame::Probe { origin, call, target, seen } => {
                 self.host.handle_probe(from, *origin, *call, *target, *seen);

@@ -3,6 +3,7 @@
 //! A link frame is `varint length | kind | destination worker | fields | body`. Within a cluster
 //! the two adjacent releases understand each other's frames.
 
+mod calls;
 mod fields;
 mod homes;
 mod moves;
@@ -10,6 +11,7 @@ mod select;
 mod shift;
 mod slotted;
 
+pub use calls::{put_answer, put_call, read_answer, read_call};
 pub use fields::{put_slot, put_worker, read_slot, read_worker};
 pub use homes::{
     Check, HandOver, HandedState, HandedStream, Held, HomeFrame, Named, PAST_MAX, Past, Report,
@@ -402,8 +404,11 @@ pub struct Call<'a> {
     pub method: MethodId,
     /// What is left of the deadline, in milliseconds. Clocks are never compared between nodes.
     pub remaining_ms: u32,
-    /// The entities whose turns wait for this call, outermost first.
+    /// The entity that calls, if it is one.
+    pub sender: Option<EntityId>,
+    /// The entities whose turns wait for this call, outermost first, without the sender.
     pub chain: Vec<EntityId>,
+    /// What is left of the frame: it may be appended after all else was encoded.
     pub body: &'a [u8],
 }
 
@@ -682,10 +687,13 @@ impl<'a> LinkFrame<'a> {
 
     /// Appends the payload (no length) for destination `worker`.
     pub fn encode(&self, worker: u8, out: &mut Vec<u8>) {
+        if let LinkFrame::Call(call) = self {
+            return put_call(out, worker, call);
+        }
         out.extend_from_slice(&[self.kind(), worker]);
         match self {
+            LinkFrame::Call(_) => {}
             LinkFrame::Open(admission) => admission.encode(out),
-            LinkFrame::Call(call) => call.encode(out),
             LinkFrame::Tag(tag) => tag.encode(out),
             LinkFrame::Select(select) => select.encode(out),
             LinkFrame::Selected(selected) => selected.encode(out),

@@ -2,10 +2,11 @@
 
 use env::Instant;
 use proto::frame::Status;
-use proto::link::{Call, LinkFrame, Slot, WorkerId};
+use proto::link::{Call, LinkFrame, Slot, WorkerId, put_answer, put_call};
 use proto::{EntityId, MethodId};
 
 use super::hub::{Hub, bump};
+use super::mail::Sender;
 use super::shard::Shard;
 use crate::entity::Entity;
 use crate::error::Fault;
@@ -40,20 +41,29 @@ impl Frames {
         Frames { bytes: Vec::new(), items: Vec::new() }
     }
 
-    fn push(&mut self, to: WorkerId, class: FrameClass, call: Option<Slot>, frame: &LinkFrame<'_>) {
-        frame.encode(to.worker, &mut self.bytes);
+    /// Where the next frame is written. What a panic left of one is thrown away.
+    #[inline]
+    fn begin(&mut self) -> &mut Vec<u8> {
+        self.bytes.truncate(self.items.last().map_or(0, |item| item.end));
+        &mut self.bytes
+    }
+
+    /// Adds the frame that was written.
+    #[inline]
+    fn end(&mut self, to: WorkerId, class: FrameClass, call: Option<Slot>) {
         self.items.push(Item { to, class, end: self.bytes.len(), call });
     }
 
     /// Adds a call that is encoded already.
     pub fn ready(&mut self, to: WorkerId, call: Option<Slot>, payload: &[u8]) {
-        self.bytes.extend_from_slice(payload);
-        self.items.push(Item { to, class: FrameClass::Call, end: self.bytes.len(), call });
+        self.begin().extend_from_slice(payload);
+        self.end(to, FrameClass::Call, call);
     }
 
     /// Adds a frame that must be taken.
     pub fn control(&mut self, to: WorkerId, frame: &LinkFrame<'_>) {
-        self.push(to, FrameClass::Reply, None, frame);
+        frame.encode(to.worker, self.begin());
+        self.end(to, FrameClass::Reply, None);
     }
 }
 
@@ -104,30 +114,24 @@ impl<E: Entity> Shard<E> {
         target: EntityId,
         deadline: Instant,
         message: &E::Message,
-        chain: Vec<EntityId>,
+        (sender, chain): (Sender, Vec<EntityId>),
     ) -> Result<(), Fault> {
-        let mut scratch = self.hub.scratch.take();
-        scratch.clear();
-        E::encode_message(message, &mut scratch);
-        if let Err(problem) = self.check_length(&scratch) {
-            self.count_refusal(E::method(message) as u16);
-            self.hub.scratch.replace(Vec::new());
-            return Err(Fault::BadArgument(problem.into()));
-        }
+        let me = self.hub.me;
         let method = E::KIND.methods.get(E::method(message)).map_or(MethodId(0), |info| info.id);
         let remaining = (deadline - self.hub.now.get()).as_nanos().div_ceil(1_000_000);
         let remaining_ms = u32::try_from(remaining).unwrap_or(u32::MAX);
-        let frame = LinkFrame::Call(Call {
-            call,
-            from: self.hub.me,
-            target,
-            method,
-            remaining_ms,
-            chain,
-            body: &scratch,
-        });
-        self.hub.frames.borrow_mut().push(to, FrameClass::Call, call, &frame);
-        self.hub.scratch.replace(scratch);
+        let sender = sender.id(me.node);
+        let head = Call { call, from: me, target, method, remaining_ms, sender, chain, body: &[] };
+        let mut frames = self.hub.frames.borrow_mut();
+        let bytes = frames.begin();
+        put_call(bytes, to.worker, &head);
+        let start = bytes.len();
+        E::encode_message(message, bytes);
+        if let Err(problem) = self.check_length(&bytes[start..]) {
+            self.count_refusal(E::method(message) as u16);
+            return Err(Fault::BadArgument(problem.into()));
+        }
+        frames.end(to, FrameClass::Call, call);
         Ok(())
     }
 
@@ -143,23 +147,35 @@ impl<E: Entity> Shard<E> {
 
     /// Encodes an answer to another node.
     pub fn frame_reply(&self, to: WorkerId, call: Slot, result: Result<E::Reply, Fault>) {
-        let mut scratch = self.hub.scratch.take();
-        scratch.clear();
-        let status = match result {
-            Ok(reply) => E::encode_reply(&reply, &mut scratch),
-            Err(fault) => fault.status(),
-        };
-        let status = match self.check_length(&scratch) {
-            Ok(()) => status,
-            Err(problem) => {
-                tracing::error!(kind = E::KIND.name, "a reply is not sent: {problem}");
-                scratch = Vec::new();
-                Status::Failed
+        let result = result.as_ref().map_err(Fault::status);
+        self.frame_answer(to, call, |out| match result {
+            Ok(reply) => E::encode_reply(reply, out),
+            Err(status) => status,
+        });
+    }
+
+    /// Encodes an answer, whose body and status `write` gives.
+    #[inline]
+    pub fn frame_answer(
+        &self,
+        to: WorkerId,
+        call: Slot,
+        write: impl FnOnce(&mut Vec<u8>) -> Status,
+    ) {
+        let mut frames = self.hub.frames.borrow_mut();
+        put_answer(frames.begin(), to.worker, call, |out| {
+            let start = out.len();
+            let status = write(out);
+            match self.check_length(&out[start..]) {
+                Ok(()) => status,
+                Err(problem) => {
+                    tracing::error!(kind = E::KIND.name, "a reply is not sent: {problem}");
+                    out.truncate(start);
+                    Status::Failed
+                }
             }
-        };
-        let frame = LinkFrame::Answer { call, status, body: &scratch };
-        self.hub.frames.borrow_mut().push(to, FrameClass::Reply, None, &frame);
-        self.hub.scratch.replace(scratch);
+        });
+        frames.end(to, FrameClass::Reply, None);
     }
 
     pub fn frame_cancel(&self, to: WorkerId, call: Slot) {

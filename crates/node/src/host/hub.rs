@@ -533,7 +533,7 @@ impl Hub {
             let Some(turn) = turns.get_mut(id) else { return };
             turn.queued = false;
             let (shard, entity) = (turn.shard, turn.entity);
-            if self.is_held(self.any_shard(usize::from(shard)).kind()) {
+            if self.held.get() != 0 && self.is_held(self.any_shard(usize::from(shard)).kind()) {
                 self.held_turns.borrow_mut().push(id);
                 return;
             }

@@ -306,6 +306,20 @@ impl<E: Entity> Shard<E> {
             None => Origin::Tell,
         };
         let method = E::method(&message) as u16;
+        let target = EntityId { kind: E::KIND.id, home, key };
+        self.accept_far(target, from, message, (origin, sender, method));
+    }
+
+    /// Puts what another worker sent into its mailbox, or answers why not.
+    #[inline(always)]
+    pub fn accept_far(
+        self: &Rc<Self>,
+        target: EntityId,
+        from: WorkerId,
+        message: E::Message,
+        (origin, sender, method): (Origin, Sender, u16),
+    ) {
+        let EntityId { home, key, .. } = target;
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, ids, .. } = &mut *cells;
         let found = ids.find(hash(home, key), |index| {
@@ -325,7 +339,6 @@ impl<E: Entity> Shard<E> {
         }
         drop(cells);
         let body = Body::Message(message);
-        let target = EntityId { kind: E::KIND.id, home, key };
         self.accept_mail(target, from, Mail { origin, sender, body, method });
     }
 

@@ -8,7 +8,7 @@ use proto::frame::Status;
 use proto::link::{Call, LinkFrame, Slot, WorkerId};
 
 use super::hub::{Hub, bump};
-use super::mail::{Body, Mail, Origin, RemoteOrigin, Sender, SenderForm};
+use super::mail::{Origin, RemoteOrigin, Sender, SenderForm};
 use super::shard::Shard;
 use super::turns::TurnId;
 use crate::entity::Entity;
@@ -25,17 +25,11 @@ impl<E: Entity> Shard<E> {
     pub fn accept_encoded(self: &Rc<Self>, encoded: EncodedCall<'_>) {
         let EncodedCall { call, from } = encoded;
         let me = self.hub.me.node;
-        let (sender, chain) = match call.chain.split_last() {
-            Some((last, chain)) => (Sender::of(*last, me), chain),
-            None => (Sender::OUTSIDE, &[][..]),
-        };
-        let far = match sender.form() {
-            SenderForm::Far => call.chain.last().copied(),
-            _ => None,
-        };
+        let sender = call.sender.map_or(Sender::OUTSIDE, |id| Sender::of(id, me));
+        let far = call.sender.filter(|_| sender.form() == SenderForm::Far);
         let origin = match (call.call, far) {
             (None, None) => Origin::Tell,
-            _ => Origin::Remote(Box::new(RemoteOrigin {
+            _ => Origin::Remote(self.hub.keep_origin(RemoteOrigin {
                 from,
                 call: call.call,
                 deadline: match call.call {
@@ -46,7 +40,7 @@ impl<E: Entity> Shard<E> {
                     None => Instant::NEVER,
                 },
                 sender: far,
-                chain: chain.into(),
+                chain: call.chain.as_slice().into(),
             })),
         };
         let Some(method) = self.method(call.method) else {
@@ -71,8 +65,7 @@ impl<E: Entity> Shard<E> {
                 return;
             }
         };
-        let body = Body::Message(message);
-        self.accept_mail(call.target, from, Mail { origin, sender, body, method });
+        self.accept_far(call.target, from, message, (origin, sender, method));
     }
 }
 

@@ -347,12 +347,11 @@ impl<E: Entity> Shard<E> {
         target: EntityId,
         deadline: Instant,
         message: &E::Message,
-        (sender, mut chain): (Sender, Vec<EntityId>),
+        (sender, chain): (Sender, Vec<EntityId>),
     ) -> Result<(), Fault> {
         let mut body = Vec::new();
         E::encode_message(message, &mut body);
         self.check_length(&body).map_err(|problem| Fault::BadArgument(problem.into()))?;
-        chain.extend(sender.id(self.hub.me.node));
         let method = E::KIND.methods.get(E::method(message)).map(|info| info.id);
         let left = (deadline - self.hub.now.get()).as_nanos().div_ceil(1_000_000);
         let frame = LinkFrame::Call(proto::link::Call {
@@ -361,6 +360,7 @@ impl<E: Entity> Shard<E> {
             target,
             method: method.unwrap_or_default(),
             remaining_ms: u32::try_from(left).unwrap_or(u32::MAX),
+            sender: sender.id(self.hub.me.node),
             chain,
             body: &body,
         });
@@ -397,10 +397,7 @@ impl<E: Entity> Shard<E> {
         // Later mail to a neighbour goes by its lane, so this does.
         let Some(method) = self.method(call.method) else { return };
         let Ok(message) = E::decode_message(usize::from(method), call.body) else { return };
-        let sender = match call.chain.split_last() {
-            Some((last, _)) => Sender::of(*last, hub.me.node),
-            None => Sender::OUTSIDE,
-        };
+        let sender = call.sender.map_or(Sender::OUTSIDE, |id| Sender::of(id, hub.me.node));
         if let Err(fault) = self.reserve_lane(to.worker) {
             if let Some(slot) = held.call {
                 self.settle(slot, Err(fault));
@@ -409,10 +406,7 @@ impl<E: Entity> Shard<E> {
         }
         let left = Duration::from_millis(u64::from(call.remaining_ms));
         let deadline = hub.now.get() + left;
-        let chain: Box<[EntityId]> = match call.chain.split_last() {
-            Some((_, chain)) => chain.into(),
-            None => Box::default(),
-        };
+        let chain = call.chain.into();
         let EntityId { home, key, .. } = call.target;
         let call = held.call;
         self.lane_call(to.worker, Parcel { home, key, call, sender, deadline, chain, message });

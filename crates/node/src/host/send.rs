@@ -224,9 +224,8 @@ impl<E: Entity> Shard<E> {
                 }
             }
             Way::Node(to) => {
-                let mut chain = chain.into_vec();
-                chain.extend(sender.id(hub.me.node));
-                let sent = self.frame_call(to, Some(call), id, deadline, &message, chain);
+                let from = (sender, chain.into_vec());
+                let sent = self.frame_call(to, Some(call), id, deadline, &message, from);
                 if let Err(fault) = sent {
                     self.settle(call, Err(fault));
                 }
@@ -315,8 +314,7 @@ impl<E: Entity> Shard<E> {
             }
             Way::Held => self.hold_call(None, id, deadline, &message, (sender, Vec::new()))?,
             Way::Node(to) => {
-                let chain = sender.id(hub.me.node).into_iter().collect();
-                self.frame_call(to, None, id, deadline, &message, chain)?;
+                self.frame_call(to, None, id, deadline, &message, (sender, Vec::new()))?;
             }
         }
         Ok(())
@@ -534,7 +532,7 @@ impl<E: Entity> Shard<E> {
             Some(call) if from.node == self.hub.me.node => {
                 self.lane_reply(from.worker, call, Ok(reply));
             }
-            Some(call) => self.frame_reply(from, call, Ok(reply)),
+            Some(call) => self.frame_answer(from, call, |out| E::encode_reply(&reply, out)),
             None => {}
         }
     }
@@ -608,24 +606,22 @@ impl<E: Entity> Shard<E> {
             bump(&self.hub.count.late_replies);
             return;
         };
-        let result = match status {
-            Status::Ok | Status::App => {
-                E::decode_reply(usize::from(method), status, body).map_err(|error| {
-                    tracing::warn!(
-                        kind = E::KIND.name,
-                        method,
-                        "an answer does not decode: {error}"
-                    );
+        let fault = match status {
+            Status::Ok | Status::App => match E::decode_reply(usize::from(method), status, body) {
+                Ok(reply) => return self.settle_reply(slot, reply),
+                Err(error) => {
+                    let kind = E::KIND.name;
+                    tracing::warn!(kind, method, "an answer does not decode: {error}");
                     Fault::FAILED
-                })
-            }
+                }
+            },
             Status::Cycle => {
                 let target = self.calls.borrow_mut().get_mut(slot).map(|call| call.target());
-                Err(Fault::Cycle(target.into_iter().collect()))
+                Fault::Cycle(target.into_iter().collect())
             }
-            status => Err(Fault::Status(status)),
+            status => Fault::Status(status),
         };
-        self.settle(slot, result);
+        self.settle(slot, Err(fault));
     }
 
     /// Fails a pending call. Turns that serve it are added to `below`, for the caller to cancel.

@@ -268,6 +268,7 @@ fn hostile_frames_are_answered_or_dropped() {
         target,
         method: method(name),
         remaining_ms: 1_000,
+        sender: None,
         chain: Vec::new(),
         body,
     };

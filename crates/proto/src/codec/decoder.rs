@@ -90,6 +90,16 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    /// Takes `count` integers, if all of them are below 128: each is a byte then.
+    pub(super) fn small_uints(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (small, rest) = self.rest.split_at_checked(count)?;
+        if !small.is_ascii() {
+            return None;
+        }
+        self.rest = rest;
+        Some(small)
+    }
+
     fn long_uint(&mut self) -> Result<u64, DecodeError> {
         let (value, rest) = match *self.rest {
             [0xcc, a, ref rest @ ..] => (u64::from(a), rest),

@@ -48,6 +48,33 @@ pub trait Message: Sized {
 
     /// Describes the type to a schema, adding the named types that it uses.
     fn shape(s: &mut SchemaBuilder) -> Shape;
+
+    /// Appends the items of a list, without its head. For types of which many are quicker written
+    /// together; the bytes are those of one after the other.
+    #[doc(hidden)]
+    #[inline]
+    fn encode_items(items: &[Self], out: &mut Vec<u8>) {
+        for item in items {
+            item.encode(out);
+        }
+    }
+
+    /// Reads `len` items of a list, for which the memory is charged already.
+    #[doc(hidden)]
+    #[inline]
+    fn decode_items(d: &mut Decoder<'_>, len: usize) -> Result<Vec<Self>, DecodeError> {
+        one_by_one(d, len)
+    }
+}
+
+/// Reads `len` items of a list.
+#[inline]
+fn one_by_one<T: Message>(d: &mut Decoder<'_>, len: usize) -> Result<Vec<T>, DecodeError> {
+    let mut items = Vec::with_capacity(len);
+    for index in 0..len {
+        items.push(T::decode(d).map_err(|error| error.at(index))?);
+    }
+    Ok(items)
 }
 
 /// The bytes of one value.

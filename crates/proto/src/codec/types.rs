@@ -10,8 +10,8 @@ use env::WallTime;
 
 use super::decoder::range;
 use super::{
-    DecodeError, Decoder, Message, Problem, put_array, put_binary, put_bool, put_f32, put_f64,
-    put_int, put_map, put_nil, put_text, put_uint,
+    DecodeError, Decoder, Message, Problem, one_by_one, put_array, put_binary, put_bool, put_f32,
+    put_f64, put_int, put_map, put_nil, put_text, put_uint,
 };
 use crate::id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 use crate::schema::{SchemaBuilder, Shape};
@@ -128,8 +128,42 @@ macro_rules! integers {
     )*};
 }
 
+impl Message for u8 {
+    #[inline]
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_uint(out, u64::from(*self));
+    }
+
+    #[inline]
+    fn decode(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let wide = d.uint()?;
+        u8::try_from(wide).map_err(|_| range(wide, "0..=255"))
+    }
+
+    fn shape(_: &mut SchemaBuilder) -> Shape {
+        Shape::U8
+    }
+
+    /// Numbers below 128 stand as they are.
+    fn encode_items(items: &[u8], out: &mut Vec<u8>) {
+        if items.is_ascii() {
+            return out.extend_from_slice(items);
+        }
+        out.reserve(2 * items.len());
+        for item in items {
+            item.encode(out);
+        }
+    }
+
+    fn decode_items(d: &mut Decoder<'_>, len: usize) -> Result<Vec<u8>, DecodeError> {
+        match d.small_uints(len) {
+            Some(items) => Ok(items.to_vec()),
+            None => one_by_one(d, len),
+        }
+    }
+}
+
 integers! {
-    u8 U8 put_uint uint u64 "0..=255";
     u16 U16 put_uint uint u64 "0..=65535";
     u32 U32 put_uint uint u64 "0..=4294967295";
     u64 U64 put_uint uint u64 "0..=18446744073709551615";
@@ -348,18 +382,13 @@ pointers!(Box, Rc, Arc);
 impl<T: Message> Message for Vec<T> {
     fn encode(&self, out: &mut Vec<u8>) {
         put_array(out, self.len());
-        for item in self {
-            item.encode(out);
-        }
+        T::encode_items(self, out);
     }
 
     fn decode(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let len = d.array()?;
         d.charge(len.saturating_mul(size_of::<T>()))?;
-        let mut items = Vec::with_capacity(len);
-        for index in 0..len {
-            items.push(T::decode(d).map_err(|error| error.at(index))?);
-        }
+        let items = T::decode_items(d, len)?;
         d.leave();
         Ok(items)
     }

@@ -1,9 +1,9 @@
 //! Fields that several link frames have, and the longest frames' own.
 
-use super::{Admission, CHAIN_MAX, Call, GroupId, Slot, WorkerId};
+use super::{Admission, GroupId, Slot, WorkerId};
 use crate::WireError;
 use crate::frame::{TEXT_BYTES_MAX, put_text};
-use crate::id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
+use crate::id::{AccountId, EntityId, Incarnation, KindId, SessionId};
 use crate::varint::{Reader, put_varint};
 
 impl<'a> Admission<'a> {
@@ -30,45 +30,6 @@ impl<'a> Admission<'a> {
     }
 }
 
-impl<'a> Call<'a> {
-    pub(super) fn decode(r: &mut Reader<'a>) -> Result<Self, WireError> {
-        let call = match r.byte()? {
-            0 => None,
-            1 => Some(read_slot(r)?),
-            _ => return Err(WireError::Range),
-        };
-        let from = read_worker(r)?;
-        let target = read_entity(r)?;
-        let method = MethodId(r.u32()?);
-        let remaining_ms = r.varint_u32()?;
-        let length = r.varint()?;
-        if length > CHAIN_MAX as u64 {
-            return Err(WireError::Range);
-        }
-        let chain = (0..length).map(|_| read_entity(r)).collect::<Result<_, _>>()?;
-        Ok(Call { call, from, target, method, remaining_ms, chain, body: r.take_rest() })
-    }
-
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        match self.call {
-            None => out.push(0),
-            Some(slot) => {
-                out.push(1);
-                put_slot(out, slot);
-            }
-        }
-        put_worker(out, self.from);
-        put_entity(out, self.target);
-        out.extend_from_slice(&self.method.0.to_le_bytes());
-        put_varint(out, u64::from(self.remaining_ms));
-        put_varint(out, self.chain.len() as u64);
-        for entity in &self.chain {
-            put_entity(out, *entity);
-        }
-        out.extend_from_slice(self.body);
-    }
-}
-
 /// Reads a slot.
 #[inline]
 pub fn read_slot(r: &mut Reader<'_>) -> Result<Slot, WireError> {
@@ -82,6 +43,7 @@ pub fn put_slot(out: &mut Vec<u8>, slot: Slot) {
 }
 
 /// Reads a worker.
+#[inline]
 pub fn read_worker(r: &mut Reader<'_>) -> Result<WorkerId, WireError> {
     Ok(WorkerId { node: Incarnation(r.u64()?), worker: r.byte()? })
 }
@@ -103,6 +65,7 @@ pub(super) fn put_group(out: &mut Vec<u8>, id: GroupId) {
 }
 
 /// An entity id: kind, then one byte that tells whether a home follows, then the key.
+#[inline]
 pub(super) fn read_entity(r: &mut Reader<'_>) -> Result<EntityId, WireError> {
     let kind = KindId(r.u32()?);
     let home = match r.byte()? {

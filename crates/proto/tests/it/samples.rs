@@ -286,7 +286,8 @@ pub fn link() -> Vec<LinkFrame<'static>> {
             target: room,
             method: METHOD,
             remaining_ms: 3999,
-            chain: vec![avatar, room],
+            sender: Some(room),
+            chain: vec![avatar],
             body: &[0x90],
         }),
         LinkFrame::Call(Call {
@@ -295,6 +296,7 @@ pub fn link() -> Vec<LinkFrame<'static>> {
             target: avatar,
             method: METHOD,
             remaining_ms: 0,
+            sender: None,
             chain: vec![],
             body: &[],
         }),

@@ -195,7 +195,7 @@ impl<E: Entity> Shard<E> {
         body: &'a [u8],
     ) -> Option<Call<'a>> {
         let me = self.hub.me;
-        let (from, call, deadline, mut chain) = match origin {
+        let (from, call, deadline, chain) = match origin {
             Origin::Local(call) => {
                 let deadline = self.calls.borrow_mut().get_mut(*call)?.deadline;
                 (me, Some(*call), deadline, Vec::new())
@@ -208,10 +208,10 @@ impl<E: Entity> Shard<E> {
         if deadline <= self.hub.now.get() {
             return None;
         }
-        chain.extend(sender.id_with(origin, me.node));
+        let sender = sender.id_with(origin, me.node);
         let method = E::KIND.methods.get(usize::from(method)).map(|info| info.id)?;
         let remaining_ms = self.left_ms(deadline);
-        Some(Call { call, from, target, method, remaining_ms, chain, body })
+        Some(Call { call, from, target, method, remaining_ms, sender, chain, body })
     }
 
     /// Lets an entity go on that was frozen, under `claim` if it was taken anew.
@@ -475,13 +475,13 @@ impl<E: Entity> Shard<E> {
             return Err(WireError::Range);
         };
         let me = self.hub.me.node;
-        let (sender, chain) = match (form, call.chain.split_last()) {
-            (1, _) => (Sender::OPERATOR, &[][..]),
-            (2, _) => (Sender::OWN, &[][..]),
-            (_, Some((last, chain))) => (Sender::of(*last, me), chain),
-            (_, None) => (Sender::OUTSIDE, &[][..]),
+        let (sender, chain) = match (form, call.sender) {
+            (1, _) => (Sender::OPERATOR, Vec::new()),
+            (2, _) => (Sender::OWN, Vec::new()),
+            (_, Some(id)) => (Sender::of(id, me), call.chain),
+            (_, None) => (Sender::OUTSIDE, Vec::new()),
         };
-        let far = call.chain.last().copied().filter(|_| sender.form() == SenderForm::Far);
+        let far = call.sender.filter(|_| sender.form() == SenderForm::Far);
         let left = Duration::from_millis(u64::from(call.remaining_ms));
         let from = match (call.call, far) {
             (None, None) => From::Nobody,
