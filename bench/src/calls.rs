@@ -18,7 +18,9 @@ use node::{Node, NodeApp, NodeEnv, NodeHandle, NodeOptions};
 use rustix::time::{ClockId, clock_gettime};
 use transport::Board;
 
-use crate::raw::{BODY_BYTES, CLIENT_CPU, Echo, Load, SERVER_CPU, pin, run_load, spawn_child};
+use crate::raw::{
+    BODY_BYTES, CLIENT_CPU, Child, Echo, Load, SERVER_CPU, pin, run_load, spawn_child,
+};
 
 const ROUNDS: usize = 5;
 /// Calls in flight, and how many calls a round makes.
@@ -108,6 +110,14 @@ impl Pair {
     }
 }
 
+/// CPU microseconds of two raw echoes, of so many at a time: what the system does for both sides.
+fn two_echoes(raw: &Child, in_flight: u64) -> anyhow::Result<f64> {
+    let (time, window) = (Duration::from_millis(700), usize::try_from(in_flight)?);
+    let load = Load { addr: raw.addr(), connections: 1, window, time, ..Load::default() };
+    let echo = run_load(&load, |_| Echo::default(), || raw.cpu())?;
+    Ok(2.0 * echo.server_seconds_per_million())
+}
+
 /// CPU time of this process so far.
 fn own_cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
@@ -143,15 +153,12 @@ pub fn run() -> anyhow::Result<bool> {
         let each = calls / in_flight;
         // What is made once: links, entities, buffers.
         pair.calls(in_flight, each / 10)?;
-        let mut echoes = Vec::new();
+        let (mut echoes, mut together) = (Vec::new(), Vec::new());
         let mut costs: Vec<(&str, Vec<f64>)> = vec![("two nodes of Mainstay", Vec::new())];
         costs.extend(others.names().map(|name| (name, Vec::new())));
         for _ in 0..ROUNDS {
-            let time = Duration::from_millis(700);
-            let load =
-                Load { addr: raw.addr(), connections: 1, window: 1, time, ..Load::default() };
-            let echo = run_load(&load, |_| Echo::default(), || raw.cpu())?;
-            echoes.push(2.0 * echo.server_seconds_per_million());
+            echoes.push(two_echoes(&raw, 1)?);
+            together.push(two_echoes(&raw, in_flight)?);
             costs[0].1.push(cost(calls, nothing, || pair.calls(in_flight, each))?);
             for (place, (_, costs)) in costs[1..].iter_mut().enumerate() {
                 costs.push(others.cost(place, in_flight, each)?);
@@ -159,7 +166,9 @@ pub fn run() -> anyhow::Result<bool> {
         }
         let echo = crate::entity::median(echoes);
         println!("\n{in_flight} in flight, CPU seconds of both sides for a million calls");
-        println!("{:>24} {echo:>7.2}", "two raw echoes, one by one");
+        println!("{:>26} {echo:>7.2}", "two raw echoes, one by one");
+        let together = crate::entity::median(together);
+        println!("{:>26} {together:>7.2}", format!("{in_flight} at a time"));
         let costs: Vec<_> =
             costs.into_iter().map(|(name, costs)| (name, crate::entity::median(costs))).collect();
         for (name, cost) in &costs {

@@ -45,7 +45,7 @@ use topics::Topics;
 const TOPICS_HEARD_MAX: usize = 1 << 18;
 
 /// Frames of one read that wait for entities at once.
-const FRAMES_PER_ROUND: usize = 128;
+pub(crate) const FRAMES_PER_ROUND: usize = 128;
 
 /// Rounds of entities' work and its delivery within one turn, before the driver looks at its
 /// sockets again.
@@ -349,11 +349,27 @@ impl Worker {
     /// next are looked at: what they take lies in the nearest cache then.
     pub fn handle_bytes(&mut self, now: Instant, wall: WallTime, link: LinkId, bytes: &[u8]) {
         let mut input = bytes;
-        let mut count = 0;
-        while let Some(frame) = self.mesh.next_frame(now, link, &mut input) {
+        while self.handle_round(now, wall, link, &mut input, FRAMES_PER_ROUND) {}
+    }
+
+    /// As [`handle_bytes`](Self::handle_bytes), for up to `frames` frames, which are moved out of
+    /// `input` and handled. `false` if there were fewer: all of `input` is taken then, and what they
+    /// brought is for the next [`turn`](Self::turn).
+    pub(crate) fn handle_round(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        link: LinkId,
+        input: &mut &[u8],
+        frames: usize,
+    ) -> bool {
+        for _ in 0..frames {
+            let Some(frame) = self.mesh.next_frame(now, link, input) else { return false };
             self.handle_frame(now, wall, frame.from, &frame.payload);
-            self.work_between(now, wall, &mut count);
         }
+        self.host.turn(now, wall);
+        self.deliver(now);
+        true
     }
 
     /// Takes a batch of frames from a worker of this node, as its mesh wrote it.

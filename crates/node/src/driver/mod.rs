@@ -18,6 +18,7 @@ use std::{io, mem, thread};
 use cluster::Cluster;
 use env::{Clock, Instant, WallTime};
 use mesh::{Heard, PeerChange, Wires};
+use proto::Incarnation;
 use proto::frame::CloseCode;
 use store::Store;
 use tokio::io::Interest;
@@ -29,11 +30,11 @@ use inbox::Inboxes;
 pub(crate) use inbox::{Inbox, Mail, Task};
 pub use keeper::Stuck;
 pub(crate) use keeper::{Keeper, KeeperParts, Lease};
-use patience::{LOOK, MOMENT, Patience};
+use patience::{LOOK, LinkWatch, MOMENT, Patience};
 pub(crate) use pool::Pool;
 
 use crate::data::Trouble;
-use crate::worker::{Report, Worker, WorkerStats};
+use crate::worker::{FRAMES_PER_ROUND, Report, Worker, WorkerStats};
 
 /// Turns without a pause after which Tokio's tasks have their turn too.
 const YIELD_EVERY: u32 = 8;
@@ -41,6 +42,10 @@ const YIELD_EVERY: u32 = 8;
 /// Events at once from which on the sockets are asked for more before the worker thinks of sleep.
 /// With fewer it goes to sleep at once: whatever comes meanwhile wakes it.
 const EVENTS_BUSY: usize = 16;
+
+/// Frames of one read after which their answers leave, where the other end works at the same time:
+/// each side has something to do while the other does its part, and neither sleeps.
+const FRAMES_PER_WRITE: usize = 32;
 
 /// Bytes read at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -141,6 +146,11 @@ struct Driver {
     /// Whether another worker of the node said something in this turn, or was told something.
     talked: bool,
     patience: Patience,
+    /// Whether links are looked at instead of sleeping.
+    watch: LinkWatch,
+    /// Nodes whose links broke, until the worker is told at the end of the turn: behind what came
+    /// from them.
+    down: Vec<Incarnation>,
     /// When the sockets were last asked.
     polled: Instant,
     /// Since when it looks for their mail instead of sleeping.
@@ -185,6 +195,8 @@ impl Driver {
             mail: Vec::new(),
             talked: false,
             patience: Patience::default(),
+            watch: LinkWatch::default(),
+            down: Vec::new(),
             polled: Instant::from_nanos(0),
             looking: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -232,7 +244,7 @@ impl Driver {
     /// Waits for sockets, for mail, for Tokio's tasks or for `next`. `false` if there was mail
     /// already.
     async fn sleep(&mut self, poll: &AsyncFd<PollFd>, now: Instant, next: Option<Instant>) -> bool {
-        if self.looks_for_mail(now) {
+        if self.looks_for_mail(now) || self.watch.looks(self.clock.now()) {
             return false;
         }
         let stop_by = self.stopping.as_ref().map(|(_, until)| *until);
@@ -360,9 +372,9 @@ impl Driver {
     /// and answered while it lies in the nearest cache, and every link has its turn.
     fn read(&mut self, now: Instant, wall: WallTime, token: Token, link: mesh::LinkId) {
         match self.sockets.read(token, &mut self.scratch) {
-            Read::Data(n) => self.worker.handle_bytes(now, wall, link, &self.scratch[..n]),
+            Read::Data(n) => self.take_bytes(now, wall, link, n),
             Read::More(n) => {
-                self.worker.handle_bytes(now, wall, link, &self.scratch[..n]);
+                self.take_bytes(now, wall, link, n);
                 self.sockets.read_later(token);
             }
             Read::Blocked => {}
@@ -373,6 +385,21 @@ impl Driver {
         }
     }
 
+    /// Has the worker take the first `count` bytes of the scratch memory, which a link brought.
+    fn take_bytes(&mut self, now: Instant, wall: WallTime, link: mesh::LinkId, count: usize) {
+        self.watch.heard();
+        let scratch = mem::take(&mut self.scratch);
+        let mut bytes = &scratch[..count];
+        let overlaps = self.watch.pays();
+        let frames = if overlaps { FRAMES_PER_WRITE } else { FRAMES_PER_ROUND };
+        while self.worker.handle_round(now, wall, link, &mut bytes, frames) {
+            if overlaps {
+                self.write_links(now);
+            }
+        }
+        self.scratch = scratch;
+    }
+
     fn follow_directory(&mut self) {
         if let Some(directory) = self.cluster.directory_after(self.revision) {
             self.revision = directory.revision();
@@ -381,13 +408,19 @@ impl Driver {
         }
     }
 
-    /// Sends everything on its way. Gives whether that gave the worker more to do.
-    fn flush(&mut self, now: Instant, wall: WallTime) -> bool {
-        let mut down = Vec::new();
+    /// Writes what there is for other nodes. Those that turn out to be down are noted.
+    fn write_links(&mut self, now: Instant) {
+        let down = &mut self.down;
         self.wires.flush(now, self.worker.mesh(), &mut self.sockets, |change| match change {
             PeerChange::Down(node) => down.push(node),
             PeerChange::Up(node) => tracing::debug!(%node, "node is up"),
         });
+    }
+
+    /// Sends everything on its way. Gives whether that gave the worker more to do.
+    fn flush(&mut self, now: Instant, wall: WallTime) -> bool {
+        self.write_links(now);
+        let down = mem::take(&mut self.down);
         for node in &down {
             tracing::debug!(%node, "node is down");
             self.worker.handle_peer_down(now, wall, *node);

@@ -1,4 +1,7 @@
+use std::mem;
 use std::time::Duration;
+
+use env::Instant;
 
 /// How long a worker looks for mail before it sleeps: as long as it may take to wake a thread whose
 /// core is asleep, in a virtual machine 50 to 100 µs. Where both are awake an answer comes within a
@@ -7,6 +10,10 @@ pub(super) const LOOK: Duration = Duration::from_micros(200);
 
 /// How long it looks before it looks at its sockets, too.
 pub(super) const MOMENT: Duration = Duration::from_micros(5);
+
+/// How long it looks at its links before it sleeps: about as much as falling asleep and being woken
+/// costs the two ends of a link, so that looking in vain at most doubles the price.
+pub(super) const LOOK_AT_LINKS: Duration = Duration::from_micros(50);
 
 /// Most chances that are let pass after looking was in vain.
 const SKIP_MAX: u32 = 256;
@@ -40,9 +47,90 @@ impl Patience {
     }
 }
 
+/// Whether to look at the links for a while before sleeping. Who answers at once, on a core of its
+/// own, is heard sooner than a thread falls asleep and is woken, and at a lower price.
+#[derive(Debug, Default)]
+pub(super) struct LinkWatch {
+    patience: Patience,
+    /// Something came since the worker slept or looked.
+    heard: bool,
+    /// Since when it looks.
+    began: Option<Instant>,
+    /// Something came while it looked last.
+    pays: bool,
+}
+
+impl LinkWatch {
+    /// Something came over a link.
+    #[inline]
+    pub fn heard(&mut self) {
+        self.heard = true;
+        if self.began.take().is_some() {
+            self.pays = true;
+            self.patience.saw(true);
+        }
+    }
+
+    /// Whether to look once more instead of sleeping.
+    pub fn looks(&mut self, now: Instant) -> bool {
+        let began = match self.began {
+            Some(began) => began,
+            None if mem::take(&mut self.heard) && self.patience.looks() => now,
+            None => return false,
+        };
+        let goes_on = now < began + LOOK_AT_LINKS;
+        self.began = goes_on.then_some(began);
+        if !goes_on {
+            self.pays = false;
+            self.patience.saw(false);
+        }
+        goes_on
+    }
+
+    /// Whether who is at the other end was at work while this worker was: it has its own core, and
+    /// can begin with a part of what it will be told.
+    #[inline]
+    pub fn pays(&self) -> bool {
+        self.pays
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What looks gave, each a microsecond after the one before.
+    fn watch_for(watch: &mut LinkWatch, from: u64, looks: u64) -> String {
+        let look = |at| if watch.looks(Instant::from_nanos(at * 1_000)) { '+' } else { '.' };
+        (from..from + looks).map(look).collect()
+    }
+
+    #[test]
+    fn links_are_looked_at_after_they_said_something_and_only_for_a_while() {
+        let mut watch = LinkWatch::default();
+        assert_eq!(watch_for(&mut watch, 1, 3), "...");
+        watch.heard();
+        assert_eq!(watch_for(&mut watch, 10, 55), format!("{}.....", "+".repeat(50)));
+        assert!(!watch.pays());
+        // In vain: the next chances are let pass.
+        watch.heard();
+        assert!(watch.looks(Instant::from_nanos(70_000)));
+        watch.heard();
+        assert!(watch.pays());
+        assert_eq!(watch_for(&mut watch, 80, 3), "+++");
+    }
+
+    #[test]
+    fn links_that_stay_silent_are_looked_at_less_and_less_often() {
+        let (mut watch, mut begun) = (LinkWatch::default(), 0);
+        for chance in 1..=10_000u64 {
+            watch.heard();
+            let at = chance * 1_000_000;
+            begun += u32::from(watch.looks(Instant::from_nanos(at)));
+            assert!(!watch.looks(Instant::from_nanos(at + 100_000)));
+        }
+        assert!(begun < 60, "{begun}");
+    }
 
     fn looks_in(patience: &mut Patience, chances: u32, mail: bool) -> u32 {
         let mut looks = 0;
