@@ -33,7 +33,8 @@ impl Script {
         }
         // What broke last is learnt late: each session is looked over twice in a window.
         let looked_over = self.stage.laws.window / 2 + Duration::from_secs(2);
-        self.wait(looked_over);
+        // In steps: what nodes take for true meanwhile decides whether a ticket may have been taken twice.
+        self.wait_until(looked_over, |_| false);
         self.wait_until(REST - looked_over, Self::is_at_rest);
         if self.stage.is_broken() {
             return;
