@@ -140,6 +140,7 @@ impl Gate {
             session: opened.session,
             account: claims.account,
             expires_ms: claims.expires.0,
+            since_ms: wall.0,
             level: claims.level,
             name: &claims.name,
             address: &peer.ip().to_string(),

@@ -87,6 +87,8 @@ pub struct Admission<'a> {
     pub account: AccountId,
     /// End of the ticket's life, wall-clock milliseconds. A used ticket is remembered until then.
     pub expires_ms: u64,
+    /// When the gate took it, by its wall clock: homes may hear of it much later.
+    pub since_ms: u64,
     /// Login level of the account, compared with what methods ask for.
     pub level: u8,
     pub name: &'a str,

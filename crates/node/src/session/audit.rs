@@ -57,6 +57,7 @@ impl Homes {
             self.audit.after = Some(account);
             if !session.is_rebuilding && io.places.home_of(account) == Some(self.me) {
                 session.check(io.out);
+                self.let_go_of_gone(io, account);
             }
         }
     }
@@ -99,7 +100,9 @@ impl Homes {
         let close = |io: &mut Scope<'_, O, P>, code, reason| {
             io.out.control(gate, &LinkFrame::Close { conn, code, reason });
         };
-        if let Some(end) = self.ended.get(&session) {
+        if self.current(account, session).is_none()
+            && let Some(end) = self.ended.get(&session)
+        {
             return close(io, end.code, "the session has ended");
         }
         let stands = match self.sessions.get(&account) {

@@ -46,6 +46,19 @@ pub(super) enum SessionLink {
     },
 }
 
+impl SessionLink {
+    /// Whether both may be about one connection; who waits does not know which he had.
+    pub fn may_be(self, other: SessionLink) -> bool {
+        let place = |link| match link {
+            SessionLink::Attached { gate, conn } => (gate, Some(conn)),
+            SessionLink::Waiting { gate, .. } => (gate, None),
+        };
+        let ((gate, conn), (other_gate, other_conn)) = (place(self), place(other));
+        let is_one = conn.zip(other_conn).is_none_or(|(one, other)| one == other);
+        gate == other_gate && is_one
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Stream {
     pub handle: u32,
@@ -58,6 +71,10 @@ pub(super) struct Stream {
     pub tries: u32,
     /// Two homes had tales of its session: its client may have been told by one of them that it has ended.
     pub is_doubtful: bool,
+    /// Its client may have another stream under this handle, from a second home that let it in.
+    pub is_contested: bool,
+    /// Its owner was lost while it was asked for, under this handle or an earlier one: its client may have heard of it.
+    pub may_be_told: bool,
     pub state: StreamState,
 }
 
@@ -148,6 +165,8 @@ impl Session {
             lasting: false,
             tries: 0,
             is_doubtful: false,
+            is_contested: false,
+            may_be_told: false,
             state: StreamState::Pausing { until: Instant::ZERO },
         });
         self.streams.last_mut().expect("just pushed")
@@ -197,7 +216,9 @@ impl Session {
             let by_it = listed_groups.iter().filter(|item| item.stream == stream.handle);
             let listed = by_it.map(|item| Seen { handle: item.group, number: item.number });
             match &mut stream.state {
-                StreamState::Bound { .. } if stream.is_doubtful => ended.push(stream.handle),
+                StreamState::Bound { .. } if stream.is_doubtful || stream.is_contested => {
+                    ended.push(stream.handle);
+                }
                 &mut StreamState::Bound { owner, slot } => {
                     let groups = listed.collect();
                     let seen = number;

@@ -11,6 +11,7 @@ use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Bindings, HomeStats, Login, SessionInfo};
 use super::moves::{Ended, Moves};
 use super::rebuild::HANDLES_MAX;
+use super::seek::{Elsewhere, Seeks};
 use super::{Mutant, Options, Outlet, Places, Scope, SecondLogin};
 
 /// How long the owner of a stream that was replaced has to say to the client that it has ended.
@@ -42,6 +43,7 @@ pub struct Homes {
     pub(super) timers: BTreeSet<(Instant, AccountId, u32)>,
     pub(super) moves: Moves,
     pub(super) audit: Audit,
+    pub(super) seeks: Seeks,
     pub(super) stats: HomeStats,
 }
 
@@ -60,6 +62,7 @@ impl Homes {
             timers: BTreeSet::new(),
             moves: Moves::default(),
             audit: Audit::default(),
+            seeks: Seeks::default(),
             stats: HomeStats::default(),
         }
     }
@@ -89,7 +92,8 @@ impl Homes {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let ended = self.ended_order.front().map(|(at, _)| *at);
         let timer = self.timers.first().map(|(at, ..)| *at);
-        [ended, timer, self.moves.poll_timeout(), self.audit_timeout()].into_iter().flatten().min()
+        let others = [self.moves.poll_timeout(), self.audit_timeout(), self.seeks.poll_timeout()];
+        others.into_iter().chain([ended, timer]).flatten().min()
     }
 
     /// Handles one frame that is meant for a home. Other kinds are ignored, for the caller has
@@ -173,6 +177,12 @@ impl Homes {
                 self.handle_passed(io, (from, hops), payload);
             }
             &HomeFrame::Settled { layout } => self.handle_settled(io, from, layout),
+            &HomeFrame::Seek { session, account } => {
+                self.handle_seek(io, from, (session, account));
+            }
+            &HomeFrame::Sought { session, is_here, .. } => {
+                self.handle_sought(io, from, session, is_here);
+            }
             _ => {}
         }
     }
@@ -240,6 +250,7 @@ impl Homes {
             self.open_anew(io, account, handle);
         }
         self.moves_peer_down(io, node);
+        self.seeks_peer_down(io, node);
     }
 
     /// Ends resume windows and repeats what got no answer.
@@ -251,6 +262,7 @@ impl Homes {
             self.ended.remove(&session);
         }
         self.moves_timeout(io);
+        self.seeks_timeout(io);
         self.audit(io);
         while let Some(&(at, account, handle)) = self.timers.first()
             && at <= io.now
@@ -258,6 +270,10 @@ impl Homes {
             self.timers.pop_first();
             if handle == u32::MAX {
                 self.finish(io, account);
+                continue;
+            }
+            if handle == 0 && self.is_on_its_way(io, account) {
+                self.wait_on(io.now, account);
                 continue;
             }
             if handle == 0 {
@@ -366,7 +382,7 @@ impl Homes {
             account: admission.account,
             level: admission.level,
             generation: 1,
-            since_ms: io.wall.0,
+            since_ms: admission.since_ms,
             link: SessionLink::Attached { gate, conn: admission.conn },
             next_stream: 1,
             logged_in: false,
@@ -466,7 +482,17 @@ impl Homes {
             unreachable!("the caller matched it");
         };
         let (conn, account, generation) = (*conn, *account, *generation);
-        if self.may_be_forgotten(io, *session, account) {
+        let is_here = self.current(account, *session).is_some();
+        let elsewhere = if is_here {
+            Elsewhere::Nowhere
+        } else {
+            self.seek(io, (gate, frame), (*session, account))
+        };
+        if elsewhere == Elsewhere::Asked {
+            return;
+        }
+        let is_nowhere = elsewhere == Elsewhere::Nowhere;
+        if is_nowhere && self.may_be_forgotten(io, *session, account) {
             let handles = streams.iter().map(|stream| stream.handle);
             let highest = handles.filter(|handle| *handle < HANDLES_MAX).max().unwrap_or(0);
             let known = (generation.saturating_sub(1), highest);
@@ -480,7 +506,8 @@ impl Homes {
         let Some(found) = self.sessions.get_mut(&account).filter(|found| found.id == *session)
         else {
             self.stats.resumes_refused += 1;
-            let (code, reason) = self.why_ended(io.now, *session);
+            let (code, reason) =
+                self.why_ended(is_nowhere && !self.moves.may_come(io.now), *session);
             io.out.control(gate, &LinkFrame::Close { conn, code, reason });
             return;
         };
@@ -501,6 +528,10 @@ impl Homes {
         }
         found.generation = generation;
         found.link = SessionLink::Attached { gate, conn };
+        // Its login is done: what cannot be opened now is waited for.
+        for stream in &mut found.streams {
+            (stream.required, stream.lasting) = (false, true);
+        }
         self.stats.resumes += 1;
         Self::tell_wanted(io.out, found, None);
         found.welcome(io.out, &self.options, true);
@@ -509,16 +540,14 @@ impl Homes {
         }
     }
 
-    /// What a client hears that resumes a session which is not there.
-    fn why_ended(&self, now: Instant, session: SessionId) -> (CloseCode, &'static str) {
+    /// What a client hears that resumes a session which is not there, or not anywhere.
+    fn why_ended(&self, is_nowhere: bool, session: SessionId) -> (CloseCode, &'static str) {
         match self.ended.get(&session).map(|end| end.code) {
             Some(CloseCode::Kicked) => (CloseCode::Kicked, "the player was removed"),
             Some(CloseCode::Replaced) => (CloseCode::Replaced, "the account logged in elsewhere"),
             Some(CloseCode::Goodbye) => (CloseCode::SessionLost, "the session has said goodbye"),
             Some(_) => (CloseCode::SessionLost, "the session has ended: log in again"),
-            None if self.moves.may_come(now) => {
-                (CloseCode::Unavailable, "the session's home moves: try again")
-            }
+            None if !is_nowhere => (CloseCode::Unavailable, "the session's home moves: try again"),
             None => (CloseCode::SessionLost, "the session is not known: log in again"),
         }
     }
@@ -778,6 +807,9 @@ impl Homes {
             let code = CloseCode::Unavailable;
             io.out.control(gate, &LinkFrame::Unroute { conn, stream: handle, code });
         }
+        if let Some(stream) = self.stream_mut(account, handle) {
+            stream.may_be_told |= matches!(stream.state, StreamState::Asked { .. });
+        }
         self.again(io, account, handle, Status::Unavailable);
     }
 
@@ -806,7 +838,7 @@ impl Homes {
             let pause = (self.options.bind_pause * doubled).min(self.options.bind_pause_max);
             let until = io.now + pause;
             let handle = session.take_handle();
-            stream.handle = handle;
+            (stream.handle, stream.is_contested) = (handle, false);
             stream.state = StreamState::Pausing { until };
             session.streams.push(stream);
             Self::tell_wanted(io.out, session, Some(handle));
@@ -815,6 +847,11 @@ impl Homes {
         }
         unwanted(io.out, session.link, handle);
         self.stats.bindings_failed += 1;
+        // A client that has heard of it does not go back to what had the name before.
+        let is_older = |s: &&Stream| s.name == stream.name && stream.may_be_told;
+        if let Some(older) = session.streams.iter().find(is_older).map(|older| older.handle) {
+            self.open_anew(io, account, older);
+        }
         if stream.required {
             let reason = format!("{} could not be opened: {status:?}", stream.name);
             self.end(io, account, CloseCode::Unavailable, &reason, false);
@@ -836,7 +873,8 @@ impl Homes {
         let Some(session) = self.sessions.remove(&account) else { return };
         self.unset_timers(&session);
         self.dismiss(io, &session, code, reason, silent);
-        self.note_ended(io.now, session.id, account, code);
+        let end = Ended { code, account, generation: session.generation };
+        self.note_ended(io.now, session.id, end);
     }
 
     /// Tells everybody who knows a session that it has ended.
@@ -876,19 +914,13 @@ impl Homes {
         }
     }
 
-    pub(super) fn note_ended(
-        &mut self,
-        now: Instant,
-        session: SessionId,
-        account: AccountId,
-        code: CloseCode,
-    ) {
+    pub(super) fn note_ended(&mut self, now: Instant, session: SessionId, end: Ended) {
         if self.ended.len() >= self.options.ended_max
             && let Some((_, oldest)) = self.ended_order.pop_front()
         {
             self.ended.remove(&oldest);
         }
-        if self.ended.insert(session, Ended { code, account }).is_none() {
+        if self.ended.insert(session, end).is_none() {
             self.ended_order.push_back((now + self.options.resume_window, session));
         }
     }

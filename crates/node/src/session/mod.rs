@@ -13,12 +13,14 @@ mod homes;
 mod kept;
 mod leading;
 mod login;
+mod merge;
 mod moves;
 mod moving;
 mod options;
 mod orphans;
 mod ports;
 mod rebuild;
+mod seek;
 mod select;
 mod shift;
 mod shown;
@@ -67,6 +69,11 @@ pub trait Places {
     /// All workers that are home to sessions.
     fn homes(&self) -> Vec<WorkerId> {
         Vec::new()
+    }
+
+    /// All workers that may be home to sessions still: those of nodes that are to go, too.
+    fn former_homes(&self) -> Vec<WorkerId> {
+        self.homes()
     }
 
     /// All workers of all nodes, gates too.

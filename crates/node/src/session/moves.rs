@@ -14,7 +14,7 @@ use proto::link::{
     HandOver, HandedState, HandedStream, HomeFrame, LinkFrame, Named, PAST_MAX, Past, Shift,
     WorkerId,
 };
-use proto::{AccountId, Incarnation};
+use proto::{AccountId, Incarnation, SessionId};
 
 use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
 use super::homes::unwanted;
@@ -108,6 +108,12 @@ impl Moves {
     /// Sessions that have left and were not yet taken.
     pub fn leaving(&self) -> usize {
         self.queue.len() + self.in_flight.len()
+    }
+
+    /// Whether the session of an account has left and was not yet taken.
+    pub fn is_leaving(&self, account: AccountId) -> bool {
+        let mut items = self.in_flight.values().map(|(_, item)| item).chain(&self.queue);
+        items.any(|item| matches!(item, Item::Session(session) if session.account == account))
     }
 
     /// Whether a session that is not here may be with somebody who could not hand it over yet.
@@ -435,6 +441,12 @@ impl Homes {
     fn settle<O: Outlet, P: Places + ?Sized>(&mut self, io: &mut Scope<'_, O, P>) {
         self.moves.unsettled = None;
         self.moves.expected.clear();
+        // Also those who were not waited for, because there was no way to them.
+        let told = |place: &WorkerId| self.moves.told.get(place) == self.moves.layout.as_ref();
+        let places = io.places.workers().into_iter();
+        let unheard = places.filter(|place| *place != self.me && !told(place));
+        self.moves.unheard = unheard.filter(|place| !io.places.is_followed(place.node)).collect();
+        self.moves.unheard_until = io.now + self.options.resume_window;
         self.finish_rebuilding(io);
         let held = std::mem::take(&mut self.moves.held);
         for (_, frames) in held {
@@ -483,12 +495,6 @@ impl Homes {
         }
         self.resend(io);
         if self.moves.unsettled.is_some_and(|(_, until)| until <= io.now) {
-            let told = |place: &WorkerId| self.moves.told.get(place) == self.moves.layout.as_ref();
-            let places = io.places.workers().into_iter();
-            let unheard = places.filter(|place| *place != self.me && !told(place));
-            self.moves.unheard =
-                unheard.filter(|place| !io.places.is_followed(place.node)).collect();
-            self.moves.unheard_until = io.now + self.options.resume_window;
             self.settle(io);
         }
     }
@@ -644,7 +650,7 @@ impl Homes {
             self.note_used(session, account, expires);
         }
         for &(session, account, code, _) in &past.ended {
-            self.note_ended(io.now, session, account, code);
+            self.handle_over(io, (session, account), code);
         }
         let ticket = past.ticket;
         io.out.control(from, &LinkFrame::Home(HomeFrame::Taken { ticket }));
@@ -672,8 +678,7 @@ impl Homes {
         }
         let ticket = handed.ticket;
         io.out.control(from, &LinkFrame::Home(HomeFrame::Taken { ticket }));
-        if let Some(end) = self.ended.get(&session.id) {
-            let code = end.code;
+        if let Some(code) = self.is_over(session.id, session.generation) {
             self.dismiss(io, &session, code, "the session has ended", false);
             return;
         }
@@ -701,7 +706,7 @@ impl Homes {
 
     /// A session comes from another home, which may give it to a third one as well if it does not hear that it has come
     /// here. Then two go on with it for a while, and a handle that both gave out would lead to two streams.
-    fn renumber<O: Outlet>(&self, out: &mut O, session: &mut Session) {
+    fn renumber<O: Outlet>(&mut self, out: &mut O, session: &mut Session) {
         session.next_stream = self.above(session.next_stream);
         for at in 0..session.streams.len() {
             if let StreamState::Pausing { .. } = session.streams[at].state {
@@ -711,57 +716,6 @@ impl Homes {
                 Self::tell_wanted(out, session, Some(handle));
             }
         }
-    }
-
-    /// Of two sessions of one account, or two tales of one, the one that counts.
-    fn one_of<O: Outlet, P: Places + ?Sized>(
-        &mut self,
-        io: &mut Scope<'_, O, P>,
-        here: Box<Session>,
-        handed: Box<Session>,
-    ) -> Box<Session> {
-        if here.id != handed.id {
-            let (older, newer) =
-                if here.since_ms <= handed.since_ms { (here, handed) } else { (handed, here) };
-            self.stats.replaced += 1;
-            self.note_ended(io.now, older.id, older.account, CloseCode::Replaced);
-            let reason = "the account logged in elsewhere";
-            self.dismiss(io, &older, CloseCode::Replaced, reason, false);
-            return newer;
-        }
-        // What was put together from reports is not as good as what a home knew.
-        let takes_handed = handed.generation > here.generation
-            || here.is_rebuilding && handed.generation == here.generation;
-        let (mut kept, other) = if takes_handed { (handed, here) } else { (here, handed) };
-        kept.next_stream = kept.next_stream.max(other.next_stream);
-        if let SessionLink::Attached { gate, conn } = other.link
-            && !matches!(kept.link, SessionLink::Attached { gate: g, conn: c } if (g, c) == (gate, conn))
-        {
-            let (code, reason) = if kept.generation > other.generation {
-                (CloseCode::Replaced, "a newer connection has resumed this session")
-            } else {
-                (CloseCode::Unavailable, "the session's home has moved: resume")
-            };
-            io.out.control(gate, &LinkFrame::Close { conn, code, reason });
-        }
-        for stream in &other.streams {
-            let StreamState::Bound { owner, slot } = stream.state else { continue };
-            let is_it = |s: &Stream| matches!(s.state, StreamState::Bound { owner: o, slot: s } if (o, s) == (owner, slot));
-            if !kept.streams.iter().any(is_it) {
-                adopt(io.out, &other, stream);
-                let code = CloseCode::Unavailable;
-                io.out.control(owner, &LinkFrame::Unbind { slot, code });
-            }
-        }
-        for stream in &mut kept.streams {
-            stream.is_doubtful = true;
-            // Where it was open once it is opened again as long as the session lives.
-            let is_it = |s: &&Stream| s.name == stream.name && s.lasting;
-            if other.streams.iter().any(|s| is_it(&s)) {
-                (stream.lasting, stream.required) = (true, false);
-            }
-        }
-        kept
     }
 
     /// Tells the gate and the owners of a session that its home is here.
@@ -775,19 +729,31 @@ impl Homes {
         }
         let Some(found) = self.sessions.get(&account) else { return };
         found.streams.iter().for_each(|stream| adopt(io.out, found, stream));
-        // Of those who have gone before it came here nobody will tell this home.
-        let is_gone = |owner: WorkerId| !io.places.is_listed(owner.node);
+        if let SessionLink::Attached { gate, conn } = found.link {
+            let (session, generation) = (found.id, found.generation);
+            let homed = HomeFrame::Homed { conn, session, account, generation };
+            io.out.control(gate, &LinkFrame::Home(homed));
+        }
+        self.let_go_of_gone(io, account);
+    }
+
+    /// Of a gate and of owners that have gone before a session came here nobody tells its home: they are off the
+    /// list, and there is no way to them.
+    pub(super) fn let_go_of_gone<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+    ) {
+        let Some(found) = self.sessions.get(&account) else { return };
+        let is_gone = |at: WorkerId| !io.places.is_listed(at.node) && !io.out.reaches(at.node);
         let lost = found.streams.iter().filter(|stream| stream.owner().is_some_and(is_gone));
         let lost: Vec<u32> = lost.map(|stream| stream.handle).collect();
         let (link, session, generation) = (found.link, found.id, found.generation);
-        if let SessionLink::Attached { gate, conn } = link {
-            if is_gone(gate) {
-                let (place, code) = ((gate, conn), CloseCode::Unavailable);
-                self.detached(io, place, (session, account), generation, code);
-            } else {
-                let homed = HomeFrame::Homed { conn, session, account, generation };
-                io.out.control(gate, &LinkFrame::Home(homed));
-            }
+        if let SessionLink::Attached { gate, conn } = link
+            && is_gone(gate)
+        {
+            let (place, code) = ((gate, conn), CloseCode::Unavailable);
+            self.detached(io, place, (session, account), generation, code);
         }
         for handle in lost {
             self.owner_away(io, account, handle);
@@ -811,6 +777,25 @@ impl Homes {
         }
         if session.is_rebuilding {
             self.timers.insert((session.rebuilt_by, account, u32::MAX));
+        }
+    }
+
+    /// Whether a session is to go to another home, which alone judges when it has waited long enough: it may have come
+    /// there by another way, and be connected.
+    pub(super) fn is_on_its_way<O, P: Places + ?Sized>(
+        &self,
+        io: &Scope<'_, O, P>,
+        account: AccountId,
+    ) -> bool {
+        io.places.home_of(account).is_some_and(|home| home != self.me)
+    }
+
+    /// A session without a connection waits a little longer.
+    pub(super) fn wait_on(&mut self, now: Instant, account: AccountId) {
+        let Some(session) = self.sessions.get_mut(&account) else { return };
+        if let SessionLink::Waiting { until, .. } = &mut session.link {
+            *until = now + SETTLE_WAIT;
+            self.timers.insert((*until, account, 0));
         }
     }
 
@@ -909,6 +894,8 @@ fn unpacked(handed: &HandOver<'_>, now: Instant, options: &super::Options) -> Bo
         lasting: handed.lasting,
         tries: handed.tries,
         is_doubtful: false,
+        is_contested: false,
+        may_be_told: false,
         state: match &handed.state {
             HandedState::Pausing => StreamState::Pausing { until: now },
             HandedState::Asked { owner, generation, seen, groups } => StreamState::Asked {
@@ -955,4 +942,23 @@ const RESEND: Duration = Duration::from_secs(2);
 pub(super) struct Ended {
     pub code: CloseCode,
     pub account: AccountId,
+    /// The highest one of its connections that was known; 0 if that was not said.
+    pub generation: u64,
+}
+
+impl Ended {
+    /// Whether somebody wanted it to end. A session may also end because nobody came back to it, or because a stream
+    /// could not go on; a home that takes itself for the session's and is not may find so too.
+    pub fn was_meant(&self) -> bool {
+        !matches!(self.code, CloseCode::Unavailable | CloseCode::SessionLost)
+    }
+}
+
+impl Homes {
+    /// How a session has ended of which somebody tells with this generation; `None` if it may go on: it has been
+    /// resumed since it was given up somewhere.
+    pub(super) fn is_over(&self, session: SessionId, generation: u64) -> Option<CloseCode> {
+        let end = self.ended.get(&session)?;
+        (end.was_meant() || generation <= end.generation).then_some(end.code)
+    }
 }

@@ -13,7 +13,7 @@ use proto::{AccountId, Incarnation, SessionId};
 
 use super::home::{Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Login, Refusal};
-use super::moves::SETTLE_WAIT;
+use super::moves::{Ended, SETTLE_WAIT};
 use super::{Homes, Mutant, Outlet, Places, Scope};
 
 /// How long the other reports of a session may be behind its first, when all should be there.
@@ -35,8 +35,8 @@ impl Homes {
     ) {
         self.moves.progress(io.now);
         let (id, account) = (report.session, report.account);
-        if let Some(end) = self.ended.get(&id) {
-            return refuse(io, gate, report, end.code);
+        if let Some(code) = self.is_over(id, report.generation) {
+            return refuse(io, gate, report, code);
         }
         let here = self.sessions.get(&account).map(|found| (found.id, found.since_ms));
         match here {
@@ -47,7 +47,8 @@ impl Homes {
             }
             Some((_, since_ms)) if since_ms > report.since_ms => {
                 self.stats.replaced += 1;
-                self.note_ended(io.now, id, account, CloseCode::Replaced);
+                let (code, generation) = (CloseCode::Replaced, report.generation);
+                self.note_ended(io.now, id, Ended { code, account, generation });
                 return refuse(io, gate, report, CloseCode::Replaced);
             }
             // One that waits may have been replaced long ago by one of which only owners have told.
@@ -239,10 +240,11 @@ impl Homes {
         let handles = report.streams.iter().map(|named| named.stream);
         let next_stream = self.above(handles.fold(report.last_stream, u32::max));
         let Some(found) = self.sessions.get_mut(&account) else { return };
+        // Also late: of two sessions of one account the later login counts.
+        found.since_ms = found.since_ms.max(report.since_ms);
         if !found.is_rebuilding {
             return;
         }
-        found.since_ms = found.since_ms.max(report.since_ms);
         found.next_stream = found.next_stream.max(next_stream);
         for named in &report.streams {
             let is_known = found.streams.iter().any(|s| s.handle == named.stream);
@@ -287,8 +289,8 @@ impl Homes {
             }
             io.out.control(owner, &LinkFrame::Unbind { slot, code });
         };
-        if let Some(end) = self.ended.get(&id) {
-            return unbind(io, end.code);
+        if let Some(code) = self.is_over(id, held.generation) {
+            return unbind(io, code);
         }
         match self.sessions.get(&account) {
             None if !self.is_home_of(io, account) => return,
@@ -360,10 +362,11 @@ impl Homes {
         (session, account): (SessionId, AccountId),
         code: CloseCode,
     ) {
-        if self.current(account, session).is_some() {
+        let end = Ended { code, account, generation: 0 };
+        if self.current(account, session).is_none() {
+            self.note_ended(io.now, session, end);
+        } else if end.was_meant() {
             self.end(io, account, code, "the session has ended", false);
-        } else {
-            self.note_ended(io.now, session, account, code);
         }
     }
 
@@ -500,6 +503,8 @@ fn opened(named: &Named<'_>, state: StreamState) -> Stream {
         lasting: true,
         tries: 0,
         is_doubtful: true,
+        is_contested: false,
+        may_be_told: false,
         state,
     }
 }

@@ -68,6 +68,11 @@ impl View {
     }
 }
 
+fn workers_of(info: &NodeInfo) -> impl Iterator<Item = WorkerId> + use<> {
+    let node = info.incarnation;
+    (0..info.workers).map(move |worker| WorkerId { node, worker })
+}
+
 impl Places for View {
     fn worker_of(&self, entity: EntityId) -> Option<WorkerId> {
         let moved = self.routes.find(entity);
@@ -81,12 +86,12 @@ impl Places for View {
 
     fn homes(&self) -> Vec<WorkerId> {
         let directory = self.directory.borrow();
-        let nodes = directory.offering(SESSION_KIND);
-        let workers = |info: &NodeInfo| {
-            let node = info.incarnation;
-            (0..info.workers).map(move |worker| WorkerId { node, worker })
-        };
-        nodes.flat_map(workers).collect()
+        directory.offering(SESSION_KIND).flat_map(workers_of).collect()
+    }
+
+    fn former_homes(&self) -> Vec<WorkerId> {
+        let directory = self.directory.borrow();
+        directory.nodes().filter(|info| info.offers(SESSION_KIND)).flat_map(workers_of).collect()
     }
 
     fn workers(&self) -> Vec<WorkerId> {

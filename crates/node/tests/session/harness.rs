@@ -284,6 +284,7 @@ impl World {
             session,
             account: AccountId(account),
             expires_ms: self.wall.0 + 60_000,
+            since_ms: self.wall.0,
             level: 1,
             name: "someone",
             address: "192.0.2.1:7",

@@ -99,6 +99,7 @@ fn parse<'a>(word: &str, args: &[&'a str], wall: u64) -> LinkFrame<'a> {
             account: account(1),
             session: id(2),
             expires_ms: wall + 30_000,
+            since_ms: wall,
             level: 1,
             name: "someone",
             address: "192.0.2.1:7",

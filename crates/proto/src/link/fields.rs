@@ -13,6 +13,7 @@ impl<'a> Admission<'a> {
             session: SessionId(r.array()?),
             account: AccountId(r.varint()?),
             expires_ms: r.varint()?,
+            since_ms: r.varint()?,
             level: r.byte()?,
             name: r.text(TEXT_BYTES_MAX)?,
             address: r.text(TEXT_BYTES_MAX)?,
@@ -24,6 +25,7 @@ impl<'a> Admission<'a> {
         out.extend_from_slice(&self.session.0);
         put_varint(out, self.account.0);
         put_varint(out, self.expires_ms);
+        put_varint(out, self.since_ms);
         out.push(self.level);
         put_text(out, self.name);
         put_text(out, self.address);

@@ -44,6 +44,11 @@ pub enum HomeFrame<'a> {
     Taken { ticket: u64 },
     /// Home to home: a frame of `from` that came to where the home is not.
     Pass { from: WorkerId, hops: u8, payload: &'a [u8] },
+    /// Home to all that may be home to sessions: a client wants to go on with this session, which the sender does not
+    /// know. To be answered with `Sought`, after what ended it if that is known (`Over`).
+    Seek { session: SessionId, account: AccountId },
+    /// Whether the sender has the session that was sought.
+    Sought { session: SessionId, account: AccountId, is_here: bool },
     /// To all homes: the sender knows the homes by this layout, and has said before this frame all
     /// that it had to say about sessions whose home is another one now.
     Settled { layout: u64 },
@@ -184,11 +189,13 @@ mod kind {
     pub const SETTLED: u8 = 0x7a;
     pub const UNLISTED: u8 = 0x7b;
     pub const CHECK: u8 = 0x7c;
+    pub const SEEK: u8 = 0x7d;
+    pub const SOUGHT: u8 = 0x7e;
 }
 
 impl<'a> HomeFrame<'a> {
     pub(super) const FIRST: u8 = kind::WANTED;
-    pub(super) const LAST: u8 = kind::CHECK;
+    pub(super) const LAST: u8 = kind::SOUGHT;
 
     pub(super) const fn kind(&self) -> u8 {
         match self {
@@ -205,6 +212,8 @@ impl<'a> HomeFrame<'a> {
             HomeFrame::Settled { .. } => kind::SETTLED,
             HomeFrame::Unlisted { .. } => kind::UNLISTED,
             HomeFrame::Check(_) => kind::CHECK,
+            HomeFrame::Seek { .. } => kind::SEEK,
+            HomeFrame::Sought { .. } => kind::SOUGHT,
         }
     }
 
@@ -243,6 +252,14 @@ impl<'a> HomeFrame<'a> {
             kind::SETTLED => HomeFrame::Settled { layout: r.u64()? },
             kind::UNLISTED => HomeFrame::Unlisted { slot: read_slot(r)? },
             kind::CHECK => HomeFrame::Check(Check::decode(r)?),
+            kind::SEEK => {
+                HomeFrame::Seek { session: SessionId(r.array()?), account: AccountId(r.varint()?) }
+            }
+            kind::SOUGHT => HomeFrame::Sought {
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                is_here: r.flag()?,
+            },
             other => return Err(WireError::Kind(other)),
         })
     }
@@ -284,6 +301,15 @@ impl<'a> HomeFrame<'a> {
             HomeFrame::Settled { layout } => out.extend_from_slice(&layout.to_le_bytes()),
             HomeFrame::Unlisted { slot } => put_slot(out, *slot),
             HomeFrame::Check(check) => check.encode(out),
+            HomeFrame::Seek { session, account } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+            }
+            HomeFrame::Sought { session, account, is_here } => {
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                out.push((*is_here).into());
+            }
         }
     }
 }

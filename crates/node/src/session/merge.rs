@@ -1,0 +1,84 @@
+//! Two sessions of one account, or two tales of one session, that meet at one home.
+
+use proto::frame::CloseCode;
+use proto::link::LinkFrame;
+
+use super::home::{Session, SessionLink, Stream, StreamState};
+use super::moves::{Ended, adopt};
+use super::{Homes, Outlet, Places, Scope};
+
+impl Homes {
+    /// Of two sessions of one account, or two tales of one, the one that counts.
+    pub(super) fn one_of<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        here: Box<Session>,
+        handed: Box<Session>,
+    ) -> Box<Session> {
+        if here.id != handed.id {
+            let (older, newer) =
+                if here.since_ms <= handed.since_ms { (here, handed) } else { (handed, here) };
+            self.stats.replaced += 1;
+            let (account, generation) = (older.account, older.generation);
+            let end = Ended { code: CloseCode::Replaced, account, generation };
+            self.note_ended(io.now, older.id, end);
+            let reason = "the account logged in elsewhere";
+            self.dismiss(io, &older, CloseCode::Replaced, reason, false);
+            return newer;
+        }
+        // What was put together from reports is not as good as what a home knew.
+        let takes_handed = handed.generation > here.generation
+            || handed.generation == here.generation
+                && (here.is_rebuilding || handed.since_ms > here.since_ms);
+        let (mut kept, other) = if takes_handed { (handed, here) } else { (here, handed) };
+        kept.next_stream = kept.next_stream.max(other.next_stream);
+        if let SessionLink::Attached { gate, conn } = other.link
+            && !matches!(kept.link, SessionLink::Attached { gate: g, conn: c } if (g, c) == (gate, conn))
+        {
+            let (code, reason) = if kept.generation > other.generation {
+                (CloseCode::Replaced, "a newer connection has resumed this session")
+            } else {
+                (CloseCode::Unavailable, "the session's home has moved: resume")
+            };
+            io.out.control(gate, &LinkFrame::Close { conn, code, reason });
+        }
+        for stream in &other.streams {
+            let StreamState::Bound { owner, slot } = stream.state else { continue };
+            let is_it = |s: &Stream| matches!(s.state, StreamState::Bound { owner: o, slot: s } if (o, s) == (owner, slot));
+            if !kept.streams.iter().any(is_it) {
+                adopt(io.out, &other, stream);
+                let code = CloseCode::Unavailable;
+                io.out.control(owner, &LinkFrame::Unbind { slot, code });
+            }
+        }
+        if kept.generation == other.generation && !kept.link.may_be(other.link) {
+            part_contested(&mut kept, &other);
+        }
+        for stream in &mut kept.streams {
+            stream.is_doubtful = true;
+            // Where it was open once it is opened again as long as the session lives.
+            let is_it = |s: &&Stream| s.name == stream.name && s.lasting;
+            if other.streams.iter().any(|s| is_it(&s)) {
+                (stream.lasting, stream.required) = (true, false);
+            }
+        }
+        kept
+    }
+}
+
+/// Two homes have admitted one login, and each has given out the same handles: which of the two the client goes by nobody
+/// knows. If it is not the one that is kept it will resume, and show numbers that belong to other streams.
+fn part_contested(kept: &mut Session, other: &Session) {
+    for at in 0..kept.streams.len() {
+        let state = &kept.streams[at].state;
+        let place = |state: &StreamState| match state {
+            &StreamState::Bound { owner, slot } => Some((owner, slot)),
+            _ => None,
+        };
+        match place(state) {
+            None => kept.streams[at].handle = kept.take_handle(),
+            known if other.streams.iter().any(|s| place(&s.state) == known) => {}
+            Some(_) => kept.streams[at].is_contested = true,
+        }
+    }
+}
