@@ -44,6 +44,8 @@ pub struct Homes {
     pub(super) moves: Moves,
     pub(super) audit: Audit,
     pub(super) seeks: Seeks,
+    /// How often handles were skipped, so that none is given out twice.
+    pub(super) handles_skipped: u64,
     pub(super) stats: HomeStats,
 }
 
@@ -63,6 +65,7 @@ impl Homes {
             moves: Moves::default(),
             audit: Audit::default(),
             seeks: Seeks::default(),
+            handles_skipped: 0,
             stats: HomeStats::default(),
         }
     }

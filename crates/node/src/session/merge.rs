@@ -51,6 +51,14 @@ impl Homes {
                 io.out.control(owner, &LinkFrame::Unbind { slot, code });
             }
         }
+        let overtaken =
+            |s: &Stream| other.streams.iter().any(|o| o.name == s.name && o.handle > s.handle);
+        for at in 0..kept.streams.len() {
+            if overtaken(&kept.streams[at]) {
+                open_anew(io, &mut kept, at);
+            }
+        }
+        Self::tell_wanted(io.out, &kept, None);
         if kept.generation == other.generation && !kept.link.may_be(other.link) {
             part_contested(&mut kept, &other);
         }
@@ -64,6 +72,25 @@ impl Homes {
         }
         kept
     }
+}
+
+/// A client goes by the newest handle that it has heard for a name: what had the name before is of no use to it.
+fn open_anew<O: Outlet, P: Places + ?Sized>(
+    io: &mut Scope<'_, O, P>,
+    session: &mut Session,
+    at: usize,
+) {
+    let (stream, code) = (&session.streams[at], CloseCode::Unavailable);
+    adopt(io.out, session, stream);
+    if let StreamState::Bound { owner, slot } = stream.state {
+        io.out.control(owner, &LinkFrame::Unbind { slot, code });
+    }
+    if let SessionLink::Attached { gate, conn } = session.link {
+        io.out.control(gate, &LinkFrame::Unroute { conn, stream: stream.handle, code });
+    }
+    let handle = session.take_handle();
+    let stream = &mut session.streams[at];
+    (stream.handle, stream.state) = (handle, StreamState::Pausing { until: io.now });
 }
 
 /// Two homes have admitted one login, and each has given out the same handles: which of the two the client goes by nobody

@@ -947,10 +947,10 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// Whether somebody wanted it to end. A session may also end because nobody came back to it, or because a stream
-    /// could not go on; a home that takes itself for the session's and is not may find so too.
+    /// Whether somebody wanted it to end. A session may also end because nobody came back to it, because a stream
+    /// could not go on or because its home stops; a home that takes itself for the session's and is not may find so too.
     pub fn was_meant(&self) -> bool {
-        !matches!(self.code, CloseCode::Unavailable | CloseCode::SessionLost)
+        !self.code.may_resume() && self.code != CloseCode::SessionLost
     }
 }
 

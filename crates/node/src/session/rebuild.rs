@@ -153,7 +153,7 @@ impl Homes {
     ) {
         self.stats.rebuilt += 1;
         let wait = if self.moves.is_unsettled() { SETTLE_WAIT } else { LATE_WAIT };
-        let gate = WorkerId::default();
+        let (gate, next_stream) = (WorkerId::default(), self.above(0));
         let session = Session {
             id,
             account,
@@ -161,7 +161,7 @@ impl Homes {
             generation,
             since_ms: 0,
             link: SessionLink::Waiting { until: now + self.options.resume_window, gate },
-            next_stream: self.above(0),
+            next_stream,
             logged_in: false,
             tags: Box::default(),
             streams: Vec::new(),
@@ -441,9 +441,12 @@ impl Homes {
     }
 
     /// A handle above all that may have been given out when `handle` was the highest known. Two
-    /// homes, one lost after the other, do not begin with the same.
-    pub(super) fn above(&self, handle: u32) -> u32 {
-        let own = (self.me.node.0 ^ u64::from(self.me.worker) << 4) as u32 & (HANDLES_SKIPPED - 16);
+    /// homes, one lost after the other, do not begin with the same, nor does one home twice.
+    pub(super) fn above(&mut self, handle: u32) -> u32 {
+        self.handles_skipped += 1;
+        let life = self.me.node.0 ^ u64::from(self.me.worker) << 4;
+        let spread = (life ^ self.handles_skipped).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let own = spread as u32 & (HANDLES_SKIPPED - 16);
         handle.saturating_add(HANDLES_SKIPPED) / HANDLES_SKIPPED * HANDLES_SKIPPED + own
     }
 

@@ -41,6 +41,8 @@ pub fn session(n: u8) -> SessionId {
 pub struct Map {
     pub home: WorkerId,
     pub owners: BTreeMap<KindId, WorkerId>,
+    /// Other workers that may have sessions.
+    pub others: Vec<WorkerId>,
 }
 
 impl Places for Map {
@@ -50,6 +52,10 @@ impl Places for Map {
 
     fn home_of(&self, _account: AccountId) -> Option<WorkerId> {
         Some(self.home)
+    }
+
+    fn former_homes(&self) -> Vec<WorkerId> {
+        self.others.clone()
     }
 }
 
@@ -253,7 +259,7 @@ impl World {
             now: Instant::from_nanos(1_000_000_000),
             wall: WallTime(1_000_000),
             random: Random::from_seed(seed),
-            map: Map { home, owners },
+            map: Map { home, owners, ..Map::default() },
             wires: Wires::new(),
             room: usize::MAX,
             servers: servers.into(),

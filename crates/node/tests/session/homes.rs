@@ -33,7 +33,7 @@ fn check(options: Options, script: &str, expect: Expect) -> Homes {
     });
     let mut homes = Homes::new(HOME, options, bindings);
     let owners = [(AVATAR, worker(20)), (ARENA, worker(21))].into();
-    let map = Map { home: HOME, owners };
+    let map = Map { home: HOME, owners, ..Map::default() };
     let (mut now, mut wall) = (Instant::from_nanos(0), 0u64);
     let mut trace = String::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {

@@ -62,6 +62,11 @@ impl World {
 
     /// The client of session 1 resumes it, with its third connection.
     fn resumed(&mut self) -> Vec<Vec<u8>> {
+        self.resumed_at(GATE)
+    }
+
+    /// The same; gives what `to` hears of it.
+    fn resumed_at(&mut self, to: WorkerId) -> Vec<Vec<u8>> {
         let (streams, groups) = (vec![Seen { handle: 3, number: 4 }], Vec::new());
         let resume = LinkFrame::Resume {
             conn: CONN,
@@ -72,7 +77,7 @@ impl World {
             streams,
             groups,
         };
-        self.hears(GATE, &resume, GATE)
+        self.hears(GATE, &resume, to)
     }
 
     /// A gate tells of session 1, on `CONN` or waiting, with `generation`.
@@ -289,4 +294,57 @@ fn what_a_home_has_heard_long_before_it_is_one_does_not_count() {
     world.map.home = ME;
     world.now += Duration::from_secs(3);
     assert_eq!(world.begun().homes.session_of(ACCOUNT), None);
+}
+
+/// Lists of nodes differed, and the home that had a session could not be reached when the next one began: that one knew
+/// nothing of the session, and ended it for a client that came back.
+#[test]
+fn a_session_that_is_not_here_is_sought_at_all_that_may_have_it() {
+    let (one, two) = (worker(11), worker(12));
+    let said = |is_here| {
+        let (session, account) = (session(1), ACCOUNT);
+        LinkFrame::Home(HomeFrame::Sought { session, account, is_here })
+    };
+    let mut world = World::new();
+    world.map.others = vec![one, two];
+    let asked = world.resumed_at(one);
+    let is_question = |frame| matches!(frame, LinkFrame::Home(HomeFrame::Seek { session: s, account: ACCOUNT }) if s == session(1));
+    assert!(frames(&asked).all(is_question) && asked.len() == 1);
+    assert!(world.hears(one, &said(false), GATE).is_empty());
+    let passed = world.hears(two, &said(true), two);
+    let is_passed = |frame| matches!(frame, LinkFrame::Home(HomeFrame::Pass { from: GATE, .. }));
+    assert!(frames(&passed).all(is_passed) && passed.len() == 1);
+
+    assert!(world.resumed().is_empty());
+    assert!(world.hears(one, &said(false), GATE).is_empty());
+    let ended = world.hears(two, &said(false), GATE);
+    assert_eq!(refusal(&ended), Some(CloseCode::SessionLost));
+}
+
+#[test]
+fn who_does_not_say_that_he_has_a_session_may_have_it() {
+    let mut world = World::new();
+    world.map.others = vec![worker(11)];
+    assert!(world.resumed().is_empty());
+    let sent = world.sent(GATE, |homes, io| {
+        io.now += Duration::from_secs(1);
+        homes.handle_timeout(io);
+    });
+    assert_eq!(refusal(&sent), Some(CloseCode::Unavailable));
+}
+
+/// A home that took itself for that of a session could not open a stream of it, and gave it up; the client had gone on
+/// elsewhere.
+#[test]
+fn a_session_that_lives_is_ended_by_those_who_want_it_to_end_alone() {
+    let mut world = World::new();
+    world.told(GATE, Some(CONN), 2);
+    // It is put together by then.
+    world.now += Duration::from_secs(10);
+    world.sent(GATE, |homes, io| homes.handle_timeout(io));
+    for (code, lives) in [(CloseCode::Unavailable, true), (CloseCode::Kicked, false)] {
+        let over = HomeFrame::Over { session: session(1), account: ACCOUNT, code };
+        world.hears(OTHER_GATE, &LinkFrame::Home(over), GATE);
+        assert_eq!(world.homes.session_of(ACCOUNT).is_some(), lives, "{code:?}");
+    }
 }
