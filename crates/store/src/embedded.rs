@@ -12,7 +12,7 @@ use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
 use crate::queue::{Failed, Job, Queue, serve};
 use crate::rules;
-use crate::tables::{Read, Stage, Table, Visit, Writes};
+use crate::tables::{Batch, Read, Stage, Table, Visit};
 use crate::thread::{Thread, check_format, create_once};
 
 #[cfg(test)]
@@ -70,12 +70,13 @@ impl Embedded {
     pub fn found(database: &Database) -> Result<(), String> {
         let txn = database.begin_write().map_err(shown)?;
         {
-            let mut tables = Open::new(&txn)?;
+            let mut rows = Batch::new(Open::new(&txn)?);
             let limits = Limits::default();
-            let mut stage = Stage::new(&tables, &limits);
+            let mut stage = Stage::new(&rows, &limits);
             rules::found(&mut stage);
             let writes = stage.into_writes();
-            tables.apply(writes)?;
+            rows.apply(writes);
+            rows.write()?;
         }
         txn.commit().map_err(shown)
     }
@@ -140,17 +141,18 @@ fn commit(database: &Database, limits: &Limits, batch: &mut [Box<dyn Job>]) -> R
     txn.set_quick_repair(true);
     let mut wrote = false;
     {
-        let mut tables = Open::new(&txn)?;
+        let mut rows = Batch::new(Open::new(&txn)?);
         for job in batch {
-            let mut stage = Stage::new(&tables, limits);
+            let mut stage = Stage::new(&rows, limits);
             let apply = job.run(&mut stage);
             let writes = stage.into_writes();
-            tables.check()?;
+            rows.under.check()?;
             if apply && !writes.is_empty() {
-                tables.apply(writes)?;
+                rows.apply(writes);
                 wrote = true;
             }
         }
+        rows.write()?;
     }
     if wrote { txn.commit().map_err(shown) } else { txn.abort().map_err(shown) }
 }
@@ -168,9 +170,17 @@ impl<'t> Open<'t> {
         Ok(Open { tables, fault: Fault::default() })
     }
 
-    fn apply(&mut self, writes: Writes) -> Result<(), String> {
-        for ((table, key), bytes) in writes {
-            let table = &mut self.tables[table as usize];
+    /// Whether all reads succeeded: a rule's answer after a failed one means nothing.
+    fn check(&self) -> Result<(), String> {
+        self.fault.first.borrow().clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Batch<Open<'_>> {
+    fn write(self) -> Result<(), String> {
+        let (mut open, written) = self.into_parts();
+        for ((table, key), bytes) in written {
+            let table = &mut open.tables[table as usize];
             match bytes {
                 Some(bytes) => table.insert(key.as_slice(), bytes.as_slice()).map(drop),
                 None => table.remove(key.as_slice()).map(drop),
@@ -178,11 +188,6 @@ impl<'t> Open<'t> {
             .map_err(shown)?;
         }
         Ok(())
-    }
-
-    /// Whether all reads succeeded: a rule's answer after a failed one means nothing.
-    fn check(&self) -> Result<(), String> {
-        self.fault.first.borrow().clone().map_or(Ok(()), Err)
     }
 }
 

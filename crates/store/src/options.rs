@@ -22,7 +22,7 @@ impl Default for Options {
         Options {
             queue_ops_max: 65_536,
             queue_bytes_max: 64 << 20,
-            batch_ops_max: 4_096,
+            batch_ops_max: 16_384,
             batch_bytes_max: 8 << 20,
             cache_bytes: 256 << 20,
             limits: Limits::default(),

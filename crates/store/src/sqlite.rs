@@ -16,7 +16,7 @@ use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
 use crate::queue::{Failed, Job, Queue, serve};
 use crate::rules;
-use crate::tables::{Read, Stage, Table, Visit, Writes};
+use crate::tables::{Batch, Read, Stage, Table, Visit, Write};
 use crate::thread::{Thread, check_format, create_once, sync_folder};
 
 /// How long a transaction waits for another process's before it is `Busy`.
@@ -139,23 +139,24 @@ fn commit(
         _ => Failed::Broken(error.to_string()),
     })?;
     let mut wrote = false;
+    let mut rows = Batch::new(Rows { connection: &txn, fault: Fault::default() });
     for job in batch {
-        let rows = Rows { connection: &txn, fault: Fault::default() };
         let mut stage = Stage::new(&rows, limits);
         let is_done = job.run(&mut stage);
         let writes = stage.into_writes();
-        if let Some(reason) = rows.fault.first.into_inner() {
+        if let Some(reason) = rows.under.fault.first.take() {
             return Err(Failed::Broken(reason));
         }
         if is_done && !writes.is_empty() {
-            apply(&txn, writes).map_err(broken)?;
+            rows.apply(writes);
             wrote = true;
         }
     }
+    apply(&txn, rows.into_parts().1).map_err(broken)?;
     if wrote { txn.commit().map_err(broken) } else { txn.rollback().map_err(broken) }
 }
 
-fn apply(connection: &Connection, writes: Writes) -> rusqlite::Result<()> {
+fn apply(connection: &Connection, writes: impl IntoIterator<Item = Write>) -> rusqlite::Result<()> {
     for ((table, key), bytes) in writes {
         let name = table.name();
         match bytes {

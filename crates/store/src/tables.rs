@@ -1,5 +1,6 @@
 //! Tables of rows by key, and the stage on which one operation's writes wait until it succeeded.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
@@ -81,6 +82,9 @@ pub(crate) trait Read {
         false
     }
 }
+
+/// A row to be written; `None` removes it.
+pub(crate) type Write = ((Table, Vec<u8>), Option<Vec<u8>>);
 
 /// Rows that one operation writes; `None` removes.
 pub(crate) type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
@@ -236,6 +240,86 @@ impl<'a> Stage<'a> {
     }
 }
 
+type Written = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// What the operations of one transaction have written so far, over the rows that were there before.
+///
+/// The database gets it all at the end, each row once and in the order of the keys: a counter that
+/// every operation raises is one write, and neighbours find their page in the processor's cache.
+pub(crate) struct Batch<R> {
+    pub under: R,
+    written: [Written; Table::ALL.len()],
+    /// Rows about the shard itself as they are below: every operation reads some of them.
+    common: RefCell<Written>,
+}
+
+impl<R: Read> Batch<R> {
+    pub fn new(under: R) -> Self {
+        Batch { under, written: Default::default(), common: RefCell::default() }
+    }
+
+    pub fn apply(&mut self, writes: Writes) {
+        for ((table, key), bytes) in writes {
+            self.written[table as usize].insert(key, bytes);
+        }
+    }
+
+    /// The rows below, and what is to be written over them, by table and key.
+    pub fn into_parts(self) -> (R, impl Iterator<Item = Write>) {
+        let of_table = |(table, written): (Table, Written)| {
+            written.into_iter().map(move |(key, bytes)| ((table, key), bytes))
+        };
+        (self.under, Table::ALL.into_iter().zip(self.written).flat_map(of_table))
+    }
+}
+
+impl<R: Read> Read for Batch<R> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        if let Some(written) = self.written[table as usize].get(key) {
+            return Ok(written.clone());
+        }
+        if table != Table::Meta || rules::is_of_one(key) {
+            return self.under.get(table, key);
+        }
+        if let Some(row) = self.common.borrow().get(key) {
+            return Ok(row.clone());
+        }
+        let row = self.under.get(table, key)?;
+        self.common.borrow_mut().insert(key.to_vec(), row.clone());
+        Ok(row)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
+        let from_here = (Bound::Included(from), Bound::Unbounded);
+        let mut written = self.written[table as usize].range::<[u8], _>(from_here).peekable();
+        let mut goes_on = true;
+        self.under.scan(table, from, &mut |key, bytes| {
+            while let Some((before, row)) = written.next_if(|(at, _)| at.as_slice() < key) {
+                if let Some(row) = row
+                    && !visit(before, row)?
+                {
+                    goes_on = false;
+                    return Ok(false);
+                }
+            }
+            goes_on = match written.next_if(|(at, _)| at.as_slice() == key) {
+                Some((_, Some(row))) => visit(key, row)?,
+                Some((_, None)) => true,
+                None => visit(key, bytes)?,
+            };
+            Ok(goes_on)
+        })?;
+        while goes_on && let Some((key, row)) = written.next() {
+            goes_on = row.as_ref().map_or(Ok(true), |row| visit(key, row))?;
+        }
+        Ok(())
+    }
+
+    fn is_far(&self) -> bool {
+        self.under.is_far()
+    }
+}
+
 /// Tables in memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct MemoryTables {
@@ -247,7 +331,7 @@ impl MemoryTables {
         self.rows.is_empty()
     }
 
-    pub fn apply(&mut self, writes: Writes) {
+    pub fn apply(&mut self, writes: impl IntoIterator<Item = Write>) {
         for (place, bytes) in writes {
             match bytes {
                 Some(bytes) => self.rows.insert(place, bytes),
@@ -270,5 +354,52 @@ impl Read for MemoryTables {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(read: &impl Read, from: &[u8], at_most: usize) -> Vec<(u8, u8)> {
+        let mut rows = Vec::new();
+        let visit = &mut |key: &[u8], bytes: &[u8]| {
+            rows.push((key[0], bytes[0]));
+            Ok(rows.len() < at_most)
+        };
+        read.scan(Table::Node, from, visit).unwrap();
+        rows
+    }
+
+    #[test]
+    fn a_batch_reads_as_if_it_were_written() {
+        let mut random = env::Random::from_seed(1);
+        for _ in 0..2_000 {
+            let mut some = |values: u64| -> Writes {
+                let row = |_| {
+                    let place = (Table::Node, vec![random.below(8) as u8]);
+                    (place, random.chance(2, 3).then(|| vec![random.below(values) as u8]))
+                };
+                (0..5).map(row).collect()
+            };
+            let mut under = MemoryTables::default();
+            under.apply(some(100));
+            let mut applied = under.clone();
+            let mut batch = Batch::new(under);
+            for writes in [some(100), some(100)] {
+                applied.apply(writes.clone());
+                batch.apply(writes);
+            }
+            for from in 0..8 {
+                let key = [from];
+                assert_eq!(batch.get(Table::Node, &key), applied.get(Table::Node, &key));
+                for at_most in [1, 2, 9] {
+                    assert_eq!(shown(&batch, &key, at_most), shown(&applied, &key, at_most));
+                }
+            }
+            let (mut under, written) = batch.into_parts();
+            under.apply(written);
+            assert_eq!(under, applied);
+        }
     }
 }

@@ -24,6 +24,7 @@ pub(crate) use owner::{
 pub(crate) use record::{
     lock_record, records, renew_lock, scan_records, unlock_record, write_records,
 };
+pub(crate) use rows::is_of_one;
 #[cfg(feature = "remote")]
 pub(crate) use verify::looked_up;
 pub(crate) use verify::verify;

@@ -37,10 +37,17 @@ pub(crate) fn held_key(holder: Key, item: ItemId) -> [u8; 32] {
     key
 }
 
+const MADE: u8 = b'+';
+
+/// Whether a row of `meta` is about one entity or holder, and not about the shard.
+pub(crate) fn is_of_one(meta_key: &[u8]) -> bool {
+    meta_key.first() == Some(&MADE)
+}
+
 /// Stands in `meta` for each row of entities and holders that was ever made: a row that is gone all
 /// the same was lost, and must not pass for one that never was.
 pub(crate) fn made_key(table: Table, key: Key) -> [u8; 18] {
-    let mut made = [b'+'; 18];
+    let mut made = [MADE; 18];
     made[1] = table as u8;
     made[2..].copy_from_slice(&key.0.to_be_bytes());
     made
