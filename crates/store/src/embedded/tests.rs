@@ -250,12 +250,13 @@ fn a_newer_format_is_refused() {
     let base = database(&disk);
     let txn = base.begin_write().unwrap();
     {
-        let mut tables = Open::new(&txn).unwrap();
+        let mut rows = Batch::new(Open::new(&txn).unwrap());
         let limits = Limits::default();
-        let mut stage = Stage::new(&tables, &limits);
+        let mut stage = Stage::new(&rows, &limits);
         stage.put(Table::Meta, b"format", &3u64);
         let writes = stage.into_writes();
-        tables.apply(writes).unwrap();
+        rows.apply(writes);
+        rows.write().unwrap();
     }
     txn.commit().unwrap();
     let refused = Embedded::start(base, "test", Options::default()).map(drop);
