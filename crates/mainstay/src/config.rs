@@ -66,6 +66,7 @@ pub use keys::{KeyRefs, Keys, Secret, Vault};
 pub use process::Process;
 pub use roles::{Kinds, Role, Roles};
 pub use show::{Change, Effective, difference};
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "mongodb"))]
 pub(crate) use store::Group;
 pub use store::{JournalPlace, StorePlace, StoreServer};
 pub use tables::nearest;

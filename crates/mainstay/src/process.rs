@@ -434,7 +434,7 @@ impl Running {
     /// As [`stop`](Self::stop), with the way to a successor that takes over what it can.
     pub(crate) fn stop_for(mut self, span: Duration, successor: Option<Way>) -> Stopped {
         let mut stopped = Stopped::default();
-        drop(self.watcher.take());
+        self.watcher = None;
         for port in std::mem::take(&mut self.ports) {
             port.close();
         }

@@ -2,6 +2,10 @@
 //! processes that have the stores open follow (decision 0016).
 
 mod follow;
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "mongodb")),
+    expect(dead_code, reason = "only servers are watched")
+)]
 mod keys;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "mongodb"))]
 mod role;

@@ -191,6 +191,10 @@ impl Store {
     /// watch them say. A connection to another one is given up at once; what was under way there is found
     /// out at this one. `false` if the store knows no such server; stores that have one server, or follow
     /// it by themselves, go on as before.
+    #[cfg_attr(
+        not(feature = "remote"),
+        expect(unused_variables, reason = "no store is on servers then")
+    )]
     pub fn steer(&self, to: &str) -> bool {
         match &*self.backend {
             #[cfg(feature = "remote")]

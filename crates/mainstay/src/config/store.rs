@@ -378,6 +378,10 @@ pub(crate) struct Group<'a> {
     /// `store`, `stores.accounts.shards.east`.
     pub label: String,
     /// Which kind of store; of a journal's Redis, the journal.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "mongodb")),
+        expect(dead_code, reason = "only servers are watched")
+    )]
     pub place: &'a StorePlace,
     pub server: &'a StoreServer,
     /// Whether its generation is raised when another server has taken over.
