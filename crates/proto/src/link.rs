@@ -12,7 +12,7 @@ mod shift;
 mod slotted;
 
 pub use calls::{put_answer, put_call, read_answer, read_call};
-pub use fields::{put_slot, put_worker, read_slot, read_worker};
+pub use fields::{Admission, put_slot, put_worker, read_slot, read_worker};
 pub use homes::{
     Check, HandOver, HandedState, HandedStream, Held, HomeFrame, Named, PAST_MAX, Past, Report,
     Wanted,
@@ -76,24 +76,6 @@ impl GroupId {
         mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         (mixed >> 32) as u32
     }
-}
-
-/// A client asks to be admitted: its ticket was opened and its proof checked by the gate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Admission<'a> {
-    pub conn: Slot,
-    pub session: SessionId,
-    pub account: AccountId,
-    /// End of the ticket's life, wall-clock milliseconds. A used ticket is remembered until then.
-    pub expires_ms: u64,
-    /// When the gate took it, by its wall clock: homes may hear of it much later.
-    pub since_ms: u64,
-    /// Login level of the account, compared with what methods ask for.
-    pub level: u8,
-    pub name: &'a str,
-    /// The client's address as text, for logs and bans.
-    pub address: &'a str,
 }
 
 /// What one worker sends to another.

@@ -1,10 +1,28 @@
 //! Fields that several link frames have, and the longest frames' own.
 
-use super::{Admission, GroupId, Slot, WorkerId};
+use super::{GroupId, Slot, WorkerId};
 use crate::WireError;
 use crate::frame::{TEXT_BYTES_MAX, put_text};
 use crate::id::{AccountId, EntityId, Incarnation, KindId, SessionId};
 use crate::varint::{Reader, put_varint};
+
+/// A client asks to be admitted: its ticket was opened and its proof checked by the gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Admission<'a> {
+    pub conn: Slot,
+    pub session: SessionId,
+    pub account: AccountId,
+    /// End of the ticket's life, wall-clock milliseconds. A used ticket is remembered until then.
+    pub expires_ms: u64,
+    /// When the gate took it, by its wall clock: homes may hear of it much later.
+    pub since_ms: u64,
+    /// Login level of the account, compared with what methods ask for.
+    pub level: u8,
+    pub name: &'a str,
+    /// The client's address as text, for logs and bans.
+    pub address: &'a str,
+}
 
 impl<'a> Admission<'a> {
     pub(super) fn decode(r: &mut Reader<'a>) -> Result<Self, WireError> {
