@@ -20,6 +20,8 @@ pub struct NodeInfo {
     pub mesh: Vec<SocketAddr>,
     /// What it is configured to run.
     pub roles: Vec<String>,
+    /// The zone that its process is configured to be of; empty if none.
+    pub zone: String,
     /// The entity kinds and services it offers.
     pub kinds: Vec<KindId>,
     /// How many workers hold entities: ids `0..workers`. At least 1.
@@ -45,6 +47,7 @@ impl NodeInfo {
             incarnation,
             mesh: Vec::new(),
             roles: Vec::new(),
+            zone: String::new(),
             kinds: Vec::new(),
             workers: 1,
             weight: 1,

@@ -15,6 +15,7 @@ mod directory;
 mod etcd;
 mod host;
 mod keys;
+mod load;
 mod local;
 mod placement;
 mod registry;
@@ -22,15 +23,18 @@ mod shared;
 mod view;
 mod watch;
 mod wire;
+mod zones;
 
 pub use contest::{Contest, Lost};
 pub use directory::{Directory, NodeInfo, SESSION_KIND};
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdOptions;
 pub use keys::{Change, Expect, KEY_BYTES_MAX, Key, KeyError, KeyOptions};
-pub use placement::{Load, NoPlace, Placement, PlacementOptions, Seat, Wanted};
+pub use load::{Load, Loads};
+pub use placement::{NoPlace, Placement, PlacementOptions, Seat, Wanted};
 pub use registry::{Error, Options, Registry};
 pub use watch::Watch;
+pub use zones::{Zone, ZoneOptions, ZoneState, Zones};
 
 use std::io;
 use std::path::Path;

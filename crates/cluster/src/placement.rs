@@ -7,24 +7,7 @@ use std::time::Duration;
 use env::{Instant, Random};
 use proto::{Incarnation, KindId};
 
-use crate::{Directory, NodeInfo};
-
-/// How loaded a node says it is. All of it is of one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Load {
-    /// Share of its processors that was used, 0 to 1: a mean over 6 s of samples of a second.
-    pub cpu: f64,
-    /// For how long its ticks were late, at worst.
-    pub tick_lag: Duration,
-    /// For how long mail waited, at worst.
-    pub mail_delay: Duration,
-    /// Sessions at home there.
-    pub sessions: u32,
-    /// Rooms there.
-    pub rooms: u32,
-    /// Rooms that it takes at most; 0 is any number.
-    pub rooms_max: u32,
-}
+use crate::{Directory, Load, NodeInfo};
 
 /// How nodes are chosen.
 #[derive(Clone, Debug)]
@@ -64,10 +47,11 @@ const WINDOWS: [(Duration, f64); 3] =
 const SHOWS_AFTER: Duration = Duration::from_secs(1);
 
 /// What a place is wanted for. Made by [`Wanted::of`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     kind: KindId,
     roles: Vec<String>,
+    zone: Option<String>,
     interface: Option<u64>,
     near: Option<Incarnation>,
 }
@@ -75,10 +59,17 @@ pub struct Wanted {
 impl Wanted {
     /// A place for an entity of `kind`.
     pub fn of(kind: KindId) -> Self {
-        Wanted { kind, roles: Vec::new(), interface: None, near: None }
+        Wanted { kind, roles: Vec::new(), zone: None, interface: None, near: None }
     }
 
-    /// Only at a node with this role, as a zone or a pool has one.
+    /// Only at a node of this zone.
+    #[must_use]
+    pub fn zone(mut self, zone: &str) -> Self {
+        self.zone = Some(zone.to_owned());
+        self
+    }
+
+    /// Only at a node with this role, as a pool has one.
     #[must_use]
     pub fn role(mut self, role: &str) -> Self {
         self.roles.push(role.to_owned());
@@ -101,6 +92,7 @@ impl Wanted {
 
     fn fits(&self, info: &NodeInfo) -> bool {
         self.roles.iter().all(|role| info.roles.contains(role))
+            && self.zone.as_ref().is_none_or(|zone| *zone == info.zone)
             && self.interface.is_none_or(|hash| hash == info.interface)
     }
 }
@@ -160,6 +152,8 @@ struct Known {
     seats: u32,
     /// When seats were taken that may not show in its reports yet.
     taken: Vec<Instant>,
+    /// It has refused a seat, or not answered, since it reported last.
+    refused: bool,
 }
 
 impl Placement {
@@ -173,6 +167,11 @@ impl Placement {
             seats: BTreeMap::new(),
             ends: VecDeque::new(),
         }
+    }
+
+    /// From when on a node that reports nothing counts as full.
+    pub fn set_report_age_max(&mut self, age_max: Duration) {
+        self.options.report_age_max = age_max;
     }
 
     /// Uses a newer directory. Seats at nodes that are no longer listed are gone.
@@ -196,7 +195,9 @@ impl Placement {
             faded_at: now,
             seats: 0,
             taken: Vec::new(),
+            refused: false,
         });
+        known.refused = false;
         known.taken.retain(|taken| now - *taken < SHOWS_AFTER);
         for (mean, (window, _)) in known.means.iter_mut().zip(WINDOWS) {
             let passed = (now - known.at).as_secs_f64() / window.as_secs_f64();
@@ -208,7 +209,7 @@ impl Placement {
     /// What a node is taken to be loaded, 0 to about 1 and more; `None` if it is silent, which counts as full.
     pub fn load_of(&self, now: Instant, node: Incarnation) -> Option<f64> {
         let known = self.nodes.get(&node)?;
-        if now - known.at > self.options.report_age_max {
+        if known.refused || now - known.at > self.options.report_age_max {
             return None;
         }
         let weighted = known.means.iter().zip(WINDOWS).map(|(mean, (_, weight))| mean * weight);
@@ -264,6 +265,16 @@ impl Placement {
             known.taken.push(now);
         }
         Ok(seat.node)
+    }
+
+    /// A node would not keep a seat, or did not answer: the seat is gone, and the node counts as full until its
+    /// next report.
+    pub fn handle_refusal(&mut self, ticket: u128) {
+        let Some(seat) = self.seats.remove(&ticket) else { return };
+        self.give_up(&seat);
+        if let Some(known) = self.nodes.get_mut(&seat.node) {
+            known.refused = true;
+        }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do.
@@ -456,6 +467,23 @@ mod tests {
         assert_eq!(seat.node, Incarnation(1));
         placement.set_directory(Arc::default());
         assert_eq!(placement.take(at(10_001), seat.ticket), Err(NoPlace::Gone));
+    }
+
+    #[test]
+    fn d8_a_node_that_refuses_a_seat_is_not_asked_again_before_its_next_report() {
+        let mut placement = placement(2, 9);
+        report(&mut placement, 0, 1, 0.1);
+        report(&mut placement, 0, 2, 0.9);
+        let seat = placement.reserve(at(0), &Wanted::of(ROOM)).unwrap();
+        assert_eq!(seat.node, Incarnation(1));
+        placement.handle_refusal(seat.ticket);
+        assert_eq!(placement.take(at(0), seat.ticket), Err(NoPlace::Gone));
+        let other = placement.reserve(at(0), &Wanted::of(ROOM)).unwrap();
+        assert_eq!(other.node, Incarnation(2));
+        placement.handle_refusal(other.ticket);
+        assert_eq!(placement.reserve(at(0), &Wanted::of(ROOM)), Err(NoPlace::Full));
+        report(&mut placement, 1_000, 1, 0.1);
+        assert_eq!(placement.reserve(at(1_000), &Wanted::of(ROOM)).unwrap().node, Incarnation(1));
     }
 
     #[test]

@@ -236,6 +236,9 @@ pub(crate) fn check(info: &NodeInfo) -> Result<(), Error> {
     if !info.roles.iter().all(|role| is_word(role)) {
         return invalid("roles", "must each be 1 to 64 of a-z A-Z 0-9 - _ .");
     }
+    if !info.zone.is_empty() && !is_word(&info.zone) {
+        return invalid("zone", "must be 1 to 64 of a-z A-Z 0-9 - _ .");
+    }
     if info.roles.len() > LIST_MAX || info.kinds.len() > LIST_MAX || info.mesh.len() > LIST_MAX {
         return invalid("roles, kinds, mesh", "must have 4,096 entries at most");
     }

@@ -20,6 +20,12 @@ pub(crate) const VERSION: u64 = 1;
 #[error("{0}")]
 pub(crate) struct Malformed(String);
 
+impl Malformed {
+    pub fn new(what: &str) -> Self {
+        Malformed(what.to_owned())
+    }
+}
+
 impl From<DecodeError> for Malformed {
     fn from(error: DecodeError) -> Self {
         Malformed(error.to_string())
@@ -27,7 +33,7 @@ impl From<DecodeError> for Malformed {
 }
 
 fn malformed<T>(what: &str) -> Result<T, Malformed> {
-    Err(Malformed(what.to_owned()))
+    Err(Malformed::new(what))
 }
 
 /// What a coordinator is asked to do.
@@ -90,7 +96,7 @@ pub(crate) enum Tell {
 
 pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
     let mut out = Vec::new();
-    put_array(&mut out, 12);
+    put_array(&mut out, 13);
     put_uint(&mut out, VERSION);
     put_text(&mut out, &info.name);
     put_uint(&mut out, info.incarnation.0);
@@ -109,6 +115,7 @@ pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
     }
     put_bool(&mut out, info.draining);
     put_uint(&mut out, info.started_ms);
+    put_text(&mut out, &info.zone);
     out
 }
 
@@ -147,7 +154,10 @@ pub(crate) fn decode_node(
     if fields > 11 {
         info.started_ms = d.uint()?;
     }
-    for _ in 12..fields {
+    if fields > 12 {
+        info.zone = d.text()?.to_owned();
+    }
+    for _ in 13..fields {
         d.skip()?;
     }
     d.leave();

@@ -10,6 +10,7 @@ mod ids;
 pub mod metrics;
 mod random;
 mod time;
+pub mod usage;
 mod wheel;
 
 pub use calendar::{Calendar, CalendarError};
