@@ -17,7 +17,7 @@ use proto::schema::{SchemaBuilder, Shape};
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
 use crate::call::{Call, CallEnd};
-use crate::entity::{Class, Entity, Rate};
+use crate::entity::{Entity, Rate};
 use crate::error::{CallError, Elapsed, Fault};
 use crate::host::hub::Hub;
 use crate::host::mail::{Origin, Sender, SenderForm};
@@ -43,6 +43,11 @@ impl<T: Entity> Ref<T> {
     /// The keyed entity with `key`.
     pub const fn keyed(key: u64) -> Self {
         Ref { id: EntityId::keyed(T::KIND.id, key), kind: PhantomData }
+    }
+
+    /// The room with this key at a node.
+    pub(crate) fn room(home: Incarnation, key: u64) -> Self {
+        Ref { id: EntityId { kind: T::KIND.id, home, key }, kind: PhantomData }
     }
 
     /// The entity with this id, if it is of kind `T`.
@@ -263,7 +268,7 @@ pub struct Link<'c, T: Entity> {
 
 impl<'c, T: Entity> Link<'c, T> {
     #[inline(always)]
-    fn new(hub: &Rc<Hub>, id: EntityId, from: &'c Source) -> Self {
+    pub(crate) fn new(hub: &Rc<Hub>, id: EntityId, from: &'c Source) -> Self {
         let EntityId { home, key, .. } = id;
         Link { shard: hub.shard::<T>(), home, from, key }
     }
@@ -367,6 +372,11 @@ impl<E: Entity> Cx<E> {
 
     pub(crate) fn hub(&self) -> &Rc<Hub> {
         &self.shard.hub
+    }
+
+    /// Who sends what this turn sends.
+    pub(crate) fn source(&self) -> Source {
+        self.from
     }
 
     /// The entity's place in its shard.
@@ -761,6 +771,14 @@ impl Outside {
     pub(crate) fn hub_of(&self) -> &Hub {
         &self.hub
     }
+
+    pub(crate) fn hub_rc(&self) -> &Rc<Hub> {
+        &self.hub
+    }
+
+    pub(crate) fn source(&self) -> Source {
+        self.from
+    }
 }
 
 impl fmt::Debug for Outside {
@@ -910,15 +928,8 @@ impl Hub {
 
 fn spawn<T: Entity>(hub: &Rc<Hub>, state: T) -> Result<Ref<T>, CallError> {
     let shard = hub.shard::<T>();
-    let number = hub.next_room.get();
-    let key = number << 8 | u64::from(hub.me.worker);
-    let id = EntityId { kind: T::KIND.id, home: hub.me.node, key };
-    if !shard.hosted.get() || T::KIND.class == Class::Service {
-        return Err(CallError::NotFound(id));
-    }
-    hub.next_room.set(number + 1);
-    shard
-        .add(id.home, id.key, Some(state))
-        .map_err(|fault| fault.into_error(id, Duration::ZERO))?;
+    let id = hub.next_room(T::KIND.id);
+    let made = shard.spawn(id, || Ok(Some(state)));
+    made.map_err(|fault| fault.into_error(id, Duration::ZERO))?;
     Ok(Ref { id, kind: PhantomData })
 }

@@ -23,11 +23,13 @@ use transport::{Board, ListenOptions, Sockets};
 use crate::cx::Outside;
 use crate::data::{self, Change, Grid, Record};
 use crate::driver::{
-    Beacon, Inbox, Keeper, KeeperParts, Lease, Mail, Pace, Pacemaker, Pool, Seat, Stuck, Task,
+    Beacon, Inbox, Keeper, KeeperParts, Lease, LoadParts, Mail, Pace, Pacemaker, Pool, Reporter,
+    Seat, Stuck, Task,
 };
 use crate::entity::{Entity, KindInfo};
 use crate::host::Host;
 use crate::options::HostOptions;
+use crate::placing::RoomCount;
 use crate::pull::{Crew, Puller, Queue, found, founded};
 use crate::session::{self, Binding, Bindings, Login, Refusal};
 use crate::topics::NodeBus;
@@ -42,6 +44,10 @@ pub struct NodeOptions {
     pub workers: u8,
     /// What it is configured to be, for people and for the console.
     pub roles: Vec<String>,
+    /// The zone that it is of; empty if none.
+    pub zone: String,
+    /// Rooms that it takes at most when they are placed ([`Cx::placing`](crate::Cx::placing)); 0 is any number.
+    pub rooms_max: u32,
     /// Whether it is home to sessions.
     pub sessions: bool,
     /// Its share of keyed entities next to other nodes, 1..=64.
@@ -86,6 +92,8 @@ impl NodeOptions {
             name: name.into(),
             workers: 0,
             roles: Vec::new(),
+            zone: String::new(),
+            rooms_max: 0,
             sessions: true,
             weight: 1,
             mesh_listen: None,
@@ -245,6 +253,7 @@ impl NodeApp {
         for register in &self.register {
             register(host);
         }
+        host.open_places();
     }
 
     /// Does something with every worker's host before it starts, such as spawning.
@@ -337,6 +346,7 @@ pub struct NodeHandle {
 struct Running {
     threads: Vec<JoinHandle<WorkerStats>>,
     keeper: Keeper,
+    reporter: Reporter,
     /// One for each store, the default one's first.
     pacemakers: Vec<Pacemaker>,
 }
@@ -418,6 +428,8 @@ impl Node {
             .collect();
         let pool = Pool::start(&options.name, options.blocking_threads, options.blocking_jobs_max)?;
         let beacons: Vec<Arc<Beacon>> = inboxes.iter().map(|_| Arc::default()).collect();
+        let rooms = Arc::new(RoomCount::default());
+        rooms.max.store(options.rooms_max, std::sync::atomic::Ordering::Relaxed);
         let mut threads = Vec::new();
         for (index, sockets) in (0..workers).zip(seats) {
             let me = WorkerId { node: incarnation, worker: index };
@@ -433,6 +445,8 @@ impl Node {
                 stores: (!stores.is_empty()).then(|| store_names.clone()),
                 bus: bus.clone(),
                 inbox: inboxes[usize::from(index)].clone(),
+                rooms: rooms.clone(),
+                cluster: cluster.clone(),
             };
             let seat = Seat {
                 index,
@@ -470,6 +484,15 @@ impl Node {
             let clock = clock.clone();
             let parts = KeeperParts { clock, lease, beacons: keeper_beacons, stuck_after };
             let keeper = Keeper::start(&options.name, parts)?;
+            let parts = LoadParts {
+                clock: pace_clock.clone(),
+                cluster: pace_cluster.clone(),
+                me: incarnation,
+                inboxes: inboxes.clone(),
+                rooms,
+                metrics: metrics.clone(),
+            };
+            let reporter = Reporter::start(&options.name, parts)?;
             let names = std::iter::once(String::new()).chain(store_names);
             let pace = |(number, (store, store_name))| {
                 let pace = Pace {
@@ -486,9 +509,9 @@ impl Node {
                 Pacemaker::start(&options.name, pace)
             };
             let pacemakers = stores.into_iter().zip(names).enumerate().map(pace);
-            Ok((keeper, pacemakers.collect::<Result<Vec<_>, _>>()?))
+            Ok((keeper, reporter, pacemakers.collect::<Result<Vec<_>, _>>()?))
         });
-        let (keeper, pacemakers) = match keeper {
+        let (keeper, reporter, pacemakers) = match keeper {
             Ok(keepers) => keepers,
             Err(error) => {
                 cluster.deregister(incarnation);
@@ -512,7 +535,7 @@ impl Node {
             flush_wait: options.flush_wait,
             hand_over_wait: options.hand_over_wait,
             info: own_info,
-            running: RwLock::new(Some(Running { threads, keeper, pacemakers })),
+            running: RwLock::new(Some(Running { threads, keeper, reporter, pacemakers })),
         };
         for (puller, worker) in pullers.into_iter().zip((0..workers).cycle()) {
             drop(node.spawn(worker, |outside| puller.run(outside)));
@@ -555,6 +578,8 @@ struct Parts {
     stores: Option<Vec<String>>,
     bus: Option<NodeBus>,
     inbox: Arc<Inbox>,
+    rooms: Arc<RoomCount>,
+    cluster: Cluster,
 }
 
 impl Parts {
@@ -587,6 +612,8 @@ impl Parts {
             worker.set_bus(bus, move || inbox.wake());
         }
         worker.host().set_blocking_pool(Rc::new(self.pool));
+        worker.host().share_rooms(self.rooms);
+        worker.set_cluster(self.cluster);
         self.app.register_on(worker.host());
         worker
     }
@@ -661,6 +688,7 @@ fn listing(
     let mut info = NodeInfo::new(options.name.clone(), incarnation);
     info.mesh = options.mesh_public.or(mesh_addr).into_iter().collect();
     info.roles = options.roles.clone();
+    info.zone.clone_from(&options.zone);
     info.kinds = app.kinds.clone();
     if options.sessions {
         info.kinds.push(SESSION_KIND);
@@ -797,6 +825,12 @@ impl NodeHandle {
         self.beacons.iter().filter_map(|beacon| beacon.since()).map(|since| now - since).max()
     }
 
+    /// How loaded it said it was when it reported last: every two seconds.
+    pub fn load(&self) -> cluster::Load {
+        let running = self.running.read().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().map(|running| running.reporter.last()).unwrap_or_default()
+    }
+
     /// Turns that all workers did so far. Asks no worker.
     pub fn turns(&self) -> u64 {
         let turns = |beacon: &Arc<Beacon>| beacon.turns.load(std::sync::atomic::Ordering::Relaxed);
@@ -835,6 +869,7 @@ impl NodeHandle {
             let _ = self.ask(worker, Worker::keep_directory);
         }
         running.keeper.stop();
+        running.reporter.stop();
         // While the entities that their jobs call are still there.
         let left = self.crew.stop(self.flush_wait);
         if left > 0 {

@@ -14,8 +14,9 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cluster::Directory;
+use cluster::{Cluster, Directory, Load, NodeInfo, Placement, PlacementOptions};
 use env::{Clock, FastMap, Instant, Random, WallTime};
 use mesh::{LinkId, Mesh, PeerInfo as MeshPeer};
 use proto::frame::{CloseCode, Status};
@@ -155,6 +156,18 @@ pub struct Worker {
     singletons_at: Option<Instant>,
     /// The node is leaving.
     keeps_directory: bool,
+    /// Nodes say nothing of their load, and are taken for idle.
+    takes_for_idle: bool,
+}
+
+/// What a worker adds to the load of its node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figures {
+    pub sessions: u32,
+    /// Messages that wait for services.
+    pub queued: u32,
+    /// For how long steps were late, at worst, since this was last asked.
+    pub tick_lag: Duration,
 }
 
 /// A group and the entity that opened it, if one did.
@@ -166,6 +179,12 @@ struct OwnedGroup {
 
 /// Most reports kept for a driver that does not ask.
 const REPORTS_MAX: usize = 4_096;
+
+/// What chooses nodes for new rooms, with randomness of its own: what others draw is not changed by it.
+fn placement(me: WorkerId) -> Placement {
+    let seed = me.node.0.rotate_left(17) ^ u64::from(me.worker) << 48;
+    Placement::new(PlacementOptions::default(), Random::from_seed(seed))
+}
 
 impl Worker {
     /// A worker without entities and sessions. Register its kinds on [`host`](Self::host).
@@ -190,6 +209,8 @@ impl Worker {
             users: Rc::default(),
             routes: Rc::default(),
             bus: RefCell::default(),
+            placement: Rc::new(RefCell::new(placement(me))),
+            cluster: RefCell::default(),
         });
         let unordered = sessions.mutant == Some(Mutant::MarkerNotAwaited);
         view.routes.unordered.set(unordered);
@@ -218,6 +239,7 @@ impl Worker {
             moves: Moves::default(),
             singletons_at: None,
             keeps_directory: false,
+            takes_for_idle: false,
         }
     }
 
@@ -320,6 +342,12 @@ impl Worker {
             return;
         }
         let before = self.view.directory.replace(directory.clone());
+        self.view.placement.borrow_mut().set_directory(directory.clone());
+        if self.takes_for_idle {
+            let idle = |info: &NodeInfo| (info.incarnation, Load::default());
+            let loads: Vec<_> = directory.nodes().map(idle).collect();
+            self.handle_loads(Instant::ZERO, &loads);
+        }
         self.note_directory();
         let vanished = self.nodes_changed.get_or_insert_default();
         for info in before.nodes() {
@@ -341,6 +369,32 @@ impl Worker {
             let addresses = if in_process(node) { Vec::new() } else { info.mesh.clone() };
             self.mesh.set_peer(node, MeshPeer { name: info.name.clone(), addresses });
         }
+    }
+
+    /// Lets its entities have locks of the coordinator.
+    pub fn set_cluster(&mut self, cluster: Cluster) {
+        *self.view.cluster.borrow_mut() = Some(cluster);
+    }
+
+    /// Takes all nodes for idle, for ever: where nobody reports their load, as in a simulation.
+    pub fn take_all_for_idle(&mut self) {
+        self.takes_for_idle = true;
+        self.view.placement.borrow_mut().set_report_age_max(Duration::MAX);
+    }
+
+    /// What of the node's load is this worker's. Costs little.
+    pub(crate) fn take_figures(&mut self) -> Figures {
+        Figures {
+            sessions: self.homes.stats().sessions as u32,
+            queued: self.host.service_mail(),
+            tick_lag: self.host.take_tick_lag(),
+        }
+    }
+
+    /// Nodes have reported how loaded they are: what is placed next goes by that.
+    pub fn handle_loads(&mut self, now: Instant, loads: &[(Incarnation, Load)]) {
+        let mut placement = self.view.placement.borrow_mut();
+        loads.iter().for_each(|(node, load)| placement.handle_report(now, *node, *load));
     }
 
     // -- in --

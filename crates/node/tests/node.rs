@@ -1,5 +1,8 @@
 //! Nodes as their users see them: threads, sockets, pipes and all.
 
+#[path = "node/placing.rs"]
+mod placing;
+
 use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -56,6 +59,14 @@ impl Counter {
         cx.sleep(Duration::from_millis(ms)).await;
         let slept = clock.now() - begun;
         slept.saturating_sub(Duration::from_millis(ms)).as_micros() as u64
+    }
+
+    /// Has a lock of the cluster to itself for so long, and gives its number; 0 if it is not had in time.
+    #[invoke(server, deadline = "60s")]
+    async fn hold(&mut self, cx: &mut Cx<Self>, ms: u64, wait: u64) -> u64 {
+        let Ok(lock) = cx.lock("market", Duration::from_millis(wait)).await else { return 0 };
+        cx.sleep(Duration::from_millis(ms)).await;
+        lock.fence().unwrap_or_default()
     }
 
     /// Sums up on a thread for blocking work.
@@ -407,4 +418,35 @@ fn a_node_that_stops_leaves_the_list_and_reports() {
     let late = node.spawn(0, |_| async {});
     drop(node);
     assert!(late.blocking_recv().is_err(), "a stopped worker says so");
+}
+
+#[test]
+fn d9_a_lock_is_waited_for_and_is_free_when_it_is_dropped_or_its_node_has_gone() {
+    let mut process = Process::new();
+    let (one, two) = (process.start(options("one", 1)), process.start(options("two", 1)));
+    let keys = |node: &NodeHandle| {
+        let here = |key: &u64| owner(&process, *key).node == node.incarnation();
+        (0..).find(here).expect("some key is there")
+    };
+    let (first, second) = (keys(&one), keys(&two));
+    let hold = |node: &NodeHandle, key, ms, wait| {
+        node.spawn(0, move |out| async move { out.entity::<Counter>(key).hold(ms, wait).await })
+    };
+    let long = hold(&one, first, 600, 60_000);
+    while process.cluster.holder("market").is_none() {
+        thread::park_timeout(Duration::from_millis(1));
+    }
+    assert_eq!(hold(&two, second, 0, 50).blocking_recv().unwrap(), Ok(0), "held by another");
+    let next = hold(&two, second, 0, 60_000).blocking_recv().unwrap().unwrap();
+    let first_number = long.blocking_recv().unwrap().unwrap();
+    assert!(0 < first_number && first_number < next, "{first_number} {next}");
+    assert_eq!(process.cluster.holder("market"), None, "given back when it was dropped");
+    // One that goes with the lock in its hand.
+    let held = hold(&one, first, 50_000, 60_000);
+    while process.cluster.holder("market").is_none() {
+        thread::park_timeout(Duration::from_millis(1));
+    }
+    drop(one);
+    assert!(hold(&two, second, 0, 60_000).blocking_recv().unwrap().unwrap() > next);
+    drop(held);
 }

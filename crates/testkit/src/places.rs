@@ -109,6 +109,7 @@ impl NodeSeat {
                         ..DataParts::default()
                     }),
                 });
+                worker.take_all_for_idle();
                 (options.register)(worker.host());
                 WorkerSeat { worker, away: Vec::new(), stalled_until: Instant::ZERO, wake_at: None }
             })

@@ -7,6 +7,7 @@ mod chunk;
 mod commits;
 mod deal;
 mod document;
+mod fence;
 mod index;
 pub(crate) mod keeper;
 mod map;
@@ -32,6 +33,7 @@ pub(crate) use deal::{Desk, Wishes};
 pub use document::{
     Document, DocumentError, FieldReader, describe_document, read_document, write_document,
 };
+pub use fence::LockError;
 pub use index::{EntityHits, IndexValue, Query, RecordHits};
 pub(crate) use keeper::{Act, Keeper};
 pub(crate) use map::add_map;

@@ -233,7 +233,7 @@ pub(super) fn change_to<R: Record>(value: &R, body: Vec<u8>) -> Change {
     Change::Indexed { body, entries }
 }
 
-fn id_of<R: Record>(key: &R::Key) -> RecordId {
+pub(super) fn id_of<R: Record>(key: &R::Key) -> RecordId {
     RecordId { kind: KindId::of(R::NAME).0, key: proto::encode(key) }
 }
 

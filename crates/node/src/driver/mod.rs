@@ -5,6 +5,7 @@ mod beat;
 mod gauges;
 mod inbox;
 mod keeper;
+mod load;
 mod patience;
 mod pool;
 
@@ -30,6 +31,7 @@ use inbox::Inboxes;
 pub(crate) use inbox::{Inbox, Mail, Task};
 pub use keeper::Stuck;
 pub(crate) use keeper::{Keeper, KeeperParts, Lease};
+pub(crate) use load::{LoadParts, Reporter};
 use patience::{LOOK, LinkWatch, MOMENT, Patience};
 pub(crate) use pool::Pool;
 

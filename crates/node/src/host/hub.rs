@@ -1,7 +1,7 @@
 //! What all shards of a worker share: time, ready queue, turns, alarms, outputs.
 
 use std::any::Any;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
@@ -32,6 +32,7 @@ use crate::data::{Changes, Desk, Stores};
 use crate::entity::{Entity, KindInfo};
 use crate::error::Fault;
 use crate::options::HostOptions;
+use crate::placing::RoomCount;
 use crate::turn::{Placed, Slots};
 
 /// Places for shards that are found without a look into the table of all.
@@ -204,6 +205,8 @@ pub(crate) struct Hub {
     pub watch: Watch,
     pub count: Counters,
     pub entities: Cell<u32>,
+    /// Rooms and seats of the whole node.
+    rooms: RefCell<Arc<RoomCount>>,
     pub timers: Cell<u32>,
     /// Timers among them that go by the calendar.
     pub calendars: Cell<u32>,
@@ -276,6 +279,7 @@ impl Hub {
             endings: RefCell::default(),
             sweep_at: Cell::new(Instant::NEVER),
             next_room: Cell::new(1),
+            rooms: RefCell::default(),
             next_tag: Cell::new(1),
             clients: RefCell::new(ClientLane::new()),
             requests: RefCell::default(),
@@ -363,6 +367,27 @@ impl Hub {
     #[inline]
     pub fn any_shard(&self, index: usize) -> Rc<dyn AnyShard> {
         Rc::clone(&self.shards.borrow().list[index].any)
+    }
+
+    /// The id of the next room.
+    pub fn next_room(&self, kind: KindId) -> EntityId {
+        let key = self.next_room.get() << 8 | u64::from(self.me.worker);
+        EntityId { kind, home: self.me.node, key }
+    }
+
+    /// Rooms and seats of the whole node.
+    pub fn rooms(&self) -> Ref<'_, Arc<RoomCount>> {
+        self.rooms.borrow()
+    }
+
+    /// Counts rooms together with other workers from now on.
+    pub fn share_rooms(&self, rooms: Arc<RoomCount>) {
+        *self.rooms.borrow_mut() = rooms;
+    }
+
+    /// Time, also between turns.
+    pub fn now_outside(&self) -> Instant {
+        if self.in_turn.get() { self.now.get() } else { self.watch.now() }
     }
 
     /// The shard of a kind, by its id or an alias's.

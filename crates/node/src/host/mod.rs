@@ -57,6 +57,7 @@ use crate::cx::{Outside, Peer};
 use crate::entity::{Class, Entity, Hook, Hooks, KindInfo};
 use crate::error::Fault;
 use crate::options::HostOptions;
+use crate::placing::{RoomCount, USHER, Usher};
 use calls::shard_of;
 use cycle::Probe;
 use hub::{Hub, Ready};
@@ -212,8 +213,34 @@ impl Host {
 
     /// The kinds that are offered here.
     pub fn kinds(&self) -> Vec<&'static KindInfo> {
-        let shards = self.hub.all_shards();
-        shards.iter().filter(|shard| shard.is_hosted()).map(|shard| shard.kind()).collect()
+        let kinds = self.hub.all_shards().into_iter().filter(|shard| shard.is_hosted());
+        kinds.map(|shard| shard.kind()).filter(|kind| kind.id != USHER).collect()
+    }
+
+    /// Has rooms made here for whoever wants a place, on any worker of the cluster.
+    pub(crate) fn open_places(&mut self) {
+        self.register::<Usher>();
+        let shard = self.hub.shard::<Usher>();
+        let key = u64::from(self.hub.me.worker);
+        if shard.add(self.hub.me.node, key, Some(Usher::default())).is_err() {
+            tracing::error!("nothing can be placed here: no entity fits");
+        }
+    }
+
+    /// Counts rooms together with the other workers of the node.
+    pub(crate) fn share_rooms(&mut self, rooms: Arc<RoomCount>) {
+        self.hub.share_rooms(rooms);
+    }
+
+    /// Messages that wait for services.
+    pub(crate) fn service_mail(&self) -> u32 {
+        let shards = self.hub.all_shards().into_iter();
+        shards.filter(|shard| shard.kind().class == Class::Service).map(|s| s.stats().mail).sum()
+    }
+
+    /// For how long steps of scenes were late, at worst, since this was last asked.
+    pub(crate) fn take_tick_lag(&mut self) -> Duration {
+        self.hub.scenes.borrow_mut().take_lag()
     }
 
     /// The way in for server code that is no entity.
@@ -596,7 +623,12 @@ impl Host {
     pub fn stats(&self) -> HostStats {
         let (hub, count) = (&*self.hub, &self.hub.count);
         HostStats {
-            kinds: hub.all_shards().iter().map(|shard| shard.stats()).collect(),
+            kinds: hub
+                .all_shards()
+                .iter()
+                .filter(|shard| shard.kind().id != USHER)
+                .map(|shard| shard.stats())
+                .collect(),
             turns: hub.turns.borrow().open_count(),
             ready: self.ready_count(),
             client_calls: hub.clients.borrow().open_calls(),

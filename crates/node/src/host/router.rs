@@ -1,5 +1,8 @@
+use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
+use cluster::{Cluster, Placement};
 use proto::link::WorkerId;
 use proto::{EntityId, Incarnation};
 
@@ -44,6 +47,29 @@ pub trait Router {
     fn lists(&self, node: Incarnation) -> bool {
         let _ = node;
         true
+    }
+
+    /// What chooses nodes for new rooms, if there is a list of nodes.
+    #[doc(hidden)]
+    fn placement(&self) -> Option<Rc<RefCell<Placement>>> {
+        None
+    }
+
+    /// Name of a listed node and where others reach it.
+    fn found_at(&self, node: Incarnation) -> Option<(String, Vec<SocketAddr>)> {
+        let _ = node;
+        None
+    }
+
+    /// Whether this node is going down: nothing new is made here.
+    fn is_leaving(&self) -> bool {
+        false
+    }
+
+    /// The coordinator, if there is one.
+    #[doc(hidden)]
+    fn cluster(&self) -> Option<Cluster> {
+        None
     }
 
     /// The bus, if there is one.

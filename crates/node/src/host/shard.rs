@@ -10,6 +10,7 @@ mod saved;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use env::{FastMap, Instant};
 use proto::frame::{CloseCode, Status};
@@ -34,6 +35,7 @@ use crate::cx::{Cx, Peer};
 use crate::data::{Changes, Found, Sheets};
 use crate::entity::{Class, Entity, Hook, Hooks, KindInfo, OnPanic};
 use crate::error::Fault;
+use crate::placing::USHER;
 use crate::step::{Step, Turn};
 
 /// Where an entity is within its worker. A stale one names nothing.
@@ -337,6 +339,9 @@ impl<E: Entity> Shard<E> {
         let is_there = flags == 0;
         let index = cells.insert(home, key, state, flags);
         self.hub.entities.set(self.hub.entities.get() + 1);
+        if is_room::<E>(home) {
+            self.hub.rooms().rooms.fetch_add(1, Ordering::Relaxed);
+        }
         if is_there && E::KIND.hooks.has(Hooks::CREATED) {
             self.push(&mut cells, index, hook_mail(Hook::Created));
         }
@@ -345,6 +350,20 @@ impl<E: Entity> Shard<E> {
             self.begin_steps(index);
         }
         Ok(index)
+    }
+
+    /// Adds the room `id`, the next one of this worker, of the state that `make` gives.
+    pub fn spawn(
+        self: &Rc<Self>,
+        id: EntityId,
+        make: impl FnOnce() -> Result<Option<E>, Fault>,
+    ) -> Result<(), Fault> {
+        if !self.hosted.get() || E::KIND.class == Class::Service {
+            return Err(Fault::NOT_FOUND);
+        }
+        let state = make()?.ok_or(Fault::NOT_FOUND)?;
+        self.hub.next_room.set(self.hub.next_room.get() + 1);
+        self.add(id.home, id.key, Some(state)).map(drop)
     }
 
     /// Has the entity stepped from now on, if its kind is a scene.
@@ -712,6 +731,9 @@ impl<E: Entity> Shard<E> {
         self.peers.borrow_mut().remove(&index);
         self.panics.borrow_mut().remove(&index);
         self.unsubscribe_all(index);
+        if is_room::<E>(self.id_of(index).home) {
+            self.hub.rooms().rooms.fetch_sub(1, Ordering::Relaxed);
+        }
         let state = {
             let mut cells = self.cells.borrow_mut();
             let state = cells.remove(index);
@@ -771,6 +793,11 @@ impl<E: Entity> Shard<E> {
     }
 }
 
+/// Whether an entity with that home takes one of its node's slots.
+fn is_room<E: Entity>(home: Incarnation) -> bool {
+    home != Incarnation::NONE && E::KIND.id != USHER
+}
+
 /// Whether other turns may run while the method at `position` waits.
 #[inline]
 pub(crate) fn interleaves<E: Entity>(position: u16) -> bool {
@@ -805,6 +832,8 @@ pub(crate) trait AnyShard {
     fn activate(self: Rc<Self>, id: EntityId) -> Result<(Target, bool), Fault>;
     fn activated(self: Rc<Self>, id: EntityId, loaded: Result<(), Fault>);
     fn destroy(self: Rc<Self>, index: u32, code: CloseCode) -> bool;
+    /// Makes a room of the kind's own state.
+    fn spawn_new(self: Rc<Self>) -> Result<EntityId, Fault>;
     fn loaded(
         self: Rc<Self>,
         id: EntityId,

@@ -41,6 +41,8 @@ type Place = (u16, u32);
 pub(crate) struct Scenes {
     scenes: BTreeMap<Place, Scene>,
     due: BTreeSet<(Instant, Place)>,
+    /// The latest that a step began since that was last asked for.
+    lag: Duration,
 }
 
 #[derive(Debug)]
@@ -125,10 +127,15 @@ impl Scenes {
         // Late by when it was due, and by how long it waited in the mailbox.
         let late = now - scene.stepper.at(steps.first);
         stats.late_worst = stats.late_worst.max(late);
+        self.lag = self.lag.max(late);
         stats.late += u64::from(late > scene.stepper.period());
         stats.took_worst = stats.took_worst.max(took);
         stats.took_mean =
             if stats.took_mean.is_zero() { took } else { (stats.took_mean * 31 + took) / 32 };
+    }
+
+    pub fn take_lag(&mut self) -> Duration {
+        std::mem::take(&mut self.lag)
     }
 
     pub fn stats(&self) -> Vec<SceneStats> {

@@ -1,8 +1,9 @@
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use cluster::{Directory, NodeInfo, SESSION_KIND};
+use cluster::{Cluster, Directory, NodeInfo, Placement, SESSION_KIND};
 use env::Instant;
 use mesh::{Mesh, SendError};
 use proto::link::{LinkFrame, WorkerId};
@@ -55,6 +56,8 @@ pub(super) struct View {
     pub users: Rc<UserLane>,
     pub routes: Rc<Routes>,
     pub bus: RefCell<Option<NodeBus>>,
+    pub placement: Rc<RefCell<Placement>>,
+    pub cluster: RefCell<Option<Cluster>>,
 }
 
 impl View {
@@ -132,6 +135,23 @@ impl Router for View {
 
     fn users(&self) -> Option<Rc<UserLane>> {
         Some(Rc::clone(&self.users))
+    }
+
+    fn placement(&self) -> Option<Rc<RefCell<Placement>>> {
+        Some(Rc::clone(&self.placement))
+    }
+
+    fn found_at(&self, node: Incarnation) -> Option<(String, Vec<SocketAddr>)> {
+        let directory = self.directory.borrow();
+        directory.node(node).map(|info| (info.name.clone(), info.mesh.clone()))
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.directory.borrow().node(self.me.node).is_some_and(|info| info.draining)
+    }
+
+    fn cluster(&self) -> Option<Cluster> {
+        self.cluster.borrow().clone()
     }
 
     fn bus(&self) -> Option<NodeBus> {

@@ -83,6 +83,22 @@ impl Clerk {
         told(cx.write_records(Batch::new().put(draft)).await)
     }
 
+    /// Renames a guild as the holder of a lock with that number, who ponders for so long.
+    #[invoke(server)]
+    async fn guarded(&mut self, cx: &mut Cx<Self>, fence: u64, name: String, ms: u64) -> String {
+        let mut draft = match cx.draft_record::<Guild>(&key(&name)).await {
+            Ok(draft) => draft,
+            Err(error) => return told::<()>(Err(error)),
+        };
+        draft.title = fence.to_string();
+        let batch = match cx.fenced("market", fence, Batch::new().put(draft)).await {
+            Ok(batch) => batch,
+            Err(error) => return told::<()>(Err(error)),
+        };
+        cx.sleep(Duration::from_millis(ms)).await;
+        told(cx.write_records(batch).await)
+    }
+
     /// Opens a guild so many times at once, and then lets go of it or writes each.
     #[invoke(server)]
     async fn open(&mut self, cx: &mut Cx<Self>, times: u64, drop: bool) -> String {
@@ -291,6 +307,43 @@ fn x29_opening_and_reading_change_nothing_for_other_writers() {
     assert_eq!(gone(&mut rig, "nobody"), "()", "there is nothing to remove, which is no fault");
     assert_eq!(read(&mut rig, one, "nobody"), "None");
     assert!(read(&mut rig, one, "owls").starts_with("Some((3, "));
+}
+
+/// A holder that was cut off wrote over what the next one had written.
+#[test]
+fn d9_a_late_holder_of_a_lock_is_refused_by_its_number() {
+    let mut rig = rig();
+    let (one, two) = (rig.start(), rig.start());
+    let guarded = |rig: &mut Rig, node, fence, name: &str| {
+        let name = name.to_owned();
+        rig.call(
+            node,
+            move |out| async move { out.entity::<Clerk>(3).guarded(fence, name, 0).await },
+        )
+        .unwrap()
+    };
+    assert_eq!(guarded(&mut rig, one, 5, "owls"), "()");
+    assert_eq!(guarded(&mut rig, one, 5, "owls"), "()");
+    assert_eq!(guarded(&mut rig, two, 9, "bats"), "()");
+    for name in ["owls", "bats", "cats"] {
+        assert_eq!(guarded(&mut rig, one, 5, name), "lock lost");
+    }
+    assert_eq!(read(&mut rig, one, "owls"), r#"Some((1, "5", 0))"#);
+    // One that has shown its number, and is overtaken before it writes.
+    let mut slow = rig.begin(two, |out| async move {
+        out.entity::<Clerk>(4).guarded(9, "cats".to_owned(), 500).await
+    });
+    rig.run_for(Duration::from_millis(100));
+    assert_eq!(guarded(&mut rig, one, 12, "owls"), "()");
+    assert_eq!(rig.finish(&mut slow).unwrap(), "conflict 3");
+    assert_eq!(read(&mut rig, one, "cats"), "None");
+    // One holder alone does not disturb itself.
+    let mut again = rig.begin(one, |out| async move {
+        out.entity::<Clerk>(4).guarded(12, "cats".to_owned(), 500).await
+    });
+    rig.run_for(Duration::from_millis(100));
+    assert_eq!(guarded(&mut rig, one, 12, "owls"), "()");
+    assert_eq!(rig.finish(&mut again).unwrap(), "()");
 }
 
 #[test]

@@ -65,6 +65,12 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.recover(index, origin, method, text);
     }
 
+    fn spawn_new(self: Rc<Self>) -> Result<EntityId, Fault> {
+        let id = self.hub.next_room(E::KIND.id);
+        self.spawn(id, || self.create(id))?;
+        Ok(id)
+    }
+
     fn target(&self, id: EntityId) -> Option<Target> {
         let index = self.cells.borrow().find(id.home, id.key)?;
         self.target_of(index)
