@@ -81,6 +81,7 @@ pub mod testkit;
 mod up;
 mod vitals;
 mod watch;
+mod zones;
 
 /// What generated code uses. Not for games.
 pub mod rt {

@@ -37,7 +37,7 @@ pub struct ProcessState {
 impl ProcessState {
     /// One of its figures: `up_s`, `cpu_ms`, `cpu_percent` (of one core, over 6 s), `memory_bytes`, `turn_ms` (for how long
     /// a worker is in one turn), `delay_ms` (how long a message waits for its worker), `turns`, `sessions`, `entities`,
-    /// `scenes`, `late_steps`, `mail`, `calls`, `requests`, `busy`, `discards`, `timeouts`, `panics`, `connections`,
+    /// `scenes`, `late_steps`, `tick_lag_ms`, `rooms`, `rooms_max`, `queue` (messages that wait for services), `mail`, `calls`, `requests`, `busy`, `discards`, `timeouts`, `panics`, `connections`,
     /// `frames`, `frames_down`.
     pub fn figure(&self, name: &str) -> Option<u64> {
         self.said.as_ref()?.get(name)?.as_u64()
@@ -216,8 +216,8 @@ fn order(data: &Path, order: &str, name: &str) -> Result<(), OperateError> {
 /// A table for people. With the states of `passed` before, it shows what happened each second since.
 pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)>) -> String {
     let head = [
-        "process", "state", "pid", "up", "restarts", "cpu", "turn", "clients", "sessions",
-        "entities", "mail", "turns/s", "frames/s",
+        "process", "state", "pid", "up", "restarts", "cpu", "turn", "lag", "rooms", "queue",
+        "clients", "sessions", "entities", "mail", "turns/s", "frames/s",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for state in states {
@@ -239,6 +239,9 @@ pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)
             shown(state.restarts),
             cpu,
             state.figure("turn_ms").map_or("-".to_owned(), |turn| format!("{turn} ms")),
+            state.figure("tick_lag_ms").map_or("-".to_owned(), |lag| format!("{lag} ms")),
+            rooms(state),
+            shown(state.figure("queue")),
             shown(state.figure("connections")),
             shown(state.figure("sessions")),
             shown(state.figure("entities")),
@@ -283,6 +286,15 @@ fn put_stores(out: &mut String, state: &ProcessState) {
     }
 }
 
+/// Rooms, and how many there may be if that is limited.
+fn rooms(state: &ProcessState) -> String {
+    match (state.figure("rooms"), state.figure("rooms_max")) {
+        (Some(rooms), Some(max @ 1..)) => format!("{rooms}/{max}"),
+        (Some(rooms), _) => rooms.to_string(),
+        (None, _) => "-".to_owned(),
+    }
+}
+
 /// Writes rows of equal length, the first two columns to the left.
 fn put_rows(out: &mut String, rows: &[Vec<String>]) {
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
@@ -317,7 +329,8 @@ mod tests {
             restarts: Some(1),
             ended: None,
             said: Some(
-                json!({"up_s": 61, "cpu_ms": cpu, "turn_ms": 3, "turns": turns, "sessions": 2, "mail": 0}),
+                json!({"up_s": 61, "cpu_ms": cpu, "turn_ms": 3, "turns": turns, "sessions": 2, "mail": 0,
+                    "tick_lag_ms": 4, "rooms": 3, "rooms_max": 8, "queue": 5}),
             ),
         };
         let ended = Some("signal: 9 (SIGKILL)".to_owned());
@@ -345,9 +358,9 @@ mod tests {
         let now = [state("gate", 350, 1_500), down];
         let shown = table(&now, Some((&before, Duration::from_millis(500))));
         expect![[r#"
-            process  state    pid    up  restarts    cpu  turn  clients  sessions  entities  mail  turns/s  frames/s
-            gate     running    7  61 s         1  100 %  3 ms        -         2         -     0      500         -
-            node-10  waiting    -     -         -      -     -        -         -         -     -        -         -
+            process  state    pid    up  restarts    cpu  turn   lag  rooms  queue  clients  sessions  entities  mail  turns/s  frames/s
+            gate     running    7  61 s         1  100 %  3 ms  4 ms    3/8      5        -         2         -     0      500         -
+            node-10  waiting    -     -         -      -     -     -      -      -        -         -         -     -        -         -
             node-10 ended: signal: 9 (SIGKILL)
         "#]]
         .assert_eq(&shown);

@@ -26,7 +26,7 @@ use crate::config::{
 };
 use crate::line::Way;
 use crate::watch::{Follow, WatchRole, Watched};
-use crate::{App, console, release};
+use crate::{App, console, release, zones};
 
 /// How long a gate has to say what it holds.
 const ASK_WAIT: Duration = Duration::from_secs(1);
@@ -856,6 +856,9 @@ fn router(
             let random = Random::from_os();
             let guests = Guests::new(running.keys.clone(), running.clock.clone(), random, options);
             router = router.merge(web::guest_routes(guests));
+        }
+        if !process.zones.is_empty() {
+            router = router.merge(zones::route(&running.nodes, &running.clock, &process.zones));
         }
     }
     if process.runs.console {

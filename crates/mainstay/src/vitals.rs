@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cluster::Cluster;
 use env::metrics::Registry;
-use env::{Clock, Instant};
+use env::{Clock, Instant, usage};
 use node::NodeHandle;
 use proto::Incarnation;
 use serde_json::{Value, json};
@@ -113,6 +113,7 @@ impl Vitals {
         let node = inner.node.as_ref().and_then(Weak::upgrade);
         let turn = node.as_ref().and_then(|node| node.longest_turn()).unwrap_or_default();
         let gate = inner.gate.as_ref().map(gate::Observer::stats);
+        let load = node.as_ref().map(|node| node.load()).unwrap_or_default();
         json!({
             "name": inner.name,
             "pid": std::process::id(),
@@ -126,7 +127,7 @@ impl Vitals {
             "up_ms": (now - inner.started).as_millis() as u64,
             "cpu_ms": cpu_ms(),
             "cpu_percent": inner.cpu(now),
-            "memory_bytes": memory_bytes(),
+            "memory_bytes": usage::memory_bytes(),
             "turn_ms": turn.as_millis() as u64,
             "turns": node.as_ref().map_or(0, |node| node.turns()),
             "figures_age_ms": figures.taken.map(|taken| (now - taken).as_millis() as u64),
@@ -141,6 +142,10 @@ impl Vitals {
             "timeouts": figures.timeouts,
             "scenes": figures.scenes,
             "late_steps": figures.late_steps,
+            "tick_lag_ms": load.tick_lag.as_millis() as u64,
+            "rooms": load.rooms,
+            "rooms_max": load.rooms_max,
+            "queue": load.queued,
             "delay_ms": inner.delay(&figures, turn).as_millis() as u64,
             "handled": figures.handled,
             "steps": steps(&figures),
@@ -263,19 +268,7 @@ fn work(metrics: &Registry) -> Value {
     Value::Object(groups.into_iter().map(|(name, group)| (name, group.into())).collect())
 }
 
-/// Memory of this process that is in use, where the system tells it in files.
-fn memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1_024)
-}
-
-/// Processor time of this process, where the system tells it in files.
+/// Processor time of this process, in milliseconds.
 fn cpu_ms() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The name of the program may hold spaces; it ends with the last bracket.
-    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    // In hundredths of a second on all Linux systems.
-    Some((ticks(11)? + ticks(12)?) * 10)
+    usage::processor_time().map(|used| used.as_millis() as u64)
 }

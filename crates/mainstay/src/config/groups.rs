@@ -50,6 +50,8 @@ pub struct NodeLimits {
     pub blocking_threads: usize,
     /// Most jobs that wait for such a thread.
     pub blocking_jobs_max: usize,
+    /// Rooms that it takes at most when they are placed; 0 is any number.
+    pub rooms_max: u32,
     /// A turn of a worker that takes longer is reported while it lasts.
     pub stuck_after: Duration,
     /// How long a stopping worker waits for its last frames to leave.
@@ -66,6 +68,7 @@ impl Default for NodeLimits {
             worker_queue_bytes_max: node.worker_queue_bytes_max,
             blocking_threads: node.blocking_threads,
             blocking_jobs_max: node.blocking_jobs_max,
+            rooms_max: node.rooms_max,
             stuck_after: node.stuck_after,
             flush_wait: node.flush_wait,
             answer_wait: node.answer_wait,

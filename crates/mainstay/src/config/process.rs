@@ -18,6 +18,8 @@ pub struct Process {
     pub name: String,
     /// The zone it belongs to.
     pub zone: Option<String>,
+    /// All zones of the cluster, which players choose from.
+    pub zones: Vec<String>,
     /// The machine it runs on, as the file calls it; ports clash only within one.
     pub host: String,
     /// Its roles, in the order of the file.
@@ -105,6 +107,7 @@ pub(super) fn read(
     let mut process = Process {
         name: entry.name.clone(),
         zone: None,
+        zones: cluster.zones.to_vec(),
         host: String::new(),
         roles: Vec::new(),
         runs: Role::new(),
@@ -224,6 +227,8 @@ impl Process {
         node::NodeOptions {
             workers: self.workers.unwrap_or(0),
             roles: self.roles.clone(),
+            zone: self.zone.clone().unwrap_or_default(),
+            rooms_max: node.rooms_max,
             sessions: self.runs.sessions,
             weight: self.weight,
             mesh_listen: self.mesh,

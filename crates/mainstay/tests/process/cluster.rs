@@ -263,3 +263,55 @@ fn a_session_outlives_the_process_of_its_gate_and_of_the_coordinator() {
     assert_eq!(rings, 2, "{events:#?}");
     assert!(events.iter().any(|event| event.contains("resumed: true")), "{events:#?}");
 }
+
+/// What a page gets that asks for the zones: the state of `north`, and of `south`.
+fn zones(address: &str) -> (String, String) {
+    use std::io::Write;
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let ask = "GET /zones HTTP/1.1\r\nHost: zones\r\nConnection: close\r\n\r\n";
+    stream.write_all(ask.as_bytes()).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    let (head, body) = said.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{said}");
+    let state = |name: &str| {
+        let zone = body.split('{').find(|zone| zone.contains(&format!(r#""name":"{name}""#)));
+        let zone = zone.unwrap_or_else(|| panic!("no {name}: {body}"));
+        let state = zone.split(r#""state":""#).nth(1).unwrap();
+        state.split('"').next().unwrap().to_owned()
+    };
+    (state("north"), state("south"))
+}
+
+/// A killed node stays listed for its lease, a minute here; its silence shows before.
+#[test]
+fn d14_players_see_zones_and_one_whose_node_was_killed_is_closed_after_6_s() {
+    let node = r#""node": {"roles": ["node"], "zone": "north", "workers": 1,
+        "listen": {"mesh": "127.0.0.1:0"}}"#;
+    let layout = Layout::with("zones", r#""zones": {"north": {}, "south": {}},"#, node);
+    let file = layout.0.join("cluster.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace(r#"["gate"]"#, r#"["gate", "web"]"#).replace("3s", "60s");
+    std::fs::write(&file, text).unwrap();
+    let mut gate = layout.start("gate");
+    let line = gate.wait_for("is ready: http://");
+    let address = line.trim().rsplit('/').next().unwrap().to_owned();
+    let until = |is_closed: bool| {
+        let begun = Instant::now();
+        // Busy or full if others have the machine.
+        while (zones(&address).0 == "closed") != is_closed || zones(&address).1 != "closed" {
+            assert!(begun.elapsed() < PATIENCE, "{:?}", zones(&address));
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        begun.elapsed()
+    };
+    until(true);
+    let mut node = layout.start("node");
+    until(false);
+    node.child.kill().unwrap();
+    node.child.wait().unwrap();
+    // Its last report may be two seconds old.
+    assert!(until(true) > Duration::from_secs(3), "a report counts for 6 s");
+    let _node = layout.start("node");
+    until(false);
+}

@@ -367,6 +367,12 @@ static NODE: Table<NodeLimits> = Table {
         ),
         count!(blocking_threads, 1, 1_024, "Threads for blocking work, shared by the workers."),
         count!(blocking_jobs_max, 1, 1 << 20, "Most jobs that wait for such a thread."),
+        count!(
+            rooms_max,
+            0,
+            1 << 20,
+            "Rooms that the node takes at most when they are placed; 0 is any number."
+        ),
         span!(
             stuck_after,
             10,
