@@ -821,6 +821,8 @@ fn node_options(cluster: &str, process: &Process) -> NodeOptions {
     NodeOptions {
         workers: process.workers.unwrap_or(0),
         roles: process.roles.clone(),
+        zone: process.zone.clone().unwrap_or_default(),
+        rooms_max: options.node.rooms_max,
         sessions: process.runs.sessions,
         weight: process.weight,
         mesh_listen: process.mesh,
