@@ -4,6 +4,7 @@
 //! Each worker chooses by itself among the nodes (`cluster::Placement`), by what they report; the node that
 //! is chosen keeps the seat, so that no two choosers give away the same slot.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,7 +12,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use cluster::{NoPlace, PlacementOptions, Wanted};
+use cluster::{NoPlace, Placement, PlacementOptions, Seat, Wanted};
 use env::Instant;
 use macros::{Message, entity, rpc};
 use proto::{EntityId, Incarnation, KindId};
@@ -20,11 +21,16 @@ use crate::cx::{Cx, Link, Outside, Ref, Source};
 use crate::entity::Entity;
 use crate::error::{CallError, Failure};
 use crate::host::hub::Hub;
+use crate::host::sleep::Sleep;
 
 /// How many nodes are asked for one seat.
 const TRIES_MAX: usize = 4;
 /// How long a node is waited for that is asked to keep a seat: others are there.
 const SEAT_WAIT: Duration = Duration::from_secs(1);
+/// How long the first report of a node is waited for, if nobody else has room: one comes every 2 s.
+const REPORT_WAIT: Duration = Duration::from_secs(3);
+/// How often it is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The kind that keeps a node's seats.
 pub(crate) const USHER: KindId = KindId::of("mainstay.usher");
@@ -163,7 +169,8 @@ impl<T: Entity> Placing<T> {
         self
     }
 
-    /// Reserves a seat. It is kept for 10 s; one that nobody takes is free again.
+    /// Reserves a seat. It is kept for 10 s; one that nobody takes is free again. If a node is listed that fits and
+    /// has not reported how loaded it is yet, as just after a start, that is waited for up to 3 s before all are `Full`.
     ///
     /// # Errors
     ///
@@ -172,16 +179,15 @@ impl<T: Entity> Placing<T> {
         let Some(placement) = self.hub.router.placement() else {
             return Err(NoPlace::Nowhere.into());
         };
-        let wanted = self.wanted();
+        let (wanted, until) = (self.wanted(), self.hub.now_outside() + REPORT_WAIT);
         for _ in 0..TRIES_MAX {
-            let now = self.hub.now_outside();
-            let seat = placement.borrow_mut().reserve(now, &wanted)?;
+            let seat = self.choose(&placement, &wanted, until).await?;
             let ticket = ((seat.ticket >> 64) as u64, seat.ticket as u64);
             let kept = usher(&self.hub, &self.from, seat.node, 0);
             match kept.reserve(T::KIND.id.0, ticket).deadline(SEAT_WAIT).await {
                 Ok(()) => {
                     // Kept there from now on, and shown by that node's reports.
-                    let _ = placement.borrow_mut().take(now, seat.ticket);
+                    let _ = placement.borrow_mut().take(self.hub.now_outside(), seat.ticket);
                     return Ok(self.reservation(seat.node, ticket));
                 }
                 Err(Failure::Call(error @ (CallError::Cancelled(_) | CallError::Cycle { .. }))) => {
@@ -192,6 +198,31 @@ impl<T: Entity> Placing<T> {
             }
         }
         Err(NoPlace::Full.into())
+    }
+
+    /// Chooses by what this worker has heard of. It may not have heard of a node that others have heard of.
+    async fn choose(
+        &self,
+        placement: &RefCell<Placement>,
+        wanted: &Wanted,
+        until: Instant,
+    ) -> Result<Seat, NoPlace> {
+        loop {
+            let now = self.hub.now_outside();
+            let chosen = placement.borrow_mut().reserve(now, wanted);
+            let may_come = now < until && placement.borrow().expects_report(wanted);
+            if chosen != Err(NoPlace::Full) || !may_come {
+                return chosen;
+            }
+            let next = now + LOOK_EVERY;
+            let sleep = Sleep::new(&self.hub, self.from.turn, next);
+            self.hub.poke();
+            sleep.await;
+            // Sleeps end early once nobody waits for the turn.
+            if self.hub.now_outside() < next {
+                return chosen;
+            }
+        }
     }
 
     /// Makes the room on a reserved seat. If the node has gone meanwhile, the room is made at another one that

@@ -13,8 +13,10 @@ use proto::Incarnation;
 use super::inbox::{Inbox, Mail, Task};
 use crate::placing::RoomCount;
 
-/// Processor time is looked at so often, and reports of others are taken in.
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Reports of others are taken in so often.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+/// Processor time is looked at at each so many of these times: every second.
+const TELLS_PER_SAMPLE: u32 = 5;
 /// Samples that the share of the processors is a mean of.
 const SAMPLES: usize = 6;
 /// A report is made at each so many samples.
@@ -80,12 +82,14 @@ struct State {
 impl State {
     fn run(&mut self, stopped: &Receiver<()>) {
         for turn in 0u32.. {
-            self.sample();
-            if turn.is_multiple_of(SAMPLES_PER_REPORT) {
+            if turn.is_multiple_of(TELLS_PER_SAMPLE) {
+                self.sample();
+            }
+            if turn.is_multiple_of(TELLS_PER_SAMPLE * SAMPLES_PER_REPORT) {
                 self.report();
             }
             self.tell_workers();
-            if stopped.recv_timeout(SAMPLE_EVERY) != Err(RecvTimeoutError::Timeout) {
+            if stopped.recv_timeout(TELL_EVERY) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }
