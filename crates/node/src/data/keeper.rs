@@ -242,6 +242,11 @@ impl Keeper {
         self.known = nodes;
     }
 
+    /// Whether a node was alive in the store when that was read last.
+    pub fn has_for_alive(&self, node: proto::Incarnation) -> bool {
+        self.known.contains(&node)
+    }
+
     /// These other nodes are listed: one that is new may reach the store.
     pub fn handle_listed(&mut self, now: Instant, nodes: impl Iterator<Item = proto::Incarnation>) {
         let before = std::mem::take(&mut self.listed);
@@ -281,7 +286,7 @@ impl Keeper {
         false
     }
 
-    /// The node stops: from now on no entity is taken.
+    /// The node stops: from now on no entity is taken, but such as stand as its own: those are given back.
     pub fn handle_stop(&mut self) {
         self.closed = true;
     }
@@ -491,17 +496,18 @@ impl Keeper {
     }
 
     /// Whether the node stops.
-    pub(super) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.closed || self.dead
     }
 
     /// Whether nothing is left to be saved or given back.
     pub fn is_idle(&self) -> bool {
-        self.commits.is_empty()
-            && !self
-                .entries
-                .values()
-                .any(|entry| matches!(entry.state, State::Owned(_) | State::Asked(_)))
+        let is_open = |state: &State| match state {
+            State::Owned(_) | State::Asked(_) => true,
+            State::Wanted(want) => want.reclaim.is_some(),
+            State::Elsewhere(_) | State::Refused { .. } => false,
+        };
+        self.commits.is_empty() && !self.entries.values().any(|entry| is_open(&entry.state))
     }
 
     /// How many entities are not given back.
@@ -542,14 +548,14 @@ impl Keeper {
     }
 
     fn ask_for_wanted(&mut self, now: Instant) {
-        if self.closed {
-            return;
-        }
         let Some(generation) = self.generation().filter(|_| !self.is_cut_off(now)) else { return };
         let mut batch = Vec::new();
         while let Some(id) = self.wanted.pop_front() {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             let State::Wanted(want) = entry.state else { continue };
+            if self.closed && want.reclaim.is_none() {
+                continue;
+            }
             entry.state = State::Asked(want);
             let (key, incarnation, reclaim) = (key_of(id), self.me, want.reclaim);
             let ask = Activate { key, generation, incarnation, reclaim };

@@ -7,7 +7,7 @@ use proto::{EntityId, Incarnation, WireError};
 use store::{Claim, Documents};
 
 use super::Host;
-use super::routes::Routes;
+use super::routes::{Routes, Standing};
 use super::shard::AnyShard;
 use crate::cx::Peer;
 use crate::data::Changes;
@@ -153,14 +153,13 @@ impl Host {
         self.hub.send_cleared(cleared);
     }
 
-    /// Nothing more comes from `node`.
-    pub(crate) fn routes_down(&mut self, node: Incarnation) {
-        let gone = !self.hub.router.lists(node);
-        self.hub.routes.node_down(node, gone, self.hub.now.get());
+    /// Nothing more comes from `node`, by the links that there were.
+    pub(crate) fn routes_down(&mut self, node: Incarnation, standing: Standing) {
+        self.hub.routes.node_down(node, standing, self.hub.now.get());
     }
 
-    pub(crate) fn sweep_routes(&mut self) {
-        let (cleared, again) = self.hub.routes.handle_timeout(self.hub.now.get());
+    pub(crate) fn sweep_routes(&mut self, standing: impl Fn(Incarnation) -> Standing) {
+        let (cleared, again) = self.hub.routes.handle_timeout(self.hub.now.get(), standing);
         self.hub.send_cleared(cleared);
         for (id, old, number) in again {
             self.hub.send_marker(id, old, number);

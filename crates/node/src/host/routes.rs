@@ -13,6 +13,7 @@ use proto::{EntityId, Incarnation};
 use super::hub::{Hub, bump};
 use super::lane::Parcel;
 use super::mail::{Mail, Origin, Sender};
+use super::router::Place;
 use super::shard::Shard;
 use crate::entity::Entity;
 use crate::error::Fault;
@@ -20,10 +21,12 @@ use crate::error::Fault;
 /// For how long a place is used that nothing was sent to. Nothing is under way after it, so that
 /// another way cannot overtake.
 const KEEP: Duration = Duration::from_secs(10);
-/// How long mail is held for a marker: longer than a link that lives may stand still.
-const MARKER_WAIT: Duration = Duration::from_secs(8);
+/// How long mail is held for a marker: longer than a link stands still before it is given up (24 s).
+const MARKER_WAIT: Duration = Duration::from_secs(30);
 /// How often the marker is sent again meanwhile, for it may have been lost with a link.
 const MARKER_EVERY: Duration = Duration::from_secs(1);
+/// How long mail is held at most for an entity that is coming here: its move ends before.
+const COMING_WAIT: Duration = Duration::from_secs(80);
 /// For how long a worker knows where an entity went.
 const DEPARTED_KEEP: Duration = Duration::from_secs(60);
 /// Most places known, and most entities that have gone.
@@ -58,6 +61,17 @@ struct Moving {
     again: Instant,
     until: Instant,
     held: Vec<Held>,
+}
+
+/// What is known of a node to which mail is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is listed: a marker may reach it.
+    Listed,
+    /// It is off the list, and may live all the same: what was sent to it may be sent on yet.
+    Apart,
+    /// It does nothing any more.
+    Dead,
 }
 
 struct Departed {
@@ -192,7 +206,7 @@ impl Routes {
             let number = self.begin_marker(route, before, now);
             return Err(Some((before, number)));
         }
-        let until = now + 10 * MARKER_WAIT;
+        let until = now + COMING_WAIT;
         route.moving = Some(Moving { old, number: 0, again: until, until, held: Vec::new() });
         Ok(())
     }
@@ -242,31 +256,41 @@ impl Routes {
         route.moving.take().map(|moving| moving.held).unwrap_or_default()
     }
 
-    /// What was on its way from and to `node` may be lost, a marker too: it is sent again. `gone`: the
-    /// node is not listed any more, and nothing comes by it.
-    pub fn node_down(&self, node: Incarnation, gone: bool, now: Instant) {
-        for route in self.known.borrow_mut().values_mut() {
-            let at = route.at.node;
-            if let Some(moving) = &mut route.moving
-                && (moving.old.node == node || at == node)
-            {
-                moving.again = now;
-                if gone {
-                    moving.until = now + MARKER_EVERY;
+    /// What was on its way from and to `node` may be lost, a marker too: it is sent again. `standing`: of
+    /// the node now. One that is off the list may live, and send mail on that it got late: what is sent to
+    /// the same entities waits until that cannot be any more.
+    pub fn node_down(&self, node: Incarnation, standing: Standing, now: Instant) {
+        let mut known = self.known.borrow_mut();
+        for route in known.values_mut() {
+            let at = route.at;
+            match &mut route.moving {
+                Some(moving) if moving.old.node == node || at.node == node => {
+                    moving.again = now;
+                    self.wake_by(now);
                 }
-                self.wake_by(now);
+                None if standing == Standing::Apart
+                    && at.node == node
+                    && now.since(route.used) <= KEEP
+                    && !self.unordered.get() =>
+                {
+                    self.begin_marker(route, at, now);
+                }
+                _ => {}
             }
         }
-        if gone {
-            let stays = |route: &Route| route.at.node != node || route.moving.is_some();
-            self.known.borrow_mut().retain(|_, route| stays(route));
+        if standing != Standing::Listed {
+            known.retain(|_, route| route.at.node != node || route.moving.is_some());
             self.departed.borrow_mut().retain(|_, departed| departed.to.node != node);
         }
     }
 
-    /// Gives up waiting for markers that did not come for long; and those that are to be sent again, and
-    /// to whom.
-    pub fn handle_timeout(&self, now: Instant) -> (Cleared, Vec<(EntityId, WorkerId, u64)>) {
+    /// Gives up waiting for markers that did not come for long, or that nobody will send on; and those
+    /// that are to be sent again, and to whom.
+    pub fn handle_timeout(
+        &self,
+        now: Instant,
+        standing: impl Fn(Incarnation) -> Standing,
+    ) -> (Cleared, Vec<(EntityId, WorkerId, u64)>) {
         let (mut cleared, mut again) = (Vec::new(), Vec::new());
         if self.moving_until.get().is_none_or(|at| at > now) {
             return (cleared, again);
@@ -280,7 +304,12 @@ impl Routes {
             } else if let Some(moving) = route.moving.as_mut().filter(|moving| moving.number != 0) {
                 if moving.again <= now {
                     moving.again = now + MARKER_EVERY;
-                    again.push((*id, moving.old, moving.number));
+                    match standing(moving.old.node) {
+                        Standing::Listed => again.push((*id, moving.old, moving.number)),
+                        Standing::Apart => {}
+                        // What it sent on last may be on its way.
+                        Standing::Dead => moving.until = moving.until.min(moving.again),
+                    }
                 }
                 let due = moving.again.min(moving.until);
                 next = Some(next.map_or(due, |next| next.min(due)));
@@ -376,10 +405,12 @@ impl<E: Entity> Shard<E> {
     /// Sends a message that waited on its way.
     pub fn send_held(self: &std::rc::Rc<Self>, to: WorkerId, held: Held) {
         let hub = &self.hub;
-        if let Some(slot) = held.call
-            && let Some(call) = self.calls.borrow_mut().get_mut(slot)
-        {
-            call.went_to(to);
+        if let Some(slot) = held.call {
+            match self.calls.borrow_mut().get_mut(slot) {
+                Some(call) => call.went_to(to),
+                // Its time is over: nobody waits for what it would do.
+                None => return,
+            }
         }
         if to != hub.me && held.from != hub.me {
             let Ok((_, frame)) = LinkFrame::decode(&held.payload) else { return };
@@ -466,6 +497,16 @@ impl Hub {
         self.routes.went(entity).filter(|to| self.router.lists(to.node))
     }
 
+    /// Where the list of nodes places an entity.
+    fn placed(&self, entity: EntityId) -> Option<WorkerId> {
+        match self.router.place(entity) {
+            Place::Here => Some(self.me),
+            Place::Worker(worker) => Some(WorkerId { worker, ..self.me }),
+            Place::Node(at) => Some(at),
+            Place::Gone | Place::Unknown | Place::Away => None,
+        }
+    }
+
     fn tell_moved(&self, entity: EntityId, from: WorkerId, at: WorkerId) {
         if from != self.me && from != at && self.routes.is_news(entity, from) {
             self.frames.borrow_mut().control(from, &LinkFrame::Moved { entity, at });
@@ -526,10 +567,16 @@ impl Hub {
         }
     }
 
-    /// Sends what waited for a clear way.
+    /// Sends what waited for a clear way: to where its entity is, or is placed now if that node has gone.
     pub fn send_cleared(self: &Rc<Self>, cleared: Cleared) {
         for (id, at, held) in cleared {
             let Some(shard) = self.shard_of_kind(id.kind) else { continue };
+            let is_there = at.node == self.me.node || self.router.lists(at.node);
+            let placed = if is_there || held.is_empty() { None } else { self.placed(id) };
+            if let Some(placed) = placed {
+                self.routes.note(id, placed, self.now.get());
+            }
+            let at = placed.unwrap_or(at);
             for held in held {
                 Rc::clone(&shard).send_held(at, held);
             }
@@ -566,6 +613,42 @@ mod tests {
         assert!(routes.settle(ID, at(1), now).is_empty());
         routes.note(ID, at(1), now);
         assert_eq!(routes.coming(ID, (at(1), at(2)), now), Ok(()));
+    }
+
+    /// Seeds 11176 and 14487 of the suite of clusters: a node that was off the list for a moment had a letter, and sent
+    /// it on after the next one had come another way.
+    #[test]
+    fn mail_waits_for_a_node_off_the_list_that_may_send_on_what_it_got() {
+        let (routes, now) = (Routes::default(), Instant::ZERO + Duration::from_secs(1));
+        routes.note(ID, at(2), now);
+        routes.node_down(Incarnation(2), Standing::Apart, now);
+        assert!(matches!(routes.way(ID, now), Way::Held));
+        let now = now + MARKER_EVERY;
+        let (cleared, again) = routes.handle_timeout(now, |_| Standing::Apart);
+        assert!(cleared.is_empty() && again.is_empty(), "nothing reaches it");
+        let now = now + MARKER_EVERY;
+        let (cleared, again) = routes.handle_timeout(now, |_| Standing::Listed);
+        assert!(cleared.is_empty());
+        assert_eq!(again, [(ID, at(2), 1)]);
+        routes.passed(ID, 1, at(2), now);
+        assert!(matches!(routes.way(ID, now), Way::To(to) if to == at(2)));
+    }
+
+    #[test]
+    fn mail_does_not_wait_for_a_node_that_is_dead() {
+        let (routes, mut now) = (Routes::default(), Instant::ZERO + Duration::from_secs(1));
+        routes.note(ID, at(2), now);
+        routes.node_down(Incarnation(2), Standing::Dead, now);
+        assert!(matches!(routes.way(ID, now), Way::Placed));
+        // It may be known only later.
+        routes.note(ID, at(3), now);
+        routes.node_down(Incarnation(3), Standing::Apart, now);
+        for _ in 0..2 {
+            assert!(matches!(routes.way(ID, now), Way::Held));
+            now += MARKER_EVERY;
+            routes.handle_timeout(now, |_| Standing::Dead);
+        }
+        assert!(matches!(routes.way(ID, now), Way::To(to) if to == at(3)), "nothing waits");
     }
 
     #[test]

@@ -14,7 +14,9 @@ use proto::{EntityId, Incarnation, KindId};
 use store::{Claim, Documents};
 
 use super::Worker;
-use super::links::Links;
+use super::links::{Links, View};
+use crate::data::Keeper;
+use crate::host::routes::Standing;
 use crate::session::{Outlet, Places, Scope};
 use incoming::Incoming;
 use outgoing::{Outgoing, Phase};
@@ -143,7 +145,8 @@ impl Worker {
 
     /// Takes moves on. Gives whether anything was done.
     pub(super) fn carry_moves(&mut self, now: Instant) -> bool {
-        self.host.sweep_routes();
+        let (view, keepers) = (&self.view, &self.keepers);
+        self.host.sweep_routes(|node| standing(view, keepers, node));
         self.look_for_strays(now);
         let mut busy = self.begin_queued(now);
         if self.moves.out.is_empty() && self.moves.coming.is_empty() {
@@ -384,7 +387,7 @@ impl Worker {
 
     /// Nothing more comes from `node`.
     pub(super) fn moves_down(&mut self, now: Instant, node: Incarnation) {
-        self.host.routes_down(node);
+        self.host.routes_down(node, standing(&self.view, &self.keepers, node));
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         self.streams.new_owner_away(&mut out, node, None);
         let out = self.moves.out.iter().filter(|(_, out)| out.to.node == node);
@@ -406,5 +409,17 @@ impl Worker {
     /// The kinds that an entity of may come here.
     fn offers(&self, kind: KindId) -> bool {
         self.host.class_of(kind).is_some()
+    }
+}
+
+/// What a node can still do with what was sent to it. Who is off the list is dead once no store has it
+/// for alive.
+fn standing(view: &View, keepers: &[Keeper], node: Incarnation) -> Standing {
+    if view.directory.borrow().node(node).is_some() {
+        Standing::Listed
+    } else if keepers.iter().any(|keeper| keeper.has_for_alive(node)) {
+        Standing::Apart
+    } else {
+        Standing::Dead
     }
 }
