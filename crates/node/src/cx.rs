@@ -195,6 +195,11 @@ impl Peer {
         self.shared.info.level
     }
 
+    /// The same client, known by that name of its stream.
+    pub(crate) fn called(&self, stream: &str) -> Peer {
+        Peer::new(PeerInfo { stream: stream.into(), ..self.shared.info.clone() })
+    }
+
     /// Name of the stream, as the client knows it.
     pub fn stream(&self) -> &str {
         &self.shared.info.stream

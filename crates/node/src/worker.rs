@@ -573,6 +573,7 @@ impl Worker {
     /// Lets go of all clients, as before the node stops: ends the sessions whose home is here, and
     /// has the homes of others look for their entities elsewhere.
     pub fn stop(&mut self, now: Instant, wall: WallTime, code: CloseCode, reason: &str) {
+        self.stop_moves(now);
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         self.streams.release_all(&mut out, CloseCode::Unavailable);
         let mut io = Scope { now, wall, out: &mut out, places: &*self.view };

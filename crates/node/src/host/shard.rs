@@ -731,6 +731,12 @@ impl<E: Entity> Shard<E> {
         self.peers.borrow_mut().remove(&index);
         self.panics.borrow_mut().remove(&index);
         self.unsubscribe_all(index);
+        if E::KIND.document {
+            // Whoever gets its place next is another, or the same one from its documents alone.
+            let place = (self.index, index);
+            self.hub.carried.borrow_mut().remove(&place);
+            self.hub.came.borrow_mut().remove(&place);
+        }
         if is_room::<E>(self.id_of(index).home) {
             self.hub.rooms().rooms.fetch_sub(1, Ordering::Relaxed);
         }
@@ -843,6 +849,7 @@ pub(crate) trait AnyShard {
     fn collect(self: Rc<Self>, index: u32) -> Option<Found>;
     fn written(&self, index: u32, is_stored: bool);
     fn evict(self: Rc<Self>, index: u32);
+    /// Ends all that are kept in the store, but those that are on their way to other nodes.
     fn let_go_all(self: Rc<Self>, code: CloseCode);
     fn nudge_all(&self);
 

@@ -660,10 +660,12 @@ impl<E: Entities> Streams<E> {
         self.groups.entity_gone(out, entity);
     }
 
-    /// Ends all streams and groups, as if all entities were gone with `code`.
+    /// Ends all streams and groups, as if all entities were gone with `code`, but those that are on their
+    /// way to another node with their entities.
     pub fn release_all<O: Outlet>(&mut self, out: &mut O, code: CloseCode) {
         let streams = self.table.iter().filter_map(|entry| entry.stream.as_ref());
-        let targets: BTreeSet<EntityId> = streams.map(|stream| stream.target).collect();
+        let staying = streams.filter(|stream| !stream.frozen);
+        let targets: BTreeSet<EntityId> = staying.map(|stream| stream.target).collect();
         for target in targets {
             self.entity_gone(out, target, code);
         }

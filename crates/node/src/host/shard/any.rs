@@ -133,7 +133,9 @@ impl<E: Entity> AnyShard for Shard<E> {
     fn let_go_all(self: Rc<Self>, code: CloseCode) {
         if E::KIND.document {
             for index in 0..self.places() {
-                Rc::clone(&self).destroy(index, code);
+                if !self.is_packed(index) {
+                    Rc::clone(&self).destroy(index, code);
+                }
             }
         }
     }
@@ -272,6 +274,11 @@ impl<E: Entity> AnyShard for Shard<E> {
     fn bind_peer(&self, index: u32, peer: &Peer, bound: bool) {
         let mut all = self.peers.borrow_mut();
         let peers = all.entry(index).or_default();
+        if bound && let Some(known) = peers.iter_mut().find(|other| other.slot() == peer.slot()) {
+            // They stay in the order in which they came, as their streams are.
+            *known = peer.clone();
+            return;
+        }
         peers.retain(|other| other.slot() != peer.slot());
         if bound {
             if peers.is_empty() {

@@ -210,10 +210,8 @@ impl Worker {
             return;
         }
         match out.phase {
-            Phase::Reserving | Phase::Freezing | Phase::Saving | Phase::Sending => {
-                self.stay(now, id);
-            }
-            Phase::Going => self.take_back(now, id),
+            Phase::Reserving | Phase::Freezing | Phase::Saving => self.stay(now, id),
+            Phase::Sending | Phase::Going => self.take_back(now, id),
             // Its release is under way, or it is being taken back.
             Phase::Releasing | Phase::Retaking => {}
         }
@@ -222,21 +220,22 @@ impl Worker {
     /// The time for the next step is over, or the other end's node is not reached any more.
     pub(super) fn outgoing_late(&mut self, now: Instant, id: EntityId) {
         let Some(out) = self.moves.out.get(&id) else { return };
-        let (to, number) = (out.to, out.number);
         match out.phase {
-            Phase::Reserving | Phase::Freezing | Phase::Saving => {
-                self.send_step(to, id, number, MoveStep::Cancel, &[]);
-                self.stay(now, id);
-            }
+            Phase::Reserving | Phase::Freezing | Phase::Saving => self.stay(now, id),
             // A gate that does not answer has lost its link, or its clients notice a gap and resume.
             Phase::Sending if out.arrived && now >= out.until => self.release(now, id, true),
-            // The other end may have all of it, and could take it later: a new epoch prevents that.
             Phase::Sending | Phase::Going | Phase::Retaking => self.take_back(now, id),
             Phase::Releasing => {}
         }
     }
 
+    /// Keeps an entity of which the other end may have all, and which that could take later: it goes on
+    /// under a new epoch, which makes worthless what was sent. No turn of it ever begins under an epoch
+    /// that was sent.
     fn take_back(&mut self, now: Instant, id: EntityId) {
+        if self.keeper_of(id).is_some_and(|keeper| keeper.is_closed()) {
+            return self.let_go(now, id);
+        }
         let Some(out) = self.moves.out.get_mut(&id) else { return };
         (out.phase, out.until) = (Phase::Retaking, now + KEEP);
         if let Some(keeper) = self.keeper_of(id) {
@@ -254,11 +253,12 @@ impl Worker {
         let out = self.moves.out.get(&id)?;
         let (to, number) = (out.to, out.number);
         self.send_step(to, id, number, MoveStep::Cancel, &[]);
-        if stored.1.epoch == out_epoch(&self.moves, id) + 1 {
+        let is_closed = self.keeper_of(id).is_some_and(|keeper| keeper.is_closed());
+        if stored.1.epoch == out_epoch(&self.moves, id) + 1 && !is_closed {
             self.go_on(now, id, Some(stored.1));
             return None;
         }
-        // Somebody had it meanwhile: what is in memory here is old.
+        // Somebody had it meanwhile, so what is in memory here is old; or it can go on nowhere.
         self.drop_frozen(now, id);
         if let Some(keeper) = self.keeper_of(id) {
             keeper.handle_gone(now, id, None);
@@ -289,8 +289,36 @@ impl Worker {
         self.host.evict(id);
     }
 
-    /// The move is given up, and the other end cannot take it any more.
+    /// The node stops: what has not been sent stays, and ends as all that is here does. What has been
+    /// sent is on its way, and given back without another turn.
+    pub(in crate::worker) fn stop_moves(&mut self, now: Instant) {
+        self.moves.queue.clear();
+        let unsent = |phase| matches!(phase, Phase::Reserving | Phase::Freezing | Phase::Saving);
+        let staying = self.moves.out.iter().filter(|(_, out)| unsent(out.phase));
+        let staying: Vec<EntityId> = staying.map(|(id, _)| *id).collect();
+        staying.into_iter().for_each(|id| self.stay(now, id));
+    }
+
+    /// The other end says nothing, and here nothing goes on any more: the entity is given back, for
+    /// whoever asks the store for it next.
+    fn let_go(&mut self, now: Instant, id: EntityId) {
+        let Some(out) = self.moves.out.get_mut(&id) else { return };
+        if out.phase == Phase::Sending {
+            (out.phase, out.until) = (Phase::Releasing, Instant::NEVER);
+            if let Some(keeper) = self.keeper_of(id) {
+                keeper.handle_release(now, id);
+            }
+            return;
+        }
+        self.drop_frozen(now, id);
+    }
+
+    /// The move is given up before anything was sent of the entity.
     fn stay(&mut self, now: Instant, id: EntityId) {
+        if let Some(out) = self.moves.out.get(&id) {
+            let (to, number) = (out.to, out.number);
+            self.send_step(to, id, number, MoveStep::Cancel, &[]);
+        }
         if let Some(keeper) = self.keeper_of(id) {
             keeper.handle_thawed(id);
         }
