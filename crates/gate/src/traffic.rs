@@ -508,6 +508,7 @@ impl Gate {
             return;
         };
         let is_full = session.streams() >= streams_max;
+        let is_arriving = session.waiting.as_ref().is_some_and(|w| w.arriving.is_some());
         match session.routes.find_mut(route.stream) {
             // What has ended leads nowhere again: the route was overtaken by the stream's end.
             Some(known) if known.lead == Lead::Ended || route.epoch < known.epoch => {
@@ -527,9 +528,15 @@ impl Gate {
                 self.end(now, slot, &End::new(CloseCode::Limit, reason));
                 return;
             }
+            // It has moved on, and the word of where it was before has been lost on the way from there. A client that
+            // has resumed may wait for what its owner has of the stream, which was lost with that.
+            None if !announce && !is_arriving && session.generation > 1 => {
+                let reason = "the way to an entity broke: resume";
+                self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
+                return;
+            }
             None => {
-                // It has moved on already, and the word of its opening was lost on the way from where it was.
-                announce |= session.waiting.is_none();
+                announce |= !is_arriving;
                 session.add_route(route);
             }
         }

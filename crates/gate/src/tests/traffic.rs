@@ -158,6 +158,38 @@ fn a_stream_that_is_led_on_before_it_was_heard_of_is_told_to_the_client() {
     );
 }
 
+/// Seed 4780 of the suite of clusters: what the owner of a stream had for a client that resumed was lost on the way, and
+/// the next owner took it for told, so the client waited for it for ever.
+#[test]
+fn a_stream_that_is_led_on_before_a_client_that_resumed_heard_of_it_has_it_resume_again() {
+    let mut rig = rig();
+    let player = rig.login("10.0.0.1", 7);
+    rig.gate.handle_closed(rig.now, player.conn);
+    let conn = rig.open("10.0.0.2").unwrap();
+    rig.resume(conn, &player, 2);
+    rig.welcome(conn, player.session, 7, 2);
+    rig.drain();
+    rig.trace();
+    rig.home(&LinkFrame::Route {
+        conn,
+        stream: 1,
+        owner: FAR_OWNER,
+        slot: STREAM_SLOT,
+        kind: KIND,
+        epoch: 1,
+        name: "avatar",
+        announce: false,
+    });
+    check(
+        &mut rig,
+        expect![[r#"
+        c0 Close Unavailable the way to an entity broke: resume
+        c0 closed
+        -> Detached account 7 generation 2 Unavailable
+    "#]],
+    );
+}
+
 #[test]
 fn policies_refuse_without_breaking_the_numbering() {
     let policies = vec![method_rate(KIND, ADD, crate::Rate::new(1, 2))];

@@ -296,6 +296,17 @@ impl Homes {
         }
     }
 
+    /// A stream is no more, of which its owner tells the client: it is told once more from here, for the way there may
+    /// have broken.
+    fn tell_again(&mut self, now: Instant, account: AccountId, handle: u32) {
+        let Some(session) = self.sessions.get_mut(&account) else { return };
+        if session.released.len() < RELEASED_MAX {
+            let until = now + RELEASED_WAIT;
+            session.released.push((until, handle));
+            self.timers.insert((until, account, handle));
+        }
+    }
+
     /// A stream that another took the place of is gone for its client as well. Its owner has told it
     /// so, after its last words, unless the way broke between that owner and a gate that had just taken
     /// the session over.
@@ -678,20 +689,17 @@ impl Homes {
         let is_open = |s: &Stream| matches!(s.state, StreamState::Bound { .. });
         let named = found.streams.iter().filter(|s| s.name == name && is_open(s));
         let newest = named.map(|s| s.handle).max().expect("this one is open");
-        let until = io.now + RELEASED_WAIT;
-        let (timers, released) = (&mut self.timers, &mut found.released);
+        let mut released = Vec::new();
         found.streams.retain(|old| {
             let replaced = old.handle < newest && old.name == name;
             if let (true, StreamState::Bound { owner, slot }) = (replaced, &old.state) {
                 let code = CloseCode::Goodbye;
                 io.out.control(*owner, &LinkFrame::Unbind { slot: *slot, code });
-                if released.len() < RELEASED_MAX {
-                    released.push((until, old.handle));
-                    timers.insert((until, account, old.handle));
-                }
+                released.push(old.handle);
             }
             !replaced
         });
+        released.into_iter().for_each(|handle| self.tell_again(io.now, account, handle));
     }
 
     fn not_bound<O: Outlet, P: Places + ?Sized>(
@@ -723,9 +731,16 @@ impl Homes {
             return;
         }
         match code {
-            // The owner told the gate itself, in order with its last frames.
-            CloseCode::Goodbye => self.remove_stream(account, handle),
-            CloseCode::Unavailable => self.again(io, account, handle, Status::Unavailable),
+            // The owner told the gate itself, in order with its last frames: the one that it knew of, which may be that
+            // of an earlier connection.
+            CloseCode::Goodbye => {
+                self.remove_stream(account, handle);
+                self.tell_again(io.now, account, handle);
+            }
+            CloseCode::Unavailable => {
+                self.again(io, account, handle, Status::Unavailable);
+                self.tell_again(io.now, account, handle);
+            }
             code => {
                 self.stats.lost += 1;
                 self.end(io, account, code, "a stream of this session could not go on", false);

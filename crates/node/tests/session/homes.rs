@@ -762,3 +762,33 @@ fn a_lost_gate_detaches_and_a_lost_owner_is_replaced() {
         "#]],
     );
 }
+
+/// Seed 2693 of the suite of clusters: the owner of a stream ended it while it knew of an earlier connection alone, and
+/// the client never heard what had become of what it had sent.
+#[test]
+fn a_stream_that_its_owner_ends_is_over_for_the_connection_that_the_owner_does_not_know() {
+    check(
+        Options::default(),
+        "open 5 7 1
+         bound 7 1 1 3
+         broke 5 7 1 1
+         resume 6 7 1 2 1=4
+         lost 7 1 1 away
+         +5",
+        expect![[r#"
+            open 5 7 1
+                1: welcome 5 generation 1 resumed false
+                20: bind stream 1 avatar for 1/5 generation 1
+            bound 7 1 1 3
+            broke 5 7 1 1
+                20: detach 3 generation 1
+            resume 6 7 1 2 1=4
+                1: welcome 6 generation 2 resumed true
+                20: attach 3 to 1/6 generation 2 seen 4
+            lost 7 1 1 away
+            +5
+                1: unroute 6 stream 1 Goodbye
+                20: bind stream 2 avatar for 1/6 generation 2
+        "#]],
+    );
+}
