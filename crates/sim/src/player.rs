@@ -371,7 +371,10 @@ impl Player {
     }
 
     fn failed(&self, open: &Open, error: &CallError) -> Fate {
-        let is_over = !self.is_playing();
+        // Its streams may end before it hears that a later login took over.
+        let is_replaced = self.is_followed && !self.laws.refuses_second;
+        let is_over =
+            !self.is_playing() || is_replaced && matches!(error, CallError::Refused(Status::Gone));
         let is_late = matches!(error, CallError::Timeout | CallError::NotSent);
         let had_no_time = is_late && self.broken_at >= open.since;
         // Rooms come and go.
