@@ -82,6 +82,18 @@ after(async () => {
   if (folder) rmSync(folder, { recursive: true, force: true });
 });
 
+/** What the page's own player is told of its profile. A call may fail in the moment in which something goes away. */
+async function profile() {
+  const begun = performance.now();
+  for (;;) {
+    const [told, why] = await page.evaluate(() =>
+      globalThis.arena.profile().then((profile) => [profile, ""], (error) => [null, error.message]));
+    if (told) return told;
+    assert.ok(performance.now() - begun < PATIENCE, `its profile is not told: ${why}`);
+    await page.waitForTimeout(50);
+  }
+}
+
 const read = () => page.evaluate(() => globalThis.arena.snapshot());
 const until = (condition, value) => page.waitForFunction(condition, value, { timeout: PATIENCE, polling: 50 });
 
@@ -126,7 +138,7 @@ async function plays(then) {
   await page.keyboard.down(key);
   await until((x) => Math.abs(globalThis.arena.snapshot().x - x) > 20, seen.x);
   await page.keyboard.up(key);
-  await until(() => globalThis.arena.profile().then(() => true, () => false));
+  await profile();
   return seen;
 }
 
@@ -136,9 +148,7 @@ async function goesOn(name, before, seen) {
   assert.equal(now.logins, 1, `${name}: nobody logs in again`);
   assert.equal(now.me, before.me, `${name}: the same player of the same arena`);
   assert.ok(now.points >= before.points, `${name}: ${now.points} points after ${before.points}`);
-  // As in `plays`: one call may fail in the moment in which something goes away.
-  const told = await until(() => globalThis.arena.profile().then((profile) => profile, () => false));
-  const { games } = await told.jsonValue();
+  const { games } = await profile();
   assert.equal(games, 1, `${name}: the arena was not entered anew`);
   const way = Math.hypot(seen.x - before.x, seen.y - before.y);
   assert.ok(way < 5, `${name}: the player stands ${way} units from where it stood`);
@@ -155,7 +165,17 @@ async function buy() {
   return told.jsonValue();
 }
 
-test("the page plays on while each process and server is killed in turn", { skip: skipped, timeout: 900_000 }, async (t) => {
+/** A test beside whose failure stands what the layout said last. */
+const told = (body) => async (t) => {
+  try {
+    await body(t);
+  } catch (error) {
+    console.error(said.slice(-20_000));
+    throw error;
+  }
+};
+
+test("the page plays on while each process and server is killed in turn", { skip: skipped, timeout: 900_000 }, told(async (t) => {
   const errors = [];
   page.on("pageerror", (error) => errors.push(error.message));
   await enter("Survivor");
@@ -176,9 +196,9 @@ test("the page plays on while each process and server is killed in turn", { skip
   }
   assert.ok(hit.has("gate") && hit.has("scene"), `the page's own gate and arena were among them: ${[...hit]}`);
   assert.deepEqual(errors, []);
-});
+}));
 
-test("without its only database the page plays on in memory, and says what cannot be", { skip: skipped, timeout: 300_000 }, async (t) => {
+test("without its only database the page plays on in memory, and says what cannot be", { skip: skipped, timeout: 300_000 }, told(async (t) => {
   if (!(await page.evaluate(() => globalThis.arena?.playing))) await enter("Survivor");
   assert.match(await buy(), /a hat costs|a fine hat/);
   const before = await rest();
@@ -204,4 +224,4 @@ test("without its only database the page plays on in memory, and says what canno
   assert.match(told, /a hat costs|a fine hat/);
   t.diagnostic(`the ledger answers ${Math.round(performance.now() - back)} ms after it was started`);
   await goesOn("redis", last, await plays(await read()));
-});
+}));

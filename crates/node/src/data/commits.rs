@@ -144,7 +144,9 @@ impl Keeper {
             request.shown = std::mem::take(&mut owned.pending);
             owned.commits.push_back(request);
             self.write(now, id);
-            if self.owned(id).is_some_and(|owned| !owned.commits.is_empty()) {
+            if self.commit_until(now) <= now {
+                self.queued_too_long(now, id, tag);
+            } else if self.owned(id).is_some_and(|owned| !owned.commits.is_empty()) {
                 self.queued.push_back((now + self.options.commit_wait, id, tag));
             }
         } else {
@@ -235,12 +237,13 @@ impl Keeper {
 
     pub(super) fn committed(&mut self, now: Instant, tag: u64, result: Result<Receipt, Error>) {
         let believes = self.options.mutant != Some(Mutant::UnknownIsFailure);
-        let wait = self.options.commit_wait;
+        let Some(since) = self.commits.get(&tag).map(|flight| flight.since) else { return };
+        let until = self.commit_until(since);
         let Some(flight) = self.commits.get_mut(&tag) else { return };
         if flight.given_up.is_some() {
             return self.gave_up(now, tag, result);
         }
-        let (was_unknown, id, since) = (flight.was_unknown, flight.txn.id, flight.since);
+        let (was_unknown, id) = (flight.was_unknown, flight.txn.id);
         let outcome = match result {
             Ok(receipt) => Ok(receipt),
             Err(Error::Unknown(_)) if believes => {
@@ -250,7 +253,7 @@ impl Keeper {
             Err(Error::Busy | Error::Unavailable(_)) if was_unknown => {
                 return self.try_later(now, tag);
             }
-            Err(Error::Unavailable(_)) if now < since + wait => return self.try_later(now, tag),
+            Err(Error::Unavailable(_)) if now < until => return self.try_later(now, tag),
             Err(
                 error @ (Error::Busy
                 | Error::Stopped(_)

@@ -392,9 +392,7 @@ impl Keeper {
 
     /// An answer of the store.
     pub fn handle_told(&mut self, now: Instant, told: Told) {
-        if told.is_answer() {
-            self.store_answers(now);
-        }
+        self.note_answer(now, &told);
         match told {
             Told::Activated(each) => {
                 for (id, result) in each {

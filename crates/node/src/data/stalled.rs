@@ -16,6 +16,8 @@ pub(super) struct Stalled {
     ids: BTreeSet<EntityId>,
     /// Whether transactions wait for another try.
     commits: bool,
+    /// Since when nothing was answered but that the store is away.
+    away: Option<Instant>,
     /// When it was tried again last because the store answered, and how often of late.
     woken: Option<Instant>,
     times: u32,
@@ -48,9 +50,39 @@ impl Told {
             Told::Record(_, result) => result.is_ok(),
         }
     }
+
+    /// Whether the store was away for it.
+    fn is_away(&self) -> bool {
+        let error = match self {
+            Told::Activated(each) => each.iter().find_map(|(_, result)| result.as_ref().err()),
+            Told::Saved(_, _, result) => result.as_ref().err(),
+            Told::Released(_, _, result) => result.as_ref().err(),
+            Told::Loaded(_, _, result) => result.as_ref().err(),
+            Told::Committed(_, result) => result.as_ref().err(),
+            Told::LookedUp(_, result) => result.as_ref().err(),
+            Told::Held(_, result) => result.as_ref().err(),
+            Told::Record(_, result) => result.as_ref().err(),
+        };
+        matches!(error, Some(Error::Unavailable(_) | Error::Unknown(_)))
+    }
 }
 
 impl Keeper {
+    /// Learns from an answer whether the store is there.
+    pub(super) fn note_answer(&mut self, now: Instant, told: &Told) {
+        if told.is_answer() {
+            self.store_answers(now);
+        } else if told.is_away() {
+            self.stalled.away.get_or_insert(now);
+        }
+    }
+
+    /// Until when a transaction that was asked for at `since` waits for a store that is away. One that has
+    /// been away for longer than that holds up nobody else.
+    pub(super) fn commit_until(&self, since: Instant) -> Instant {
+        self.stalled.away.map_or(since, |away| away.min(since)) + self.options.commit_wait
+    }
+
     /// A request about an entity failed with `error`, and is to be tried again.
     pub(super) fn note_stalled(&mut self, now: Instant, id: EntityId, error: &Error) {
         // One that has too much to do answers, so its pauses are needed.
@@ -72,6 +104,7 @@ impl Keeper {
     pub(super) fn store_answers(&mut self, now: Instant) {
         let (first, longest) = (self.options.retry_first, self.options.retry_max);
         let stalled = &mut self.stalled;
+        stalled.away = None;
         if stalled.is_empty() {
             return;
         }
@@ -102,5 +135,53 @@ impl Keeper {
                 self.fire(now, id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::TxnId;
+
+    use super::super::ask::Ask;
+    use super::super::commits::{CommitOutcome, CommitRequest};
+    use super::super::deal::Deal;
+    use super::super::keeper::Act;
+    use super::super::options::Options;
+    use super::*;
+
+    /// Has a transaction done of a store that says all the time that it is away; gives how long it took to say so.
+    fn commit(keeper: &mut Keeper, mut now: Instant, tag: u64) -> Duration {
+        let began = now;
+        let deal = Deal::new(TxnId(u128::from(tag)), "a hat");
+        let (store, who, shown, patch) = (0, None, Default::default(), None);
+        keeper.handle_commit(now, CommitRequest { tag, store, who, deal, shown, patch, at_ms: 0 });
+        loop {
+            while let Some(Ask::Commit(tag, _)) = keeper.poll_ask() {
+                let away = Error::Unavailable("broken pipe".to_owned());
+                keeper.handle_told(now, Told::Committed(tag, Err(away)));
+            }
+            while let Some(act) = keeper.poll_act() {
+                if let Act::Deliver(_, CommitOutcome::Done(result)) = act {
+                    assert!(result.is_err());
+                    return now.since(began);
+                }
+            }
+            now = keeper.poll_timeout().expect("it is tried again");
+            keeper.handle_timeout(now);
+        }
+    }
+
+    #[test]
+    fn a_store_that_has_been_away_for_long_holds_nobody_up() {
+        let mut keeper =
+            Keeper::new(Options::default(), proto::Incarnation(1), env::Random::from_seed(1));
+        let now = Instant::ZERO + Duration::from_secs(100);
+        keeper.handle_pulse(now, now, 1);
+        let wait = Options::default().commit_wait;
+        assert!(commit(&mut keeper, now, 1) >= wait, "it may come back at once");
+        assert_eq!(commit(&mut keeper, now + wait, 2), Duration::ZERO);
+        let later = now + wait + wait;
+        keeper.handle_pulse(later, later, 1);
+        assert!(commit(&mut keeper, later, 3) >= wait, "it was there meanwhile");
     }
 }
