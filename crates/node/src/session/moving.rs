@@ -17,7 +17,7 @@ use proto::{
 
 use super::kept::Kept;
 use super::ports::{Entities, PeerInfo};
-use super::stream::{Latest, Link, Stream};
+use super::stream::{Latest, Link, Rare, Stream};
 use super::streams::{Entry, Streams, find_mut};
 use super::{Mutant, Outlet, Places, Scope};
 
@@ -433,12 +433,10 @@ struct Packed {
     routes: Vec<(WorkerId, Slot)>,
     link: Link,
     applied: u64,
-    gap_after: Option<u64>,
-    stalls: (u32, u64),
     open: VecDeque<u64>,
     next_call: u64,
     kept: Kept,
-    latest: Vec<Latest>,
+    rare: Rare,
 }
 
 impl<T, P> Stream<T, P> {
@@ -473,9 +471,10 @@ impl<T, P> Stream<T, P> {
                 put_varint(out, bytes as u64);
             }
         }
-        let (times, before) = self.stalls;
+        let rare = self.rare();
+        let (times, before) = rare.stalls;
         // A number that is one more, so that none is 0.
-        let gap = self.gap_after.map_or(0, |number| number + 1);
+        let gap = rare.gap_after.map_or(0, |number| number + 1);
         for number in [self.inbound.applied(), gap, u64::from(times), before] {
             put_varint(out, number);
         }
@@ -483,8 +482,8 @@ impl<T, P> Stream<T, P> {
         self.open.iter().for_each(|number| put_varint(out, *number));
         put_varint(out, self.next_call);
         self.kept.pack(out, without_ring);
-        put_varint(out, self.latest.len() as u64);
-        for latest in &self.latest {
+        put_varint(out, rare.latest.len() as u64);
+        for latest in &rare.latest {
             put_varint(out, latest.key);
             out.extend_from_slice(&latest.method.0.to_le_bytes());
             put_blob(out, &latest.body);
@@ -535,12 +534,10 @@ impl Packed {
             routes,
             link,
             applied,
-            gap_after,
-            stalls,
             open,
             next_call,
             kept,
-            latest,
+            rare: Rare { calls: Vec::new(), latest, gap_after, stalls },
         })
     }
 
@@ -565,9 +562,10 @@ impl Packed {
         (stream.generation, stream.link) = (self.generation, self.link);
         stream.settling = Settling::new(self.routes, until);
         stream.inbound = Inbound::resume_after(self.applied);
-        (stream.gap_after, stream.stalls) = (self.gap_after, self.stalls);
-        (stream.open, stream.next_call) = (self.open, self.next_call);
-        (stream.kept, stream.latest) = (self.kept, self.latest);
+        (stream.open, stream.next_call, stream.kept) = (self.open, self.next_call, self.kept);
+        if !self.rare.is_none() {
+            *stream.rare_mut() = self.rare;
+        }
         stream
     }
 }

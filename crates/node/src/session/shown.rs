@@ -18,7 +18,7 @@ impl<E: Entities> Streams<E> {
         for stream in self.table.iter().filter_map(|entry| entry.stream.as_ref()) {
             stats.away += usize::from(!stream.is_attached());
             stats.open_requests += stream.open.len();
-            stats.open_calls += stream.calls.len();
+            stats.open_calls += stream.rare().calls.len();
             stats.unacked += stream.unacked();
         }
         stats

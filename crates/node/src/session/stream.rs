@@ -39,15 +39,8 @@ pub(super) struct Stream<T, P> {
     pub route: u32,
     pub link: Link,
     pub inbound: Inbound,
-    /// The last frame before the last gap.
-    pub gap_after: Option<u64>,
-    /// How often in a row its client was found too slow without having acknowledged anything in
-    /// between, and the last frame that it had acknowledged then.
-    pub stalls: (u32, u64),
     /// Requests that wait for their answer, oldest first.
     pub open: VecDeque<u64>,
-    /// Calls to the client that wait for its answer, oldest first.
-    pub calls: Vec<OpenCall>,
     pub next_call: u64,
     /// A timer runs that will look whether an acknowledgement is owed.
     pub ack_armed: bool,
@@ -57,7 +50,33 @@ pub(super) struct Stream<T, P> {
     pub frozen: bool,
     pub settling: Settling,
     pub kept: Kept,
+    /// Apart, for most streams never have any of it.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few streams have.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// Calls to the client that wait for its answer, oldest first.
+    pub calls: Vec<OpenCall>,
+    /// What its client, who is away, is told when it is back.
     pub latest: Vec<Latest>,
+    /// The last frame before the last gap.
+    pub gap_after: Option<u64>,
+    /// How often in a row its client was found too slow without having acknowledged anything in
+    /// between, and the last frame that it had acknowledged then.
+    pub stalls: (u32, u64),
+}
+
+impl Rare {
+    const NONE: &Rare =
+        &Rare { calls: Vec::new(), latest: Vec::new(), gap_after: None, stalls: (0, 0) };
+
+    /// Whether there is none of it.
+    pub fn is_none(&self) -> bool {
+        let is_calm = self.gap_after.is_none() && self.stalls.0 == 0;
+        is_calm && self.calls.is_empty() && self.latest.is_empty()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,18 +140,25 @@ impl<T, P> Stream<T, P> {
             route: 0,
             link: Link::Away { frames: 0, bytes: 0 },
             inbound: Inbound::default(),
-            gap_after: None,
-            stalls: (0, 0),
             open: VecDeque::new(),
-            calls: Vec::new(),
             next_call: 1,
             ack_armed: false,
             ack_due: false,
             frozen: false,
             settling: Settling::default(),
             kept: Kept::default(),
-            latest: Vec::new(),
+            rare: None,
         }
+    }
+
+    /// What few streams have.
+    pub fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(Rare::NONE)
+    }
+
+    /// The same, to be changed.
+    pub fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
     #[inline]
@@ -162,9 +188,10 @@ impl<T, P> Stream<T, P> {
     #[must_use]
     pub fn may_catch_up(&mut self) -> bool {
         let acked = self.kept.acked();
-        let (times, before) = self.stalls;
-        self.stalls = (if before == acked { times + 1 } else { 1 }, acked);
-        self.stalls.0 < STALLS_MAX
+        let (times, before) = self.rare().stalls;
+        let times = if before == acked { times + 1 } else { 1 };
+        self.rare_mut().stalls = (times, acked);
+        times < STALLS_MAX
     }
 
     /// From now on nobody is connected.
@@ -268,14 +295,15 @@ impl<T, P> Stream<T, P> {
         method: MethodId,
         body: &[u8],
     ) -> bool {
-        if let Some(kept) = self.latest.iter_mut().find(|l| l.key == key && l.method == method) {
+        let latest = &mut self.rare_mut().latest;
+        if let Some(kept) = latest.iter_mut().find(|l| l.key == key && l.method == method) {
             kept.body = body.into();
             return true;
         }
-        if self.latest.len() >= options.held_latest_max {
+        if latest.len() >= options.held_latest_max {
             return false;
         }
-        self.latest.push(Latest { key, method, body: body.into() });
+        latest.push(Latest { key, method, body: body.into() });
         true
     }
 
@@ -327,7 +355,8 @@ impl<T, P> Stream<T, P> {
                 return false;
             }
         }
-        for latest in std::mem::take(&mut self.latest) {
+        let latest = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.latest));
+        for latest in latest.into_iter().flatten() {
             self.push_live(out, latest.method, &latest.body);
         }
         true

@@ -484,8 +484,8 @@ impl<E: Entities> Streams<E> {
     fn answered(&mut self, entities: &mut E, slot: Slot, call: u64, status: Status, body: &[u8]) {
         let Some(stream) = find_mut(&mut self.table, slot) else { return };
         // The answer of a call that is over reaches nobody.
-        if let Some(at) = stream.calls.iter().position(|open| open.id == call) {
-            let open = stream.calls.remove(at);
+        if let Some(at) = stream.rare().calls.iter().position(|open| open.id == call) {
+            let open = stream.rare_mut().calls.remove(at);
             self.call_timers.remove(&(open.until, slot.index, call));
             entities.answered(open.tag, status, body);
         }
@@ -566,7 +566,7 @@ impl<E: Entities> Streams<E> {
             self.failed.push((tag, Status::Gone));
             return;
         };
-        if stream.calls.len() >= self.options.open_calls_max {
+        if stream.rare().calls.len() >= self.options.open_calls_max {
             self.failed.push((tag, Status::Busy));
             return;
         }
@@ -583,7 +583,7 @@ impl<E: Entities> Streams<E> {
         if sent == Sent::Overflow {
             self.failed.push((tag, Status::Gone));
         } else {
-            stream.calls.push(OpenCall { id, tag, until });
+            stream.rare_mut().calls.push(OpenCall { id, tag, until });
             self.call_timers.insert((until, slot.index, id));
         }
         self.sent(out, slot, sent);
@@ -882,7 +882,7 @@ impl<E: Entities> Streams<E> {
         entry.generation = entry.generation.wrapping_add(1).max(1);
         self.free.push(index);
         self.len -= 1;
-        for call in &stream.calls {
+        for call in &stream.rare().calls {
             self.call_timers.remove(&(call.until, index, call.id));
             self.failed.push((call.tag, Status::Gone));
         }
@@ -923,7 +923,7 @@ impl<E: Entities> Streams<E> {
     fn gap<O: Outlet>(&mut self, out: &mut O, slot: Slot) {
         let Some(stream) = find_mut(&mut self.table, slot) else { return };
         let applied = stream.inbound.applied();
-        if stream.gap_after.replace(applied) == Some(applied) {
+        if stream.rare_mut().gap_after.replace(applied) == Some(applied) {
             return self.violation(slot);
         }
         self.stats.gaps += 1;
