@@ -129,6 +129,14 @@ impl Directory {
         self.offers.get(&kind).into_iter().flatten().filter_map(|offer| self.node(offer.node))
     }
 
+    /// The only node that offers `kind`, and how many workers it has.
+    pub fn offers_alone(&self, kind: KindId) -> Option<(Incarnation, u8)> {
+        match &self.offers.get(&kind)?[..] {
+            [only] => Some((only.node, only.workers)),
+            _ => None,
+        }
+    }
+
     /// The worker that is the home of the account's session. `None` if no node offers sessions.
     pub fn home(&self, account: AccountId) -> Option<WorkerId> {
         self.owner_hint(EntityId::keyed(SESSION_KIND, account.0))

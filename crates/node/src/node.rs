@@ -421,9 +421,9 @@ impl Node {
         }
         let inboxes: Vec<Arc<Inbox>> = seats
             .iter()
-            .map(|sockets| {
+            .map(|_| {
                 let bytes_max = options.worker_queue_bytes_max;
-                Arc::new(Inbox::new(sockets.waker(), workers, bytes_max))
+                Arc::new(Inbox::new(workers, bytes_max))
             })
             .collect();
         let pool = Pool::start(&options.name, options.blocking_threads, options.blocking_jobs_max)?;

@@ -3,7 +3,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::Incarnation;
-use transport::Waker;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::data::{Life, Told};
 use crate::host::{Batch, Neighbours};
@@ -42,7 +43,8 @@ pub(crate) struct Inbox {
     asleep: AtomicBool,
     /// The core on which the worker was last seen, and 1; 0 if that is not known.
     core: AtomicU32,
-    waker: Waker,
+    /// Ends the worker's sleep. Not by its sockets, so that it need not ask them what woke it.
+    bell: Notify,
     lane_bytes_max: usize,
     /// Nodes that said that they do not reach the store, for the thread that beats.
     away: Mutex<Vec<Incarnation>>,
@@ -75,7 +77,7 @@ struct Lanes {
 }
 
 impl Inbox {
-    pub fn new(waker: Waker, workers: u8, lane_bytes_max: usize) -> Self {
+    pub fn new(workers: u8, lane_bytes_max: usize) -> Self {
         let bytes = vec![0; usize::from(workers)];
         let lanes = Lanes { mail: Vec::new(), bytes, refused: Vec::new(), closed: false };
         Inbox {
@@ -83,7 +85,7 @@ impl Inbox {
             waiting: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             core: AtomicU32::new(0),
-            waker,
+            bell: Notify::new(),
             lane_bytes_max,
             away: Mutex::new(Vec::new()),
         }
@@ -204,12 +206,17 @@ impl Inbox {
 
     /// Ends the worker's sleep, whether there is mail or not.
     pub fn wake(&self) {
-        self.waker.wake();
+        self.bell.notify_one();
+    }
+
+    /// Waits for the next ring of its bell, or does not if it rang since the last.
+    pub fn rung(&self) -> Notified<'_> {
+        self.bell.notified()
     }
 
     fn wake_sleeper(&self) {
         if self.asleep.swap(false, Ordering::SeqCst) {
-            self.waker.wake();
+            self.bell.notify_one();
         }
     }
 
@@ -225,9 +232,7 @@ mod tests {
 
     #[test]
     fn core_is_unknown_until_the_worker_notes_it() {
-        let clock = env::Clock::system();
-        let sockets = transport::Sockets::new(transport::Options::default(), clock).unwrap();
-        let inbox = Inbox::new(sockets.waker(), 1, 1024);
+        let inbox = Inbox::new(1, 1024);
         assert_eq!(inbox.core(), None);
         inbox.note_core();
         assert_eq!(inbox.core().is_some(), cfg!(target_os = "linux"));

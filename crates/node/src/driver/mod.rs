@@ -9,10 +9,13 @@ mod load;
 mod patience;
 mod pool;
 
+use std::future::poll_fn;
 use std::os::fd::{AsRawFd, RawFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use std::{io, mem, thread};
 
@@ -48,6 +51,10 @@ const EVENTS_BUSY: usize = 16;
 /// Frames of one read after which their answers leave, where the other end works at the same time:
 /// each side has something to do while the other does its part, and neither sleeps.
 const FRAMES_PER_WRITE: usize = 32;
+
+/// How long the sockets are left alone at most by a worker that is always woken by other threads. Tokio asks
+/// them whenever the worker sleeps.
+const BELLS: Duration = Duration::from_micros(200);
 
 /// Bytes read at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -155,11 +162,25 @@ struct Driver {
     down: Vec<Incarnation>,
     /// When the sockets were last asked.
     polled: Instant,
+    /// What ended the sleep before this turn.
+    woken: Woken,
     /// Since when it looks for their mail instead of sleeping.
     looking: Option<Instant>,
     scratch: Box<[u8]>,
     /// What was held when the order to stop came, and when to end at the latest.
     stopping: Option<(WorkerStats, Instant)>,
+}
+
+/// What ended a worker's sleep.
+#[derive(Clone, Copy, Debug, Default)]
+enum Woken {
+    /// It did not sleep.
+    #[default]
+    Not,
+    /// There may be something at the sockets.
+    BySockets,
+    /// Mail, or a task; Tokio saw nothing at the sockets.
+    ByBell,
 }
 
 /// Names the poll of the sockets to Tokio, which only waits for it.
@@ -200,6 +221,7 @@ impl Driver {
             watch: LinkWatch::default(),
             down: Vec::new(),
             polled: Instant::from_nanos(0),
+            woken: Woken::Not,
             looking: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             stopping: None,
@@ -217,10 +239,7 @@ impl Driver {
             let wall = self.clock.wall();
             self.beacon.begin(now);
             self.take_mail(now, wall);
-            // Asking the sockets costs as much as several calls: while workers talk it is not done
-            // in each of their short turns.
-            let ask = !self.talked || now >= self.polled + MOMENT || self.sockets.has_more();
-            let mut busy = ask && self.take_events(now, wall);
+            let mut busy = self.asks_sockets(now) && self.take_events(now, wall);
             self.follow_directory();
             let next = self.worker.turn(now, wall);
             busy |= self.flush(now, wall);
@@ -258,15 +277,30 @@ impl Driver {
         if !inbox.fall_asleep() {
             return false;
         }
-        match self.sockets.unattended_deadline() {
-            None => wait_readable(poll).await,
+        let until_woken = wait(poll, inbox);
+        self.woken = match self.sockets.unattended_deadline() {
+            None => until_woken.await,
+            // Only the portable fallback has deadlines that the descriptor does not show.
             Some(at) => {
-                // Only the portable fallback has deadlines that the descriptor does not show.
-                let _ = tokio::time::timeout(at.since(now), wait_readable(poll)).await;
+                let woken = tokio::time::timeout(at.since(now), until_woken).await;
+                woken.unwrap_or(Woken::BySockets)
             }
-        }
+        };
         inbox.wake_up();
         true
+    }
+
+    /// Whether the sockets are to be asked in this turn. That costs as much as several calls: while
+    /// workers talk it is not done in each of their short turns, and hardly ever when Tokio has
+    /// just seen that there is nothing.
+    fn asks_sockets(&mut self, now: Instant) -> bool {
+        let pause = match mem::take(&mut self.woken) {
+            Woken::BySockets => return true,
+            Woken::ByBell => BELLS,
+            Woken::Not if self.talked => MOMENT,
+            Woken::Not => return true,
+        };
+        now >= self.polled + pause || self.sockets.has_more()
     }
 
     /// Looks for mail of the other workers for a moment. `false` when that went on for long enough.
@@ -484,10 +518,22 @@ fn tell_trouble(trouble: &Trouble) {
 }
 
 /// Waits until the poll has something to tell.
-async fn wait_readable(poll: &AsyncFd<PollFd>) {
-    match poll.readable().await {
-        // What comes from now on makes it readable anew; what came before is polled next.
-        Ok(mut ready) => ready.clear_ready(),
-        Err(error) => panic!("Tokio cannot wait for the sockets any more: {error}"),
-    }
+/// Waits until there is something at the sockets, or the bell rings.
+async fn wait(poll: &AsyncFd<PollFd>, inbox: &Inbox) -> Woken {
+    let mut rung = pin!(inbox.rung());
+    poll_fn(|context| {
+        match poll.poll_read_ready(context) {
+            Poll::Ready(Ok(mut ready)) => {
+                // What comes from now on makes it readable anew; what came before is polled next.
+                ready.clear_ready();
+                return Poll::Ready(Woken::BySockets);
+            }
+            Poll::Ready(Err(error)) => {
+                panic!("Tokio cannot wait for the sockets any more: {error}")
+            }
+            Poll::Pending => {}
+        }
+        rung.as_mut().poll(context).map(|()| Woken::ByBell)
+    })
+    .await
 }

@@ -147,6 +147,19 @@ impl<'a> Graph<'a> {
     ///
     /// `Cycle` if the chain is longer than a call can carry.
     pub fn chain(&self, turn: TurnId) -> Result<Box<[EntityId]>, Fault> {
+        if self.hub.turns.borrow().get(turn).is_none_or(|turn| turn.is_outermost) {
+            return Ok(Box::default());
+        }
+        let chain = self.walk_up(turn)?;
+        if chain.is_empty()
+            && let Some(turn) = self.hub.turns.borrow_mut().get_mut(turn)
+        {
+            turn.is_outermost = true;
+        }
+        Ok(chain)
+    }
+
+    fn walk_up(&self, turn: TurnId) -> Result<Box<[EntityId]>, Fault> {
         let mut chain = Vec::new();
         let mut at = turn;
         loop {

@@ -217,6 +217,11 @@ impl Host {
         kinds.map(|shard| shard.kind()).filter(|kind| kind.id != USHER).collect()
     }
 
+    /// Learns which kinds this node alone offers, and by how many workers.
+    pub(crate) fn set_alone(&self, workers: impl Fn(KindId) -> u8) {
+        self.hub.all_shards().into_iter().for_each(|s| s.note_alone(workers(s.kind().id)));
+    }
+
     /// Has rooms made here for whoever wants a place, on any worker of the cluster.
     pub(crate) fn open_places(&mut self) {
         self.register::<Usher>();

@@ -361,7 +361,13 @@ impl<E: Entity> Shard<E> {
         if E::KIND.document {
             return self.way_of_movable(id);
         }
-        self.way_to_place(id)
+        match self.alone.get() {
+            workers if workers > 0 && id.home == Incarnation::NONE => match id.worker(workers) {
+                worker if worker == hub.me.worker => self.find_or_activate(id).map(Way::Here),
+                worker => Ok(Way::Worker(worker)),
+            },
+            _ => self.way_to_place(id),
+        }
     }
 
     /// The way to an entity that may have moved: to where mail went lately, so that none is overtaken.

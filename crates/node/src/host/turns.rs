@@ -41,6 +41,8 @@ pub(crate) struct TurnSlot {
     pub deferred: bool,
     /// Whether nobody waits for it any more.
     pub cancelled: bool,
+    /// Whether no other turn waits for it, as was found once: none will.
+    pub is_outermost: bool,
     pub origin: Origin,
     pub sender: Sender,
     pub deadline: Instant,
@@ -114,6 +116,7 @@ impl Turns {
             queued: false,
             deferred: false,
             cancelled: false,
+            is_outermost: false,
             origin: turn.origin,
             sender: turn.sender,
             deadline: turn.deadline,
@@ -136,6 +139,7 @@ impl Turns {
         slot.queued = false;
         slot.deferred = false;
         slot.cancelled = false;
+        slot.is_outermost = false;
         slot.next = NONE;
         slot.calls.clear();
         slot.sleeps.clear();

@@ -11,6 +11,10 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.hosted.get()
     }
 
+    fn note_alone(&self, workers: u8) {
+        self.alone.set(workers);
+    }
+
     fn stats(&self) -> ShardStats {
         let cells = self.cells.borrow();
         let used = || cells.slots.iter().filter(|slot| slot.used);
