@@ -358,6 +358,9 @@ impl Worker {
         for info in before.nodes() {
             if directory.node(info.incarnation).is_none() {
                 vanished.push((info.incarnation, self.mesh.is_up(info.incarnation)));
+                if info.draining {
+                    self.moves.note_left(info.incarnation);
+                }
                 self.mesh.remove_peer(info.incarnation);
                 self.topics.forget(info.incarnation);
             }

@@ -38,6 +38,8 @@ const PART_BYTES: usize = 256 * 1024;
 const PARCEL_BYTES_MAX: usize = 8 << 20;
 /// How often an entity is looked for that is to move.
 const WISH_HOPS_MAX: u64 = 4;
+/// Most nodes kept in mind that went in order.
+const LEFT_MAX: usize = 64;
 /// How long the nodes of a cluster stay the same before entities move for them.
 const STRAY_AFTER: Duration = Duration::from_secs(10);
 /// How often some of those are moved.
@@ -73,7 +75,19 @@ pub(super) struct Moves {
     /// When to look for entities that belong elsewhere.
     stray_at: Option<Instant>,
     directory_changed: bool,
+    /// The last nodes that went in order: what they had they sent on before.
+    left: VecDeque<Incarnation>,
     stats: MoveStats,
+}
+
+impl Moves {
+    /// A node is off the list that had announced it.
+    pub(super) fn note_left(&mut self, node: Incarnation) {
+        if self.left.len() >= LEFT_MAX {
+            self.left.pop_front();
+        }
+        self.left.push_back(node);
+    }
 }
 
 impl Worker {
@@ -145,8 +159,8 @@ impl Worker {
 
     /// Takes moves on. Gives whether anything was done.
     pub(super) fn carry_moves(&mut self, now: Instant) -> bool {
-        let (view, keepers) = (&self.view, &self.keepers);
-        self.host.sweep_routes(|node| standing(view, keepers, node));
+        let (view, keepers, left) = (&self.view, &self.keepers, &self.moves.left);
+        self.host.sweep_routes(|node| standing(view, keepers, left, node));
         self.look_for_strays(now);
         let mut busy = self.begin_queued(now);
         if self.moves.out.is_empty() && self.moves.coming.is_empty() {
@@ -387,7 +401,7 @@ impl Worker {
 
     /// Nothing more comes from `node`.
     pub(super) fn moves_down(&mut self, now: Instant, node: Incarnation) {
-        self.host.routes_down(node, standing(&self.view, &self.keepers, node));
+        self.host.routes_down(node, standing(&self.view, &self.keepers, &self.moves.left, node));
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         self.streams.new_owner_away(&mut out, node, None);
         let out = self.moves.out.iter().filter(|(_, out)| out.to.node == node);
@@ -413,11 +427,16 @@ impl Worker {
 }
 
 /// What a node can still do with what was sent to it. Who is off the list is dead once no store has it
-/// for alive.
-fn standing(view: &View, keepers: &[Keeper], node: Incarnation) -> Standing {
+/// for alive, and who went in order at once.
+fn standing(
+    view: &View,
+    keepers: &[Keeper],
+    left: &VecDeque<Incarnation>,
+    node: Incarnation,
+) -> Standing {
     if view.directory.borrow().node(node).is_some() {
         Standing::Listed
-    } else if keepers.iter().any(|keeper| keeper.has_for_alive(node)) {
+    } else if !left.contains(&node) && keepers.iter().any(|keeper| keeper.has_for_alive(node)) {
         Standing::Apart
     } else {
         Standing::Dead
