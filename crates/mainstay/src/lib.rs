@@ -96,7 +96,7 @@ pub use client;
 pub use env;
 pub use macros::test;
 pub use node;
-pub use process::{Running, StartError, Stopped, open_store};
+pub use process::{Running, StartError, Stopped, open_served_store, open_store};
 pub use proto;
 pub use run::{Exit, run, run_with};
 pub use scene;

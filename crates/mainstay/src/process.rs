@@ -244,12 +244,9 @@ impl Running {
             release,
         };
         let runs = &process.runs;
-        // Without a key of the mesh all are on one machine, and share the keys in its folder.
-        let key = keys.mesh.as_ref().or(keys.tickets.first().map(|(_, key)| key));
-        let key = key.map_or(&[][..], |key| &key[..]);
-        let mut open = Opening { process, key, stores: None };
+        let mut open = Opening { process, keys, stores: None };
         if let Some(address) = process.data_listen.filter(|_| runs.data) {
-            running.data = Some(open.serve(address)?);
+            running.data = Some(open.serve(address, &registry)?);
         }
         if process.holds_entities() {
             let users = node::UsersOrder::queue();
@@ -628,8 +625,7 @@ type Stores = (Option<Store>, Vec<(String, Store)>);
 /// The stores of one process: its own, or those that data processes serve.
 struct Opening<'a> {
     process: &'a Process,
-    /// What all processes of the cluster have.
-    key: &'a [u8],
+    keys: &'a Keys,
     stores: Option<(Store, Vec<(String, Store)>)>,
 }
 
@@ -644,10 +640,15 @@ impl Opening<'_> {
     }
 
     /// Opens them and serves them to others.
-    fn serve(&mut self, at: SocketAddr) -> Result<store::DataService, StartError> {
+    fn serve(
+        &mut self,
+        at: SocketAddr,
+        registry: &Registry,
+    ) -> Result<store::DataService, StartError> {
         let (store, stores) = self.open()?;
-        let all = std::iter::once((String::new(), store)).chain(stores).collect();
-        store::DataService::start(at, self.key, all, store::DataOptions::default())
+        let stores = std::iter::once((String::new(), store)).chain(stores).collect();
+        let parts = store::DataParts { stores, key: self.keys.data(), metrics: registry.clone() };
+        store::DataService::start(at, parts, store::DataOptions::default())
             .map_err(system(format!("cannot serve the stores at {at}")))
     }
 
@@ -663,16 +664,25 @@ impl Opening<'_> {
     }
 
     fn open_one(&self, name: &str, place: &StorePlace) -> Result<Store, StartError> {
-        let data = &self.process.data_processes;
-        if data.is_empty() {
+        if self.process.data_processes.is_empty() {
             // What data processes serve has nodes that go on while those are started again.
             return open_to_play(place, self.process.shares_stores, !self.process.runs.data);
         }
-        let addresses: Vec<String> = data.iter().map(SocketAddr::to_string).collect();
-        let options =
-            store::ProxyOptions { away_wait: AWAY_WAIT, ..store::ProxyOptions::default() };
-        Ok(Store::proxy(&addresses, name, self.key, options)?)
+        open_served_store(self.process, self.keys, name)
     }
+}
+
+/// Opens a store through the data processes that `process` uses (see
+/// [`data_processes`](Process::data_processes)), by the cluster's keys; `name` is the store's in the cluster
+/// file, or empty for the default one. One shard of it is called `NAME/SHARD`.
+///
+/// # Errors
+///
+/// [`StartError::Store`]: none of them can be reached, or has the key and the store.
+pub fn open_served_store(process: &Process, keys: &Keys, name: &str) -> Result<Store, StartError> {
+    let addresses: Vec<String> = process.data_processes.iter().map(ToString::to_string).collect();
+    let options = store::ProxyOptions { away_wait: AWAY_WAIT, ..store::ProxyOptions::default() };
+    Ok(Store::proxy(&addresses, name, keys.data(), options)?)
 }
 
 fn open_to_play(place: &StorePlace, shared: bool, alone: bool) -> Result<Store, StartError> {

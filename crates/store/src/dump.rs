@@ -10,6 +10,7 @@ use ring::digest::{Context, SHA256};
 
 use crate::answer::Answer;
 use crate::error::Error;
+use crate::proxy;
 use crate::rules::{self, raw};
 use crate::store::Store;
 use crate::types::{Entity, Key};
@@ -112,10 +113,14 @@ pub enum DumpError {
 
 impl Store {
     /// The rows after a place as they are stored, in the order of tables and keys, until they are
-    /// `bytes_max` together; none: that was all. Rows that only one backend has are left out.
+    /// `bytes_max` together (64 MiB at most); none: that was all. Rows that only one backend has are left out.
     ///
     /// Errors: [`Error::Corrupt`] for a row that cannot be read.
     pub fn rows(&self, after: Option<Place>, bytes_max: usize) -> Answer<Vec<RawRow>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::Rows { after, bytes_max });
+        }
+        let bytes_max = bytes_max.min(BLOCK_BYTES_MAX);
         self.read(move |s| raw::page(s, after.as_ref(), bytes_max))
     }
 
@@ -167,7 +172,8 @@ impl Store {
         Ok(summary)
     }
 
-    /// Takes a copy into this store, which must be empty unless `replace`.
+    /// Takes a copy into this store, which must be empty unless `replace`. Not through data processes: what
+    /// one of them was asked and does late would remove what another has filled in.
     ///
     /// The whole copy is checked before anything is written. While rows are written, the store lets no
     /// node beat; an import that broke off is simply run again. What the copy's nodes owned is

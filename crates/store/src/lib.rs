@@ -93,7 +93,7 @@ pub use ledger::{
 #[doc(hidden)]
 pub use options::Mutant;
 pub use options::{FollowerCounts, LandingReport, Limits, Options};
-pub use proxy::{DataOptions, DataService, ProxyOptions};
+pub use proxy::{DataOptions, DataParts, DataService, ProxyOptions};
 pub use record::{Change, Lock, LockAsk, Record, RecordId, RecordWrite, Records};
 #[cfg(feature = "remote")]
 pub use remote::{Password, ServerAsk, ServerOptions, ServerTold, Servers};

@@ -266,6 +266,16 @@ impl Store {
         self.set().map_or(&[], |set| set.members())
     }
 
+    /// The names of [`shards`](Self::shards), also of a store behind data processes.
+    pub fn shard_names(&self) -> Answer<Vec<String>> {
+        if let Some(proxy) = self.behind() {
+            return proxy.ask(&proxy::ShardNames {});
+        }
+        let (sender, answer) = channel();
+        sender.send(Ok(self.shards().iter().map(|(name, _)| name.clone()).collect()));
+        answer
+    }
+
     /// How often a request went to a shard whose slot had moved, and was sent on.
     pub fn redirects(&self) -> u64 {
         self.set().map_or(0, |set| set.redirects())
@@ -323,7 +333,8 @@ impl Store {
     ///
     /// What was asked of one that is lost: readings and beats are asked again, transactions are looked up by
     /// their ids, and are [`Error::Unknown`] as everything else is if they are not found done. Blocks until
-    /// one answers, at most `open_wait`. Copies and slots are the business of whoever has the store itself.
+    /// one answers, at most `open_wait`. A shard of a store is served as `NAME/SHARD`; to move slots is the
+    /// business of whoever has the store itself.
     ///
     /// Errors: [`OpenError::Denied`] if none of them has the key and the store; [`OpenError::Away`].
     pub fn proxy(
@@ -336,9 +347,20 @@ impl Store {
         Ok(Store { is_shard: false, backend: Arc::new(Backend::Proxy(proxy)) })
     }
 
-    fn behind(&self) -> Option<&Proxy> {
+    pub(crate) fn behind(&self) -> Option<&Proxy> {
         match &*self.backend {
             Backend::Proxy(proxy) => Some(proxy),
+            _ => None,
+        }
+    }
+
+    /// The server that has its rows.
+    #[cfg(feature = "remote")]
+    fn remote(&self) -> Option<&crate::remote::Remote> {
+        match &*self.backend {
+            Backend::Remote(remote) => Some(remote),
+            #[cfg(feature = "redis")]
+            Backend::Journal(remote, _) => Some(remote),
             _ => None,
         }
     }
@@ -373,9 +395,7 @@ impl Store {
         rule: impl FnMut(&mut Stage<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Answer<T> {
         #[cfg(feature = "remote")]
-        if let Backend::Remote(remote) = &*self.backend
-            && let Some(followers) = remote.followers()
-        {
+        if let Some(followers) = self.remote().and_then(crate::remote::Remote::followers) {
             let (sender, answer) = channel();
             let asked = Asked { bytes: SMALL, only_reads: true, settles: false };
             let rule = self.guarded(rule);
@@ -632,6 +652,8 @@ impl Store {
         match &*self.backend {
             #[cfg(feature = "remote")]
             Backend::Remote(remote) => remote.follower_counts(),
+            #[cfg(feature = "redis")]
+            Backend::Journal(remote, _) => remote.follower_counts(),
             Backend::Sharded(set) => {
                 let each = set.members().iter().map(|(_, store)| store.follower_counts());
                 each.fold(crate::FollowerCounts::default(), |sum, one| crate::FollowerCounts {

@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use mainstay::StartError;
-use mainstay::config::{Config, Input, Process, StorePlace};
+use mainstay::config::{Config, Input, Keys, Process, StorePlace, Vault};
+use mainstay::env::Random;
 use mainstay::store::{Key, NodeBeat, OpenError, Store};
 
 /// A node that lives beats once a second.
@@ -15,7 +16,9 @@ pub struct Where {
     /// The cluster file that names the store.
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
-    /// Whose store, if the cluster file has several processes and names no store for all.
+    /// Whose store, if the cluster file has several processes. Where it has data processes, the store
+    /// is reached through those, unless one of them is named: then as that one has it, which must not run
+    /// if the store is for one process.
     #[arg(long, value_name = "NAME", requires = "cluster")]
     process: Option<String>,
     /// The store itself, as a cluster file would name it: `embedded:data/local.store`,
@@ -30,12 +33,37 @@ pub struct Where {
     data: PathBuf,
 }
 
+/// How a store is reached.
+enum Way {
+    /// It is opened here.
+    Own(StorePlace),
+    /// Through the data processes that this process uses, by the cluster's keys and under that name.
+    Served(Box<Process>, Keys, String),
+}
+
+impl Way {
+    /// Opens a store that must be there.
+    fn open(&self) -> anyhow::Result<Store> {
+        match self {
+            Way::Own(place) => {
+                must_be_there(place)?;
+                open(place)
+            }
+            Way::Served(process, keys, name) => {
+                mainstay::open_served_store(process, keys, name).context(SERVED)
+            }
+        }
+    }
+}
+
+/// What to do where data processes do not answer.
+const SERVED: &str = "the cluster file has data processes in front of its stores: start one, or name one \
+                      that does not run by --process, to open its stores here";
+
 impl Where {
     /// Opens a store that must be there.
     pub fn open(&self) -> anyhow::Result<Store> {
-        let place = self.place()?;
-        must_be_there(&place)?;
-        self.chosen(open(&place)?)
+        self.chosen(self.way()?)
     }
 
     /// As [`open`](Self::open), for what is done with one shard at a time.
@@ -45,36 +73,54 @@ impl Where {
 
     /// All shards of a store that has several.
     pub fn open_set(&self) -> anyhow::Result<Store> {
-        let place = self.place()?;
-        must_be_there(&place)?;
-        let store = open(&place)?;
+        let store = own(&self.way()?)?;
         ensure!(!store.shards().is_empty(), "the store has no shards, so it has no slots");
         Ok(store)
     }
 
-    fn chosen(&self, store: Store) -> anyhow::Result<Store> {
-        let Some(name) = &self.shard else { return Ok(store) };
-        Ok(store.shards()[shard(&store, name)?].1.clone())
+    fn chosen(&self, way: Way) -> anyhow::Result<Store> {
+        let Some(name) = &self.shard else { return way.open() };
+        let store = way.open()?;
+        let number = shard(&store, name)?;
+        match way {
+            Way::Own(_) => Ok(store.shards()[number].1.clone()),
+            Way::Served(process, keys, of) => {
+                Way::Served(process, keys, format!("{of}/{name}")).open()
+            }
+        }
     }
 
     /// Opens a store, made if it is not there.
     pub fn open_or_make(&self) -> anyhow::Result<Store> {
-        one(self.chosen(open(&self.place()?)?)?)
+        match self.way()? {
+            Way::Own(place) => {
+                let store = open(&place)?;
+                let Some(name) = &self.shard else { return one(store) };
+                one(store.shards()[shard(&store, name)?].1.clone())
+            }
+            way @ Way::Served(..) => own(&way),
+        }
     }
 
     /// Opens the further stores of the game, shard by shard: those that the cluster file names, and these.
     pub fn open_further(&self, named: &[String]) -> anyhow::Result<Vec<Store>> {
-        let mut places = self.further()?;
+        let mut ways = self.further()?;
         for named in named {
-            places.push(place_of(named)?);
+            ways.push(Way::Own(place_of(named)?));
         }
         let mut stores = Vec::new();
-        for place in &places {
-            must_be_there(place)?;
-            let store = open(place)?;
-            match store.shards() {
-                [] => stores.push(store),
-                shards => stores.extend(shards.iter().map(|(_, shard)| shard.clone())),
+        for way in ways {
+            let store = way.open()?;
+            let names = store.shard_names().wait()?;
+            match way {
+                Way::Served(process, keys, of) if !names.is_empty() => {
+                    for name in names {
+                        let name = format!("{of}/{name}");
+                        stores.push(Way::Served(process.clone(), keys.clone(), name).open()?);
+                    }
+                }
+                _ if names.is_empty() => stores.push(store),
+                _ => stores.extend(store.shards().iter().map(|(_, shard)| shard.clone())),
             }
         }
         Ok(stores)
@@ -84,7 +130,8 @@ impl Where {
     pub fn quiet(&self, store: &Store) -> anyhow::Result<Vec<NodeBeat>> {
         let before = store.nodes().wait()?;
         // An embedded store is for one process, and that is we.
-        if before.is_empty() || self.place()?.is_for_one_process() {
+        let is_ours = matches!(self.way()?, Way::Own(place) if place.is_for_one_process());
+        if before.is_empty() || is_ours {
             return Ok(before);
         }
         std::thread::sleep(BEAT_WAIT);
@@ -95,28 +142,52 @@ impl Where {
         Ok(after)
     }
 
-    fn process_of(&self, file: &Path) -> anyhow::Result<Process> {
+    /// The process of the cluster file whose stores are meant, and the cluster's keys if it has them through
+    /// data processes.
+    fn process_of(&self, file: &Path) -> anyhow::Result<(Process, Option<Keys>)> {
         let roles = arena::app().role_names();
         let hint = "this command knows the arena's roles only; for the cluster file of another \
                     game, name its store by --store";
         let config = Config::check(file, &roles).map_err(anyhow::Error::new).context(hint)?;
-        Ok(config.choose(self.process.as_deref()).map_err(anyhow::Error::msg)?.clone())
+        // All that use data processes have the same stores.
+        let uses = || config.processes.iter().find(|process| !process.data_processes.is_empty());
+        let process = match self.process.as_deref() {
+            None if uses().is_some() => uses().expect("just found"),
+            name => config.choose(name).map_err(anyhow::Error::msg)?,
+        };
+        if process.data_processes.is_empty() {
+            return Ok((process.clone(), None));
+        }
+        let keys = config.keys.resolve(&Vault::system(), &process.data, &mut Random::from_os());
+        let keys = keys.map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!(lines.join("\n"))
+        })?;
+        Ok((process.clone(), Some(keys)))
     }
 
     /// The stores that the cluster file names beside the default one.
-    fn further(&self) -> anyhow::Result<Vec<StorePlace>> {
+    fn further(&self) -> anyhow::Result<Vec<Way>> {
         let Some(file) = &self.cluster else { return Ok(Vec::new()) };
-        Ok(self.process_of(file)?.stores.into_iter().map(|(_, place)| place).collect())
+        let (process, keys) = self.process_of(file)?;
+        let way = |(name, place): &(String, StorePlace)| match &keys {
+            Some(keys) => Way::Served(Box::new(process.clone()), keys.clone(), name.clone()),
+            None => Way::Own(place.clone()),
+        };
+        Ok(process.stores.iter().map(way).collect())
     }
 
-    fn place(&self) -> anyhow::Result<StorePlace> {
+    fn way(&self) -> anyhow::Result<Way> {
         if let Some(file) = &self.cluster {
-            return Ok(self.process_of(file)?.store);
+            return Ok(match self.process_of(file)? {
+                (process, Some(keys)) => Way::Served(Box::new(process), keys, String::new()),
+                (process, None) => Way::Own(process.store),
+            });
         }
-        let Some(named) = &self.store else {
-            return Ok(StorePlace::Embedded(self.data.join("local.store")));
-        };
-        place_of(named)
+        Ok(Way::Own(match &self.store {
+            Some(named) => place_of(named)?,
+            None => StorePlace::Embedded(self.data.join("local.store")),
+        }))
     }
 
     /// Opens another store, made if it is not there and `make`; `None`: it is not there. It must not be the
@@ -124,7 +195,7 @@ impl Where {
     pub fn open_other(&self, named: &str, make: bool) -> anyhow::Result<Option<Store>> {
         let place = place_of(named)?;
         ensure!(
-            place != self.place()?,
+            !matches!(self.way()?, Way::Own(own) if own == place),
             "`{named}` is the store itself: name another one, such as embedded:archive.store"
         );
         if !make && must_be_there(&place).is_err() {
@@ -154,19 +225,29 @@ fn place_of(named: &str) -> anyhow::Result<StorePlace> {
     Ok(config.processes[0].store.clone())
 }
 
+/// Opens a store that is opened here, and no other.
+fn own(way: &Way) -> anyhow::Result<Store> {
+    match way {
+        Way::Own(_) => way.open(),
+        Way::Served(..) => bail!(
+            "this is for whoever has the store itself: name a data process of the cluster file by --process"
+        ),
+    }
+}
+
 /// The number of the shard of that name.
 pub fn shard(store: &Store, name: &str) -> anyhow::Result<usize> {
-    let names: Vec<&str> = store.shards().iter().map(|(name, _)| name.as_str()).collect();
+    let names = store.shard_names().wait()?;
     ensure!(!names.is_empty(), "the store has no shards");
-    let near = mainstay::config::nearest(name, names.iter().copied());
-    names.iter().position(|known| *known == name).with_context(|| match near {
+    let near = mainstay::config::nearest(name, names.iter().map(String::as_str));
+    names.iter().position(|known| known == name).with_context(|| match near {
         Some(near) => format!("there is no shard {name:?}; did you mean {near:?}?"),
         None => format!("there is no shard {name:?}; there are {}", names.join(", ")),
     })
 }
 
 fn one(store: Store) -> anyhow::Result<Store> {
-    let names: Vec<&str> = store.shards().iter().map(|(name, _)| name.as_str()).collect();
+    let names = store.shard_names().wait()?;
     ensure!(names.is_empty(), "the store has the shards {}: name one by --shard", names.join(", "));
     Ok(store)
 }

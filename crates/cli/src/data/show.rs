@@ -1,3 +1,4 @@
+use anyhow::ensure;
 use mainstay::Exit;
 use mainstay::proto::codec::Dump;
 use mainstay::store::dump::Place;
@@ -87,6 +88,15 @@ impl Show {
     pub fn run(self) -> anyhow::Result<Exit> {
         let key = entity(&self.entity)?;
         let store = self.place.open()?;
+        if store.shards().is_empty() && self.history > 0 {
+            // Each shard behind data processes has its own history.
+            let names = store.shard_names().wait()?;
+            ensure!(
+                names.is_empty(),
+                "the store has the shards {}: name one by --shard, or none by --history 0",
+                names.join(", ")
+            );
+        }
         println!("{} ({key})", shown(key));
         let found = store.load(key).wait()?;
         let held = store.holdings(key).wait()?;

@@ -1,8 +1,11 @@
 //! `mainstay data` on stores that a test fills.
 
+use mainstay::config::Keys;
+use mainstay::env::Random;
+use mainstay::env::metrics::Registry;
 use mainstay::store::{
-    Activate, Currency, Incarnation, ItemId, ItemKind, Key, LedgerOp, Options, Patch, Save, Store,
-    Transaction, TxnId,
+    Activate, Currency, DataOptions, DataParts, DataService, Incarnation, ItemId, ItemKind, Key,
+    LedgerOp, Options, Patch, Save, Store, Transaction, TxnId,
 };
 
 use crate::command::{Folder, mainstay, well};
@@ -269,4 +272,47 @@ fn a_journal_is_verified_together_with_what_has_landed() {
     well(&["data", "export", &copy, "--store", &store]);
     let (went_well, said) = mainstay(&["data", "import", &copy, "--replace", "--data", &data]);
     assert!(!went_well && said.contains("together with the journal"), "{said}");
+}
+
+/// The game runs, and its data process has the file open: what looks at the store goes through that.
+#[test]
+fn f14_a_store_that_only_a_data_process_reaches_is_looked_at_through_it() {
+    let folder = Folder::new("data");
+    let data = filled(&folder);
+    let path = folder.join("data/local.store");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = folder.text("cluster.json");
+    let text = format!(
+        r#"{{"cluster": "c", "data": {data:?}, "store": {{"embedded": {:?}}}, "processes": {{
+            "node": {{"roles": ["node"], "listen": {{"mesh": 0}}}},
+            "data": {{"roles": ["data"], "listen": {{"data": {port}}}}}}}}}"#,
+        path.display().to_string()
+    );
+    std::fs::write(&file, text).unwrap();
+    let copy = folder.text("all.copy");
+    let keys = Keys::kept(&folder.join("data"), &mut Random::from_os()).unwrap();
+    let stores = vec![(String::new(), Store::embedded(&path, Options::default()).unwrap())];
+    let parts = DataParts { stores, key: keys.data(), metrics: Registry::new() };
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let service = DataService::start(at, parts, DataOptions::default()).unwrap();
+
+    let shown = well(&["data", "show", "avatar/2", "--cluster", &file]);
+    assert!(shown.contains("currency 1: 10") && shown.contains("\"a gift\""), "{shown}");
+    let listed = well(&["data", "list", "--kind", "avatar", "--cluster", &file]);
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+    let said = well(&["data", "verify", "--cluster", &file]);
+    assert!(said.contains("currency 1: 30 with all holders"), "{said}");
+    well(&["data", "export", &copy, "--cluster", &file]);
+    let (went_well, said) = mainstay(&["data", "import", &copy, "--cluster", &file]);
+    assert!(!went_well && said.contains("--process"), "{said}");
+    let direct = ["data", "show", "avatar/2", "--cluster", &file, "--process", "data"];
+    let (went_well, said) = mainstay(&direct);
+    assert!(!went_well && said.contains("is in use"), "{said}");
+
+    drop(service);
+    let (went_well, said) = mainstay(&["data", "list", "--cluster", &file]);
+    assert!(!went_well && said.contains("start one, or name one"), "{said}");
+    assert_eq!(well(&direct), shown);
+    let copied = well(&["data", "verify", &copy]);
+    assert!(copied.contains("is whole"), "{copied}");
 }

@@ -140,6 +140,13 @@ fn checksum(tickets: &[u8; 32], mesh: &[u8; 32]) -> u32 {
 }
 
 impl Keys {
+    /// By which data processes and those who use them know each other: that of the mesh, or the first of
+    /// tickets where all are on one machine and share the keys in its folder.
+    pub fn data(&self) -> &[u8] {
+        let key = self.mesh.as_ref().or(self.tickets.first().map(|(_, key)| key));
+        key.map_or(&[][..], |key| &key[..])
+    }
+
     /// The keys kept in `keys.json` of `folder`, made on first use. If several processes come
     /// first at once, all get the keys of one of them.
     ///

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::wire::{In, Names, Wire};
 use crate::answer::Answer;
+use crate::dump::{Place, RawRow};
+use crate::error::Error;
 use crate::ledger::{
     AuditEntry, Holdings, Item, ItemId, Outgoing, Receipt, Supply, Transaction, TxnId, Verdict,
 };
@@ -69,12 +71,16 @@ macro_rules! calls {
             }
         )*
 
-        /// Has a request done; `tell` gets the answer's bytes, perhaps on the store's thread.
+        /// The numbers of all calls, and what they are called in metrics.
+        pub(super) const CALLS: &[(u8, &str)] = &[$(($number, stringify!($method))),*];
+
+        /// Has a request done; `tell` gets the answer's bytes, and the error if it is one, perhaps on the
+        /// store's thread.
         pub(super) fn serve(
             store: &Store,
             number: u8,
             bytes: &[u8],
-            tell: impl FnOnce(Vec<u8>) + Send + 'static,
+            tell: impl FnOnce(Vec<u8>, Option<&Error>) + Send + 'static,
         ) -> Result<(), Damaged> {
             let names = Names::default();
             let mut r = In::new(bytes, &names);
@@ -86,7 +92,7 @@ macro_rules! calls {
                     answer.on_ready(move |told| {
                         let mut w = Writer::new();
                         told.put(&mut w);
-                        tell(w.into_bytes());
+                        tell(w.into_bytes(), told.as_ref().err());
                     });
                 })*
                 _ => return Err(Damaged),
@@ -131,4 +137,6 @@ calls! {
         -> Records, |_| Again::Ask, records_aged;
     30 ScanRecordsAged { kind: u32, after: Option<Vec<u8>>, max: usize, age_max: Duration }
         -> Vec<(Vec<u8>, Record)>, |_| Again::Ask, scan_records_aged;
+    31 Rows { after: Option<Place>, bytes_max: usize } -> Vec<RawRow>, |_| Again::Ask, rows;
+    32 ShardNames {} -> Vec<String>, |_| Again::Ask, shard_names;
 }

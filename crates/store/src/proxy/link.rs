@@ -7,8 +7,8 @@ use ring::{aead, hkdf, hmac};
 
 /// What a connection begins with, and the version of what follows.
 const MAGIC: [u8; 5] = *b"MSYD\x01";
-/// The longest name of a store.
-pub(super) const NAME_MAX: usize = 32;
+/// The longest name of a store, or of one of its shards: `NAME/SHARD`.
+pub(super) const NAME_MAX: usize = 65;
 /// The longest frame, sealed. What one answer may have is limited by the store, and is below this.
 pub(super) const FRAME_MAX: usize = 96 << 20;
 const TAG: usize = 16;

@@ -4,6 +4,7 @@
 mod calls;
 mod client;
 mod link;
+mod meters;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,12 @@ use std::time::Duration;
 pub(crate) use calls::{
     ActivateMany, ActivateOne, Audit, Beat, Commit, Forget, Generation, HoldingsOf, ItemOf, Load,
     LoadAged, LockRecord, Lookup, MarkDead, Node, Nodes, Outbox, OutboxAck, RaiseGeneration,
-    ReadRecords, ReadRecordsAged, Release, RenewLock, SaveOne, ScanRecords, ScanRecordsAged,
-    SupplyOf, UnlockRecord, Verify, WriteRecords,
+    ReadRecords, ReadRecordsAged, Release, RenewLock, Rows, SaveOne, ScanRecords, ScanRecordsAged,
+    ShardNames, SupplyOf, UnlockRecord, Verify, WriteRecords,
 };
 pub(crate) use client::Proxy;
 pub use client::ProxyOptions;
-pub use server::{DataOptions, DataService};
+pub use server::{DataOptions, DataParts, DataService};
 
 /// How often both sides say that they are there.
 const PING: Duration = Duration::from_secs(1);

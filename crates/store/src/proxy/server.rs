@@ -8,8 +8,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use env::Clock;
+use env::metrics::{Counter, Registry};
+
 use super::calls::serve;
 use super::link::{self, FRAME_MAX, Opener, Sealer};
+use super::meters::{Meters, why};
 use super::wire::Wire;
 use crate::error::Error;
 use crate::row::{Reader, Writer};
@@ -39,6 +43,18 @@ impl Default for DataOptions {
     }
 }
 
+/// What a [`DataService`] works with.
+#[derive(Clone, Debug)]
+pub struct DataParts<'a> {
+    /// The stores by their names, of which one may be empty: the default one. Each shard of a store is
+    /// served beside it as `NAME/SHARD`, for tools.
+    pub stores: Vec<(String, Store)>,
+    /// What whoever asks must have.
+    pub key: &'a [u8],
+    /// Gets the service's figures, `data_*`.
+    pub metrics: Registry,
+}
+
 /// Stores that other processes use by [`Store::proxy`], each under its name (empty: the default one).
 ///
 /// Whoever has the key may ask for everything; nothing is told to anybody else. Each connection has two
@@ -59,6 +75,8 @@ impl std::fmt::Debug for DataService {
 struct Shared {
     stores: BTreeMap<String, Store>,
     key: Vec<u8>,
+    clock: Clock,
+    meters: Meters,
     options: DataOptions,
     is_over: AtomicBool,
     /// By number, so that they can be ended.
@@ -72,22 +90,30 @@ impl Shared {
 }
 
 impl DataService {
-    /// Serves `stores` at `at`, to whoever has `key`.
+    /// Serves the stores at `at`, to whoever has the key.
     ///
     /// # Errors
     ///
     /// What the operating system says to listening there.
     pub fn start(
         at: SocketAddr,
-        key: &[u8],
-        stores: Vec<(String, Store)>,
+        parts: DataParts<'_>,
         options: DataOptions,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(at)?;
         let address = listener.local_addr()?;
+        let mut stores = BTreeMap::new();
+        for (name, store) in parts.stores {
+            for (shard, part) in store.shards() {
+                stores.insert(format!("{name}/{shard}"), part.clone());
+            }
+            stores.insert(name, store);
+        }
         let shared = Arc::new(Shared {
-            stores: stores.into_iter().collect(),
-            key: key.to_vec(),
+            meters: Meters::new(&parts.metrics, stores.keys()),
+            stores,
+            key: parts.key.to_vec(),
+            clock: Clock::system(),
             options,
             is_over: AtomicBool::new(false),
             peers: Mutex::default(),
@@ -148,6 +174,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         };
         let mut peers = shared.peers();
         if peers.len() >= shared.options.connections_max {
+            shared.meters.turned_away("full");
             continue;
         }
         let Ok(kept) = stream.try_clone() else { continue };
@@ -197,15 +224,32 @@ fn attend(shared: &Arc<Shared>, mut stream: TcpStream) -> Result<(), link::Refus
     stream.set_write_timeout(wait)?;
     let has = |name: &str| shared.stores.contains_key(name);
     let random = env::Random::from_os().bytes();
-    let (name, sealer, opener) = link::answer(&mut stream, &shared.key, random, has)?;
+    let answered = link::answer(&mut stream, &shared.key, random, has);
+    let (name, sealer, opener) = answered.inspect_err(|refused| {
+        shared.meters.turned_away(why(refused));
+    })?;
     let Some(store) = shared.stores.get(&name) else { return Ok(()) };
+    shared.meters.connections.inc();
+    let ended = converse(shared, (&name, store), &stream, (sealer, opener));
+    shared.meters.connections.dec();
+    ended
+}
+
+/// Takes requests and answers them until the connection ends.
+fn converse(
+    shared: &Arc<Shared>,
+    of: (&str, &Store),
+    stream: &TcpStream,
+    (sealer, opener): (Sealer, Opener),
+) -> Result<(), link::Refused> {
     // Peers give signs of life; see `client`.
     stream.set_read_timeout(Some(4 * super::PING))?;
     let answers = Arc::new(Answers { state: Mutex::default(), changed: Condvar::new() });
     let (of_writer, to) = (Arc::clone(&answers), stream.try_clone()?);
+    let sent = shared.meters.sent.clone();
     let writer = std::thread::Builder::new().name("data answers".to_owned());
-    let writer = writer.spawn(move || write(&of_writer, &to, sealer))?;
-    let ended = read(shared, store, &answers, &stream, opener);
+    let writer = writer.spawn(move || write(&of_writer, &to, sealer, &sent))?;
+    let ended = read(shared, of, &answers, stream, opener);
     answers.end();
     drop(stream.shutdown(Shutdown::Both));
     drop(writer.join());
@@ -213,13 +257,14 @@ fn attend(shared: &Arc<Shared>, mut stream: TcpStream) -> Result<(), link::Refus
 }
 
 fn read(
-    shared: &Shared,
-    store: &Store,
+    shared: &Arc<Shared>,
+    (name, store): (&str, &Store),
     answers: &Arc<Answers>,
     stream: &TcpStream,
     mut opener: Opener,
 ) -> Result<(), link::Refused> {
     let mut from = std::io::BufReader::with_capacity(64 << 10, stream);
+    let name: Arc<str> = name.into();
     loop {
         let frame = opener.open(&mut from)?;
         if frame.is_empty() {
@@ -240,13 +285,19 @@ fn read(
             }
             state.under_way += 1;
         }
-        let (of_answer, options) = (Arc::clone(answers), shared.options.clone());
-        let tell = move |told: Vec<u8>| {
+        shared.meters.asked(number, frame.len());
+        let (of_answer, of_shared) = (Arc::clone(answers), Arc::clone(shared));
+        let (name, asked) = (Arc::clone(&name), shared.clock.now());
+        let tell = move |told: Vec<u8>, error: Option<&Error>| {
+            of_shared.meters.answered(&name, of_shared.clock.now() - asked, error);
             let told = if told.len() + 64 > FRAME_MAX { too_large(told.len()) } else { told };
             let answer = [&id.to_le_bytes()[..], &told].concat();
-            push(&of_answer, answer, true, &options);
+            push(&of_answer, answer, true, &of_shared.options);
         };
-        serve(store, number, &frame[9..], tell).map_err(wrong)?;
+        if let Err(damaged) = serve(store, number, &frame[9..], tell) {
+            shared.meters.unreadable();
+            return Err(wrong(damaged));
+        }
     }
 }
 
@@ -269,7 +320,7 @@ fn push(answers: &Answers, answer: Vec<u8>, ends_one: bool, options: &DataOption
     answers.changed.notify_all();
 }
 
-fn write(answers: &Answers, mut to: &TcpStream, mut sealer: Sealer) {
+fn write(answers: &Answers, mut to: &TcpStream, mut sealer: Sealer, sent: &Counter) {
     let mut out = Vec::new();
     loop {
         let ready = {
@@ -288,6 +339,7 @@ fn write(answers: &Answers, mut to: &TcpStream, mut sealer: Sealer) {
         if to.write_all(&out).is_err() {
             break;
         }
+        sent.add(out.len() as u64);
         if out.capacity() > 1 << 20 {
             out = Vec::new();
         }

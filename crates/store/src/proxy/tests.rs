@@ -88,7 +88,7 @@ fn f14_what_cannot_be_read_is_refused_and_does_nothing() {
         let bytes: Vec<u8> = (0..length)
             .map(|_| if small { random.below(3) as u8 } else { random.below(256) as u8 })
             .collect();
-        match serve(&store, number, &bytes, |told| assert!(!told.is_empty())) {
+        match serve(&store, number, &bytes, |told, _| assert!(!told.is_empty())) {
             Ok(()) => served += 1,
             Err(_) => refused += 1,
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::dump::{Place, RawRow};
 use crate::error::{Error, Refusal};
 use crate::index::IndexEntry;
 use crate::ledger::{
@@ -330,6 +331,8 @@ structs! {
     LockAsk { id, expiry_ms, seen }
     RecordWrite { id, version, change, fence, unlock }
     IndexEntry { index, value, unique }
+    Place { table, key }
+    RawRow { place, bytes }
 }
 
 macro_rules! enums {

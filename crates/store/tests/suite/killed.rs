@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use store::*;
 
 use crate::folder::Folder;
-use crate::proxy::{KEY, anywhere};
+use crate::proxy::{KEY, anywhere, parts};
 
 const CHILD: &str = "MAINSTAY_STORE_DATA_CHILD";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ const WRITERS: u64 = 3;
 fn data_child() {
     let Ok(path) = std::env::var(CHILD) else { return };
     let stores = vec![(String::new(), open(Path::new(&path)))];
-    let service = DataService::start(anywhere(), &KEY, stores, DataOptions::default()).unwrap();
+    let service = DataService::start(anywhere(), parts(stores), DataOptions::default()).unwrap();
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nserves {}", service.address()).unwrap();
     out.flush().unwrap();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use env::metrics::Registry;
 use store::*;
 
 pub const KEY: [u8; 32] = [9; 32];
@@ -15,9 +16,14 @@ pub fn anywhere() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
+/// Those stores, with figures that nobody looks at.
+pub fn parts(stores: Vec<(String, Store)>) -> DataParts<'static> {
+    DataParts { stores, key: &KEY, metrics: Registry::new() }
+}
+
 pub fn serve(store: &Store) -> DataService {
     let stores = vec![(String::new(), store.clone())];
-    DataService::start(anywhere(), &KEY, stores, DataOptions::default()).unwrap()
+    DataService::start(anywhere(), parts(stores), DataOptions::default()).unwrap()
 }
 
 fn options() -> ProxyOptions {
@@ -33,21 +39,21 @@ fn open(addresses: &[SocketAddr]) -> Result<Store, OpenError> {
     Store::proxy(&addresses, "", &KEY, options())
 }
 
-/// A way to a data process that can be stopped or cut.
-struct Way {
-    address: SocketAddr,
+/// A way to a data process, or another server, that can be stopped or cut.
+pub struct Way {
+    pub address: SocketAddr,
     mode: Arc<AtomicU8>,
     streams: Arc<Mutex<Vec<TcpStream>>>,
 }
 
-const OPEN: u8 = 0;
+pub const OPEN: u8 = 0;
 /// Requests arrive, answers do not.
 const NO_ANSWERS: u8 = 1;
 /// Nothing arrives.
-const NOTHING: u8 = 2;
+pub const NOTHING: u8 = 2;
 
 impl Way {
-    fn to(target: SocketAddr) -> Self {
+    pub fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind(anywhere()).unwrap();
         let address = listener.local_addr().unwrap();
         let (mode, streams) = (Arc::new(AtomicU8::new(OPEN)), Arc::new(Mutex::new(Vec::new())));
@@ -77,11 +83,11 @@ impl Way {
         Way { address, mode, streams }
     }
 
-    fn set(&self, mode: u8) {
+    pub fn set(&self, mode: u8) {
         self.mode.store(mode, Ordering::SeqCst);
     }
 
-    fn cut(&self) {
+    pub fn cut(&self) {
         for stream in self.streams.lock().unwrap().drain(..) {
             drop(stream.shutdown(Shutdown::Both));
         }
@@ -180,7 +186,7 @@ fn f14_while_all_are_away_requests_wait_and_then_fail_clearly() {
     let refused = proxy.commit(mint(2)).wait();
     assert!(matches!(refused, Err(Error::Unavailable(_))), "nothing was sent: {refused:?}");
     let stores = vec![(String::new(), store.clone())];
-    let back = DataService::start(address, &KEY, stores, DataOptions::default()).unwrap();
+    let back = DataService::start(address, parts(stores), DataOptions::default()).unwrap();
     until("it is back", || proxy.generation().wait() == Ok(1));
     assert_eq!(back.connections(), 1);
     assert_eq!(gold(&proxy), 1);
@@ -252,7 +258,7 @@ fn f14_data_processes_end_and_come_back_under_load() {
             let before = gold(&store);
             until("they go on through the other", || gold(&store) > before + 50);
             let stores = vec![(String::new(), store.clone())];
-            let again = DataService::start(at[number], &KEY, stores, DataOptions::default());
+            let again = DataService::start(at[number], parts(stores), DataOptions::default());
             services[number] = Some(again.unwrap());
         }
         stop.store(true, Ordering::SeqCst);
@@ -263,4 +269,83 @@ fn f14_data_processes_end_and_come_back_under_load() {
     assert_eq!(gold(&store), store.supply(Of::Currency(Currency(1))).wait().unwrap().made as u64);
     assert!(done.len() as u64 <= gold(&store) && !committed.is_empty());
     assert_eq!(store.verify().wait().unwrap().faults, Vec::<String>::new());
+}
+
+/// What a data process did is in its metrics: what was asked of which store, what was refused and who was not let in.
+#[test]
+fn f14_what_a_data_process_did_is_counted() {
+    let metrics = Registry::new();
+    let stores = vec![
+        (String::new(), Store::memory(Limits::default())),
+        ("world".to_owned(), Store::memory(Limits::default())),
+    ];
+    let parts = DataParts { stores, key: &KEY, metrics: metrics.clone() };
+    let service = DataService::start(anywhere(), parts, DataOptions::default()).unwrap();
+    let value = |name: &str, label: &str| {
+        let is_it = |labels: &[(String, String)]| match label {
+            "" => labels.is_empty(),
+            label => labels.iter().any(|(_, value)| value == label),
+        };
+        let samples = metrics.samples();
+        let found = samples.iter().find(|sample| sample.name == name && is_it(&sample.labels));
+        found.map_or(0.0, |sample| sample.value)
+    };
+    let at = [service.address().to_string()];
+    let proxy = Store::proxy(&at, "", &KEY, options()).unwrap();
+    until("it is connected", || value("data_connections", "") == 1.0);
+    proxy.commit(mint(1)).wait().unwrap();
+    proxy.commit(mint(2)).wait().unwrap();
+    assert_eq!(proxy.lookup(TxnId(3)).wait(), Ok(None));
+    let world = Store::proxy(&at, "world", &KEY, options()).unwrap();
+    world.beat(Incarnation(1)).wait().unwrap();
+    let burn = LedgerOp::Burn { holder: Key(1), currency: Currency(1), amount: 1 };
+    let burnt = world.commit(Transaction::new(TxnId(1), 1).with(burn)).wait();
+    assert!(matches!(burnt, Err(Error::Refused(_))), "{burnt:?}");
+    let told = ["commit", "lookup", "beat", "save"].map(|call| value("data_requests", call));
+    assert_eq!(told, [3.0, 1.0, 1.0, 0.0]);
+    let took = ["default", "world"].map(|store| value("data_request_seconds", store));
+    assert_eq!(took, [3.0, 2.0]);
+    assert_eq!((value("data_errors", "refused"), value("data_errors", "busy")), (1.0, 0.0));
+    assert_eq!(value("data_requests_under_way", ""), 0.0);
+    assert!(value("data_received_bytes", "") > 0.0 && value("data_sent_bytes", "") > 0.0);
+    for (name, key) in [("", [8; 32]), ("nothing", KEY)] {
+        assert!(matches!(Store::proxy(&at, name, &key, options()), Err(OpenError::Denied { .. })));
+    }
+    let refused = || ["key", "store"].map(|why| value("data_connections_refused", why));
+    // The peer knows before the data process does that it has the wrong key.
+    until("both are counted", || {
+        refused() == [0.0, 1.0] && value("data_connections_refused", "silent") == 1.0
+    });
+    drop((proxy, world));
+    until("nobody is connected", || value("data_connections", "") == 0.0);
+}
+
+/// A copy is made through a data process, of a shard by its own name, and is taken in by whoever has the store itself.
+#[test]
+fn f14_copies_and_shards_are_reached_through_a_data_process() {
+    let shards = ["east", "west"].map(|name| (name.to_owned(), Store::memory(Limits::default())));
+    let set = Store::sharded(shards.into()).unwrap();
+    set.commit(mint(1)).wait().unwrap();
+    let stores =
+        vec![(String::new(), Store::memory(Limits::default())), ("world".to_owned(), set.clone())];
+    let service = DataService::start(anywhere(), parts(stores), DataOptions::default()).unwrap();
+    let at = [service.address().to_string()];
+    let open = |name: &str| Store::proxy(&at, name, &KEY, options()).unwrap();
+    assert_eq!(open("world").shard_names().wait(), Ok(vec!["east".to_owned(), "west".to_owned()]));
+    assert_eq!(open("").shard_names().wait(), Ok(Vec::new()));
+    assert!(matches!(open("world").rows(None, 1_000).wait(), Err(Error::Malformed(_))));
+    let mut copies = Vec::new();
+    for (name, shard) in set.shards() {
+        let (mut here, mut there) = (Vec::new(), Vec::new());
+        let summary = open(&format!("world/{name}")).export(&mut there, 5).unwrap();
+        assert_eq!(summary, shard.export(&mut here, 5).unwrap());
+        assert_eq!(here, there);
+        copies.push(there);
+    }
+    let nobody = Store::proxy(&at, "world/north", &KEY, options());
+    assert!(matches!(nobody, Err(OpenError::Denied { .. })));
+
+    let taken = open("").import(&mut std::io::Cursor::new(&copies[0]), true);
+    assert!(matches!(taken, Err(DumpError::Store(Error::Malformed(_)))), "{taken:?}");
+    assert_eq!(open("").nodes().wait(), Ok(Vec::new()));
 }
