@@ -184,6 +184,12 @@ const FIELDS: &[[&str; 4]] = &[
         "required",
         "mongodb://game@a.example,b.example/game?replicaSet=name&tls=true. No password in it.",
     ],
+    [
+        "store.mongodb.followers",
+        "list of urls",
+        "none",
+        "Members that are read, one host each (mongodb://game@b.example/game), at which reads that name an age limit go while they are no older.",
+    ],
     ["store.mongodb.password", "secret", "none", "The user's password."],
     [
         "store.mongodb.authorities",

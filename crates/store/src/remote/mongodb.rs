@@ -59,29 +59,53 @@ pub(crate) struct Mongodb {
     database: String,
     shown: String,
     options: ServerOptions,
+    /// Members that are read, each asked by itself whatever it is.
+    followers: Vec<ConnectionString>,
 }
 
 impl Mongodb {
     /// Reads an address: `mongodb://user@host,host/database?replicaSet=name`; without a database `mainstay`.
     pub fn new(url: &str, options: &ServerOptions) -> Result<Self, OpenError> {
-        if !options.followers.is_empty() {
-            let reason = "secondaries of MongoDB are not read: only PostgreSQL, MariaDB, MySQL and Redis have followers";
-            return Err(OpenError::Malformed(reason.to_owned()));
-        }
-        let mut connection = ConnectionString::parse(url)
-            .map_err(|error| OpenError::Malformed(error.to_string()))?;
-        let HostInfo::HostIdentifiers(hosts) = &connection.host_info else {
-            let reason = "addresses by DNS records are not built in: name the hosts";
-            return Err(OpenError::Malformed(reason.to_owned()));
-        };
-        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-        let database = connection.default_database.clone().unwrap_or("mainstay".to_owned());
+        let (connection, hosts) = parse(url, options)?;
+        let database = database_of(&connection);
         let shown = format!("MongoDB database {database} at {}", hosts.join(","));
-        if let Some(password) = &options.password {
-            let credential = connection.credential.get_or_insert_with(Credential::default);
-            credential.password = Some(password.0.clone());
+        let mut followers = Vec::new();
+        for url in &options.followers {
+            let (mut follower, hosts) = parse(url, options)?;
+            if hosts.len() != 1 || database_of(&follower) != database {
+                let reason = "a follower is one member, with the database as in `url`";
+                return Err(OpenError::Malformed(reason.to_owned()));
+            }
+            follower.direct_connection = Some(true);
+            followers.push(follower);
         }
-        Ok(Self { connection, database, shown, options: options.clone() })
+        Ok(Self { connection, database, shown, options: options.clone(), followers })
+    }
+
+    /// The same database as one member has it.
+    fn at(&self, connection: ConnectionString) -> Self {
+        Mongodb {
+            connection,
+            database: self.database.clone(),
+            shown: self.shown.clone(),
+            options: self.options.clone(),
+            followers: Vec::new(),
+        }
+    }
+
+    /// A connection that nothing is known of yet.
+    async fn link(&self) -> Result<MongodbLink, Error> {
+        let client = self.client().await?;
+        let database = client.database(&self.database);
+        let inner = Inner {
+            rows: database.collection(ROWS),
+            database,
+            client,
+            session: None,
+            count: 0,
+            commit_wait: self.options.reply_wait,
+        };
+        Ok(MongodbLink { inner: Some(Box::new(inner)) })
     }
 
     async fn client(&self) -> Result<Client, Error> {
@@ -109,6 +133,26 @@ impl Mongodb {
         }
         Err(ConnectError::Refused(single(&self.shown)))
     }
+}
+
+/// An address and its hosts.
+fn parse(url: &str, options: &ServerOptions) -> Result<(ConnectionString, Vec<String>), OpenError> {
+    let mut connection =
+        ConnectionString::parse(url).map_err(|error| OpenError::Malformed(error.to_string()))?;
+    let HostInfo::HostIdentifiers(hosts) = &connection.host_info else {
+        let reason = "addresses by DNS records are not built in: name the hosts";
+        return Err(OpenError::Malformed(reason.to_owned()));
+    };
+    let hosts = hosts.iter().map(ToString::to_string).collect();
+    if let Some(password) = &options.password {
+        let credential = connection.credential.get_or_insert_with(Credential::default);
+        credential.password = Some(password.0.clone());
+    }
+    Ok((connection, hosts))
+}
+
+fn database_of(connection: &ConnectionString) -> String {
+    connection.default_database.clone().unwrap_or("mainstay".to_owned())
 }
 
 fn single(shown: &str) -> OpenError {
@@ -140,18 +184,18 @@ impl Server for Mongodb {
         self.shown.clone()
     }
 
+    fn followers(&self) -> usize {
+        self.followers.len()
+    }
+
+    /// A session with snapshots reads at a secondary what a majority has.
+    async fn connect_follower(&self, follower: usize) -> Result<MongodbLink, ConnectError> {
+        let link = self.at(self.followers[follower].clone()).link().await;
+        link.map_err(|error| refusal(&self.shown, &error))
+    }
+
     async fn connect(&self, _: usize) -> Result<MongodbLink, ConnectError> {
-        let client = self.client().await.map_err(|error| refusal(&self.shown, &error))?;
-        let database = client.database(&self.database);
-        let inner = Inner {
-            rows: database.collection(ROWS),
-            database,
-            client,
-            session: None,
-            count: 0,
-            commit_wait: self.options.reply_wait,
-        };
-        let mut link = MongodbLink { inner: Some(Box::new(inner)) };
+        let mut link = self.link().await.map_err(|error| refusal(&self.shown, &error))?;
         let database = link.run(|inner| Box::pin(async { inner.database.clone() })).await;
         self.check(&database.map_err(away)?).await?;
         let shown = self.shown.clone();
@@ -181,13 +225,7 @@ impl Watch for Mongodb {
         let mut connection = self.connection.clone();
         connection.host_info = HostInfo::HostIdentifiers(vec![address]);
         connection.direct_connection = Some(true);
-        let member = Mongodb {
-            connection,
-            database: self.database.clone(),
-            shown: self.shown.clone(),
-            options: self.options.clone(),
-        };
-        member.client().await.map_err(|error| error.to_string())
+        self.at(connection).client().await.map_err(|error| error.to_string())
     }
 
     async fn see(&self, line: &mut Client) -> Result<Seen, String> {

@@ -35,8 +35,8 @@ pub struct ServerOptions {
     pub authorities: Option<PathBuf>,
     /// Use a server that may lose what it acknowledged. It is refused otherwise.
     pub accept_loss: bool,
-    /// Addresses of followers, one host each, at which what may be old is read. PostgreSQL, MariaDB,
-    /// MySQL and Redis have such.
+    /// Addresses of followers, one host each, at which what may be old is read: standbys of PostgreSQL,
+    /// replicas of MariaDB, MySQL and Redis, secondaries of MongoDB.
     pub followers: Vec<String>,
     /// How often the age of followers is measured while they are read. They are never known to be younger.
     pub follower_beat: Duration,

@@ -18,12 +18,13 @@ fn id() -> RecordId {
 /// A record that is written again and again, and when each of its values was acknowledged.
 struct Watched {
     store: Store,
+    generation: u64,
     written: Vec<Instant>,
 }
 
 impl Watched {
     fn new(store: Store) -> Self {
-        let mut this = Watched { store, written: Vec::new() };
+        let mut this = Watched { store, generation: 1, written: Vec::new() };
         this.write();
         this
     }
@@ -32,7 +33,8 @@ impl Watched {
         let change = Change::Put(vec![self.written.len() as u8]);
         let version = self.written.len() as u64;
         let write = RecordWrite { id: id(), version, change, fence: None, unlock: false };
-        let told = patiently(|| self.store.write_records(1, vec![write.clone()]).wait());
+        let told =
+            patiently(|| self.store.write_records(self.generation, vec![write.clone()]).wait());
         assert_eq!(told, Ok(vec![version + 1]));
         self.written.push(Instant::now());
     }
@@ -148,10 +150,8 @@ fn f22_a_follower_of_another_server_is_never_believed() {
     watched.until_written(|counts| counts.too_old);
     assert_eq!(watched.counts().follower, 0);
     let none = "postgres://postgres@127.0.0.1:1/postgres".to_owned();
-    let mut watched = Watched {
-        store: Store::postgres(&leader.url(), options(none)).unwrap(),
-        written: watched.written,
-    };
+    let mut watched =
+        Watched { store: Store::postgres(&leader.url(), options(none)).unwrap(), ..watched };
     watched.until_written(|counts| counts.away);
     assert_eq!(watched.counts().follower, 0);
 }
@@ -184,6 +184,39 @@ fn f22_a_replica_of_mariadb_is_read_while_it_is_young_enough() {
     way(store, &replica, [&pause, &resume, &|| replica.promote().unwrap()]);
 }
 
+/// On a server that speaks MongoDB's protocol and has no replicas: members are asked over connections of their
+/// own, and the leader is where such a one says nothing, is cut off, or is none of the set. How far behind a
+/// secondary is, and its snapshots, are MongoDB's own and were not shown.
+#[cfg(feature = "mongodb")]
+#[test]
+fn f22_a_member_of_mongodb_is_read_while_it_answers_and_a_stranger_is_never_believed() {
+    use crate::proxy::{NOTHING, OPEN, Way};
+    if servers::skipped() {
+        return;
+    }
+    let (leader, other) = (servers::Mongo::start().unwrap(), servers::Mongo::start().unwrap());
+    let way = Way::to(([127, 0, 0, 1], leader.port()).into());
+    let open = |follower: String| {
+        Store::mongodb(&leader.url(), ServerOptions { accept_loss: true, ..options(follower) })
+    };
+    let member = format!("mongodb://{}/", way.address);
+    let mut watched = Watched::new(open(member.clone()).unwrap());
+    watched.until_written(|counts| counts.follower);
+    way.set(NOTHING);
+    watched.until_written(|counts| counts.away);
+    way.set(OPEN);
+    way.cut();
+    watched.until_written(|counts| counts.follower);
+
+    let mut watched = Watched { store: open(other.url()).unwrap(), ..watched };
+    watched.until_written(|counts| counts.too_old);
+    assert_eq!(watched.counts().follower, 0);
+    let wrong = open("mongodb://a,b/".to_owned());
+    assert!(matches!(wrong, Err(OpenError::Malformed(_))), "{wrong:?}");
+    let wrong = open(format!("{member}elsewhere"));
+    assert!(matches!(wrong, Err(OpenError::Malformed(_))), "{wrong:?}");
+}
+
 /// Redis has no command that holds up a replica, but one that turns it to a leader that is not there.
 #[cfg(feature = "redis")]
 #[test]
@@ -204,12 +237,65 @@ fn f22_a_replica_of_redis_is_read_while_it_is_young_enough() {
     assert!(matches!(other, Err(OpenError::Malformed(_))), "{other:?}");
 }
 
+/// As of a plain Redis; and a journal that lost all it had, and was filled again with what had landed, is read at its
+/// replica as before.
+#[cfg(feature = "redis")]
+#[test]
+fn f22_a_replica_of_a_journal_in_redis_is_read_while_it_is_young_enough() {
+    if servers::skipped() {
+        return;
+    }
+    let leader = servers::Redis::start().unwrap();
+    let replica = servers::Redis::replica(&leader).unwrap();
+    let target = Store::memory(Limits::default());
+    let landing = LandingOptions {
+        interval: Duration::from_millis(50),
+        acknowledge: Acknowledge::Landed,
+        ..LandingOptions::default()
+    };
+    let open = |replica: &servers::Redis| {
+        let options = options(replica.url());
+        Store::journal(&leader.url(), options, target.clone(), landing.clone()).unwrap()
+    };
+    let mut watched = Watched::new(open(&replica));
+    watched.until_written(|counts| counts.follower);
+    let begun = Instant::now();
+    while watched.store.landing().is_none_or(|report| report.backlog_bytes > 0) {
+        assert!(begun.elapsed() < PATIENCE, "it lands");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    say(leader.port(), "FLUSHALL");
+    // The generation is raised with the new run.
+    watched.generation = patiently(|| match watched.store.generation().wait() {
+        Ok(1) => Err(Error::Busy),
+        told => told,
+    })
+    .unwrap();
+    watched.until_written(|counts| counts.follower);
+    drop(watched);
+
+    let leader = servers::Redis::start().unwrap();
+    let replica = servers::Redis::replica(&leader).unwrap();
+    let target = Store::memory(Limits::default());
+    let store = Store::journal(&leader.url(), options(replica.url()), target, landing).unwrap();
+    let (port, own) = (leader.port().to_string(), replica.port());
+    let pause = || replica_of(own, &["127.0.0.1", "1"]);
+    let resume = || replica_of(own, &["127.0.0.1", &port]);
+    way(store, &replica, [&pause, &resume, &|| replica_of(own, &["NO", "ONE"])]);
+}
+
 /// Says `REPLICAOF` to a server.
 #[cfg(feature = "redis")]
 fn replica_of(port: u16, words: &[&str]) {
+    say(port, &format!("REPLICAOF {}", words.join(" ")));
+}
+
+/// Has a server do a command.
+#[cfg(feature = "redis")]
+fn say(port: u16, command: &str) {
     use std::io::{Read, Write};
     let mut line = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    line.write_all(format!("REPLICAOF {}\r\n", words.join(" ")).as_bytes()).unwrap();
+    line.write_all(format!("{command}\r\n").as_bytes()).unwrap();
     let mut said = [0; 64];
     let read = line.read(&mut said).unwrap();
     assert!(said[..read].starts_with(b"+OK"), "{}", String::from_utf8_lossy(&said[..read]));

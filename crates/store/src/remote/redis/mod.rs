@@ -84,10 +84,6 @@ impl Redis {
             let reason = "a follower is one server, with the shard's name as in `url`";
             return Err(OpenError::Malformed(reason.to_owned()));
         }
-        if !followers.is_empty() && journal.is_some() {
-            let reason = "replicas of a journal are not read";
-            return Err(OpenError::Malformed(reason.to_owned()));
-        }
         if options.authorities.is_some() {
             let reason = "connections to Redis are not encrypted, so there is nobody to believe";
             return Err(OpenError::Malformed(reason.to_owned()));
@@ -275,7 +271,14 @@ impl Server for Redis {
         };
         let connection = self.connect_to(client).await.map_err(refusal)?;
         // What a follower counts says nothing of what its leader has lost.
-        self.dress(connection, String::new(), Arc::default()).await
+        let mut link = self.dress(connection, String::new(), Arc::default()).await?;
+        if self.journal.is_some() {
+            // All that is read together is of one run: in another one entries are counted anew.
+            let life = link.life(0, 0, "").await.map_err(|away| ConnectError::Away(away.0))?;
+            let none = || ConnectError::Away("it has no journal yet".to_owned());
+            link.run = Some(life.run.ok_or_else(none)?);
+        }
+        Ok(link)
     }
 
     async fn connect(&self, _: usize) -> Result<RedisLink, ConnectError> {
