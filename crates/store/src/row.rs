@@ -19,6 +19,11 @@ impl Writer {
         Writer::default()
     }
 
+    /// With room for so many bytes.
+    fn with_room(bytes: usize) -> Self {
+        Writer { bytes: Vec::with_capacity(bytes) }
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -282,13 +287,19 @@ impl<'a> Reader<'a> {
 
 /// What can stand in a row.
 pub(crate) trait Row: Sized {
+    /// About how many bytes it takes, better some more than fewer.
+    fn room(&self) -> usize {
+        32
+    }
+
     fn put(&self, w: &mut Writer);
     fn take(r: &mut Reader<'_>) -> Result<Self, Damaged>;
 }
 
 /// The stored bytes of `row`: version, body, checksum over table, key, version and body.
 pub(crate) fn encode<R: Row>(table: Table, key: &[u8], row: &R) -> Vec<u8> {
-    let mut w = Writer::new();
+    // Version and checksum are beside it.
+    let mut w = Writer::with_room(5 + row.room());
     w.u8(ROW_VERSION);
     row.put(&mut w);
     let sum = checksum(table, key, w.bytes());

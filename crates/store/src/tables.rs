@@ -240,7 +240,33 @@ impl<'a> Stage<'a> {
     }
 }
 
-type Written = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+/// A key as it is sorted by: most are compared without a look elsewhere, and need no memory of their own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct RowKey {
+    /// The first 16 bytes, big-endian; zeros where it is shorter.
+    head: u128,
+    /// How many of them there are. Of two keys with one head, the shorter begins the other.
+    head_bytes: u8,
+    /// What follows.
+    rest: Vec<u8>,
+}
+
+impl RowKey {
+    fn of(key: &[u8]) -> Self {
+        let (head, rest) = key.split_at(key.len().min(16));
+        let mut bytes = [0; 16];
+        bytes[..head.len()].copy_from_slice(head);
+        let head_bytes = head.len() as u8;
+        RowKey { head: u128::from_be_bytes(bytes), head_bytes, rest: rest.to_vec() }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let head = self.head.to_be_bytes();
+        [&head[..usize::from(self.head_bytes)], &self.rest].concat()
+    }
+}
+
+type Written = BTreeMap<RowKey, Option<Vec<u8>>>;
 
 /// What the operations of one transaction have written so far, over the rows that were there before.
 ///
@@ -260,14 +286,14 @@ impl<R: Read> Batch<R> {
 
     pub fn apply(&mut self, writes: Writes) {
         for ((table, key), bytes) in writes {
-            self.written[table as usize].insert(key, bytes);
+            self.written[table as usize].insert(RowKey::of(&key), bytes);
         }
     }
 
     /// The rows below, and what is to be written over them, by table and key.
     pub fn into_parts(self) -> (R, impl Iterator<Item = Write>) {
         let of_table = |(table, written): (Table, Written)| {
-            written.into_iter().map(move |(key, bytes)| ((table, key), bytes))
+            written.into_iter().map(move |(key, bytes)| ((table, key.bytes()), bytes))
         };
         (self.under, Table::ALL.into_iter().zip(self.written).flat_map(of_table))
     }
@@ -275,34 +301,35 @@ impl<R: Read> Batch<R> {
 
 impl<R: Read> Read for Batch<R> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        if let Some(written) = self.written[table as usize].get(key) {
+        let at = RowKey::of(key);
+        if let Some(written) = self.written[table as usize].get(&at) {
             return Ok(written.clone());
         }
         if table != Table::Meta || rules::is_of_one(key) {
             return self.under.get(table, key);
         }
-        if let Some(row) = self.common.borrow().get(key) {
+        if let Some(row) = self.common.borrow().get(&at) {
             return Ok(row.clone());
         }
         let row = self.under.get(table, key)?;
-        self.common.borrow_mut().insert(key.to_vec(), row.clone());
+        self.common.borrow_mut().insert(at, row.clone());
         Ok(row)
     }
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
-        let from_here = (Bound::Included(from), Bound::Unbounded);
-        let mut written = self.written[table as usize].range::<[u8], _>(from_here).peekable();
+        let mut written = self.written[table as usize].range(RowKey::of(from)..).peekable();
         let mut goes_on = true;
         self.under.scan(table, from, &mut |key, bytes| {
-            while let Some((before, row)) = written.next_if(|(at, _)| at.as_slice() < key) {
+            let at = RowKey::of(key);
+            while let Some((before, row)) = written.next_if(|(before, _)| **before < at) {
                 if let Some(row) = row
-                    && !visit(before, row)?
+                    && !visit(&before.bytes(), row)?
                 {
                     goes_on = false;
                     return Ok(false);
                 }
             }
-            goes_on = match written.next_if(|(at, _)| at.as_slice() == key) {
+            goes_on = match written.next_if(|(here, _)| **here == at) {
                 Some((_, Some(row))) => visit(key, row)?,
                 Some((_, None)) => true,
                 None => visit(key, bytes)?,
@@ -310,7 +337,7 @@ impl<R: Read> Read for Batch<R> {
             Ok(goes_on)
         })?;
         while goes_on && let Some((key, row)) = written.next() {
-            goes_on = row.as_ref().map_or(Ok(true), |row| visit(key, row))?;
+            goes_on = row.as_ref().map_or(Ok(true), |row| visit(&key.bytes(), row))?;
         }
         Ok(())
     }
@@ -369,6 +396,37 @@ mod tests {
         };
         read.scan(Table::Node, from, visit).unwrap();
         rows
+    }
+
+    #[test]
+    fn keys_sort_as_their_bytes_do() {
+        let long = |last: &[u8]| [&[7; 16], last].concat();
+        let zeros = |count| vec![0; count];
+        let mut keys =
+            vec![zeros(0), zeros(1), zeros(16), zeros(17), b"a".to_vec(), b"a\0".to_vec()];
+        keys.extend([
+            b"ab".to_vec(),
+            long(b""),
+            long(b"\0"),
+            long(b"\0\0"),
+            long(b"b"),
+            vec![255; 40],
+        ]);
+        let mut random = env::Random::from_seed(7);
+        keys.extend((0..500).map(|_| {
+            let bytes = (0..random.below(20)).map(|_| random.below(3) as u8);
+            bytes.collect::<Vec<u8>>()
+        }));
+        for one in &keys {
+            assert_eq!(RowKey::of(one).bytes(), *one);
+            for other in &keys {
+                assert_eq!(
+                    RowKey::of(one).cmp(&RowKey::of(other)),
+                    one.cmp(other),
+                    "{one:?} {other:?}"
+                );
+            }
+        }
     }
 
     #[test]

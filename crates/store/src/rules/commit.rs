@@ -62,9 +62,7 @@ pub(crate) fn commit(
     }
     let (ledgers, balances) = books.close();
     let sequence = next(s, TXN_SEQUENCE)?;
-    let receipt = Receipt { id: txn.id, sequence, versions, ledgers, balances };
-    record(s, txn, content, &receipt)?;
-    Ok(receipt)
+    record(s, txn, content, Receipt { id: txn.id, sequence, versions, ledgers, balances })
 }
 
 /// Rows that a transaction reads unless it is refused early.
@@ -143,13 +141,13 @@ fn check_shape(s: &Stage<'_>, txn: &Transaction) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes down that a transaction was done.
+/// Writes down that a transaction was done, and gives its receipt back.
 fn record(
     s: &mut Stage<'_>,
     txn: &Transaction,
     content: [u8; 32],
-    receipt: &Receipt,
-) -> Result<(), Error> {
+    receipt: Receipt,
+) -> Result<Receipt, Error> {
     let written = txn.writes.iter().map(|write| write.claim);
     let entry = AuditEntry {
         sequence: receipt.sequence,
@@ -165,9 +163,9 @@ fn record(
         let row = OutboxRow { txn: txn.id, message: message.clone() };
         s.put(Table::Outbox, &sequence.to_be_bytes(), &row);
     }
-    let row = TxnRow { content, receipt: receipt.clone() };
+    let row = TxnRow { content, receipt };
     s.put(Table::Txn, &txn.id.0.to_be_bytes(), &row);
-    Ok(())
+    Ok(row.receipt)
 }
 
 fn next(s: &mut Stage<'_>, counter: &[u8]) -> Result<u64, Error> {

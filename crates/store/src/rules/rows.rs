@@ -108,6 +108,11 @@ pub(crate) struct EntityRow {
 }
 
 impl Row for EntityRow {
+    fn room(&self) -> usize {
+        let each = self.documents.iter().map(|(name, document)| 8 + name.len() + document.len());
+        29 + each.sum::<usize>()
+    }
+
     fn put(&self, w: &mut Writer) {
         w.u64(self.owner.epoch);
         w.u64(self.owner.incarnation.0);
@@ -140,6 +145,10 @@ pub(crate) struct HolderRow {
 }
 
 impl Row for HolderRow {
+    fn room(&self) -> usize {
+        16 + 12 * self.balances.len()
+    }
+
     fn put(&self, w: &mut Writer) {
         w.u64(self.version);
         w.u32(self.items);
@@ -161,6 +170,10 @@ impl Row for HolderRow {
 }
 
 impl Row for Item {
+    fn room(&self) -> usize {
+        41 + self.data.len()
+    }
+
     fn put(&self, w: &mut Writer) {
         w.u32(self.kind.0);
         w.u8(u8::from(self.holder.is_some()));
@@ -193,6 +206,11 @@ pub(crate) struct TxnRow {
 }
 
 impl Row for TxnRow {
+    fn room(&self) -> usize {
+        let Receipt { versions, ledgers, balances, .. } = &self.receipt;
+        68 + 24 * (versions.len() + ledgers.len()) + 28 * balances.len()
+    }
+
     fn put(&self, w: &mut Writer) {
         w.raw(&self.content);
         let Receipt { id, sequence, versions, ledgers, balances } = &self.receipt;
@@ -234,6 +252,10 @@ fn take_versions(r: &mut Reader<'_>) -> Result<BTreeMap<Key, u64>, Damaged> {
 }
 
 impl Row for AuditEntry {
+    fn room(&self) -> usize {
+        44 + 64 * self.ops.len() + 40 * self.claims.len() + self.note.len()
+    }
+
     fn put(&self, w: &mut Writer) {
         w.u64(self.sequence);
         w.u128(self.txn.0);
