@@ -2,10 +2,12 @@
 //!
 //! The server is a process of its own with a cluster file. What it acknowledged is what its clients
 //! read over the protocol; what must be there is computed from that and compared with the store. A
-//! database is killed apart from it, at moments of its own, while the server goes on.
+//! database, and data processes in front of the store, are killed apart from it, at moments of their
+//! own, while the server goes on.
 
 mod database;
 mod outage;
+mod served;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -25,6 +27,10 @@ use mainstay::store::Store;
 
 use crate::traders::{Model, ask, choose, game, grant, note, trade};
 use database::{BACKENDS, Backend, Database};
+use served::{Places, Served};
+
+/// The process that is killed in each round, as the cluster file calls it.
+const MAINSTAY: &str = "local";
 
 const PLAYERS: u64 = 16;
 /// The server is killed at a random moment this long after its players are in.
@@ -34,15 +40,15 @@ const RUN_SPREAD: Duration = Duration::from_millis(2_000);
 const EARLY_EVERY: u32 = 10;
 /// For how long what was on its way may still arrive after the kill.
 const DRAIN: Duration = Duration::from_millis(100);
-/// Its database is killed this long after its players are in, or sooner.
-const DATABASE_SPREAD: Duration = Duration::from_millis(800);
-/// How long Mainstay may take to be served again by a database that is back.
+/// Its database, or a data process, is killed this long after its players are in, or sooner.
+const BREAK_SPREAD: Duration = Duration::from_millis(800);
+/// How long Mainstay may take to be served again by a store that is back.
 const SERVED_MAX: Duration = Duration::from_secs(30);
 /// Then it goes on for this long before it is killed itself, so that D1 is bounded again.
 const CATCH_UP: Duration = Duration::from_millis(1_500);
 /// Every so many times all rows of a server's store are read and added up; of a file's, always.
 const SUMS_EVERY: u32 = 20;
-/// D1 is lost for at most this, and a flush. The time in which the database is away is not counted.
+/// D1 is lost for at most this, and a flush. The time in which the store is away is not counted.
 const D1_BOUND: Duration = Duration::from_secs(1);
 
 struct Plan {
@@ -64,14 +70,10 @@ pub fn run(arguments: &[&str]) -> anyhow::Result<bool> {
     println!("seed {}", plan.seed);
     let mut met = true;
     for backend in &plan.backends {
-        if let Some(away) = plan.outage {
-            met &= backend.name == "embedded"
-                || backend.name == "sqlite"
-                || outage::run(backend.name, away, plan.seed)?;
-            continue;
-        }
-        let kills = plan.kills.unwrap_or(backend.kills);
-        met &= crash(backend.name, kills, plan.seed)?;
+        met &= match plan.outage {
+            Some(away) => outage::run(*backend, away, plan.seed)?,
+            None => crash(*backend, plan.kills.unwrap_or(backend.kills), plan.seed)?,
+        };
     }
     Ok(met)
 }
@@ -81,24 +83,35 @@ fn read(arguments: &[&str]) -> anyhow::Result<Plan> {
     let mut plan = Plan { backends: Vec::new(), kills: None, outage: None, seed };
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
-        let value = *words.next().with_context(|| format!("{word} needs a value"))?;
+        let mut value = || {
+            let value = words.next().copied().filter(|value| !value.starts_with("--"));
+            value.with_context(|| format!("{word} needs a value: {OPTIONS}"))
+        };
         match *word {
-            "--backend" => plan.backends.push(Backend::find(value)?),
-            "--kills" => plan.kills = Some(value.parse().context("--kills is a number")?),
-            "--outage" => {
-                let seconds = value.parse().context("--outage is a number of seconds")?;
-                plan.outage = Some(Duration::from_secs(seconds));
-            }
-            "--seed" => plan.seed = value.parse().context("--seed is a number")?,
-            _ => bail!(
-                "unknown option {word}: --backend NAME, --kills N, --outage SECONDS, --seed N"
-            ),
+            "--backend" => plan.backends.push(Backend::find(value()?)?),
+            "--kills" => plan.kills = Some(number(word, value()?)?),
+            "--outage" => plan.outage = Some(Duration::from_secs(number(word, value()?)?)),
+            "--seed" => plan.seed = number(word, value()?)?,
+            _ => bail!("unknown option {word}: {OPTIONS}"),
         }
     }
+    if plan.outage.is_some() {
+        if let Some(backend) = plan.backends.iter().find(|backend| !backend.has_database()) {
+            bail!("{} has no database that could be away: name another --backend", backend.name);
+        }
+        ensure!(plan.kills.is_none(), "--outage goes without --kills");
+    }
     if plan.backends.is_empty() {
-        plan.backends = BACKENDS.to_vec();
+        let is_meant = |backend: &&Backend| plan.outage.is_none() || backend.has_database();
+        plan.backends = BACKENDS.iter().filter(is_meant).copied().collect();
     }
     Ok(plan)
+}
+
+const OPTIONS: &str = "there are --backend NAME, --kills N, --outage SECONDS and --seed N";
+
+fn number<T: std::str::FromStr>(option: &str, value: &str) -> anyhow::Result<T> {
+    value.parse().ok().with_context(|| format!("{option} takes a number, and {value:?} is none"))
 }
 
 /// A folder with a cluster file, gone with it.
@@ -106,43 +119,69 @@ struct Place {
     folder: PathBuf,
     store: StorePlace,
     keys: TicketKeys,
+    /// Data processes, if there are any.
+    served: Option<Served>,
     database: Database,
 }
 
 impl Place {
-    fn new(backend: &str) -> anyhow::Result<Place> {
-        let name = format!("mainstay-crash-{}-{backend}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
+    fn new(backend: Backend) -> anyhow::Result<Place> {
+        let name = format!("mainstay-crash-{}-{}", std::process::id(), backend.name);
+        let folder = std::env::temp_dir().join(name.replace(' ', "-"));
         std::fs::create_dir_all(&folder)?;
-        let (database, store) = Database::start(backend)?;
+        let (database, store) = Database::start(backend.store)?;
+        let places = Places::free(backend.data)?;
+        // A process by itself has nobody to link up with.
+        let mesh = if backend.data > 0 { ", \"mesh\": 0" } else { "" };
         let text = format!(
             "{{\"cluster\": \"crash\", \"data\": {:?}, \"store\": {store},\n\
-             \"processes\": {{\"local\": {{\"roles\": [\"gate\", \"node\"],\n\
-             \"listen\": {{\"clients\": \"127.0.0.1:0\"}}}}}}}}\n",
-            folder.display().to_string()
+             \"processes\": {{{MAINSTAY:?}: {{\"roles\": [\"gate\", \"node\"],\n\
+             \"listen\": {{\"clients\": \"127.0.0.1:0\"{mesh}}}}}{}}}}}\n",
+            folder.display().to_string(),
+            places.entries()
         );
-        std::fs::write(folder.join("cluster.json"), text)?;
+        std::fs::write(folder.join(FILE), text)?;
         let roles = game::app().role_names();
-        let config = Config::check(&folder.join("cluster.json"), &roles)?;
-        let process = config.choose(None).map_err(anyhow::Error::msg)?;
+        let config = Config::check(&folder.join(FILE), &roles)?;
+        let process = config.choose(Some(MAINSTAY)).map_err(anyhow::Error::msg)?;
         let keys = Keys::kept(&process.data, &mut Random::from_os())?;
+        let served = match backend.data {
+            0 => None,
+            _ => Some(Served::start(&folder, places, process, &keys)?),
+        };
         let keys = TicketKeys::new(keys.tickets);
-        Ok(Place { store: process.store.clone(), keys, folder, database })
+        Ok(Place { store: process.store.clone(), keys, folder, served, database })
     }
 
     /// The store, once the server is gone: that it is gone we have seen, so what it had is free.
     fn store(&self) -> anyhow::Result<Store> {
+        if let Some(served) = &self.served {
+            return served.store();
+        }
         let store = mainstay::open_store(&self.store)?;
         mainstay::node::data::bury_all(&store)?;
         Ok(store)
+    }
+
+    /// The same without the data processes, which are killed for good.
+    fn bare_store(&self) -> anyhow::Result<Store> {
+        if let Some(served) = &self.served {
+            served.end();
+        }
+        Ok(mainstay::open_store(&self.store)?)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // Nobody is to write there any more.
+        self.served = None;
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
+
+/// The cluster file in its folder.
+const FILE: &str = "cluster.json";
 
 /// The server as a process.
 struct Server {
@@ -151,10 +190,10 @@ struct Server {
 }
 
 impl Server {
-    fn start(folder: &Path) -> anyhow::Result<Server> {
+    fn start(folder: &Path, process: &str) -> anyhow::Result<Server> {
         let log = File::options().create(true).append(true).open(folder.join("stderr.log"))?;
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["child-crash", &folder.join("cluster.json").display().to_string()])
+            .args(["child-crash", &folder.join(FILE).display().to_string(), process])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -192,18 +231,18 @@ impl Drop for Server {
     }
 }
 
-/// `bench child-crash FILE`: the server that is killed.
+/// `bench child-crash FILE PROCESS`: one of those that are killed.
 ///
 /// # Errors
 ///
 /// It could not be started.
-pub fn child(file: &str) -> anyhow::Result<()> {
+pub fn child(file: &str, process: &str) -> anyhow::Result<()> {
     // It ends with its parent, who holds the other end of our input.
     std::thread::spawn(|| {
         let _ = std::io::Read::read(&mut std::io::stdin(), &mut [0]);
         std::process::exit(0);
     });
-    let words = ["--cluster".to_owned(), file.to_owned()];
+    let words = ["--cluster", file, "--process", process].map(str::to_owned);
     let exit = mainstay::run_with(game::app(), words.into_iter(), |_| {});
     ensure!(exit == mainstay::Exit::Well, "the server ended with {exit:?}");
     Ok(())
@@ -211,7 +250,7 @@ pub fn child(file: &str) -> anyhow::Result<()> {
 
 type Shared = Arc<Mutex<Model>>;
 
-fn crash(backend: &str, kills: u32, seed: u64) -> anyhow::Result<bool> {
+fn crash(backend: Backend, kills: u32, seed: u64) -> anyhow::Result<bool> {
     let place = Place::new(backend)?;
     let model: Shared = Arc::new(Mutex::new(Model::new(1..=PLAYERS)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -221,29 +260,38 @@ fn crash(backend: &str, kills: u32, seed: u64) -> anyhow::Result<bool> {
         .context("no runtime")?;
     let mut random = Random::from_seed(seed);
     let mut run = Run::new(backend);
-    while run.killed < kills || place.database.is_server() && run.databases < kills {
+    while run.is_due(kills) {
         run.killed += 1;
-        let mut server = Server::start(&place.folder)?;
+        let mut server = Server::start(&place.folder, MAINSTAY)?;
         let started = Instant::now();
         let killed = if run.killed.is_multiple_of(EARLY_EVERY) {
             std::thread::sleep(Duration::from_millis(random.below(60)));
             server.kill()?
         } else {
             let address = server.address(&place.folder)?;
-            let kills_database = place.database.is_server() && run.databases < kills;
-            let breaks = kills_database.then_some((Duration::ZERO, CATCH_UP));
+            let victim = run.victim(kills);
+            let breaks =
+                victim.map(|victim| Break { victim, away: Duration::ZERO, then: CATCH_UP });
             let way = Way { seed: random.u64(), breaks };
             let round = runtime.block_on(round(&place, &address, server, way, &model))?;
-            run.databases += u32::from(kills_database);
             run.recovery = run.recovery.max(round.served.saturating_duration_since(started));
-            run.outage = run.outage.max(round.outage);
+            if let Some(victim) = victim {
+                let count = run.count(victim);
+                count.times += 1;
+                count.outage = count.outage.max(round.outage);
+            }
             round.killed
         };
         let store = place.store()?;
         let mut model = lock(&model);
-        let is_last = run.killed >= kills;
-        let sums = !place.database.is_server() || run.killed.is_multiple_of(SUMS_EVERY) || is_last;
+        let is_last = !run.is_due(kills);
+        let sums = !backend.has_database() || run.killed.is_multiple_of(SUMS_EVERY) || is_last;
         model.settle(&store, (killed, D1_BOUND), sums)?;
+        if is_last && place.served.is_some() {
+            drop(store);
+            // What data processes say is there is there without them.
+            model.settle(&place.bare_store()?, (killed, D1_BOUND), true)?;
+        }
         if !model.totals.faults.is_empty() {
             break;
         }
@@ -251,39 +299,84 @@ fn crash(backend: &str, kills: u32, seed: u64) -> anyhow::Result<bool> {
             let worst = ms(model.totals.worst_loss);
             let acknowledged = model.totals.acknowledged;
             eprintln!(
-                "{backend}: {} of {kills} kills, {acknowledged} transactions, D1 lost for {worst:.0} ms at worst",
-                run.killed
+                "{}: {} of {kills} kills, {acknowledged} transactions, D1 lost for {worst:.0} ms at worst",
+                backend.name, run.killed
             );
         }
     }
     Ok(report(&run, &lock(&model)))
 }
 
-/// What was done to a backend.
-struct Run<'a> {
-    backend: &'a str,
-    begun: Instant,
-    killed: u32,
-    databases: u32,
-    /// From the start of a server until a player was served, at worst.
-    recovery: Duration,
-    /// From the kill of a database until it acknowledged again, at worst.
+/// What is killed apart from Mainstay's process, while that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Database,
+    /// One of the data processes.
+    Data,
+}
+
+/// How often one of them was killed.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    times: u32,
+    /// From the kill until something was acknowledged again, at worst.
     outage: Duration,
 }
 
-impl<'a> Run<'a> {
-    fn new(backend: &'a str) -> Self {
-        let (recovery, outage) = (Duration::ZERO, Duration::ZERO);
-        Run { backend, begun: Instant::now(), killed: 0, databases: 0, recovery, outage }
+/// What was done to a backend.
+struct Run {
+    backend: Backend,
+    begun: Instant,
+    killed: u32,
+    databases: Count,
+    data: Count,
+    /// From the start of a server until a player was served, at worst.
+    recovery: Duration,
+}
+
+impl Run {
+    fn new(backend: Backend) -> Self {
+        let (databases, data) = (Count::default(), Count::default());
+        let (begun, recovery) = (Instant::now(), Duration::ZERO);
+        Run { backend, begun, killed: 0, databases, data, recovery }
     }
+
+    fn is_due(&self, kills: u32) -> bool {
+        self.killed < kills || self.victim(kills).is_some()
+    }
+
+    /// What is to be killed next beside Mainstay: by turns what there is, until each was often enough.
+    fn victim(&self, kills: u32) -> Option<Victim> {
+        let database =
+            self.backend.has_database().then_some((self.databases.times, Victim::Database));
+        let data = (self.backend.data > 0).then_some((self.data.times, Victim::Data));
+        let due = [database, data].into_iter().flatten().filter(|(times, _)| *times < kills);
+        due.min_by_key(|(times, _)| *times).map(|(_, victim)| victim)
+    }
+
+    fn count(&mut self, victim: Victim) -> &mut Count {
+        match victim {
+            Victim::Database => &mut self.databases,
+            Victim::Data => &mut self.data,
+        }
+    }
+}
+
+/// Something that is killed while Mainstay goes on.
+#[derive(Clone, Copy)]
+struct Break {
+    victim: Victim,
+    /// For how long a database stays away.
+    away: Duration,
+    /// How long the server then goes on at least.
+    then: Duration,
 }
 
 /// How a round goes.
 struct Way {
     seed: u64,
-    /// Whether the database is killed before: for how long it is away, and how long the server then
-    /// goes on at least.
-    breaks: Option<(Duration, Duration)>,
+    /// What is killed before the server is.
+    breaks: Option<Break>,
 }
 
 /// How it went.
@@ -293,7 +386,7 @@ struct Round {
     outage: Duration,
 }
 
-/// Lets players play and kills the server, perhaps its database before.
+/// Lets players play and kills the server, perhaps something else before.
 async fn round(
     place: &Place,
     address: &str,
@@ -316,11 +409,14 @@ async fn round(
         }));
     }
     let mut outage = Duration::ZERO;
-    if let Some((away, then)) = way.breaks {
-        sleep_up_to(&mut seeds, DATABASE_SPREAD).await;
-        outage = kill_database(place, model, away).await?;
-        tokio::time::sleep(then).await;
-        sleep_up_to(&mut seeds, DATABASE_SPREAD).await;
+    if let Some(breaks) = way.breaks {
+        sleep_up_to(&mut seeds, BREAK_SPREAD).await;
+        outage = match (breaks.victim, &place.served) {
+            (Victim::Data, Some(served)) => kill_data(served, model, &mut seeds).await?,
+            _ => kill_database(place, model, breaks.away).await?,
+        };
+        tokio::time::sleep(breaks.then).await;
+        sleep_up_to(&mut seeds, BREAK_SPREAD).await;
     } else {
         tokio::time::sleep(RUN_MIN).await;
         sleep_up_to(&mut seeds, RUN_SPREAD).await;
@@ -348,19 +444,50 @@ async fn sleep_up_to(random: &mut Random, most: Duration) {
 /// Kills the database and has it back; for how long nothing was acknowledged.
 async fn kill_database(place: &Place, model: &Shared, away: Duration) -> anyhow::Result<Duration> {
     let killed = Instant::now();
-    lock(model).database_killed();
+    lock(model).store_killed();
     place.database.kill();
     tokio::time::sleep(away).await;
     place.database.start_again()?;
-    lock(model).database_ready();
+    lock(model).store_ready();
+    until_acknowledged(model).await?;
+    lock(model).store_serves();
+    Ok(killed.elapsed())
+}
+
+/// Kills a data process and has it back; for how long nothing was acknowledged. Without the only one
+/// there is no store; of several any other stands in, so that nothing is away.
+async fn kill_data(
+    served: &Served,
+    model: &Shared,
+    random: &mut Random,
+) -> anyhow::Result<Duration> {
+    let at = random.below(served.count() as u64) as usize;
+    let killed = Instant::now();
+    if served.count() > 1 {
+        served.kill(at)?;
+        until_acknowledged(model).await?;
+        let outage = killed.elapsed();
+        served.until_ready(at)?;
+        return Ok(outage);
+    }
+    lock(model).store_killed();
+    served.kill(at)?;
+    served.until_ready(at)?;
+    lock(model).store_ready();
+    until_acknowledged(model).await?;
+    lock(model).store_serves();
+    Ok(killed.elapsed())
+}
+
+/// Waits until something is acknowledged that was not before.
+async fn until_acknowledged(model: &Shared) -> anyhow::Result<()> {
     let before = lock(model).totals.acknowledged;
-    let back = Instant::now();
+    let begun = Instant::now();
     while lock(model).totals.acknowledged == before {
-        ensure!(back.elapsed() < SERVED_MAX, "nothing is acknowledged by a database that is back");
+        ensure!(begun.elapsed() < SERVED_MAX, "nothing is acknowledged by a store that is back");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    lock(model).database_serves();
-    Ok(killed.elapsed())
+    Ok(())
 }
 
 /// A player is served what is stored.
@@ -415,20 +542,28 @@ async fn play(client: &Client, account: u64, model: &Shared, mut random: Random)
     }
 }
 
-/// Whether there is nobody to ask any more: while a database is away the server refuses, or is late.
+/// Whether there is nobody to ask any more: while its store is away the server refuses, or is late.
 fn is_over(error: &CallError) -> bool {
     !matches!(error, CallError::Refused(_) | CallError::Timeout)
 }
 
-fn report(run: &Run<'_>, model: &Model) -> bool {
+fn report(run: &Run, model: &Model) -> bool {
     let totals = &model.totals;
-    println!(
-        "\n{}: Mainstay killed {} times, its database {} times, in {:.0} s, {PLAYERS} players\n",
-        run.backend,
-        run.killed,
-        run.databases,
-        run.begun.elapsed().as_secs_f64()
-    );
+    let others = [
+        (
+            run.backend.has_database(),
+            "its database",
+            "database killed to first answer      ",
+            run.databases,
+        ),
+        (run.backend.data > 0, "a data process", "data process killed to first answer  ", run.data),
+    ];
+    let others: Vec<_> = others.into_iter().filter(|(is_there, ..)| *is_there).collect();
+    print!("\n{}: Mainstay killed {} times", run.backend.name, run.killed);
+    for (_, what, _, count) in &others {
+        print!(", {what} {} times", count.times);
+    }
+    println!(", in {:.0} s, {PLAYERS} players\n", run.begun.elapsed().as_secs_f64());
     println!("transactions acknowledged            {:>10}", totals.acknowledged);
     println!("done, but killed before the answer   {:>10}", totals.done_untold);
     println!("asked for and not done               {:>10}", totals.not_done);
@@ -436,14 +571,14 @@ fn report(run: &Run<'_>, model: &Model) -> bool {
     println!("done twice                           {:>10}", totals.doubled);
     println!("levels answered                      {:>10}", totals.levels);
     println!("oldest level lost, worst case        {:>10.0} ms", ms(totals.worst_loss));
-    if run.databases > 0 {
-        println!("... with the database's absence      {:>10.0} ms", ms(totals.worst_age));
+    if !others.is_empty() {
+        println!("... with the store's absence         {:>10.0} ms", ms(totals.worst_age));
     }
     println!("... more than a second and a flush   {:>10.0} ms", ms(totals.over));
-    println!("slowest flush, with its database     {:>10.0} ms", ms(totals.slowest_flush));
+    println!("slowest flush, with its store        {:>10.0} ms", ms(totals.slowest_flush));
     println!("start to first answer, worst case    {:>10.0} ms", ms(run.recovery));
-    if run.databases > 0 {
-        println!("database killed to first answer      {:>10.0} ms", ms(run.outage));
+    for (_, _, line, count) in &others {
+        println!("{line}{:>10.0} ms", ms(count.outage));
     }
     for fault in &totals.faults {
         println!("FAULT: {fault}");
@@ -461,10 +596,10 @@ fn report(run: &Run<'_>, model: &Model) -> bool {
         "\n0 acknowledged transactions lost or doubled, totals exact, D1 lost for at most a second and \
          one flush: {verdict}"
     );
-    if run.databases > 0 {
+    if !others.is_empty() {
         println!(
-            "(A level's age leaves out the time in which its database was away, from its kill until it \
-             was ready again; a flush is a transaction that was begun while it was there.)"
+            "(A level's age leaves out the time in which its database, or its only data process, was away, \
+             from the kill until it was ready again; a flush is a transaction that was begun while it was there.)"
         );
     }
     exact && busy && in_time

@@ -29,10 +29,12 @@ bench NAME
   chaos    the reference layout with a fault every 15 seconds, under players who trade
            (--minutes N, --seed N, --players N, --only N: one fault of the plan; one-way cuts between
            processes need root, --no-cuts goes without)
-  crash    a server killed at random points under trades and saves: what was promised is there
-           (--backend embedded|sqlite|postgres|mysql|mongodb|redis, --kills N, --seed N, or
-           --outage SECONDS for databases that are away once under load;
-           all of them, 200 times each and the last two 20 times, take about two hours)
+  crash    a server killed at random points under trades and saves, its database and the data processes
+           between them too: what was promised is there (--backend NAME, --kills N, --seed N, or
+           --outage SECONDS for databases that are away once under load; NAME is embedded, sqlite,
+           postgres, mysql, mongodb, redis, proxy for a data process over an embedded store, or
+           \"2 proxies\" for two over PostgreSQL; all of them, 200 times each and the last four 20
+           times, take about two hours)
   entity   local messages, calls and idle entities, next to actor libraries
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   rolling  2,000 strict bots on the reference layout while all its processes are restarted, five times over
@@ -47,10 +49,18 @@ bench NAME
   tick     how late ticks come at 20 and 60 Hz while a core is loaded to 70 %
   timers   one million timers on the wheel, next to Tokio's
 
-Build with --release. Exit code 1 means that a goal was missed.
+Build with --release. Exit code 1 means that a goal was missed, 2 that it could not be measured.
 ";
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        // As a sentence: a backtrace says nothing to whoever wrote a wrong option.
+        eprintln!("{error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let met = match args[..] {
@@ -81,7 +91,9 @@ fn main() -> anyhow::Result<ExitCode> {
         ["tick"] => tick::run()?,
         ["timers"] => timers::run()?,
         // What the benchmarks start as processes of their own.
-        ["child-crash", file] => return crash::child(file).map(|()| ExitCode::SUCCESS),
+        ["child-crash", file, process] => {
+            return crash::child(file, process).map(|()| ExitCode::SUCCESS);
+        }
         #[cfg(feature = "layout")]
         ["child-layout", chaos::GAME, ref options @ ..] => {
             return Ok(chaos::child(options)?.report());

@@ -19,36 +19,53 @@ pub enum Database {
 #[derive(Clone, Copy)]
 pub struct Backend {
     pub name: &'static str,
+    /// The store, as a cluster file calls it.
+    pub store: &'static str,
+    /// Data processes in front of it.
+    pub data: usize,
     pub kills: u32,
 }
 
-/// The backends that are built in.
+const fn plain(name: &'static str, kills: u32) -> Backend {
+    Backend { name, store: name, data: 0, kills }
+}
+
+/// The backends that are built in. Those with data processes have the names of the columns of
+/// `table_of_backends_and_cases`.
 pub const BACKENDS: &[Backend] = &[
-    Backend { name: "embedded", kills: 200 },
+    plain("embedded", 200),
     #[cfg(feature = "sqlite")]
-    Backend { name: "sqlite", kills: 200 },
+    plain("sqlite", 200),
     #[cfg(feature = "postgres")]
-    Backend { name: "postgres", kills: 200 },
+    plain("postgres", 200),
     #[cfg(feature = "mysql")]
-    Backend { name: "mysql", kills: 200 },
+    plain("mysql", 200),
     #[cfg(feature = "mongodb")]
-    Backend { name: "mongodb", kills: 20 },
+    plain("mongodb", 20),
     #[cfg(feature = "redis")]
-    Backend { name: "redis", kills: 20 },
+    plain("redis", 20),
+    Backend { name: "proxy", store: "embedded", data: 1, kills: 20 },
+    #[cfg(feature = "postgres")]
+    Backend { name: "2 proxies", store: "postgres", data: 2, kills: 20 },
 ];
 
 impl Backend {
     pub fn find(name: &str) -> anyhow::Result<Backend> {
         let found = BACKENDS.iter().find(|backend| backend.name == name).copied();
         let names = || BACKENDS.iter().map(|backend| backend.name).collect::<Vec<_>>().join(", ");
-        found.with_context(|| format!("{name} is not built in: there are {}", names()))
+        found.with_context(|| format!("{name:?} is not built in: there are {}", names()))
+    }
+
+    /// Whether its store is a database, which can be away while Mainstay goes on.
+    pub fn has_database(&self) -> bool {
+        !["embedded", "sqlite"].contains(&self.store)
     }
 }
 
 impl Database {
-    /// Starts what a backend needs; the store as a cluster file names it.
-    pub fn start(backend: &str) -> anyhow::Result<(Database, String)> {
-        let (database, place) = match backend {
+    /// Starts what a store needs; the store as a cluster file names it.
+    pub fn start(store: &str) -> anyhow::Result<(Database, String)> {
+        let (database, place) = match store {
             #[cfg(feature = "postgres")]
             "postgres" => {
                 let server = servers::Postgres::start()?;
@@ -66,7 +83,7 @@ impl Database {
                 let server = servers::Mongo::start()?;
                 let url = server.url();
                 // It is a single server that has transactions all the same.
-                let place = format!("{{{backend:?}: {{\"url\": {url:?}, \"accept_loss\": true}}}}");
+                let place = format!("{{{store:?}: {{\"url\": {url:?}, \"accept_loss\": true}}}}");
                 return Ok((Database::Mongo(server), place));
             }
             #[cfg(feature = "redis")]
@@ -77,12 +94,7 @@ impl Database {
             }
             _ => (Database::None, "game.store".to_owned()),
         };
-        Ok((database, format!("{{{backend:?}: {place:?}}}")))
-    }
-
-    /// Whether it is a process of its own.
-    pub fn is_server(&self) -> bool {
-        !matches!(self, Database::None)
+        Ok((database, format!("{{{store:?}: {place:?}}}")))
     }
 
     /// Kills it.

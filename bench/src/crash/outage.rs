@@ -13,7 +13,7 @@ const CATCH_UP: Duration = Duration::from_secs(3);
 const SAID: [&str; 4] = ["store is away", "stand still", "store is back", "go on"];
 
 /// Has the database of `backend` away for `away` under load.
-pub fn run(backend: &'static str, away: Duration, seed: u64) -> anyhow::Result<bool> {
+pub fn run(backend: Backend, away: Duration, seed: u64) -> anyhow::Result<bool> {
     let place = Place::new(backend)?;
     let model: Shared = Arc::new(Mutex::new(Model::new(1..=PLAYERS)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -21,14 +21,16 @@ pub fn run(backend: &'static str, away: Duration, seed: u64) -> anyhow::Result<b
         .enable_all()
         .build()
         .context("no runtime")?;
-    let mut run = Run { killed: 1, databases: 1, ..Run::new(backend) };
-    let mut server = Server::start(&place.folder)?;
+    let mut run = Run { killed: 1, ..Run::new(backend) };
+    run.databases.times = 1;
+    let mut server = Server::start(&place.folder, MAINSTAY)?;
     let started = Instant::now();
     let address = server.address(&place.folder)?;
-    let way = Way { seed, breaks: Some((away, CATCH_UP)) };
+    let breaks = Some(Break { victim: Victim::Database, away, then: CATCH_UP });
+    let way = Way { seed, breaks };
     let round = runtime.block_on(round(&place, &address, server, way, &model))?;
     run.recovery = round.served.saturating_duration_since(started);
-    run.outage = round.outage;
+    run.databases.outage = round.outage;
     let store = place.store()?;
     lock(&model).settle(&store, (round.killed, D1_BOUND), true)?;
     let met = report(&run, &lock(&model));

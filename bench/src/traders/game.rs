@@ -89,13 +89,7 @@ impl Trader {
     /// D2: makes gold and an item.
     #[request(client)]
     async fn mint(&mut self, cx: &mut Cx<Self>, id: u64) -> Result<u64, String> {
-        let deal = Deal::new(TxnId(id.into()), "mint").mint(cx.holder(), GOLD, MINTED).make(
-            ItemId(id.into()),
-            THING,
-            cx.holder(),
-            Vec::new(),
-        );
-        told(cx.commit(deal).await)
+        mint(cx, id).await
     }
 
     /// As `mint`, later: acknowledged when the order cannot be lost any more.
@@ -108,13 +102,7 @@ impl Trader {
     /// What was ordered comes, perhaps once more.
     #[invoke(server)]
     async fn receive(&mut self, cx: &mut Cx<Self>, id: u64) -> Result<u64, String> {
-        let deal = Deal::new(TxnId(id.into()), "mint").mint(cx.holder(), GOLD, MINTED).make(
-            ItemId(id.into()),
-            THING,
-            cx.holder(),
-            Vec::new(),
-        );
-        told(cx.commit(deal).await)
+        mint(cx, id).await
     }
 
     /// D2: destroys an item.
@@ -133,14 +121,7 @@ impl Trader {
         item: u64,
         to: u64,
     ) -> Result<u64, String> {
-        let pledge = cx.entity::<Trader>(to).pledge().await;
-        let pledge = pledge.map_err(|error| format!("{error}"))?.ok_or("it has no claim")?;
-        let (me, buyer) = (cx.holder(), pledge.holder());
-        let deal = Deal::new(TxnId(id.into()), "sell")
-            .with(pledge)
-            .give(ItemId(item.into()), me, buyer)
-            .pay(buyer, me, GOLD, 1);
-        told(cx.commit(deal).await)
+        sell(cx, id, item, (to, 1)).await
     }
 
     /// As `sell`, at the price that a stall says, which is of another process as a rule.
@@ -154,14 +135,7 @@ impl Trader {
     ) -> Result<u64, String> {
         let price = cx.entity::<Stall>(id % STALLS).price().await;
         let price = price.map_err(|error| format!("the stall: {error}"))?;
-        let pledge = cx.entity::<Trader>(to).pledge().await;
-        let pledge = pledge.map_err(|error| format!("{error}"))?.ok_or("it has no claim")?;
-        let (me, buyer) = (cx.holder(), pledge.holder());
-        let deal = Deal::new(TxnId(id.into()), "sell")
-            .with(pledge)
-            .give(ItemId(item.into()), me, buyer)
-            .pay(buyer, me, GOLD, price);
-        told(cx.commit(deal).await)
+        sell(cx, id, item, (to, price)).await
     }
 
     /// D2: pays one gold for training; payment and document are one.
@@ -189,6 +163,34 @@ impl Stall {
         self.asked += 1;
         1
     }
+}
+
+/// Makes gold and an item, as transaction `id`.
+async fn mint(cx: &mut Cx<Trader>, id: u64) -> Result<u64, String> {
+    let deal = Deal::new(TxnId(id.into()), "mint").mint(cx.holder(), GOLD, MINTED).make(
+        ItemId(id.into()),
+        THING,
+        cx.holder(),
+        Vec::new(),
+    );
+    told(cx.commit(deal).await)
+}
+
+/// Gives an item to a buyer who pays the price for it, as transaction `id`.
+async fn sell(
+    cx: &mut Cx<Trader>,
+    id: u64,
+    item: u64,
+    (to, price): (u64, u64),
+) -> Result<u64, String> {
+    let pledge = cx.entity::<Trader>(to).pledge().await;
+    let pledge = pledge.map_err(|error| format!("{error}"))?.ok_or("it has no claim")?;
+    let (me, buyer) = (cx.holder(), pledge.holder());
+    let deal = Deal::new(TxnId(id.into()), "sell")
+        .with(pledge)
+        .give(ItemId(item.into()), me, buyer)
+        .pay(buyer, me, GOLD, price);
+    told(cx.commit(deal).await)
 }
 
 fn told(done: Result<mainstay::store::Receipt, CommitError>) -> Result<u64, String> {

@@ -54,15 +54,15 @@ pub struct Model {
     pub accounts: BTreeMap<u64, Account>,
     /// Place in the store's audit up to which all is accounted for.
     sequence: u64,
-    /// The slowest transaction of a single player since the last crash, while the database was there:
-    /// what a flush took.
+    /// The slowest transaction of a single player since the last crash, while the store was there: what
+    /// a flush took.
     flush: Duration,
-    /// That the database was killed apart since the last crash.
+    /// That there was no store for a time since the last crash.
     away: Option<Away>,
     pub totals: Totals,
 }
 
-/// A time without a database.
+/// A time without a store: its database, or its only data process, was killed apart.
 #[derive(Clone, Copy, Debug)]
 struct Away {
     killed: Instant,
@@ -85,7 +85,7 @@ pub struct Totals {
     /// Everything that does not add up, one line each.
     pub faults: Vec<String>,
     pub levels: u64,
-    /// The age of the oldest level lost, without the time in which the database was away.
+    /// The age of the oldest level lost, without the time in which the store was away.
     pub worst_loss: Duration,
     /// The same with that time.
     pub worst_age: Duration,
@@ -132,20 +132,20 @@ impl Model {
         self.account(account).answered.push((Instant::now(), level));
     }
 
-    /// The database is killed.
-    pub fn database_killed(&mut self) {
+    /// The database, or the only data process, is killed.
+    pub fn store_killed(&mut self) {
         self.away = Some(Away { killed: Instant::now(), ready: None, serves: None });
     }
 
-    /// The database takes connections again.
-    pub fn database_ready(&mut self) {
+    /// It takes connections again.
+    pub fn store_ready(&mut self) {
         if let Some(away) = &mut self.away {
             away.ready = Some(Instant::now());
         }
     }
 
-    /// A transaction was acknowledged by the database that is back.
-    pub fn database_serves(&mut self) {
+    /// A transaction was acknowledged by the store that is back.
+    pub fn store_serves(&mut self) {
         if let Some(away) = &mut self.away {
             away.serves = Some(Instant::now());
         }
@@ -308,12 +308,12 @@ impl Model {
 }
 
 impl Away {
-    /// Whether what was asked for at `asked` met nothing but a database that is there.
+    /// Whether what was asked for at `asked` met nothing but a store that is there.
     fn was_there(away: Option<Away>, asked: Instant) -> bool {
         away.is_none_or(|away| away.serves.is_some_and(|serves| asked >= serves))
     }
 
-    /// How much of the time from `from` to `to` the database was away.
+    /// How much of the time from `from` to `to` the store was away.
     fn between(away: Option<Away>, from: Instant, to: Instant) -> Duration {
         let Some(Away { killed, ready, .. }) = away else { return Duration::ZERO };
         ready.unwrap_or(to).min(to).saturating_duration_since(killed.max(from))
