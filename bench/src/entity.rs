@@ -268,6 +268,7 @@ fn timed_by<T>(clock: ClockId, count: u64, work: impl FnOnce() -> T) -> f64 {
     (read() - before) / count as f64
 }
 
+/// The middle one.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

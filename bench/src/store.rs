@@ -26,6 +26,8 @@ use bare::Bare;
 use deals::{Deals, Shape};
 use player::{CHANGES_HZ, Seat};
 
+use crate::entity::median;
+
 const ROUNDS: usize = 3;
 /// How long each subject is measured in each round.
 const SPAN: Duration = Duration::from_millis(1_200);
@@ -256,11 +258,6 @@ fn medians(notes: &mut Vec<String>, what: &str, own: &[Rate], reference: &[Rate]
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn shuffled(count: u64) -> Vec<u64> {

@@ -25,11 +25,14 @@ use rustix::time::{
 use scene::Steps;
 use transport::{Board, Event, Options, Sockets};
 
+use crate::entity::median;
 use crate::gate::{load_average, player, start_scenes};
 use crate::raw;
 
 const RATES_HZ: [u64; 2] = [20, 60];
 const TIME: Duration = Duration::from_secs(12);
+/// Of all shapes, taking turns: at 20 Hz the third-longest pause that the machine takes is the p99 of one.
+const ROUNDS: usize = 3;
 const LOAD_SHARE: f64 = 0.7;
 const GOAL_P50_US: f64 = 200.0;
 const GOAL_P99_US: f64 = 2000.0;
@@ -81,39 +84,64 @@ impl Subject {
 /// The system gives no timer, socket or thread.
 pub fn run() -> anyhow::Result<bool> {
     println!(
-        "Tick lateness, {TIME:?} each, a gate and its node at {:.0} % of one core",
+        "Tick lateness, medians of {ROUNDS} rounds of {TIME:?} each, a gate and its node at {:.0} % of one core",
         LOAD_SHARE * 100.0
     );
     println!("goal: p50 <= {GOAL_P50_US:.0} us, p99 <= {GOAL_P99_US:.0} us, even load, free\n");
-    let mut is_met = true;
-    for (flow, place, cpu) in [
+    let shapes = [
         (Flow::Even, "even, free", None),
         (Flow::Even, "even, on the loaded core", Some(raw::SERVER_CPU)),
         (Flow::Bursts, "bursts, free", None),
         (Flow::Bursts, "bursts, on the loaded core", Some(raw::SERVER_CPU)),
-    ] {
-        let is_judged = flow == Flow::Even && cpu.is_none();
-        is_met &= run_shape(flow, (place, cpu))? || !is_judged;
+    ];
+    let mut rounds: [Vec<Round>; 4] = Default::default();
+    for _ in 0..ROUNDS {
+        for ((flow, _, cpu), rounds) in shapes.iter().zip(&mut rounds) {
+            rounds.push(run_shape(*flow, *cpu)?);
+        }
     }
+    let mut is_met = true;
+    for ((flow, place, cpu), rounds) in shapes.iter().zip(&rounds) {
+        let is_judged = *flow == Flow::Even && cpu.is_none();
+        is_met &= print_shape(place, rounds) || !is_judged;
+    }
+    println!("{}", load_average());
     Ok(is_met)
 }
 
-/// Whether the engine's own ticks were good.
-fn run_shape(flow: Flow, (place, cpu): (&str, Option<usize>)) -> anyhow::Result<bool> {
+/// What one round of a shape came to.
+struct Round {
+    /// Share of its core that the load took.
+    share: f64,
+    /// By rate and subject: p50, p99 and the worst, in microseconds.
+    late: Vec<[f64; 3]>,
+}
+
+fn subjects() -> impl Iterator<Item = (u64, Subject)> {
+    RATES_HZ.into_iter().flat_map(|rate| Subject::ALL.map(|subject| (rate, subject)))
+}
+
+/// All tickers at the same time.
+fn run_shape(flow: Flow, cpu: Option<usize>) -> anyhow::Result<Round> {
     let load = GateLoad::start(flow)?;
-    let mut runs = Vec::new();
-    for rate in RATES_HZ {
-        for subject in Subject::ALL {
-            runs.push((rate, subject, start(subject, rate, cpu)));
-        }
-    }
-    let mut met = true;
-    let mut limit = 0.0;
-    for (rate, subject, thread) in runs {
+    let runs: Vec<_> = subjects().map(|(rate, subject)| start(subject, rate, cpu)).collect();
+    let late = runs.into_iter().map(|thread| {
         let mut late = thread.join().map_err(|_| anyhow!("a ticker panicked"))??;
         late.sort_unstable();
-        let at = |share: f64| late[((late.len() - 1) as f64 * share) as usize] as f64 / 1e3;
-        let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
+        Ok([0.5, 0.99, 1.0]
+            .map(|share| late[((late.len() - 1) as f64 * share) as usize] as f64 / 1e3))
+    });
+    let late = late.collect::<anyhow::Result<_>>()?;
+    Ok(Round { share: load.stop()?, late })
+}
+
+/// Whether the engine's own ticks were good.
+fn print_shape(place: &str, rounds: &[Round]) -> bool {
+    let mut met = true;
+    let mut limit = 0.0;
+    for (at, (rate, subject)) in subjects().enumerate() {
+        let [p50, p99, max] = [0, 1, 2]
+            .map(|which| median(rounds.iter().map(|round| round.late[at][which]).collect()));
         let is_ours = matches!(subject, Subject::Scene | Subject::Deadline);
         met &= !is_ours || is_good(p50, p99);
         let mut note = verdict(p50, p99);
@@ -128,9 +156,9 @@ fn run_shape(flow: Flow, (place, cpu): (&str, Option<usize>)) -> anyhow::Result<
             subject.name(),
         );
     }
-    let share = load.stop()? * 100.0;
-    println!("{place:>26}        the load was {share:.0} % of its core, {}\n", load_average());
-    Ok(met)
+    let share = median(rounds.iter().map(|round| round.share).collect()) * 100.0;
+    println!("{place:>26}        the load was {share:.0} % of its core\n");
+    met
 }
 
 fn is_good(p50: f64, p99: f64) -> bool {

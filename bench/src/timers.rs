@@ -17,6 +17,8 @@ use anyhow::{Context as _, bail, ensure};
 use env::{Instant, Random, TimerKey, Wheel};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::entity::median;
+
 const TIMERS: usize = 1_000_000;
 const ROUNDS: usize = 7;
 const SPREAD_MS: u64 = 3_600_000;
@@ -312,11 +314,6 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let before = cpu();
     let result = std::hint::black_box(work());
     ((cpu() - before) / TIMERS as f64, result)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn median_costs(rounds: &[Costs]) -> Costs {
