@@ -145,8 +145,10 @@ pub(crate) enum Lead {
     /// To this worker.
     To(WorkerId),
     /// Its owner was lost. The home will end it or the connection will; until then the client
-    /// keeps what it sends, as it does until all is acknowledged. Set if frames were left to it.
-    Lost(bool),
+    /// keeps what it sends, as it does until all is acknowledged.
+    Lost,
+    /// Its client has listed it to resume: its owner leads it on, or its home ends it.
+    Listed,
     /// Nowhere any more. Its frames get another answer than those of a stream that never was.
     Ended,
 }
@@ -268,6 +270,17 @@ impl Conn {
 const ENDED_MAX: usize = 16;
 
 impl Session {
+    /// Notes a stream that its client has and that its owner has not led here yet.
+    pub(crate) fn add_listed(&mut self, stream: u32) {
+        let (slot, kind) = (Slot::default(), KindId::default());
+        self.add_route(Route { stream, slot, lead: Lead::Listed, kind, epoch: 0 });
+    }
+
+    /// Whether the owner of a stream has led it here.
+    pub(crate) fn is_led(&self, stream: u32) -> bool {
+        self.route(stream).is_some_and(|route| route.lead != Lead::Listed)
+    }
+
     /// Adds the route of a stream that is not known yet.
     pub(crate) fn add_route(&mut self, route: Route) {
         self.routes.push(route);
@@ -308,7 +321,7 @@ mod tests {
     #[test]
     fn routes_are_found_and_leave_in_order() {
         let route = |stream| {
-            let (slot, lead) = (Slot::default(), Lead::Lost(false));
+            let (slot, lead) = (Slot::default(), Lead::Lost);
             Route { stream, slot, lead, kind: KindId::default(), epoch: 0 }
         };
         let mut routes = Routes::default();

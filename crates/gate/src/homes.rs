@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use env::Instant;
 use proto::frame::{CloseCode, RESUME_STREAMS_MAX};
-use proto::link::{Check, HomeFrame, LinkFrame, Named, Report, Slot, Wanted, WorkerId};
+use proto::link::{Check, HomeFrame, Leads, LinkFrame, Named, Report, Slot, Wanted, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
 use crate::Rule;
@@ -183,8 +183,8 @@ impl Gate {
         }
     }
 
-    /// Asks homes after all sessions here twice in a resume window: one that takes a session to be elsewhere
-    /// closes its connection here.
+    /// Tells homes of all sessions here twice in a resume window: one that takes a session to be elsewhere
+    /// closes its connection here, and ends the streams that it does not know.
     pub(crate) fn audit(&mut self, now: Instant) {
         // A mutant is to be noticed, not made good.
         if self.options.mutant.is_some() {
@@ -200,9 +200,10 @@ impl Gate {
             let (session, account, generation) = (found.id, found.account, found.generation);
             let listed = self.directory.node(found.home.node).map(|_| found.home);
             let Some(home) = listed.or_else(|| self.directory.home(account)) else { continue };
-            let (stream, is_attached) = (0, true);
-            let check = Check { slot, session, account, stream, generation, is_attached };
-            self.send(now, home, &LinkFrame::Home(HomeFrame::Check(check)));
+            let routes = found.routes.iter().filter(|route| route.lead != Lead::Ended);
+            let streams = routes.map(|route| route.stream).take(RESUME_STREAMS_MAX).collect();
+            let leads = Leads { conn: slot, session, account, generation, streams };
+            self.send(now, home, &LinkFrame::Home(HomeFrame::Leads(leads)));
         }
     }
 
@@ -222,7 +223,7 @@ impl Gate {
         let reason = match lead {
             Some(Lead::Ended) => "a stream has ended here alone: resume",
             // The word of it may be on its way at one look, and is lost if it is not here at the next.
-            None if stream != 0 && self.is_missed_again(conn, stream) => {
+            None | Some(Lead::Listed) if stream != 0 && self.is_missed_again(conn, stream) => {
                 "a stream was not led here: resume"
             }
             _ => return,
@@ -334,7 +335,7 @@ impl Gate {
         let Some(session) = self.conns.get(slot).and_then(Conn::session) else { return };
         // A resume was under way: its owners may not have heard of this connection, and what the
         // client has seen was known to the lost home alone.
-        let is_routed = |bound: &Bound| session.route(bound.stream).is_some();
+        let is_routed = |bound: &Bound| session.is_led(bound.stream);
         let is_whole = session.generation == 1 || session.known.bound.iter().all(is_routed);
         if session.waiting.is_some() || !is_whole || self.options.mutant == Some(Mutant::HomesEnd) {
             // The home hears of it all the same: maybe only this link is lost.

@@ -9,7 +9,7 @@ use proto::ticket::{self, ResumeClaims};
 use proto::{AccountId, SessionId, WireError};
 
 use crate::bucket::Bucket;
-use crate::conn::{Phase, Routes, Session, Waiting};
+use crate::conn::{Conn, Phase, Routes, Session, Waiting};
 use crate::gate::{End, Flow, Gate, touch};
 use crate::{Options, Rule};
 
@@ -178,6 +178,7 @@ impl Gate {
             Ok(home) => home,
             Err(flow) => return flow,
         };
+        let listed: Vec<u32> = streams.iter().map(|seen| seen.handle).collect();
         let resume = LinkFrame::Resume {
             conn: slot,
             session: claims.session,
@@ -194,7 +195,11 @@ impl Gate {
             level: claims.level,
             generation,
         };
-        self.ask_home(now, slot, home, &resume, proved)
+        let flow = self.ask_home(now, slot, home, &resume, proved);
+        if let Some(session) = self.conns.get_mut(slot).and_then(Conn::session_mut) {
+            listed.into_iter().for_each(|stream| session.add_listed(stream));
+        }
+        flow
     }
 
     fn refuse_ticket(&mut self, now: Instant, slot: Slot, reason: &str) -> Flow {

@@ -48,13 +48,11 @@ impl Gate {
                 self.lose_home(now, slot);
             }
             if has_streams_there {
-                self.lose_routes(now, slot, node, false);
+                self.lose_routes(now, slot, node);
             }
         }
-        // Their clients are not told `Left`: if the owner lives they are members still, and get
-        // what they miss when they are connected to it again.
         for group in self.groups.of_node(node) {
-            self.drop_group(group);
+            self.lose_group(now, group);
         }
     }
 

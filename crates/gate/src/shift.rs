@@ -278,7 +278,7 @@ fn may_go(session: &Session) -> bool {
     let mut groups: Vec<u32> = session.joined.iter().map(|(group, _)| *group).collect();
     groups.sort_unstable();
     session.waiting.is_none()
-        && session.routes.iter().all(|route| !matches!(route.lead, Lead::Lost(_)))
+        && session.routes.iter().all(|route| !matches!(route.lead, Lead::Lost | Lead::Listed))
         && groups.windows(2).all(|pair| pair[0] != pair[1])
 }
 

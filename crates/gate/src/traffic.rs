@@ -92,8 +92,7 @@ impl Gate {
         let Phase::Session(session) = &mut conn.phase else { return Flow::Ended };
         let (owner, to) = match session.routes.find_mut(stream) {
             Some(Route { lead: Lead::To(owner), slot, .. }) => (*owner, *slot),
-            Some(Route { lead: Lead::Lost(has_frames), .. }) => {
-                *has_frames = true;
+            Some(Route { lead: Lead::Lost, .. }) => {
                 self.stats.hit(Rule::NodeLost);
                 return Flow::Next;
             }
@@ -147,23 +146,17 @@ impl Gate {
             return Flow::Pause;
         }
         self.stats.hit(Rule::NodeLost);
-        self.lose_routes(now, slot, node, true);
+        self.lose_routes(now, slot, node);
         Flow::Next
     }
 
     /// Marks the streams of a connection that led to a lost node. The home has a moment to end
     /// them; if it does not, it may not know, and the client resumes.
-    pub(crate) fn lose_routes(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        node: Incarnation,
-        has_frames: bool,
-    ) {
+    pub(crate) fn lose_routes(&mut self, now: Instant, slot: Slot, node: Incarnation) {
         let Some(session) = self.session_mut(slot) else { return };
         for route in session.routes.iter_mut() {
             if matches!(route.lead, Lead::To(owner) if owner.node == node) {
-                route.lead = Lead::Lost(has_frames);
+                route.lead = Lead::Lost;
             }
         }
         self.wheel.insert(now + self.options.owner_wait, Due::Owner(slot));
@@ -172,7 +165,7 @@ impl Gate {
     /// A stream's owner was lost a while ago.
     pub(crate) fn handle_owner_due(&mut self, now: Instant, slot: Slot) {
         let Some(session) = self.conns.get(slot).and_then(Conn::session) else { return };
-        if session.routes.iter().any(|route| matches!(route.lead, Lead::Lost(_))) {
+        if session.routes.iter().any(|route| route.lead == Lead::Lost) {
             if self.homes.is_unsettled(now, slot) {
                 self.wheel.insert(now + self.options.owner_wait, Due::Owner(slot));
                 return;
@@ -515,29 +508,32 @@ impl Gate {
                 self.stats.hit(Rule::Stale);
                 return;
             }
-            Some(known) if known.lead == Lead::Lost(true) => {
-                // Frames are missing that only a resume brings back.
+            Some(known) if known.lead == Lead::Lost => {
+                // It has moved on. What was on the way to and from where it was only a resume brings back.
                 let reason = "a server was lost, resume";
                 self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
                 return;
             }
-            Some(known) => *known = route,
+            Some(known) if known.lead != Lead::Listed => *known = route,
             None if is_full => {
                 self.stats.hit(Rule::Streams);
                 let reason = "the session has too many streams";
                 self.end(now, slot, &End::new(CloseCode::Limit, reason));
                 return;
             }
-            // It has moved on, and the word of where it was before has been lost on the way from there. A client that
-            // has resumed may wait for what its owner has of the stream, which was lost with that.
-            None if !announce && !is_arriving && session.generation > 1 => {
-                let reason = "the way to an entity broke: resume";
-                self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
-                return;
-            }
-            None => {
+            known => {
+                // It has moved on, and the word of where it was before has been lost on the way from there. A client
+                // that has resumed may wait for what its owner has of the stream, which was lost with that.
+                if !announce && !is_arriving && session.generation > 1 {
+                    let reason = "the way to an entity broke: resume";
+                    self.end(now, slot, &End::new(CloseCode::Unavailable, reason));
+                    return;
+                }
                 announce |= !is_arriving;
-                session.add_route(route);
+                match known {
+                    Some(known) => *known = route,
+                    None => session.add_route(route),
+                }
             }
         }
         if announce {
@@ -612,7 +608,7 @@ impl Gate {
             return;
         };
         // Its stream was announced before it; if that has ended since, so has this.
-        if session.route(stream).is_none_or(|route| route.lead == Lead::Ended) {
+        if session.route(stream).is_none_or(|r| matches!(r.lead, Lead::Ended | Lead::Listed)) {
             self.stats.hit(Rule::Stale);
             return;
         }
@@ -677,9 +673,17 @@ impl Gate {
         moved.expect("members know their groups").place = membership.place;
     }
 
-    /// Forgets a group without a word to its members.
-    pub(crate) fn drop_group(&mut self, id: GroupId) {
-        self.empty_group(id, |_, _, _| ());
+    /// The owner of a group was lost. If it lives its clients are members still, and get what they miss when they
+    /// are connected to it again. Streams that have moved on have left its groups behind, which the former owner
+    /// may have said in vain.
+    pub(crate) fn lose_group(&mut self, now: Instant, id: GroupId) {
+        let handle = id.handle();
+        self.empty_group(id, |gate, member, stream| {
+            let session = gate.session_mut(member).expect("members are sessions");
+            if session.route(stream).is_none_or(|route| route.lead != Lead::Lost) {
+                gate.tell(now, member, &DownFrame::Left { group: handle, stream });
+            }
+        });
     }
 
     /// Ends a group: all members here are told.

@@ -157,6 +157,8 @@ pub struct PeerInfo {
     pub account: AccountId,
     /// Login level of the account.
     pub level: u8,
+    /// Number of the stream in its session.
+    pub handle: u32,
     /// Name of the stream, as the client knows it.
     pub stream: Rc<str>,
 }
@@ -195,9 +197,10 @@ impl Peer {
         self.shared.info.level
     }
 
-    /// The same client, known by that name of its stream.
-    pub(crate) fn called(&self, stream: &str) -> Peer {
-        Peer::new(PeerInfo { stream: stream.into(), ..self.shared.info.clone() })
+    /// Number of the stream in its session: it keeps it where its entity moves, and no other stream of
+    /// the session ever has it.
+    pub fn handle(&self) -> u32 {
+        self.shared.info.handle
     }
 
     /// Name of the stream, as the client knows it.

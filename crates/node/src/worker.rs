@@ -749,6 +749,10 @@ impl Worker {
         let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
         match event {
             Event::Activated { id, result } => {
+                // It may have ended since, in its first turn: who waits for it asks again.
+                let is_there = |target: &Target| self.host.is_there(*target);
+                let result =
+                    result.and_then(|t| Some(t).filter(is_there).ok_or(Status::Unavailable));
                 self.streams.handle_activated(&mut out, &mut self.host, id, result);
             }
             Event::Activate(id) => match self.keeper_of(id) {
@@ -758,13 +762,13 @@ impl Worker {
                     self.report(Report::Host(Event::Activate(id)));
                 }
             },
-            Event::Gone { id, target, code } => {
+            Event::Gone { id, target, code, newcomers } => {
                 let last = self.host.take_parting(id);
                 if let Some(keeper) = self.keeper_of(id) {
                     keeper.handle_gone(now, id, last);
                 }
                 let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
-                self.streams.entity_gone(&mut out, id, code);
+                self.streams.entity_gone(&mut out, id, code, &newcomers);
                 self.end_groups(now, target);
                 self.move_over(now, id);
             }

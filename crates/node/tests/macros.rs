@@ -107,6 +107,7 @@ impl Bench {
             session: SessionId([account as u8; 16]),
             account: AccountId(account),
             level: 1,
+            handle: 1,
             stream: "test".into(),
         });
         self.host.online(target, &peer);

@@ -55,6 +55,8 @@ pub struct Book {
     pub admitted_twice: Vec<Instant>,
     /// Nodes die in this run, and what they have in memory with them.
     pub nodes_die: bool,
+    /// Entities may be taken by another node while they move: the one that had them drops them as it would if it died.
+    pub entities_move: bool,
     /// When the script looked last.
     pub now: Instant,
     pub node_deaths: Vec<Instant>,
@@ -156,13 +158,14 @@ impl Book {
 
     /// An entity is gone with a client at it.
     pub fn seat_dropped(&mut self, entity: EntityId, tag: u64) {
-        if self.nodes_die {
+        if self.nodes_die || self.entities_move {
             self.offline(entity, tag);
         }
     }
 
-    pub fn peers(&self) -> usize {
-        self.peers.len()
+    /// The entities that believe clients to be bound to them, once for each.
+    pub fn peers(&self) -> impl Iterator<Item = EntityId> {
+        self.peers.keys().map(|(entity, _)| *entity)
     }
 
     // -- calls --

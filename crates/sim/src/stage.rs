@@ -232,9 +232,7 @@ impl Stage {
         if left != Left::default() {
             found.push(format!("left: {left:?}, {:?}", self.cluster.streams()));
         }
-        if book.peers() > 0 {
-            found.push(format!("left: {} clients at entities", book.peers()));
-        }
+        found.extend(book.peers().map(|entity| format!("left: a client at {entity}")));
         if !book.calls_open().is_empty() {
             found.push(format!("calls: {:?} have never ended", book.calls_open()));
         }

@@ -160,20 +160,26 @@ fn memberships_end_with_their_stream_and_do_not_begin_after_it() {
     assert_eq!(rig.gate.stats().groups, 0);
 }
 
+/// An entity had moved away from a node before the link to it broke, and with that the word that its groups had
+/// ended: its clients took themselves for members of groups that nobody had any more.
 #[test]
-fn group_of_a_lost_link_is_forgotten_without_a_word() {
+fn group_of_a_lost_link_is_left_by_streams_that_have_moved_on() {
     let mut rig = rig();
     let player = rig.login("10.0.0.1", 7);
-    let far = GroupId { node: FAR, worker: 0, slot: Slot { index: 1, generation: 1 } };
-    rig.join(player.conn, far);
+    let far = |index| GroupId { node: FAR, worker: 0, slot: Slot { index, generation: 1 } };
+    rig.route(player.conn, 2, FAR_OWNER);
+    rig.route(player.conn, 3, FAR_OWNER);
+    rig.join_by(player.conn, 2, far(1));
+    rig.join_by(player.conn, 3, far(2));
     rig.join(player.conn, group(1));
+    rig.route(player.conn, 3, HOME);
+    rig.trace();
     rig.gate.handle_peer_down(rig.now, FAR);
     rig.drain();
     check(
         &mut rig,
         expect![[r#"
-        c0 Joined arena #3
-        c0 Joined arena #3
+        c0 Left
     "#]],
     );
     assert_eq!(rig.gate.stats().groups, 1);

@@ -153,7 +153,7 @@ impl Rig {
                 let (to, frame) = LinkFrame::decode(payload).unwrap();
                 assert_eq!(to, worker);
                 // Comes by the clock, whatever happens.
-                if matches!(frame, LinkFrame::Home(HomeFrame::Check(_))) {
+                if matches!(frame, LinkFrame::Home(HomeFrame::Leads(_))) {
                     continue;
                 }
                 writeln!(self.trace, "-> {}", link_text(&frame)).unwrap();

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use proto::EntityId;
 use proto::frame::{CloseCode, Status};
+use proto::link::Slot;
 
 use super::shard::Target;
 
@@ -28,6 +29,8 @@ pub enum Event {
         target: Target,
         /// What its clients are told.
         code: CloseCode,
+        /// Streams of clients that came while it ended, of which it has not heard.
+        newcomers: Vec<Slot>,
     },
     /// An entity has moved to another node: its groups end here.
     Departed {

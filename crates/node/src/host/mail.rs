@@ -468,6 +468,21 @@ impl<E: Entity> Mailroom<E> {
         mailbox.len += later.len;
     }
 
+    /// Clients whose coming is still in a mailbox: its entity has not heard of them.
+    pub fn newcomers(&self, mailbox: &Mailbox) -> Vec<Slot> {
+        let mut found = Vec::new();
+        let mut at = mailbox.head;
+        while let Some(node) = self.nodes.get(at as usize) {
+            if let Some(Body::Hook(hook)) = &node.body
+                && let Hook::Online(peer) = &**hook
+            {
+                found.push(peer.slot());
+            }
+            at = node.next;
+        }
+        found
+    }
+
     /// Lends each message that was not packed yet to `pack`, in order, and marks it.
     pub fn pack(&mut self, mailbox: &Mailbox, mut pack: impl FnMut(&Node<E>)) {
         let mut at = mailbox.head;

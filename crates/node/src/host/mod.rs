@@ -429,6 +429,11 @@ impl Host {
         }
     }
 
+    /// Whether an entity is where it was.
+    pub(crate) fn is_there(&self, target: Target) -> bool {
+        self.current(target).is_some()
+    }
+
     /// Lets an entity go on that was shut off after panics; it starts again. `false` if it was not.
     pub fn lift_quarantine(&mut self, id: EntityId) -> bool {
         self.hub.shard_of_kind(id.kind).is_some_and(|shard| shard.lift_quarantine(id))

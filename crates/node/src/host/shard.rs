@@ -725,9 +725,14 @@ impl<E: Entity> Shard<E> {
             self.part(index, id, with_hook);
         }
         self.drop_timers(index);
+        let newcomers = {
+            let cells = self.cells.borrow();
+            let mailbox = cells.get(index).map(|slot| &slot.mailbox);
+            mailbox.map(|mailbox| cells.room.newcomers(mailbox)).unwrap_or_default()
+        };
         self.drop_mail(index, &Fault::GONE);
         self.forget(index, target);
-        self.hub.event(Event::Gone { id, target, code });
+        self.hub.event(Event::Gone { id, target, code, newcomers });
     }
 
     /// Takes an entity out that has left or ended: its state, who it knew, and what it heard.

@@ -129,6 +129,7 @@ impl Bench {
             session: SessionId([1; 16]),
             account: AccountId(account),
             level: 0,
+            handle: 1,
             stream: "chat".into(),
         });
         self.host.online(target, &peer);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use env::Instant;
 use proto::AccountId;
 use proto::frame::CloseCode;
-use proto::link::{Check, HomeFrame, LinkFrame, Slot, WorkerId};
+use proto::link::{Check, HomeFrame, Leads, LinkFrame, Slot, WorkerId};
 
 use super::home::{Session, SessionLink, StreamState};
 use super::orphans::cut_off;
@@ -87,16 +87,16 @@ impl Session {
 
 impl Homes {
     /// A gate tells of a connection that it has, and whose session should be at home here.
-    pub(super) fn checked<O: Outlet, P: Places + ?Sized>(
+    pub(super) fn led<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
         gate: WorkerId,
-        check: &Check,
+        leads: &Leads,
     ) {
         if self.options.mutant.is_some() {
             return;
         }
-        let &Check { slot: conn, session, account, .. } = check;
+        let &Leads { conn, session, account, ref streams, .. } = leads;
         let close = |io: &mut Scope<'_, O, P>, code, reason| {
             io.out.control(gate, &LinkFrame::Close { conn, code, reason });
         };
@@ -120,7 +120,15 @@ impl Homes {
             }
         };
         if !stands {
-            close(io, CloseCode::Unavailable, "the session's home has moved: resume");
+            return close(io, CloseCode::Unavailable, "the session's home has moved: resume");
+        }
+        // The word that a stream has ended was lost; what was replaced just now ends by itself.
+        let known = self.current(account, session).filter(|known| !known.is_rebuilding);
+        for &stream in streams {
+            let code = CloseCode::Unavailable;
+            if known.is_some_and(|known| !known.knows(stream)) {
+                io.out.control(gate, &LinkFrame::Unroute { conn, stream, code });
+            }
         }
     }
 }
@@ -137,7 +145,7 @@ impl<E: Entities> Streams<E> {
         let out = &mut *io.out;
         let &Check { slot, session, account, stream: handle, generation, is_attached } = check;
         let found = find_mut(&mut self.table, slot)
-            .filter(|stream| stream.info.session == session && stream.handle == handle);
+            .filter(|stream| stream.info.session == session && stream.info.handle == handle);
         let Some(stream) = found else {
             let code = CloseCode::Unavailable;
             out.control(home, &LinkFrame::Lost { session, account, stream: handle, code });
@@ -173,7 +181,9 @@ impl<E: Entities> Streams<E> {
             | LinkFrame::Detach { slot, .. }
             | LinkFrame::Unbind { slot, .. }
             | LinkFrame::Home(
-                HomeFrame::Unlisted { slot } | HomeFrame::Check(Check { slot, .. }),
+                HomeFrame::Unlisted { slot }
+                | HomeFrame::Adopt { slot, .. }
+                | HomeFrame::Check(Check { slot, .. }),
             ) => Some(*slot),
             LinkFrame::Forward(forward) => Some(forward.slot),
             _ => None,

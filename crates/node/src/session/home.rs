@@ -73,7 +73,8 @@ pub(super) struct Stream {
     pub is_doubtful: bool,
     /// Its client may have another stream under this handle, from a second home that let it in.
     pub is_contested: bool,
-    /// Its owner was lost while it was asked for, under this handle or an earlier one: its client may have heard of it.
+    /// Its owner was lost, or it was overtaken, while it was asked for, under this handle or an earlier one: its client
+    /// may have heard of it.
     pub may_be_told: bool,
     pub state: StreamState,
 }
@@ -136,6 +137,11 @@ impl Session {
         matches!(self.link, SessionLink::Attached { .. })
     }
 
+    /// Whether it is on a connection and was not put together from owners' tales alone.
+    pub fn is_playing(&self) -> bool {
+        self.is_attached() && self.since_ms > 0
+    }
+
     pub fn is_asked(&self, handle: u32, of: WorkerId) -> bool {
         self.streams.iter().any(|stream| {
             stream.handle == handle
@@ -147,6 +153,12 @@ impl Session {
         let is_it = |stream: &&Stream| stream.handle == handle;
         let found = self.streams.iter().find(is_it);
         found.is_some_and(|stream| matches!(stream.state, StreamState::Bound { .. }))
+    }
+
+    /// Whether a stream is one of its own, or was a moment ago.
+    pub fn knows(&self, handle: u32) -> bool {
+        self.streams.iter().any(|stream| stream.handle == handle)
+            || self.released.iter().any(|(_, released)| *released == handle)
     }
 
     pub fn take_handle(&mut self) -> u32 {

@@ -169,7 +169,7 @@ impl Homes {
         match frame {
             HomeFrame::Report(report) => self.handle_report(io, from, report),
             HomeFrame::Held(held) => self.handle_held(io, from, held),
-            HomeFrame::Check(check) => self.checked(io, from, check),
+            HomeFrame::Leads(leads) => self.led(io, from, leads),
             &HomeFrame::Over { session, account, code } => {
                 self.handle_over(io, (session, account), code);
             }
@@ -250,6 +250,12 @@ impl Homes {
             self.detached(io, place, (session, account), generation, CloseCode::Unavailable);
         }
         for (account, handle) in lost {
+            if let Some(stream) = self.stream_mut(account, handle)
+                && matches!(stream.state, StreamState::Asked { .. })
+            {
+                // Its client may have it already, and takes its login for done.
+                (stream.required, stream.lasting) = (false, true);
+            }
             self.open_anew(io, account, handle);
         }
         self.moves_peer_down(io, node);
@@ -318,7 +324,7 @@ impl Homes {
     ) {
         let Some(session) = self.sessions.get_mut(&account) else { return };
         session.released.retain(|(_, released)| *released != handle);
-        unwanted(io.out, session.link, handle);
+        unwanted(io.out, session.link, handle, CloseCode::Goodbye);
     }
 
     // -- logins --
@@ -520,8 +526,8 @@ impl Homes {
         let Some(found) = self.sessions.get_mut(&account).filter(|found| found.id == *session)
         else {
             self.stats.resumes_refused += 1;
-            let (code, reason) =
-                self.why_ended(is_nowhere && !self.moves.may_come(io.now), *session);
+            let is_nowhere = is_nowhere && !self.moves.may_come(io.now);
+            let (code, reason) = self.why_ended(is_nowhere, *session, account);
             io.out.control(gate, &LinkFrame::Close { conn, code, reason });
             return;
         };
@@ -555,13 +561,22 @@ impl Homes {
     }
 
     /// What a client hears that resumes a session which is not there, or not anywhere.
-    fn why_ended(&self, is_nowhere: bool, session: SessionId) -> (CloseCode, &'static str) {
+    fn why_ended(
+        &self,
+        is_nowhere: bool,
+        session: SessionId,
+        account: AccountId,
+    ) -> (CloseCode, &'static str) {
         match self.ended.get(&session).map(|end| end.code) {
             Some(CloseCode::Kicked) => (CloseCode::Kicked, "the player was removed"),
             Some(CloseCode::Replaced) => (CloseCode::Replaced, "the account logged in elsewhere"),
             Some(CloseCode::Goodbye) => (CloseCode::SessionLost, "the session has said goodbye"),
             Some(_) => (CloseCode::SessionLost, "the session has ended: log in again"),
             None if !is_nowhere => (CloseCode::Unavailable, "the session's home moves: try again"),
+            // Whoever plays is not to be pushed out by one who logs in again for this.
+            None if self.sessions.get(&account).is_some_and(|other| other.is_playing()) => {
+                (CloseCode::Replaced, "the account logged in elsewhere")
+            }
             None => (CloseCode::SessionLost, "the session is not known: log in again"),
         }
     }
@@ -583,10 +598,12 @@ impl Homes {
         let lasts = lasts || session.streams.iter().any(led);
         // An older wish for this name that is still open is overtaken by this one.
         let open = |stream: &Stream| matches!(stream.state, StreamState::Bound { .. });
+        let mut may_be_told = false;
         if let Some(at) = session.streams.iter().position(|s| *s.name == *name && !open(s)) {
             let old = session.streams.remove(at);
+            may_be_told = old.may_be_told || matches!(old.state, StreamState::Asked { .. });
             self.timers.remove(&(old.timer(), account, old.handle));
-            unwanted(io.out, session.link, old.handle);
+            unwanted(io.out, session.link, old.handle, CloseCode::Unavailable);
         }
         if session.streams.len() >= self.options.session_streams() {
             tracing::warn!(?account, name, "a session has too many streams for another binding");
@@ -594,7 +611,7 @@ impl Homes {
             return;
         }
         let stream = session.add_stream(name, target);
-        stream.lasting = lasts;
+        (stream.lasting, stream.may_be_told) = (lasts, may_be_told);
         let handle = stream.handle;
         Self::tell_wanted(io.out, session, Some(handle));
         self.ask(io, account, handle);
@@ -653,8 +670,8 @@ impl Homes {
             return;
         }
         let Some(found) = found.filter(|found| found.is_asked(handle, from)) else {
-            // The session or the wish is over: what was opened for it must not stay.
-            let code = self.ended.get(&session).map_or(CloseCode::Goodbye, |end| end.code);
+            // The session or the wish is over, or the session has gone on: what was opened for it must not stay.
+            let code = self.ended.get(&session).map_or(CloseCode::Unavailable, |end| end.code);
             io.out.control(from, &LinkFrame::Unbind { slot, code });
             return;
         };
@@ -767,7 +784,7 @@ impl Homes {
                 self.bound(io, from, (session, account), handle, slot);
             }
             _ => {
-                let code = self.ended.get(&session).map_or(CloseCode::Goodbye, |end| end.code);
+                let code = self.ended.get(&session).map_or(CloseCode::Unavailable, |end| end.code);
                 io.out.control(from, &LinkFrame::Unbind { slot, code });
             }
         }
@@ -790,14 +807,14 @@ impl Homes {
                 io.out.control(owner, &LinkFrame::Unbind { slot, code: CloseCode::Goodbye });
             }
             if let Some(session) = self.sessions.get(&account) {
-                unwanted(io.out, session.link, handle);
+                unwanted(io.out, session.link, handle, CloseCode::Goodbye);
             }
             self.remove_stream(account, handle);
         }
     }
 
     /// Should the owner of a stream still have it, it is told to let go of it.
-    fn open_anew<O: Outlet, P: Places + ?Sized>(
+    pub(super) fn open_anew<O: Outlet, P: Places + ?Sized>(
         &mut self,
         io: &mut Scope<'_, O, P>,
         account: AccountId,
@@ -863,7 +880,7 @@ impl Homes {
             self.timers.insert((until, account, handle));
             return;
         }
-        unwanted(io.out, session.link, handle);
+        unwanted(io.out, session.link, handle, CloseCode::Goodbye);
         self.stats.bindings_failed += 1;
         // A client that has heard of it does not go back to what had the name before.
         let is_older = |s: &&Stream| s.name == stream.name && stream.may_be_told;
@@ -961,9 +978,10 @@ impl Homes {
     }
 }
 
-/// A stream that was asked for is not wanted any more: its gate is to forget its name.
-pub(super) fn unwanted(out: &mut impl Outlet, link: SessionLink, stream: u32) {
+/// A stream that was asked for is not wanted any more. Its gate forgets its name after a goodbye; else another stream
+/// follows under that name.
+pub(super) fn unwanted(out: &mut impl Outlet, link: SessionLink, stream: u32, code: CloseCode) {
     if let SessionLink::Attached { gate, conn } = link {
-        out.control(gate, &LinkFrame::Unroute { conn, stream, code: CloseCode::Goodbye });
+        out.control(gate, &LinkFrame::Unroute { conn, stream, code });
     }
 }

@@ -18,6 +18,11 @@ impl Homes {
         if here.id != handed.id {
             let (older, newer) =
                 if here.since_ms <= handed.since_ms { (here, handed) } else { (handed, here) };
+            if older.since_ms == 0 {
+                // Only owners have told of it: whether it is the older one is not known before a gate tells.
+                self.dismiss(io, &older, CloseCode::Unavailable, "", false);
+                return newer;
+            }
             self.stats.replaced += 1;
             let (account, generation) = (older.account, older.generation);
             let end = Ended { code: CloseCode::Replaced, account, generation };

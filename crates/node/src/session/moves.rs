@@ -76,8 +76,9 @@ pub(super) struct Moves {
     held_len: usize,
     /// What others had to say to the home that this one is not by its own list, and when it came.
     early: VecDeque<(Instant, WorkerId, Vec<u8>)>,
-    /// Sessions are here that belong elsewhere by this worker's list.
-    misplaced: bool,
+    /// Sessions are here that belong, by this worker's list, where they came from: when they are sent there all the same,
+    /// should nothing be heard from there.
+    misplaced: Option<Instant>,
     /// When what was lost on its way is handed over again.
     retry_at: Option<Instant>,
     /// How often the frame that is handled now was passed on.
@@ -102,7 +103,8 @@ impl Moves {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let away = self.away_order.front().map(|(at, _)| *at);
         let settles = self.unsettled.map(|(_, until)| until);
-        [settles, away, self.retry_at, self.resend_at].into_iter().flatten().min()
+        let timers = [settles, away, self.retry_at, self.resend_at, self.misplaced];
+        timers.into_iter().flatten().min()
     }
 
     /// Sessions that have left and were not yet taken.
@@ -178,7 +180,7 @@ impl Homes {
     }
 
     fn queue_all<O: Outlet, P: Places + ?Sized>(&mut self, io: &mut Scope<'_, O, P>) {
-        self.moves.misplaced = false;
+        self.moves.misplaced = None;
         let me = self.me;
         let goes = |account: AccountId| io.places.home_of(account).is_some_and(|home| home != me);
         let mut pasts: BTreeMap<WorkerId, Past> = BTreeMap::new();
@@ -423,7 +425,7 @@ impl Homes {
         }
         if self.moves.layout == Some(layout) {
             self.moves.expected.remove(&from);
-            if self.moves.misplaced {
+            if self.moves.misplaced.is_some() {
                 self.queue_all(io);
                 self.send_queued(io);
             }
@@ -493,6 +495,10 @@ impl Homes {
             self.moves.retry_at = None;
             self.send_queued(io);
         }
+        if self.moves.misplaced.is_some_and(|at| at <= io.now) {
+            self.queue_all(io);
+            self.send_queued(io);
+        }
         self.resend(io);
         if self.moves.unsettled.is_some_and(|(_, until)| until <= io.now) {
             self.settle(io);
@@ -531,7 +537,7 @@ impl Homes {
             LinkFrame::Detached { .. }
                 | LinkFrame::Logout { .. }
                 | LinkFrame::Lost { .. }
-                | LinkFrame::Home(HomeFrame::Check(_))
+                | LinkFrame::Home(HomeFrame::Leads(_))
         );
         let passes = begins || ends && !self.moves.is_unsettled();
         let home = io.places.home_of(account).filter(|home| passes && *home != self.me);
@@ -699,7 +705,7 @@ impl Homes {
                 self.moves.queue.push_back(Item::Account(account));
                 self.send_queued(io);
             }
-            Some(_) => self.moves.misplaced = true,
+            Some(_) => self.moves.misplaced = Some(io.now + SETTLE_WAIT),
             None => {}
         }
     }
@@ -712,7 +718,7 @@ impl Homes {
             if let StreamState::Pausing { .. } = session.streams[at].state {
                 let handle = session.take_handle();
                 let before = std::mem::replace(&mut session.streams[at].handle, handle);
-                unwanted(out, session.link, before);
+                unwanted(out, session.link, before, CloseCode::Unavailable);
                 Self::tell_wanted(out, session, Some(handle));
             }
         }
@@ -840,7 +846,7 @@ fn account_of(frame: &LinkFrame<'_>) -> Option<AccountId> {
         | LinkFrame::Kick { account, .. }
         | LinkFrame::Shift(Shift::Session { account, .. })
         | LinkFrame::Home(HomeFrame::Over { account, .. }) => Some(*account),
-        LinkFrame::Home(HomeFrame::Check(check)) => Some(check.account),
+        LinkFrame::Home(HomeFrame::Leads(leads)) => Some(leads.account),
         _ => None,
     }
 }
@@ -858,6 +864,9 @@ fn packed<'a>(ticket: u64, session: &'a Session, now: Instant) -> HandOver<'a> {
         stream: Named { stream: stream.handle, target: stream.target, name: &stream.name },
         required: stream.required,
         lasting: stream.lasting,
+        is_doubtful: stream.is_doubtful,
+        is_contested: stream.is_contested,
+        may_be_told: stream.may_be_told,
         tries: stream.tries,
         state: match &stream.state {
             StreamState::Pausing { .. } | StreamState::Awaited => HandedState::Pausing,
@@ -893,9 +902,9 @@ fn unpacked(handed: &HandOver<'_>, now: Instant, options: &super::Options) -> Bo
         required: handed.required,
         lasting: handed.lasting,
         tries: handed.tries,
-        is_doubtful: false,
-        is_contested: false,
-        may_be_told: false,
+        is_doubtful: handed.is_doubtful,
+        is_contested: handed.is_contested,
+        may_be_told: handed.may_be_told,
         state: match &handed.state {
             HandedState::Pausing => StreamState::Pausing { until: now },
             HandedState::Asked { owner, generation, seen, groups } => StreamState::Asked {

@@ -211,7 +211,7 @@ impl<E: Entities> Streams<E> {
         for index in self.by_entity.remove(&entity).unwrap_or_default() {
             let slot = self.slot_of(index);
             let Some(stream) = self.remove(index) else { continue };
-            let name = (stream.info.session, stream.handle);
+            let name = (stream.info.session, stream.info.handle);
             self.groups.forget(out, index);
             let (home, account) = (stream.home, stream.info.account);
             let gone = Gone { entity, to, until: now + GONE_KEEP, home, account };
@@ -297,7 +297,7 @@ impl<E: Entities> Streams<E> {
         };
         let found = self.by_entity.get(&entity).into_iter().flatten().find(|index| {
             let known = self.table[**index as usize].stream.as_ref();
-            known.is_some_and(|s| s.info.session == session && s.handle == stream)
+            known.is_some_and(|s| s.info.session == session && s.info.handle == stream)
         });
         let Some(slot) = found.map(|index| self.slot_of(*index)) else {
             self.stats.stale += 1;
@@ -337,7 +337,9 @@ impl<E: Entities> Streams<E> {
             | LinkFrame::Detach { slot: at, .. }
             | LinkFrame::Unbind { slot: at, .. }
             | LinkFrame::Home(
-                HomeFrame::Unlisted { slot: at } | HomeFrame::Check(Check { slot: at, .. }),
+                HomeFrame::Unlisted { slot: at }
+                | HomeFrame::Adopt { slot: at, .. }
+                | HomeFrame::Check(Check { slot: at, .. }),
             ) => *at = slot,
             LinkFrame::Forward(forward) => forward.slot = slot,
             _ => return,
@@ -447,7 +449,7 @@ impl<T, P> Stream<T, P> {
         out.push(self.info.level);
         put_blob(out, self.info.stream.as_bytes());
         put_worker(out, self.home);
-        for number in [u64::from(self.handle), self.epoch, self.generation] {
+        for number in [u64::from(self.info.handle), self.epoch, self.generation] {
             put_varint(out, number);
         }
         let own = Slot { index: self.info.slot.index, generation: self.route };
@@ -554,11 +556,11 @@ impl Packed {
             session: self.session,
             account: self.account,
             level: self.level,
+            handle: self.handle,
             stream: self.name.into(),
         };
         let peer = entities.peer(&info);
-        let numbers = (self.handle, self.epoch);
-        let mut stream = Stream::new(info, (seat, peer), self.home, target, numbers);
+        let mut stream = Stream::new(info, (seat, peer), self.home, target, self.epoch);
         (stream.generation, stream.link) = (self.generation, self.link);
         stream.settling = Settling::new(self.routes, until);
         stream.inbound = Inbound::resume_after(self.applied);

@@ -100,7 +100,7 @@ fn tell<O: Outlet, P: Places + ?Sized, S, C>(
         generation: stream.generation,
         slot: info.slot,
         lost,
-        stream: Named { stream: stream.handle, target: stream.target, name: &info.stream },
+        stream: Named { stream: stream.info.handle, target: stream.target, name: &info.stream },
         tags: tags.map(|(logged_in, tags)| (*logged_in, tags.iter().map(|tag| &**tag).collect())),
     };
     io.out.control(home, &LinkFrame::Home(HomeFrame::Held(held)));
@@ -259,7 +259,7 @@ impl<E: Entities> Streams<E> {
         }
         let (session, account, code) =
             (stream.info.session, stream.info.account, CloseCode::Unavailable);
-        let lost = LinkFrame::Lost { session, account, stream: stream.handle, code };
+        let lost = LinkFrame::Lost { session, account, stream: stream.info.handle, code };
         out.control(stream.home, &lost);
         self.end(out, entities, slot, code);
     }

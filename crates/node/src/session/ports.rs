@@ -19,6 +19,8 @@ pub struct PeerInfo {
     pub account: AccountId,
     /// Login level of the account.
     pub level: u8,
+    /// The number that the client and the session's home know the stream by.
+    pub handle: u32,
     /// The name that the client knows the stream by.
     pub stream: Rc<str>,
 }

@@ -70,7 +70,9 @@ impl Homes {
                 self.connect(io.now, gate, report);
             }
         }
-        self.note_wanted(account, report);
+        for overtaken in self.note_wanted(account, report) {
+            self.open_anew(io, account, overtaken);
+        }
         if let Some(conn) = report.conn {
             let generation = report.generation;
             let homed = HomeFrame::Homed { conn, session: id, account, generation };
@@ -117,8 +119,9 @@ impl Homes {
         }
         match (link, report.conn) {
             (SessionLink::Attached { .. }, Some(conn)) if is_it(conn) => true,
+            // A login that two homes have let in: nobody knows which of the two its client goes by.
             (SessionLink::Attached { .. }, Some(_)) => {
-                refuse(io, gate, report, CloseCode::Replaced);
+                refuse(io, gate, report, CloseCode::Unavailable);
                 false
             }
             (SessionLink::Attached { gate: known, conn }, None) if known == gate => {
@@ -234,16 +237,26 @@ impl Homes {
         };
     }
 
-    /// Takes note of the streams that a gate knows; whoever has them may have said so already.
-    fn note_wanted(&mut self, account: AccountId, report: &Report<'_>) {
+    /// Takes note of the streams that a gate knows; whoever has them may have said so already. Gives those whose
+    /// names another home has meanwhile given to newer ones, which the client goes by.
+    fn note_wanted(&mut self, account: AccountId, report: &Report<'_>) -> Vec<u32> {
         let streams_max = self.options.session_streams();
         let handles = report.streams.iter().map(|named| named.stream);
         let next_stream = self.above(handles.fold(report.last_stream, u32::max));
-        let Some(found) = self.sessions.get_mut(&account) else { return };
+        let Some(found) = self.sessions.get_mut(&account) else { return Vec::new() };
         // Also late: of two sessions of one account the later login counts.
         found.since_ms = found.since_ms.max(report.since_ms);
         if !found.is_rebuilding {
-            return;
+            let is_newer = |s: &Stream, n: &Named<'_>| n.name == &*s.name && n.stream > s.handle;
+            let is_here = |stream| found.streams.iter().any(|s| s.handle == stream);
+            let newer = report.streams.iter().filter(|named| !is_here(named.stream));
+            let newer: Vec<&Named<'_>> = newer.collect();
+            let overtaken = found.streams.iter().filter(|s| newer.iter().any(|n| is_newer(s, n)));
+            let overtaken: Vec<u32> = overtaken.map(|stream| stream.handle).collect();
+            if !overtaken.is_empty() {
+                found.next_stream = found.next_stream.max(next_stream);
+            }
+            return overtaken;
         }
         found.next_stream = found.next_stream.max(next_stream);
         for named in &report.streams {
@@ -252,6 +265,7 @@ impl Homes {
                 found.streams.push(opened(named, StreamState::Awaited));
             }
         }
+        Vec::new()
     }
 
     /// An owner tells of a stream whose home it has lost.
@@ -265,11 +279,13 @@ impl Homes {
         let is_question = held.lost.node == Incarnation::NONE;
         if !is_question {
             self.moves.progress(io.now);
-        } else if self.moves.is_unsettled()
-            || self.moves.may_come(io.now)
-            || self.options.mutant == Some(Mutant::EndsUntold)
-        {
-            return;
+        } else {
+            // Who has the session knows its streams, whatever others may have to say yet.
+            let is_here = self.current(held.account, held.session).is_some();
+            let may_come = self.moves.is_unsettled() || self.moves.may_come(io.now);
+            if may_come && !is_here || self.options.mutant == Some(Mutant::EndsUntold) {
+                return;
+            }
         }
         let elsewhere = io.places.home_of(held.account).filter(|home| *home != self.me);
         if let Some(home) = elsewhere

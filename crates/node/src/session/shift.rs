@@ -60,7 +60,7 @@ impl<E: Entities> Streams<E> {
         let stream = stream.filter(|stream| {
             stream.route == route.generation
                 && stream.link == Link::Attached { gate: from, conn }
-                && stream.handle == handle
+                && stream.info.handle == handle
                 && !stream.frozen
                 && !stream.settling.waits()
                 && out.reaches(gate.node)

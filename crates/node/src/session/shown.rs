@@ -33,7 +33,7 @@ impl<E: Entities> Streams<E> {
             let lost = if self.orphans.has(index) { ", which is lost" } else { "" };
             format!(
                 "stream {} of account {} in {:?}, attached {}, at home {home:?}{lost}",
-                stream.handle,
+                stream.info.handle,
                 info.account.0,
                 info.session,
                 stream.is_attached(),
@@ -55,7 +55,7 @@ impl<E: Entities> Streams<E> {
             let Some(stream) = entry.stream.as_ref() else { continue };
             if stream.info.session == session {
                 let groups = self.groups.handles_of(index);
-                found.extend(groups.map(|group| (stream.handle, group)));
+                found.extend(groups.map(|group| (stream.info.handle, group)));
             }
         }
         found

@@ -30,7 +30,6 @@ pub(super) struct Stream<T, P> {
     /// What its entity last told the home of the session: whether it is logged in, and as what.
     pub tags: Option<Box<(bool, Vec<Box<str>>)>>,
     pub target: EntityId,
-    pub handle: u32,
     pub epoch: u64,
     pub generation: u64,
     /// Names the stream to the gate of its present connection. Every connection gets another
@@ -125,7 +124,7 @@ impl<T, P> Stream<T, P> {
         (seat, peer): (T, P),
         home: WorkerId,
         target: EntityId,
-        (handle, epoch): (u32, u64),
+        epoch: u64,
     ) -> Self {
         Stream {
             info,
@@ -134,7 +133,6 @@ impl<T, P> Stream<T, P> {
             home,
             tags: None,
             target,
-            handle,
             epoch,
             generation: 0,
             route: 0,
@@ -241,7 +239,7 @@ impl<T, P> Stream<T, P> {
             self.put(out, (0, ack), head::REPLY, |bytes| bytes.extend_from_slice(tail));
             Some(true)
         } else {
-            let (stream, status) = (self.handle, Status::Repeated);
+            let (stream, status) = (self.info.handle, Status::Repeated);
             self.send(
                 out,
                 &DownFrame::Reply { stream, number: 0, ack, request, status, body: &[] },
@@ -283,7 +281,7 @@ impl<T, P> Stream<T, P> {
 
     /// Sends an unnumbered push; `false` if nobody is connected or the way is full.
     pub fn push_live(&mut self, out: &mut impl Outlet, method: MethodId, body: &[u8]) -> bool {
-        let (stream, ack) = (self.handle, self.inbound.tell());
+        let (stream, ack) = (self.info.handle, self.inbound.tell());
         self.send(out, &DownFrame::Push { stream, number: 0, ack, method, body })
     }
 
@@ -313,7 +311,7 @@ impl<T, P> Stream<T, P> {
             return;
         }
         let applied = self.inbound.tell();
-        self.send(out, &DownFrame::Ack { stream: self.handle, applied, durable: applied });
+        self.send(out, &DownFrame::Ack { stream: self.info.handle, applied, durable: applied });
     }
 
     /// Names itself to the gate of its connection, and to the client.
@@ -326,7 +324,7 @@ impl<T, P> Stream<T, P> {
         if let Link::Attached { gate, conn } = self.link {
             let frame = LinkFrame::Route {
                 conn,
-                stream: self.handle,
+                stream: self.info.handle,
                 owner: self.info.owner,
                 slot: Slot { index: self.info.slot.index, generation: self.route },
                 kind: self.target.kind,
@@ -342,7 +340,7 @@ impl<T, P> Stream<T, P> {
     /// has not acknowledged. `false` if the way is full.
     pub fn catch_up(&mut self, out: &mut impl Outlet, options: &Options) -> bool {
         let applied = self.inbound.tell();
-        let (stream, epoch) = (self.handle, self.epoch);
+        let (stream, epoch) = (self.info.handle, self.epoch);
         let resumed = DownFrame::Resumed { stream, epoch, applied, durable: applied };
         if !self.send(out, &resumed) {
             return false;
@@ -418,7 +416,7 @@ impl<T, P> Stream<T, P> {
         write: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
         let Link::Attached { gate, conn } = self.link else { return false };
-        let frame = NumberedDown { head, stream: self.handle, number, ack };
+        let frame = NumberedDown { head, stream: self.info.handle, number, ack };
         out.send(gate, |bytes| put_numbered_down(bytes, gate.worker, conn, frame, write))
     }
 }

@@ -266,13 +266,13 @@ impl<E: Entities> Streams<E> {
             session: wish.session,
             account: wish.account,
             level: wish.level,
+            handle: wish.handle,
             stream: wish.name.clone(),
         };
         let peer = entities.peer(&info);
         self.epochs += 1;
-        let numbers = (wish.handle, self.epochs);
         let parts = (seat, peer);
-        let mut stream = Box::new(Stream::new(info, parts, wish.from, wish.target, numbers));
+        let mut stream = Box::new(Stream::new(info, parts, wish.from, wish.target, self.epochs));
         stream.generation = wish.generation;
         match wish.place {
             Some((gate, conn)) if out.reaches(gate.node) => {
@@ -332,7 +332,7 @@ impl<E: Entities> Streams<E> {
         stream.announce(out);
         self.stats.replayed += stream.unacked() as u64;
         let mut took = stream.catch_up(out, &self.options);
-        let member = (slot.index, stream.handle);
+        let member = (slot.index, stream.info.handle);
         took &= self.groups.attach(out, &self.options, member, (gate, conn), listed);
         entities.online(stream.seat, &stream.peer);
         if !took {
@@ -647,13 +647,22 @@ impl<E: Entities> Streams<E> {
     }
 
     /// `entity` is gone: its streams and groups end. `Unavailable` means that it may come back
-    /// elsewhere and its clients shall find it there; `Goodbye` that it is over.
-    pub fn entity_gone<O: Outlet>(&mut self, out: &mut O, entity: EntityId, code: CloseCode) {
+    /// elsewhere and its clients shall find it there; `Goodbye` that it is over. That was not meant for `newcomers`,
+    /// of whom it had not heard: they shall find it in any case.
+    pub fn entity_gone<O: Outlet>(
+        &mut self,
+        out: &mut O,
+        entity: EntityId,
+        code: CloseCode,
+        newcomers: &[Slot],
+    ) {
         for index in self.by_entity.remove(&entity).unwrap_or_default() {
             let Some(stream) = self.remove(index) else { continue };
+            let is_new = newcomers.contains(&stream.info.slot) && !stream.was_used();
+            let code = if is_new { CloseCode::Unavailable } else { code };
             unroute(out, &stream, code);
             let (session, account) = (stream.info.session, stream.info.account);
-            let lost = LinkFrame::Lost { session, account, stream: stream.handle, code };
+            let lost = LinkFrame::Lost { session, account, stream: stream.info.handle, code };
             out.control(stream.home, &lost);
             self.groups.forget(out, index);
         }
@@ -667,7 +676,7 @@ impl<E: Entities> Streams<E> {
         let staying = streams.filter(|stream| !stream.frozen);
         let targets: BTreeSet<EntityId> = staying.map(|stream| stream.target).collect();
         for target in targets {
-            self.entity_gone(out, target, code);
+            self.entity_gone(out, target, code, &[]);
         }
         for wish in std::mem::take(&mut self.loading) {
             not_bound(out, &wish, Status::Unavailable);
@@ -707,7 +716,7 @@ impl<E: Entities> Streams<E> {
             Link::Attached { gate, conn } => Some((gate, conn)),
             Link::Away { .. } => None,
         };
-        self.groups.join(out, &self.options, group, (slot.index, stream.handle), place)
+        self.groups.join(out, &self.options, group, (slot.index, stream.info.handle), place)
     }
 
     /// Takes a client out of a group; one that is no member stays none.
@@ -772,7 +781,7 @@ impl<E: Entities> Streams<E> {
         for (slot, code) in std::mem::take(&mut self.ends) {
             let Some(stream) = find_mut(&mut self.table, slot) else { continue };
             let (session, account) = (stream.info.session, stream.info.account);
-            let lost = LinkFrame::Lost { session, account, stream: stream.handle, code };
+            let lost = LinkFrame::Lost { session, account, stream: stream.info.handle, code };
             out.control(stream.home, &lost);
             self.end(out, entities, slot, code);
         }
@@ -975,7 +984,7 @@ pub(super) fn find_mut<E: Entities>(
 
 fn unroute<T, P>(out: &mut impl Outlet, stream: &Stream<T, P>, code: CloseCode) {
     if let Link::Attached { gate, conn } = stream.link {
-        out.control(gate, &LinkFrame::Unroute { conn, stream: stream.handle, code });
+        out.control(gate, &LinkFrame::Unroute { conn, stream: stream.info.handle, code });
     }
 }
 

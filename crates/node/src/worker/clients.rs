@@ -28,6 +28,7 @@ impl Entities for Host {
             session: info.session,
             account: info.account,
             level: info.level,
+            handle: info.handle,
             stream: info.stream.clone(),
         })
     }

@@ -186,6 +186,7 @@ impl Table {
             session: SessionId([account as u8; 16]),
             account: AccountId(account),
             level,
+            handle: 1,
             stream: "desk".into(),
         })
     }

@@ -590,10 +590,10 @@ fn switching_a_binding_releases_the_old_one_after_the_new_one_is_open() {
             rebind 7 1 arena
                 21: bind stream 3 arena for 1/5 generation 1
             rebind 7 1 arena
-                1: unroute 5 stream 3 Goodbye
+                1: unroute 5 stream 3 Unavailable
                 21: bind stream 4 arena for 1/5 generation 1
             @21 bound 7 1 3 10
-                21: unbind 10 Goodbye
+                21: unbind 10 Unavailable
             @21 bound 7 1 4 11
                 21: unbind 9 Goodbye
             release 7 1 arena

@@ -6,7 +6,7 @@ use env::{Instant, WallTime};
 use node::session::{Binding, Bindings, Homes, Login, Options, Refusal, Scope};
 use proto::AccountId;
 use proto::frame::{CloseCode, Seen};
-use proto::link::{Admission, Check, HomeFrame, LinkFrame, Report, Slot, WorkerId};
+use proto::link::{Admission, HomeFrame, Leads, LinkFrame, Report, Slot, WorkerId};
 
 use crate::harness::{AVATAR, Map, Port, Wires, avatar, session, worker};
 
@@ -169,11 +169,43 @@ fn a_gate_that_asks_after_a_session_that_has_ended_is_told_how() {
     let mut world = World::new();
     let (session, account, code) = (session(1), ACCOUNT, CloseCode::Replaced);
     world.hears(OTHER_GATE, &LinkFrame::Home(HomeFrame::Over { session, account, code }), GATE);
-    let (slot, stream, generation, is_attached) = (CONN, 0, 1, true);
-    let check = Check { slot, session, account, stream, generation, is_attached };
-    let sent = world.hears(GATE, &LinkFrame::Home(HomeFrame::Check(check)), GATE);
+    let (conn, generation, streams) = (CONN, 1, Vec::new());
+    let leads = Leads { conn, session, account, generation, streams };
+    let sent = world.hears(GATE, &LinkFrame::Home(HomeFrame::Leads(leads)), GATE);
     let is_it = |frame| matches!(frame, LinkFrame::Close { conn, code: CloseCode::Replaced, .. } if conn == CONN);
     assert!(frames(&sent).any(is_it));
+}
+
+/// The word that a stream had ended was lost with the way to the gate: its client went on to say things there, and took
+/// itself for a member of its groups.
+#[test]
+fn a_stream_that_only_its_gate_knows_ends_for_its_client() {
+    let mut world = World::new();
+    world.told(GATE, Some(CONN), 1);
+    // It is put together by then.
+    world.now += Duration::from_secs(10);
+    world.sent(GATE, |homes, io| homes.handle_timeout(io));
+    let rebind = LinkFrame::Rebind {
+        session: session(1),
+        account: ACCOUNT,
+        name: "avatar",
+        target: avatar(7),
+    };
+    world.map.owners.insert(AVATAR, worker(20));
+    let sent = world.hears(worker(20), &rebind, worker(20));
+    let asked = frames(&sent).find_map(|frame| match frame {
+        LinkFrame::Bind { stream, .. } => Some(stream),
+        _ => None,
+    });
+    let known = asked.expect("its owner is asked to open it");
+    let (session, account, generation, streams) = (session(1), ACCOUNT, 1, vec![7, known]);
+    let leads = Leads { conn: CONN, session, account, generation, streams };
+    let sent = world.hears(GATE, &LinkFrame::Home(HomeFrame::Leads(leads)), GATE);
+    let ended = frames(&sent).map(|frame| match frame {
+        LinkFrame::Unroute { conn: CONN, stream, .. } => stream,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(ended.collect::<Vec<_>>(), [7]);
 }
 
 #[test]
@@ -269,7 +301,7 @@ fn another_session_of_the_account_is_not_pushed_out_by_one_that_only_its_client_
         address: "192.0.2.1:7",
     };
     world.hears(OTHER_GATE, &LinkFrame::Open(other), OTHER_GATE);
-    assert_eq!(refusal(&world.resumed()), Some(CloseCode::SessionLost));
+    assert_eq!(refusal(&world.resumed()), Some(CloseCode::Replaced));
     assert_eq!(world.homes.session_of(ACCOUNT), Some(session(2)));
 }
 

@@ -375,7 +375,7 @@ fn calls_to_one_client_are_limited() {
 fn an_entity_that_is_over_ends_its_streams_and_nothing_else() {
     let (mut world, player, _) = playing(&Options::default());
     world.with(worker(OWNER), |server, io| {
-        server.streams.entity_gone(io.out, avatar(7), CloseCode::Goodbye);
+        server.streams.entity_gone(io.out, avatar(7), CloseCode::Goodbye, &[]);
     });
     world.run();
     assert_eq!(world.clients[player].gone, [1]);
@@ -386,11 +386,25 @@ fn an_entity_that_is_over_ends_its_streams_and_nothing_else() {
     world.assert_empty();
 }
 
+/// An entity that nobody needed any more ended while a client came, which it did not see in time: that client had lost
+/// the stream for good.
+#[test]
+fn a_client_of_which_an_entity_that_ends_has_not_heard_finds_it_anew() {
+    let (mut world, player, _) = playing(&Options::default());
+    let slot = slot_of(&mut world, 7);
+    world.with(worker(OWNER), |server, io| {
+        server.streams.entity_gone(io.out, avatar(7), CloseCode::Goodbye, &[slot]);
+    });
+    world.run();
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.clients[player].names["avatar"], 2);
+}
+
 #[test]
 fn an_entity_that_comes_back_elsewhere_is_bound_again_under_its_name() {
     let (mut world, player, _) = playing(&Options::default());
     world.with(worker(OWNER), |server, io| {
-        server.streams.entity_gone(io.out, avatar(7), CloseCode::Unavailable);
+        server.streams.entity_gone(io.out, avatar(7), CloseCode::Unavailable, &[]);
     });
     world.run();
     assert!(world.clients[player].names.is_empty());
@@ -560,7 +574,7 @@ fn groups_end_with_their_owner_and_members_with_their_session() {
     world.run();
     assert_eq!(world.server(OWNER).streams.groups().members(group), 1);
     world.with(worker(OWNER), |server, io| {
-        server.streams.entity_gone(io.out, avatar(7), CloseCode::Goodbye);
+        server.streams.entity_gone(io.out, avatar(7), CloseCode::Goodbye, &[]);
     });
     world.run();
     assert!(world.clients[first].groups.is_empty());

@@ -30,6 +30,8 @@ pub enum HomeFrame<'a> {
     Unlisted { slot: Slot },
     /// Home to owner and gate, now and then: how the stream or connection stands as far as the home knows.
     Check(Check),
+    /// Gate to home, now and then: a connection that it has.
+    Leads(Leads),
     /// Gate to home: a session that it has, or had a moment ago, and whose home it has lost.
     Report(Report<'a>),
     /// Owner to home: a stream that it has, and whose home it has lost.
@@ -77,6 +79,18 @@ pub struct Check {
     pub generation: u64,
     /// Whether the session is on a connection, the one of this generation.
     pub is_attached: bool,
+}
+
+/// See [`HomeFrame::Leads`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Leads {
+    pub conn: Slot,
+    pub session: SessionId,
+    pub account: AccountId,
+    pub generation: u64,
+    /// What leads from it to owners.
+    pub streams: Vec<u32>,
 }
 
 /// A stream by its name.
@@ -151,6 +165,12 @@ pub struct HandedStream<'a> {
     pub stream: Named<'a>,
     pub required: bool,
     pub lasting: bool,
+    /// Its client may have been told that it has ended.
+    pub is_doubtful: bool,
+    /// Its client may have another stream under its handle.
+    pub is_contested: bool,
+    /// Its client may have heard of it although it is not open.
+    pub may_be_told: bool,
     pub tries: u32,
     pub state: HandedState,
 }
@@ -191,11 +211,12 @@ mod kind {
     pub const CHECK: u8 = 0x7c;
     pub const SEEK: u8 = 0x7d;
     pub const SOUGHT: u8 = 0x7e;
+    pub const LEADS: u8 = 0x7f;
 }
 
 impl<'a> HomeFrame<'a> {
     pub(super) const FIRST: u8 = kind::WANTED;
-    pub(super) const LAST: u8 = kind::SOUGHT;
+    pub(super) const LAST: u8 = kind::LEADS;
 
     pub(super) const fn kind(&self) -> u8 {
         match self {
@@ -212,6 +233,7 @@ impl<'a> HomeFrame<'a> {
             HomeFrame::Settled { .. } => kind::SETTLED,
             HomeFrame::Unlisted { .. } => kind::UNLISTED,
             HomeFrame::Check(_) => kind::CHECK,
+            HomeFrame::Leads(_) => kind::LEADS,
             HomeFrame::Seek { .. } => kind::SEEK,
             HomeFrame::Sought { .. } => kind::SOUGHT,
         }
@@ -252,6 +274,13 @@ impl<'a> HomeFrame<'a> {
             kind::SETTLED => HomeFrame::Settled { layout: r.u64()? },
             kind::UNLISTED => HomeFrame::Unlisted { slot: read_slot(r)? },
             kind::CHECK => HomeFrame::Check(Check::decode(r)?),
+            kind::LEADS => HomeFrame::Leads(Leads {
+                conn: read_slot(r)?,
+                session: SessionId(r.array()?),
+                account: AccountId(r.varint()?),
+                generation: r.varint()?,
+                streams: read_list(r, RESUME_STREAMS_MAX, Reader::varint_u32)?,
+            }),
             kind::SEEK => {
                 HomeFrame::Seek { session: SessionId(r.array()?), account: AccountId(r.varint()?) }
             }
@@ -301,6 +330,13 @@ impl<'a> HomeFrame<'a> {
             HomeFrame::Settled { layout } => out.extend_from_slice(&layout.to_le_bytes()),
             HomeFrame::Unlisted { slot } => put_slot(out, *slot),
             HomeFrame::Check(check) => check.encode(out),
+            HomeFrame::Leads(Leads { conn, session, account, generation, streams }) => {
+                put_slot(out, *conn);
+                out.extend_from_slice(&session.0);
+                put_varint(out, account.0);
+                put_varint(out, *generation);
+                put_list(out, streams, |out, stream| put_varint(out, u64::from(*stream)));
+            }
             HomeFrame::Seek { session, account } => {
                 out.extend_from_slice(&session.0);
                 put_varint(out, account.0);
@@ -451,6 +487,9 @@ impl<'a> HandedStream<'a> {
             stream: Named::decode(r)?,
             required: r.flag()?,
             lasting: r.flag()?,
+            is_doubtful: r.flag()?,
+            is_contested: r.flag()?,
+            may_be_told: r.flag()?,
             tries: r.varint_u32()?,
             state: match r.byte()? {
                 0 => HandedState::Pausing,
@@ -468,8 +507,9 @@ impl<'a> HandedStream<'a> {
 
     fn encode(&self, out: &mut Vec<u8>) {
         self.stream.encode(out);
-        out.push(u8::from(self.required));
-        out.push(u8::from(self.lasting));
+        let Self { required, lasting, is_doubtful, is_contested, may_be_told, .. } = *self;
+        let flags = [required, lasting, is_doubtful, is_contested, may_be_told];
+        out.extend(flags.map(u8::from));
         put_varint(out, u64::from(self.tries));
         match &self.state {
             HandedState::Pausing => out.push(0),

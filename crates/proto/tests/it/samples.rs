@@ -3,8 +3,8 @@
 use proto::frame::{CloseCode, DownFrame, Seen, SeenGroup, Status, StreamUp, UpFrame, Welcome};
 use proto::link::{
     Act, Admission, Call, Check, Forward, GroupId, HandOver, HandedState, HandedStream, Held,
-    HomeFrame, LinkFrame, MoveStep, Named, Past, Present, PushTo, Report, Select, Selected, Shift,
-    Slot, Tag, Wanted, Whom, WorkerId,
+    HomeFrame, Leads, LinkFrame, MoveStep, Named, Past, Present, PushTo, Report, Select, Selected,
+    Shift, Slot, Tag, Wanted, Whom, WorkerId,
 };
 use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
 
@@ -391,7 +391,17 @@ fn homes() -> Vec<LinkFrame<'static>> {
     let arena = Named { stream: 300, target: room, name: "room" };
     let handed = |stream, state| {
         let (required, lasting) = (true, false);
-        HandedStream { stream, required, lasting, tries: 2, state }
+        let (is_doubtful, is_contested, may_be_told, tries) = (false, true, true, 2);
+        HandedStream {
+            stream,
+            required,
+            lasting,
+            is_doubtful,
+            is_contested,
+            may_be_told,
+            tries,
+            state,
+        }
     };
     let groups = vec![Seen { handle: 6, number: 400 }];
     let session_on_its_way = |conn, streams| {
@@ -448,6 +458,13 @@ fn homes() -> Vec<LinkFrame<'static>> {
             stream: 1,
             generation: 3,
             is_attached: true,
+        }),
+        HomeFrame::Leads(Leads {
+            conn: CONN,
+            session,
+            account,
+            generation: 3,
+            streams: vec![1, 300],
         }),
         HomeFrame::Seek { session, account },
         HomeFrame::Sought { session, account, is_here: true },
@@ -590,6 +607,7 @@ pub fn link_kind(frame: &LinkFrame<'_>) -> &'static str {
             HomeFrame::Settled { .. } => "settled",
             HomeFrame::Unlisted { .. } => "unlisted",
             HomeFrame::Check(_) => "check",
+            HomeFrame::Leads(_) => "leads",
             HomeFrame::Seek { .. } => "seek",
             HomeFrame::Sought { .. } => "sought",
         },

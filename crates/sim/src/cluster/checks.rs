@@ -31,6 +31,7 @@ impl Script {
         for incarnation in std::mem::take(&mut self.graves) {
             self.stage.cluster.bury(incarnation);
         }
+        let healed = self.stage.cluster.now();
         // What broke last is learnt late: each session is looked over twice in a window.
         let looked_over = self.stage.laws.window / 2 + Duration::from_secs(2);
         // In steps: what nodes take for true meanwhile decides whether a ticket may have been taken twice.
@@ -41,7 +42,7 @@ impl Script {
         }
         self.check_rest("after the last fault");
         self.stage.ask_all(&[("agent", "add"), ("shop", "browse")]);
-        self.probe();
+        self.probe(healed + REST);
         // Entities may still be at work for clients that have left.
         self.wait(Duration::from_millis(250));
         self.wait_until(Duration::from_secs(31), Self::is_at_rest);
@@ -54,33 +55,29 @@ impl Script {
         }
     }
 
-    /// Every node reaches every other: by the entities in memory that are there.
-    fn probe(&mut self) {
+    /// Every node reaches every other by `latest`: by the entities in memory that are there. A link may be found dead
+    /// no sooner than something is sent over it.
+    fn probe(&mut self, latest: Instant) {
         let mut probes: Vec<Probe> = Vec::new();
         for node in 0..self.stage.cluster.nodes() {
-            let Some(out) = self.stage.cluster.outside(node, 0) else {
-                self.stage.book.open().violation(format!("liveness: node {node} does not run"));
-                continue;
-            };
-            for key in 0..8 {
-                let out = out.clone();
-                let call = async move { out.entity::<Post>(key).here().await };
-                probes.push((node, key, Box::pin(call)));
-            }
+            probes.extend((0..8).filter_map(|key| self.ask_post(node, key)));
         }
-        let end = self.stage.cluster.now() + Duration::from_secs(10);
+        let end = latest.max(self.stage.cluster.now()) + Duration::from_secs(10);
         let mut context = Context::from_waker(Waker::noop());
         while !probes.is_empty() && !self.stage.is_broken() {
-            let mut waiting = Vec::new();
+            let (now, mut waiting) = (self.stage.cluster.now(), Vec::new());
             for (node, key, mut call) in probes {
                 match call.as_mut().poll(&mut context) {
                     Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) if now < latest => {
+                        waiting.extend(self.ask_post(node, key));
+                    }
                     Poll::Ready(Err(error)) => {
                         let text =
                             format!("liveness: post {key} is not reached by {node}: {error}");
                         self.stage.book.open().violation(text);
                     }
-                    Poll::Pending if self.stage.cluster.now() >= end => {
+                    Poll::Pending if now >= end => {
                         let text = format!("calls: one from node {node} to post {key} has no end");
                         self.stage.book.open().violation(text);
                     }
@@ -91,6 +88,15 @@ impl Script {
             (0..self.stage.cluster.nodes()).for_each(|node| self.stage.cluster.poke(node, 0));
             self.wait(Duration::from_millis(20));
         }
+    }
+
+    fn ask_post(&self, node: usize, key: u64) -> Option<Probe> {
+        let Some(out) = self.stage.cluster.outside(node, 0) else {
+            self.stage.book.open().violation(format!("liveness: node {node} does not run"));
+            return None;
+        };
+        let call = async move { out.entity::<Post>(key).here().await };
+        Some((node, key, Box::pin(call)))
     }
 
     fn is_at_rest(&self) -> bool {

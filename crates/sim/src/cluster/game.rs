@@ -66,6 +66,7 @@ fn epoch<E: mainstay::rt::Entity>(cx: &Cx<E>) -> u64 {
 #[derive(Clone, Debug, Message)]
 struct Chair {
     session: SessionId,
+    handle: u32,
     tag: u64,
     told: u64,
     newest: u64,
@@ -118,13 +119,9 @@ impl Soul {
         let Some(luggage) = luggage else { return };
         self.posted = luggage.posted;
         for peer in cx.peers() {
-            // Which of two streams of one session is which cannot be told: they begin anew.
-            let mut chairs = luggage.chairs.iter().filter(|c| c.session == peer.session());
-            let (Some(chair), None) = (chairs.next(), chairs.next()) else { continue };
+            let is_its = |c: &&Chair| (c.session, c.handle) == (peer.session(), peer.handle());
+            let Some(chair) = luggage.chairs.iter().find(is_its) else { continue };
             let &Chair { tag, told, newest, .. } = chair;
-            if cx.peers().iter().filter(|other| other.session() == peer.session()).count() > 1 {
-                continue;
-            }
             self.seats.sit(&self.book, me, &peer, Place { tag, told, newest });
         }
         let is_here = |tag: u64| self.seats.iter().any(|seat| seat.at.tag == tag);
@@ -136,7 +133,8 @@ impl Soul {
     fn pack<E: mainstay::rt::Entity>(&self, cx: &Cx<E>, steps: u64) {
         let chairs = self.seats.iter().map(|seat| {
             let Place { tag, told, newest } = seat.at;
-            Chair { session: seat.peer.session(), tag, told, newest }
+            let (session, handle) = (seat.peer.session(), seat.peer.handle());
+            Chair { session, handle, tag, told, newest }
         });
         let luggage = Luggage {
             life: self.life,

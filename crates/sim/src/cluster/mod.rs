@@ -100,7 +100,10 @@ impl Script {
         (laws.patience, laws.streams) = (Duration::from_secs(45), &["agent", "shop"]);
         laws.nodes_die = !is_calm;
         laws.draw(&mut random, [4, 6, 6], &mut options);
-        book.open().admissions = Some(BTreeMap::new());
+        {
+            let mut book = book.open();
+            (book.admissions, book.entities_move) = (Some(BTreeMap::new()), true);
+        }
         {
             let mut noted = deeds.open();
             (noted.nodes_die, noted.links_break) = (laws.nodes_die, !is_calm);

@@ -19,9 +19,6 @@ const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Most timers, things carried and messages of one parcel: more is damage.
 const ITEMS_MAX: u64 = 1 << 16;
 
-/// What follows the name of a stream for each of that name before it.
-const NAMESAKE: char = '\0';
-
 /// What a packed message is.
 mod tag {
     pub const CALL: u8 = 0;
@@ -133,29 +130,22 @@ impl<E: Entity> Shard<E> {
 
     fn pack_mail(&self, index: u32, timers: &[Slot], out: &mut Vec<u8>) {
         let id = self.id_of(index);
-        let peers = self.peers.borrow().get(&index).cloned().unwrap_or_default();
         let (mut count, mut packed) = (0, Vec::new());
         let mut cells = self.cells.borrow_mut();
         let Cells { slots, room, .. } = &mut *cells;
         room.pack(&slots[index as usize].mailbox, |mail| {
             let before = packed.len();
-            self.pack_one(id, mail, (timers, &peers), &mut packed);
+            self.pack_one(id, mail, timers, &mut packed);
             count += u64::from(packed.len() > before);
         });
         put_varint(out, count);
         out.extend_from_slice(&packed);
     }
 
-    fn pack_one(
-        &self,
-        id: EntityId,
-        mail: &Node<E>,
-        (timers, peers): (&[Slot], &[Peer]),
-        out: &mut Vec<u8>,
-    ) {
+    fn pack_one(&self, id: EntityId, mail: &Node<E>, timers: &[Slot], out: &mut Vec<u8>) {
         let message = match &mail.body {
             Some(Body::Message(message)) => message,
-            Some(Body::Hook(hook)) => return pack_hook(hook, peers, out),
+            Some(Body::Hook(hook)) => return pack_hook(hook, out),
             None => return,
         };
         let mut body = Vec::new();
@@ -171,7 +161,7 @@ impl<E: Entity> Shard<E> {
             }
             Origin::Client(peer, _) => {
                 out.push(tag::TELL);
-                put_peer(out, peer, peers);
+                put_peer(out, peer);
                 out.extend_from_slice(&method.to_le_bytes());
                 put_blob(out, &body);
             }
@@ -182,7 +172,7 @@ impl<E: Entity> Shard<E> {
                 };
                 let Some(peer) = request.peer() else { return };
                 out.push(tag::REQUEST);
-                put_peer(out, peer, peers);
+                put_peer(out, peer);
                 put_varint(out, request.tag);
                 put_varint(out, u64::from(self.left_ms(request.until())));
                 out.extend_from_slice(&method.to_le_bytes());
@@ -551,11 +541,11 @@ fn put_call(out: &mut Vec<u8>, sender: Sender, call: &Call<'_>) {
     put_blob(out, &frame);
 }
 
-fn pack_hook(hook: &Hook, peers: &[Peer], out: &mut Vec<u8>) {
+fn pack_hook(hook: &Hook, out: &mut Vec<u8>) {
     match hook {
         Hook::Offline(peer, code) => {
             out.push(tag::OFFLINE);
-            put_peer(out, peer, peers);
+            put_peer(out, peer);
             put_varint(out, *code as u64);
         }
         Hook::Daily => out.push(tag::DAILY),
@@ -570,18 +560,12 @@ fn count(r: &mut Reader<'_>) -> Result<u64, WireError> {
     if count > ITEMS_MAX { Err(WireError::Range) } else { Ok(count) }
 }
 
-/// Appends one of an entity's clients, `peers`. While one stream of a session takes the place of another, both have one
-/// name: it is followed by a zero for each of that name that came before. That of one that has ended comes after all.
-fn put_peer(out: &mut Vec<u8>, peer: &Peer, peers: &[Peer]) {
+fn put_peer(out: &mut Vec<u8>, peer: &Peer) {
     out.extend_from_slice(&peer.session().0);
     put_varint(out, peer.account().0);
     out.push(peer.level());
-    let at = peers.iter().position(|known| known.slot() == peer.slot()).unwrap_or(peers.len());
-    let is_named = |known: &&Peer| is_same(known, peer.session(), peer.stream());
-    let before = peers[..at].iter().filter(is_named).count();
-    let mut name = peer.stream().to_owned();
-    name.extend(std::iter::repeat_n(NAMESAKE, before));
-    put_blob(out, name.as_bytes());
+    put_varint(out, u64::from(peer.handle()));
+    put_blob(out, peer.stream().as_bytes());
 }
 
 /// A client as it was known elsewhere. Its stream here is not known.
@@ -591,18 +575,15 @@ fn read_peer(r: &mut Reader<'_>) -> Result<Peer, WireError> {
         session: proto::SessionId(r.array()?),
         account: proto::AccountId(r.varint()?),
         level: r.byte()?,
+        handle: r.varint_u32()?,
         stream: r.text(NAME_BYTES_MAX)?.into(),
     }))
 }
 
-/// The same client among those that have streams here.
+/// The same stream among those that are here. A session may have had another one of the same name: what came by that
+/// is not answered on this one.
 fn same_peer(peers: &[Peer], peer: Peer) -> Peer {
-    let name = peer.stream().trim_end_matches(NAMESAKE);
-    let before = peer.stream().len() - name.len();
-    let is_named = |known: &&Peer| is_same(known, peer.session(), name);
-    peers.iter().filter(is_named).nth(before).cloned().unwrap_or_else(|| peer.called(name))
-}
-
-fn is_same(peer: &Peer, session: proto::SessionId, stream: &str) -> bool {
-    peer.session() == session && peer.stream() == stream
+    let is_it =
+        |known: &&Peer| known.session() == peer.session() && known.handle() == peer.handle();
+    peers.iter().find(is_it).cloned().unwrap_or(peer)
 }

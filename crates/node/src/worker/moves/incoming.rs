@@ -208,7 +208,7 @@ impl Worker {
             tracing::error!(entity = %id, "what it took along is of no use: {problem}");
             let code = proto::frame::CloseCode::Unavailable;
             let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
-            self.streams.entity_gone(&mut out, id, code);
+            self.streams.entity_gone(&mut out, id, code, &[]);
             return Some((documents, claim));
         }
         self.moves.stats.came += 1;
