@@ -40,8 +40,8 @@ const HELLO: Files = files!("../templates/hello/": "src/main.rs", "src/lib.rs", 
 
 const ARENA: Files = files!("../../../samples/arena/":
     "src/lib.rs", "src/main.rs", "src/avatar.rs", "src/bot.rs", "src/field.rs", "src/lobby.rs",
-    "src/messages.rs", "src/parcels.rs", "src/rules.rs", "src/wallet.rs", "src/web.rs", "src/world.rs", "tests/play.rs",
-    "interface.lock",
+    "src/messages.rs", "src/parcels.rs", "src/rules.rs", "src/wallet.rs", "src/web.rs", "src/world.rs", "src/world/saved.rs",
+    "tests/play.rs", "interface.lock",
     "web/index.html", "web/arena.css", "web/arena.js", "web/view.js",
 );
 
@@ -111,4 +111,36 @@ fn write(path: &Path, content: &str) -> anyhow::Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All files below `folder`, by their paths in the package at `root`.
+    fn list(root: &Path, folder: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                list(root, &path, found);
+            } else {
+                found.push(path.strip_prefix(root).unwrap().display().to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn templates_have_all_files_of_their_games() {
+        for (files, root) in [(HELLO, "templates/hello"), (ARENA, "../../samples/arena")] {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(root).canonicalize().unwrap();
+            let mut found = vec!["interface.lock".to_owned()];
+            for folder in ["src", "web", "tests"] {
+                list(&root, &root.join(folder), &mut found);
+            }
+            found.sort_unstable();
+            let mut listed: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
+            listed.sort_unstable();
+            assert_eq!(listed, found, "{}", root.display());
+        }
+    }
 }
