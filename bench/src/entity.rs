@@ -3,7 +3,8 @@
 //!
 //! Times are CPU time: of the one thread that does the work, or of the process where two threads
 //! do. A thousand entities are addressed at random. Memory is the growth of the resident set of
-//! a fresh process that only makes the entities.
+//! a fresh process that only makes the entities; calls between two workers have a fresh process in
+//! each round, since its CPU is measured: what other subjects leave behind is not theirs.
 
 mod across;
 
@@ -37,9 +38,13 @@ const GOAL_ACROSS: f64 = 300.0;
 const GOAL_IDLE_BYTES: f64 = 300.0;
 const GOAL_SPAWN_SECONDS: f64 = 1.0;
 
-/// Tells a child process of this benchmark what to fill.
-const MEMORY_OF: &str = "MAINSTAY_BENCH_ENTITY_MEMORY";
-const MEMORY_LINE: &str = "bytes and nanoseconds of one entity: ";
+/// Tells a child process of this benchmark what to measure: the name of a subject, of which a
+/// million are made, or one of the two below.
+const PART: &str = "MAINSTAY_BENCH_ENTITY_PART";
+/// What a child process says: bytes and nanoseconds of one.
+const PART_LINE: &str = "bytes and nanoseconds of one: ";
+const ACROSS: &str = "calls between workers";
+const CHANNELS: &str = "calls over channels";
 
 /// What is measured, the engine's own first, then the plain loops.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,10 +71,9 @@ struct Costs {
 /// # Errors
 /// If a child process cannot be started, or counts come out wrong.
 pub fn run() -> anyhow::Result<bool> {
-    if let Ok(name) = std::env::var(MEMORY_OF) {
-        let subject = SUBJECTS.iter().find(|subject| subject.name() == name);
-        let (bytes, nanos) = subject.context("an unknown subject")?.fill()?;
-        println!("{MEMORY_LINE}{bytes} {nanos}");
+    if let Ok(part) = std::env::var(PART) {
+        let (bytes, nanos) = measure_part(&part)?;
+        println!("{PART_LINE}{bytes} {nanos}");
         return Ok(true);
     }
     println!(
@@ -84,11 +88,11 @@ pub fn run() -> anyhow::Result<bool> {
             let at = (round + turn) % SUBJECTS.len();
             rounds[at].push(SUBJECTS[at].measure()?);
         }
-        across.push((across::measure()?, across::channels()?));
+        across.push((in_child(ACROSS)?.1, in_child(CHANNELS)?.1));
         later.push(own::measure_async()?);
     }
     let idle: Vec<(f64, f64)> =
-        SUBJECTS.iter().map(|subject| subject.fill_in_child()).collect::<anyhow::Result<_>>()?;
+        SUBJECTS.iter().map(|subject| in_child(subject.name())).collect::<anyhow::Result<_>>()?;
     let medians: Vec<Costs> = rounds
         .iter()
         .map(|costs| Costs {
@@ -111,6 +115,8 @@ pub fn run() -> anyhow::Result<bool> {
         let each = rounds.iter().map(|costs| format!("{:.0}/{:.0}", costs.tell, costs.call));
         println!("{:>10}: {}", subject.name(), each.collect::<Vec<_>>().join(" "));
     }
+    let each = across.iter().map(|(own, channels)| format!("{own:.0}/{channels:.0}"));
+    println!("to another worker, over channels: {}", each.collect::<Vec<_>>().join(" "));
     let own_across = median(across.iter().map(|pair| pair.0).collect());
     let channels = median(across.iter().map(|pair| pair.1).collect());
     println!("\n| goal | mainstay | reference | ratio | goal | |");
@@ -224,17 +230,29 @@ impl Subject {
             Subject::Kameo => peers::fill_kameo(),
         }
     }
+}
 
-    fn fill_in_child(self) -> anyhow::Result<(f64, f64)> {
-        let mut child = Command::new(std::env::current_exe()?);
-        let output =
-            child.args(std::env::args_os().skip(1)).env(MEMORY_OF, self.name()).output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout)?;
-        let line = text.lines().find_map(|line| line.strip_prefix(MEMORY_LINE));
-        let (bytes, nanos) =
-            line.and_then(|line| line.split_once(' ')).context("no answer from a child process")?;
-        Ok((bytes.parse()?, nanos.parse()?))
+/// Measures a part of this benchmark in a fresh process: bytes and nanoseconds of one.
+fn in_child(part: &str) -> anyhow::Result<(f64, f64)> {
+    let mut child = Command::new(std::env::current_exe()?);
+    let output = child.args(std::env::args_os().skip(1)).env(PART, part).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(PART_LINE));
+    let (bytes, nanos) =
+        line.and_then(|line| line.split_once(' ')).context("no answer from a child process")?;
+    Ok((bytes.parse()?, nanos.parse()?))
+}
+
+/// What a child process measures.
+fn measure_part(part: &str) -> anyhow::Result<(f64, f64)> {
+    match part {
+        ACROSS => Ok((0.0, across::measure()?)),
+        CHANNELS => Ok((0.0, across::channels()?)),
+        name => {
+            let subject = SUBJECTS.iter().find(|subject| subject.name() == name);
+            subject.context("no such subject")?.fill()
+        }
     }
 }
 

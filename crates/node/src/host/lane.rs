@@ -64,7 +64,7 @@ pub(crate) trait Neighbours {
 
 /// Messages and answers after which a neighbour that is awake is given what there is. One that
 /// sleeps is woken once, at the end of the turn.
-const POST_AFTER: usize = 16;
+const POST_AFTER: usize = 32;
 
 /// Most empty lanes that a shard keeps.
 const SPARE_MAX: usize = 8;
