@@ -14,8 +14,8 @@ mod slotted;
 pub use calls::{put_answer, put_call, read_answer, read_call};
 pub use fields::{Admission, put_slot, put_worker, read_slot, read_worker};
 pub use homes::{
-    Check, HandOver, HandedState, HandedStream, Held, HomeFrame, Leads, Named, PAST_MAX, Past,
-    Report, Wanted,
+    Check, HANDLE_RUNS_MAX, HandOver, HandedState, HandedStream, Held, HomeFrame, Leads, Named,
+    PAST_MAX, Past, Report, Wanted,
 };
 pub use moves::MoveStep;
 pub use select::{

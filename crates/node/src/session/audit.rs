@@ -122,13 +122,27 @@ impl Homes {
         if !stands {
             return close(io, CloseCode::Unavailable, "the session's home has moved: resume");
         }
-        // The word that a stream has ended was lost; what was replaced just now ends by itself.
-        let known = self.current(account, session).filter(|known| !known.is_rebuilding);
-        for &stream in streams {
+        self.end_unknown(io, (gate, conn), account, streams.iter().copied());
+        if self.current(account, session).is_some_and(|known| !known.is_rebuilding) {
+            self.open_above_foreign(io, account, streams.iter().copied());
+        }
+    }
+
+    /// A gate has streams of a session that this home does not know: the word that they have ended was lost, with a
+    /// home that said so perhaps. What was replaced just now ends by itself.
+    pub(super) fn end_unknown<O: Outlet, P: Places + ?Sized>(
+        &self,
+        io: &mut Scope<'_, O, P>,
+        (gate, conn): (WorkerId, Slot),
+        account: AccountId,
+        streams: impl Iterator<Item = u32>,
+    ) {
+        let Some(known) = self.sessions.get(&account).filter(|known| !known.is_rebuilding) else {
+            return;
+        };
+        for stream in streams.filter(|stream| !known.knows(*stream)) {
             let code = CloseCode::Unavailable;
-            if known.is_some_and(|known| !known.knows(stream)) {
-                io.out.control(gate, &LinkFrame::Unroute { conn, stream, code });
-            }
+            io.out.control(gate, &LinkFrame::Unroute { conn, stream, code });
         }
     }
 }

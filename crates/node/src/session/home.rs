@@ -1,11 +1,13 @@
+use std::ops::Range;
 use std::rc::Rc;
 
 use env::Instant;
 use proto::frame::{CloseCode, Seen, SeenGroup};
-use proto::link::{HomeFrame, LinkFrame, Slot, WorkerId};
+use proto::link::{HANDLE_RUNS_MAX, HomeFrame, LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, SessionId};
 
 use super::login::SessionInfo;
+use super::rebuild::HANDLES_MAX;
 use super::{Options, Outlet, seen_of};
 
 #[derive(Debug)]
@@ -18,8 +20,7 @@ pub(super) struct Session {
     /// When it began, by the wall clock of its first home.
     pub since_ms: u64,
     pub link: SessionLink,
-    /// The handle that the next stream gets; never used twice.
-    pub next_stream: u32,
+    pub handles: Handles,
     pub streams: Vec<Stream>,
     /// Streams that others took the place of, and when their client is told once more.
     pub released: Vec<(Instant, u32)>,
@@ -31,6 +32,46 @@ pub(super) struct Session {
     pub is_rebuilding: bool,
     /// When it goes on with what is known then.
     pub rebuilt_by: Instant,
+}
+
+/// The handles that a session gives its streams, each of them once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handles {
+    /// What the next stream gets.
+    pub next: u32,
+    /// The last runs of those that were given out. Which name another one had, that its client has from another home, is
+    /// not known here.
+    pub given: Vec<Range<u32>>,
+}
+
+impl Handles {
+    pub fn from(next: u32) -> Self {
+        Handles { next, given: Vec::new() }
+    }
+
+    /// Leaves out what is below `next`.
+    pub fn skip_to(&mut self, next: u32) {
+        self.next = self.next.max(next);
+    }
+
+    fn take(&mut self) -> u32 {
+        let handle = self.next;
+        self.next += 1;
+        match self.given.last_mut() {
+            Some(run) if run.end == handle => run.end = self.next,
+            _ => {
+                if self.given.len() == HANDLE_RUNS_MAX {
+                    self.given.remove(0);
+                }
+                self.given.push(handle..self.next);
+            }
+        }
+        handle
+    }
+
+    fn gave(&self, handle: u32) -> bool {
+        self.given.iter().any(|run| run.contains(&handle))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -157,14 +198,22 @@ impl Session {
 
     /// Whether a stream is one of its own, or was a moment ago.
     pub fn knows(&self, handle: u32) -> bool {
-        self.streams.iter().any(|stream| stream.handle == handle)
-            || self.released.iter().any(|(_, released)| *released == handle)
+        self.has(handle) || self.released.iter().any(|(_, released)| *released == handle)
     }
 
     pub fn take_handle(&mut self) -> u32 {
-        let handle = self.next_stream;
-        self.next_stream += 1;
-        handle
+        self.handles.take()
+    }
+
+    /// The highest of the handles that a client has which another home has given out: this one does not know for which
+    /// name.
+    pub fn highest_foreign(&self, handles: impl Iterator<Item = u32>) -> Option<u32> {
+        let foreign = handles.filter(|handle| !self.knows(*handle) && !self.handles.gave(*handle));
+        foreign.filter(|handle| *handle < HANDLES_MAX).max()
+    }
+
+    fn has(&self, handle: u32) -> bool {
+        self.streams.iter().any(|stream| stream.handle == handle)
     }
 
     pub fn add_stream(&mut self, name: &str, target: EntityId) -> &mut Stream {
@@ -211,19 +260,15 @@ impl Session {
     ) -> Vec<u32> {
         let generation = self.generation;
         for item in streams {
-            if !self.streams.iter().any(|stream| stream.handle == item.handle) {
+            if !self.has(item.handle) {
                 let code = CloseCode::Unavailable;
                 out.control(gate, &LinkFrame::Unroute { conn, stream: item.handle, code });
             }
         }
-        let is_known = |item: &&Seen| self.streams.iter().any(|s| s.handle == item.handle);
-        let unknown = streams.iter().filter(|item| !is_known(item)).map(|item| item.handle).max();
         let mut ended = Vec::new();
         for stream in &mut self.streams {
             let is_listed = streams.iter().any(|item| item.handle == stream.handle);
-            // Another home may have given its name to a newer one, which the client goes by.
-            let is_overtaken = unknown.is_some_and(|newer| newer > stream.handle);
-            stream.is_doubtful &= !is_listed || is_overtaken;
+            stream.is_doubtful &= !is_listed;
             let number = seen_of(streams, stream.handle);
             let by_it = listed_groups.iter().filter(|item| item.stream == stream.handle);
             let listed = by_it.map(|item| Seen { handle: item.group, number: item.number });
@@ -265,5 +310,26 @@ impl Stream {
             StreamState::Pausing { until } | StreamState::Asked { until, .. } => until,
             StreamState::Bound { .. } | StreamState::Awaited => Instant::NEVER,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_that_were_given_out_are_known_by_their_last_runs() {
+        let mut handles = Handles::from(1);
+        let mut given = Vec::new();
+        for run in 0..=HANDLE_RUNS_MAX as u32 {
+            handles.skip_to(100 * run);
+            given.push([handles.take(), handles.take()]);
+        }
+        assert_eq!(given[..2], [[1, 2], [100, 101]]);
+        assert_eq!(given[0].map(|handle| handles.gave(handle)), [false; 2], "the oldest run");
+        assert!(given[1..].iter().flatten().all(|handle| handles.gave(*handle)));
+        assert!([0, 3, 99, 102, 802].iter().all(|handle| !handles.gave(*handle)));
+        handles.skip_to(5);
+        assert_eq!(handles.take(), 802, "none is given out twice");
     }
 }

@@ -2,12 +2,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use env::Instant;
-use proto::frame::{CloseCode, Status};
+use proto::frame::{CloseCode, Seen, Status};
 use proto::link::{Admission, HomeFrame, LinkFrame, Shift, Slot, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
 use super::audit::Audit;
-use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
+use super::home::{Handles, Resumed, Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Bindings, HomeStats, Login, SessionInfo};
 use super::moves::{Ended, Moves};
 use super::rebuild::HANDLES_MAX;
@@ -404,7 +404,7 @@ impl Homes {
             generation: 1,
             since_ms: admission.since_ms,
             link: SessionLink::Attached { gate, conn: admission.conn },
-            next_stream: 1,
+            handles: Handles::from(1),
             logged_in: false,
             tags: Box::default(),
             streams: Vec::with_capacity(bindings.len()),
@@ -555,7 +555,12 @@ impl Homes {
         self.stats.resumes += 1;
         Self::tell_wanted(io.out, found, None);
         found.welcome(io.out, &self.options, true);
-        for handle in found.attach_streams(io.out, (gate, conn), streams, groups) {
+        let handles = streams.iter().map(|item| item.handle);
+        let ended = self.open_above_foreign(io, account, handles);
+        let lasting = streams.iter().filter(|item| !ended.contains(&item.handle));
+        let streams: Vec<Seen> = lasting.copied().collect();
+        let Some(found) = self.sessions.get_mut(&account) else { return };
+        for handle in found.attach_streams(io.out, (gate, conn), &streams, groups) {
             self.open_anew(io, account, handle);
         }
     }

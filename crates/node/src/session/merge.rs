@@ -1,9 +1,10 @@
-//! Two sessions of one account, or two tales of one session, that meet at one home.
+//! Two sessions of one account, two tales of one session, or handles of two homes, that meet at one home.
 
+use proto::AccountId;
 use proto::frame::CloseCode;
 use proto::link::LinkFrame;
 
-use super::home::{Session, SessionLink, Stream, StreamState};
+use super::home::{Handles, Session, SessionLink, Stream, StreamState};
 use super::moves::{Ended, adopt};
 use super::{Homes, Outlet, Places, Scope};
 
@@ -36,7 +37,8 @@ impl Homes {
             || handed.generation == here.generation
                 && (here.is_rebuilding || handed.since_ms > here.since_ms);
         let (mut kept, other) = if takes_handed { (handed, here) } else { (here, handed) };
-        kept.next_stream = kept.next_stream.max(other.next_stream);
+        // Each has given out handles of which the other does not know for what.
+        kept.handles = Handles::from(kept.handles.next.max(other.handles.next));
         if let SessionLink::Attached { gate, conn } = other.link
             && !matches!(kept.link, SessionLink::Attached { gate: g, conn: c } if (g, c) == (gate, conn))
         {
@@ -76,6 +78,27 @@ impl Homes {
             }
         }
         kept
+    }
+
+    /// A client that has handles of which this home knows nothing has them from another one, and may go by them where it
+    /// had an older stream of that name: what has a lower handle here is opened anew, so that no name goes to a lower one.
+    /// Gives what has ended for that.
+    pub(super) fn open_above_foreign<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+        handles: impl Iterator<Item = u32>,
+    ) -> Vec<u32> {
+        let Some(session) = self.sessions.get(&account) else { return Vec::new() };
+        let Some(foreign) = session.highest_foreign(handles) else { return Vec::new() };
+        let lower = session.streams.iter().map(|stream| stream.handle);
+        let lower: Vec<u32> = lower.filter(|handle| *handle < foreign).collect();
+        let next = self.above(foreign);
+        if let Some(session) = self.sessions.get_mut(&account) {
+            session.handles.skip_to(next);
+        }
+        lower.iter().for_each(|handle| self.open_anew(io, account, *handle));
+        lower
     }
 }
 

@@ -16,7 +16,7 @@ use proto::link::{
 };
 use proto::{AccountId, Incarnation, SessionId};
 
-use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
+use super::home::{Handles, Resumed, Session, SessionLink, Stream, StreamState};
 use super::homes::unwanted;
 use super::{Homes, Mutant, Outlet, Places, Scope};
 
@@ -358,7 +358,7 @@ impl Homes {
             }
         };
         // Whoever took it may give out handles too, until it hears that there are two.
-        session.next_stream = self.above(session.next_stream);
+        session.handles.next = self.above(session.handles.next);
         self.sessions.insert(account, session);
         self.set_timers(io.now, account);
         self.announce(io, account);
@@ -519,6 +519,13 @@ impl Homes {
             let waits = matches!(frame, LinkFrame::Select(_)) && self.moves.is_unsettled();
             return waits && self.hold(from, None, frame);
         };
+        // Who has a session of the account still, and no way to where it belongs, does not admit another one: its home
+        // may, by the same ticket.
+        let home = io.places.home_of(account).filter(|home| *home != self.me);
+        if let (LinkFrame::Open(_), Some(home)) = (frame, home) {
+            self.pass(io, from, home, frame);
+            return true;
+        }
         if let Some(session) = self.sessions.get(&account) {
             // A used ticket may be on its way.
             let may_be_used = self.moves.is_unsettled() && matches!(frame, LinkFrame::Open(_));
@@ -529,8 +536,7 @@ impl Homes {
             self.pass(io, from, to, frame);
             return true;
         }
-        let begins =
-            matches!(frame, LinkFrame::Open(_) | LinkFrame::Resume { .. } | LinkFrame::Kick { .. });
+        let begins = matches!(frame, LinkFrame::Resume { .. } | LinkFrame::Kick { .. });
         // Who sent one of these may not have heard for a long time that the session has moved.
         let ends = matches!(
             frame,
@@ -540,8 +546,7 @@ impl Homes {
                 | LinkFrame::Home(HomeFrame::Leads(_))
         );
         let passes = begins || ends && !self.moves.is_unsettled();
-        let home = io.places.home_of(account).filter(|home| passes && *home != self.me);
-        if let Some(to) = home {
+        if let Some(to) = home.filter(|_| passes) {
             self.pass(io, from, to, frame);
             return true;
         }
@@ -713,7 +718,7 @@ impl Homes {
     /// A session comes from another home, which may give it to a third one as well if it does not hear that it has come
     /// here. Then two go on with it for a while, and a handle that both gave out would lead to two streams.
     fn renumber<O: Outlet>(&mut self, out: &mut O, session: &mut Session) {
-        session.next_stream = self.above(session.next_stream);
+        session.handles.next = self.above(session.handles.next);
         for at in 0..session.streams.len() {
             if let StreamState::Pausing { .. } = session.streams[at].state {
                 let handle = session.take_handle();
@@ -884,7 +889,8 @@ fn packed<'a>(ticket: u64, session: &'a Session, now: Instant) -> HandOver<'a> {
         level: session.level,
         generation: session.generation,
         since_ms: session.since_ms,
-        next_stream: session.next_stream,
+        next_stream: session.handles.next,
+        given: session.handles.given.clone(),
         gate,
         conn,
         left_ms,
@@ -930,7 +936,7 @@ fn unpacked(handed: &HandOver<'_>, now: Instant, options: &super::Options) -> Bo
                 SessionLink::Waiting { until: now + left.min(options.resume_window), gate }
             }
         },
-        next_stream: handed.next_stream,
+        handles: Handles { next: handed.next_stream, given: handed.given.clone() },
         streams: streams.collect(),
         released: Vec::new(),
         logged_in: handed.logged_in,

@@ -11,7 +11,7 @@ use proto::frame::CloseCode;
 use proto::link::{Held, HomeFrame, LinkFrame, Named, Report, Slot, Wanted, WorkerId};
 use proto::{AccountId, Incarnation, SessionId};
 
-use super::home::{Session, SessionLink, Stream, StreamState};
+use super::home::{Handles, Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Login, Refusal};
 use super::moves::{Ended, SETTLE_WAIT};
 use super::{Homes, Mutant, Outlet, Places, Scope};
@@ -38,8 +38,13 @@ impl Homes {
         if let Some(code) = self.is_over(id, report.generation) {
             return refuse(io, gate, report, code);
         }
-        let here = self.sessions.get(&account).map(|found| (found.id, found.since_ms));
+        let found = self.sessions.get(&account);
+        let here = found.map(|found| (found.id, found.since_ms));
         match here {
+            // Only owners have told of that one: its gate will say whether it is the later of the two.
+            Some((known, 0)) if known != id && found.is_some_and(|found| found.is_rebuilding) => {
+                return;
+            }
             Some((known, _)) if known == id => {
                 if !self.merge_report(io, gate, report) {
                     return;
@@ -61,10 +66,14 @@ impl Homes {
                 return refuse(io, gate, report, CloseCode::SessionLost);
             }
             _ => {
-                if here.is_some() {
-                    self.stats.replaced += 1;
-                    let reason = "the account logged in elsewhere";
-                    self.end(io, account, CloseCode::Replaced, reason, false);
+                match here {
+                    Some((_, 0)) => self.leave_unsaid(io, account),
+                    Some(_) => {
+                        self.stats.replaced += 1;
+                        let reason = "the account logged in elsewhere";
+                        self.end(io, account, CloseCode::Replaced, reason, false);
+                    }
+                    None => {}
                 }
                 self.rebuild(io.now, (id, account), report.level, report.generation);
                 self.connect(io.now, gate, report);
@@ -74,9 +83,23 @@ impl Homes {
             self.open_anew(io, account, overtaken);
         }
         if let Some(conn) = report.conn {
+            let handles = report.streams.iter().map(|named| named.stream);
+            self.end_unknown(io, (gate, conn), account, handles);
             let generation = report.generation;
             let homed = HomeFrame::Homed { conn, session: id, account, generation };
             io.out.control(gate, &LinkFrame::Home(homed));
+        }
+    }
+
+    /// Lets go of a session of which no gate has told: how it has ended, and whether, is not said.
+    fn leave_unsaid<O: Outlet, P: Places + ?Sized>(
+        &mut self,
+        io: &mut Scope<'_, O, P>,
+        account: AccountId,
+    ) {
+        if let Some(session) = self.sessions.remove(&account) {
+            self.unset_timers(&session);
+            self.dismiss(io, &session, CloseCode::Unavailable, "", false);
         }
     }
 
@@ -156,7 +179,7 @@ impl Homes {
     ) {
         self.stats.rebuilt += 1;
         let wait = if self.moves.is_unsettled() { SETTLE_WAIT } else { LATE_WAIT };
-        let (gate, next_stream) = (WorkerId::default(), self.above(0));
+        let (gate, handles) = (WorkerId::default(), Handles::from(self.above(0)));
         let session = Session {
             id,
             account,
@@ -164,7 +187,7 @@ impl Homes {
             generation,
             since_ms: 0,
             link: SessionLink::Waiting { until: now + self.options.resume_window, gate },
-            next_stream,
+            handles,
             logged_in: false,
             tags: Box::default(),
             streams: Vec::new(),
@@ -210,7 +233,7 @@ impl Homes {
         self.rebuild(io.now, (id, account), level, generation);
         let next_stream = self.above(handle);
         let found = self.sessions.get_mut(&account).expect("it was just made");
-        found.next_stream = next_stream;
+        found.handles.skip_to(next_stream);
         found.is_rebuilding = false;
         self.timers.remove(&(found.rebuilt_by, account, u32::MAX));
         for binding in bindings {
@@ -254,11 +277,11 @@ impl Homes {
             let overtaken = found.streams.iter().filter(|s| newer.iter().any(|n| is_newer(s, n)));
             let overtaken: Vec<u32> = overtaken.map(|stream| stream.handle).collect();
             if !overtaken.is_empty() {
-                found.next_stream = found.next_stream.max(next_stream);
+                found.handles.skip_to(next_stream);
             }
             return overtaken;
         }
-        found.next_stream = found.next_stream.max(next_stream);
+        found.handles.skip_to(next_stream);
         for named in &report.streams {
             let is_known = found.streams.iter().any(|s| s.handle == named.stream);
             if !is_known && found.streams.len() < streams_max {
@@ -327,12 +350,13 @@ impl Homes {
         let has_room = found.streams.len() < streams_max;
         let known = found.streams.iter_mut().find(|stream| stream.handle == handle);
         let is_same = |state: &StreamState| matches!(state, &StreamState::Bound { owner: o, slot: s } if (o, s) == (owner, slot));
+        let is_open = |state: &StreamState| matches!(state, StreamState::Bound { .. });
         let is_asked = |state: &StreamState| matches!(state, &StreamState::Asked { owner: o, .. } if o == owner);
         match known {
-            // The way to this home broke, and what was on it is lost.
-            Some(stream) if held.lost == self.me && is_same(&stream.state) => {
+            // The way to this home broke, and what was on it is lost: also the word that the stream has moved there.
+            Some(stream) if held.lost == self.me && is_open(&stream.state) => {
                 unbind(io, CloseCode::Unavailable);
-                return self.owner_away(io, account, handle);
+                return self.open_anew(io, account, handle);
             }
             _ if held.lost == self.me => return unbind(io, CloseCode::Unavailable),
             // It may be on its way to another owner, or be waited for there.
@@ -349,7 +373,7 @@ impl Homes {
             _ => return unbind(io, CloseCode::Unavailable),
         }
         if found.is_rebuilding {
-            found.next_stream = found.next_stream.max(next_stream);
+            found.handles.skip_to(next_stream);
             if let Some((logged_in, tags)) = &held.tags {
                 found.logged_in = *logged_in;
                 found.tags = tags.iter().map(|tag| Box::from(*tag)).collect();

@@ -6,7 +6,7 @@ use env::{Instant, WallTime};
 use node::session::{Binding, Bindings, Homes, Login, Options, Refusal, Scope};
 use proto::AccountId;
 use proto::frame::{CloseCode, Seen};
-use proto::link::{Admission, HomeFrame, Leads, LinkFrame, Report, Slot, WorkerId};
+use proto::link::{Admission, Held, HomeFrame, Leads, LinkFrame, Named, Report, Slot, WorkerId};
 
 use crate::harness::{AVATAR, Map, Port, Wires, avatar, session, worker};
 
@@ -82,6 +82,16 @@ impl World {
 
     /// A gate tells of session 1, on `CONN` or waiting, with `generation`.
     fn told(&mut self, gate: WorkerId, conn: Option<Slot>, generation: u64) -> Vec<Vec<u8>> {
+        self.told_of(gate, conn, generation, Vec::new())
+    }
+
+    fn told_of(
+        &mut self,
+        gate: WorkerId,
+        conn: Option<Slot>,
+        generation: u64,
+        streams: Vec<Named<'_>>,
+    ) -> Vec<Vec<u8>> {
         let report = Report {
             conn,
             session: session(1),
@@ -91,9 +101,30 @@ impl World {
             since_ms: 5,
             lost: LOST,
             last_stream: 0,
-            streams: Vec::new(),
+            streams,
         };
         self.hears(gate, &LinkFrame::Home(HomeFrame::Report(report)), gate)
+    }
+}
+
+impl World {
+    /// Session 1 is put together from what `GATE` told, and has a stream open at `owner`: gives its handle.
+    fn with_stream(owner: WorkerId, slot: Slot) -> (World, u32) {
+        let mut world = World::new();
+        world.told(GATE, Some(CONN), 1);
+        world.now += Duration::from_secs(10);
+        world.sent(GATE, |homes, io| homes.handle_timeout(io));
+        world.map.owners.insert(AVATAR, owner);
+        let (session, account) = (session(1), ACCOUNT);
+        let rebind = LinkFrame::Rebind { session, account, name: "avatar", target: avatar(7) };
+        let sent = world.hears(owner, &rebind, owner);
+        let asked = frames(&sent).find_map(|frame| match frame {
+            LinkFrame::Bind { stream, .. } => Some(stream),
+            _ => None,
+        });
+        let stream = asked.expect("its owner is asked to open it");
+        world.hears(owner, &LinkFrame::Bound { session, account, stream, slot, epoch: 1 }, owner);
+        (world, stream)
     }
 }
 
@@ -180,24 +211,7 @@ fn a_gate_that_asks_after_a_session_that_has_ended_is_told_how() {
 /// itself for a member of its groups.
 #[test]
 fn a_stream_that_only_its_gate_knows_ends_for_its_client() {
-    let mut world = World::new();
-    world.told(GATE, Some(CONN), 1);
-    // It is put together by then.
-    world.now += Duration::from_secs(10);
-    world.sent(GATE, |homes, io| homes.handle_timeout(io));
-    let rebind = LinkFrame::Rebind {
-        session: session(1),
-        account: ACCOUNT,
-        name: "avatar",
-        target: avatar(7),
-    };
-    world.map.owners.insert(AVATAR, worker(20));
-    let sent = world.hears(worker(20), &rebind, worker(20));
-    let asked = frames(&sent).find_map(|frame| match frame {
-        LinkFrame::Bind { stream, .. } => Some(stream),
-        _ => None,
-    });
-    let known = asked.expect("its owner is asked to open it");
+    let (mut world, known) = World::with_stream(worker(20), Slot { index: 4, generation: 1 });
     let (session, account, generation, streams) = (session(1), ACCOUNT, 1, vec![7, known]);
     let leads = Leads { conn: CONN, session, account, generation, streams };
     let sent = world.hears(GATE, &LinkFrame::Home(HomeFrame::Leads(leads)), GATE);
@@ -206,6 +220,117 @@ fn a_stream_that_only_its_gate_knows_ends_for_its_client() {
         other => panic!("{other:?}"),
     });
     assert_eq!(ended.collect::<Vec<_>>(), [7]);
+}
+
+/// Seed 14592 of the suite of clusters: a home that was about to lose its links told the gate that a stream had ended,
+/// in vain, and handed the session over without it. What its client had said there was neither handled nor given up.
+#[test]
+fn a_stream_that_its_former_home_has_ended_unheard_ends_when_its_gate_tells_of_it() {
+    let (mut world, stream) = World::with_stream(worker(20), Slot { index: 4, generation: 1 });
+    let named = |stream| Named { stream, target: avatar(7), name: "avatar" };
+    let sent = world.told_of(GATE, Some(CONN), 1, vec![named(1), named(stream)]);
+    let ended = frames(&sent).filter_map(|frame| match frame {
+        LinkFrame::Unroute { conn: CONN, stream, .. } => Some(stream),
+        _ => None,
+    });
+    assert_eq!(ended.collect::<Vec<_>>(), [1]);
+}
+
+/// Seed 16101 of the suite of clusters: the word that a stream had moved was lost with the way to its home. That ended
+/// it where it was, but took it to be open where it had been, so that a resume led nowhere.
+#[test]
+fn a_stream_that_has_moved_unheard_is_opened_anew() {
+    let (first, next) = (worker(20), worker(21));
+    let slot = |index| Slot { index, generation: 1 };
+    for at_gate in [false, true] {
+        let (mut world, stream) = World::with_stream(first, slot(4));
+        let held = LinkFrame::Home(HomeFrame::Held(Held {
+            session: session(1),
+            account: ACCOUNT,
+            level: 1,
+            generation: 1,
+            slot: slot(5),
+            lost: ME,
+            stream: Named { stream, target: avatar(7), name: "avatar" },
+            tags: None,
+        }));
+        let sent = world.hears(next, &held, if at_gate { GATE } else { next });
+        let ends = |frame| match frame {
+            LinkFrame::Unroute { stream: ended, .. } => at_gate && ended == stream,
+            LinkFrame::Unbind { slot: at, .. } => !at_gate && at == slot(5),
+            _ => false,
+        };
+        assert!(frames(&sent).any(ends), "{:?}", frames(&sent).collect::<Vec<_>>());
+    }
+}
+
+/// Seed 9553 of the suite of clusters: a gate that had not heard that a session was replaced told of it first, and pushed
+/// out the one that had replaced it, of which its owners alone had told.
+#[test]
+fn a_session_of_which_only_owners_have_told_is_not_taken_for_the_older_one() {
+    let mut world = World::new();
+    let owner = worker(20);
+    let held = LinkFrame::Home(HomeFrame::Held(Held {
+        session: session(2),
+        account: ACCOUNT,
+        level: 1,
+        generation: 1,
+        slot: Slot { index: 5, generation: 1 },
+        lost: LOST,
+        stream: Named { stream: 1, target: avatar(7), name: "avatar" },
+        tags: None,
+    }));
+    world.hears(owner, &held, owner);
+    assert!(world.told(GATE, Some(CONN), 1).is_empty(), "it is not known yet which is later");
+    assert_eq!(world.homes.session_of(ACCOUNT), Some(session(2)));
+    let later = |world: &mut World| {
+        let report = Report {
+            conn: Some(CONN),
+            session: session(2),
+            account: ACCOUNT,
+            level: 1,
+            generation: 1,
+            since_ms: 6,
+            lost: LOST,
+            last_stream: 1,
+            streams: Vec::new(),
+        };
+        let report = LinkFrame::Home(HomeFrame::Report(report));
+        world.hears(OTHER_GATE, &report, GATE)
+    };
+    // All who know something have had their time.
+    world.now += Duration::from_secs(10);
+    world.sent(GATE, |homes, io| homes.handle_timeout(io));
+    world.told(GATE, Some(CONN), 1);
+    assert_eq!(world.homes.session_of(ACCOUNT), Some(session(1)));
+    let sent = later(&mut world);
+    assert_eq!(world.homes.session_of(ACCOUNT), Some(session(2)));
+    assert_eq!(refusal(&sent), Some(CloseCode::Replaced));
+}
+
+/// Seeds 10773 and 16304 of the suite of clusters: a home that could not hand a session over, for the way was cut, let in
+/// who logged in anew, as did the account's home by the same ticket.
+#[test]
+fn who_cannot_hand_a_session_over_leaves_it_to_its_home_to_let_in_another() {
+    let next = worker(11);
+    let mut world = World::new();
+    world.told(GATE, Some(CONN), 1);
+    world.map.home = next;
+    let open = LinkFrame::Open(Admission {
+        conn: Slot { index: 4, generation: 1 },
+        session: session(2),
+        account: ACCOUNT,
+        expires_ms: 2_000_000,
+        since_ms: 1_000_000,
+        level: 1,
+        name: "someone",
+        address: "192.0.2.1:7",
+    });
+    let sent = world.hears(OTHER_GATE, &open, next);
+    let is_passed =
+        |frame| matches!(frame, LinkFrame::Home(HomeFrame::Pass { from: OTHER_GATE, .. }));
+    assert!(frames(&sent).any(is_passed));
+    assert_eq!(world.homes.session_of(ACCOUNT), Some(session(1)));
 }
 
 #[test]

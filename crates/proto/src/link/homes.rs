@@ -1,5 +1,7 @@
 //! What homes of sessions, gates and owners of streams say when homes move or are lost.
 
+use std::ops::Range;
+
 use super::{
     Slot, TAGS_MAX, WorkerId, put_entity, put_slot, put_worker, read_entity, read_slot, read_worker,
 };
@@ -13,6 +15,9 @@ use crate::varint::{Reader, put_varint};
 
 /// Most used tickets, and most ended sessions, in one [`HomeFrame::Past`].
 pub const PAST_MAX: usize = 1_024;
+
+/// Most runs of handles in one [`HomeFrame::HandOver`].
+pub const HANDLE_RUNS_MAX: usize = 8;
 
 /// A frame about homes of sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +152,8 @@ pub struct HandOver<'a> {
     pub generation: u64,
     pub since_ms: u64,
     pub next_stream: u32,
+    /// Runs of the handles that its homes have given out, at most [`HANDLE_RUNS_MAX`].
+    pub given: Vec<Range<u32>>,
     /// The gate of its connection, or of its last one.
     pub gate: WorkerId,
     /// Its connection; `None` while it waits for a resume.
@@ -455,6 +462,7 @@ impl<'a> HandOver<'a> {
             generation: r.varint()?,
             since_ms: r.varint()?,
             next_stream: r.varint_u32()?,
+            given: read_list(r, HANDLE_RUNS_MAX, |r| Ok(r.varint_u32()?..r.varint_u32()?))?,
             gate: read_worker(r)?,
             conn: read_option(r, read_slot)?,
             left_ms: r.varint_u32()?,
@@ -472,6 +480,10 @@ impl<'a> HandOver<'a> {
         put_varint(out, self.generation);
         put_varint(out, self.since_ms);
         put_varint(out, u64::from(self.next_stream));
+        put_list(out, &self.given, |out, run| {
+            put_varint(out, u64::from(run.start));
+            put_varint(out, u64::from(run.end));
+        });
         put_worker(out, self.gate);
         put_option(out, self.conn.as_ref(), |out, slot| put_slot(out, *slot));
         put_varint(out, u64::from(self.left_ms));

@@ -413,6 +413,7 @@ fn homes() -> Vec<LinkFrame<'static>> {
             generation: 3,
             since_ms: 1_700_000_000_000,
             next_stream: 301,
+            given: vec![1..4, 65_536..65_537],
             gate: GATE,
             conn,
             left_ms: 60_000,
