@@ -3,6 +3,7 @@
 
 mod harness;
 mod homes;
+mod merge;
 mod model;
 mod rebuilt;
 mod regressions;
