@@ -7,7 +7,7 @@ use crate::{setup, tidy};
 const SEEDS: &str = "500";
 
 /// What is simulated.
-const SUITES: [&str; 3] = ["sessions", "data", "slots"];
+const SUITES: [&str; 4] = ["sessions", "data", "slots", "cluster"];
 
 /// Everything, from a fresh machine.
 pub fn all() -> anyhow::Result<()> {
