@@ -1,11 +1,11 @@
-use std::ops::Range;
 use std::rc::Rc;
 
 use env::Instant;
 use proto::frame::{CloseCode, Seen, SeenGroup};
-use proto::link::{HANDLE_RUNS_MAX, HomeFrame, LinkFrame, Slot, WorkerId};
+use proto::link::{HomeFrame, LinkFrame, Slot, WorkerId};
 use proto::{AccountId, EntityId, SessionId};
 
+use super::handles::Handles;
 use super::login::SessionInfo;
 use super::rebuild::HANDLES_MAX;
 use super::{Options, Outlet, seen_of};
@@ -32,46 +32,6 @@ pub(super) struct Session {
     pub is_rebuilding: bool,
     /// When it goes on with what is known then.
     pub rebuilt_by: Instant,
-}
-
-/// The handles that a session gives its streams, each of them once.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Handles {
-    /// What the next stream gets.
-    pub next: u32,
-    /// The last runs of those that were given out. Which name another one had, that its client has from another home, is
-    /// not known here.
-    pub given: Vec<Range<u32>>,
-}
-
-impl Handles {
-    pub fn from(next: u32) -> Self {
-        Handles { next, given: Vec::new() }
-    }
-
-    /// Leaves out what is below `next`.
-    pub fn skip_to(&mut self, next: u32) {
-        self.next = self.next.max(next);
-    }
-
-    fn take(&mut self) -> u32 {
-        let handle = self.next;
-        self.next += 1;
-        match self.given.last_mut() {
-            Some(run) if run.end == handle => run.end = self.next,
-            _ => {
-                if self.given.len() == HANDLE_RUNS_MAX {
-                    self.given.remove(0);
-                }
-                self.given.push(handle..self.next);
-            }
-        }
-        handle
-    }
-
-    fn gave(&self, handle: u32) -> bool {
-        self.given.iter().any(|run| run.contains(&handle))
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -310,26 +270,5 @@ impl Stream {
             StreamState::Pausing { until } | StreamState::Asked { until, .. } => until,
             StreamState::Bound { .. } | StreamState::Awaited => Instant::NEVER,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn handles_that_were_given_out_are_known_by_their_last_runs() {
-        let mut handles = Handles::from(1);
-        let mut given = Vec::new();
-        for run in 0..=HANDLE_RUNS_MAX as u32 {
-            handles.skip_to(100 * run);
-            given.push([handles.take(), handles.take()]);
-        }
-        assert_eq!(given[..2], [[1, 2], [100, 101]]);
-        assert_eq!(given[0].map(|handle| handles.gave(handle)), [false; 2], "the oldest run");
-        assert!(given[1..].iter().flatten().all(|handle| handles.gave(*handle)));
-        assert!([0, 3, 99, 102, 802].iter().all(|handle| !handles.gave(*handle)));
-        handles.skip_to(5);
-        assert_eq!(handles.take(), 802, "none is given out twice");
     }
 }

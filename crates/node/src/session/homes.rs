@@ -7,7 +7,8 @@ use proto::link::{Admission, HomeFrame, LinkFrame, Shift, Slot, WorkerId};
 use proto::{AccountId, EntityId, Incarnation, SessionId};
 
 use super::audit::Audit;
-use super::home::{Handles, Resumed, Session, SessionLink, Stream, StreamState};
+use super::handles::Handles;
+use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Bindings, HomeStats, Login, SessionInfo};
 use super::moves::{Ended, Moves};
 use super::rebuild::HANDLES_MAX;

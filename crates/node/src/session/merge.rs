@@ -4,7 +4,8 @@ use proto::AccountId;
 use proto::frame::CloseCode;
 use proto::link::LinkFrame;
 
-use super::home::{Handles, Session, SessionLink, Stream, StreamState};
+use super::handles::Handles;
+use super::home::{Session, SessionLink, Stream, StreamState};
 use super::moves::{Ended, adopt};
 use super::{Homes, Outlet, Places, Scope};
 
@@ -38,7 +39,7 @@ impl Homes {
                 && (here.is_rebuilding || handed.since_ms > here.since_ms);
         let (mut kept, other) = if takes_handed { (handed, here) } else { (here, handed) };
         // Each has given out handles of which the other does not know for what.
-        kept.handles = Handles::from(kept.handles.next.max(other.handles.next));
+        kept.handles = Handles::from(kept.handles.next().max(other.handles.next()));
         if let SessionLink::Attached { gate, conn } = other.link
             && !matches!(kept.link, SessionLink::Attached { gate: g, conn: c } if (g, c) == (gate, conn))
         {

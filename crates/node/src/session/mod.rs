@@ -8,6 +8,7 @@
 
 mod audit;
 mod groups;
+mod handles;
 mod home;
 mod homes;
 mod kept;

@@ -16,7 +16,8 @@ use proto::link::{
 };
 use proto::{AccountId, Incarnation, SessionId};
 
-use super::home::{Handles, Resumed, Session, SessionLink, Stream, StreamState};
+use super::handles::Handles;
+use super::home::{Resumed, Session, SessionLink, Stream, StreamState};
 use super::homes::unwanted;
 use super::{Homes, Mutant, Outlet, Places, Scope};
 
@@ -358,7 +359,8 @@ impl Homes {
             }
         };
         // Whoever took it may give out handles too, until it hears that there are two.
-        session.handles.next = self.above(session.handles.next);
+        let next = self.above(session.handles.next());
+        session.handles.skip_to(next);
         self.sessions.insert(account, session);
         self.set_timers(io.now, account);
         self.announce(io, account);
@@ -718,7 +720,8 @@ impl Homes {
     /// A session comes from another home, which may give it to a third one as well if it does not hear that it has come
     /// here. Then two go on with it for a while, and a handle that both gave out would lead to two streams.
     fn renumber<O: Outlet>(&mut self, out: &mut O, session: &mut Session) {
-        session.handles.next = self.above(session.handles.next);
+        let next = self.above(session.handles.next());
+        session.handles.skip_to(next);
         for at in 0..session.streams.len() {
             if let StreamState::Pausing { .. } = session.streams[at].state {
                 let handle = session.take_handle();
@@ -889,8 +892,8 @@ fn packed<'a>(ticket: u64, session: &'a Session, now: Instant) -> HandOver<'a> {
         level: session.level,
         generation: session.generation,
         since_ms: session.since_ms,
-        next_stream: session.handles.next,
-        given: session.handles.given.clone(),
+        next_stream: session.handles.next(),
+        given: session.handles.given(),
         gate,
         conn,
         left_ms,
@@ -936,7 +939,7 @@ fn unpacked(handed: &HandOver<'_>, now: Instant, options: &super::Options) -> Bo
                 SessionLink::Waiting { until: now + left.min(options.resume_window), gate }
             }
         },
-        handles: Handles { next: handed.next_stream, given: handed.given.clone() },
+        handles: Handles::with_given(handed.next_stream, &handed.given),
         streams: streams.collect(),
         released: Vec::new(),
         logged_in: handed.logged_in,

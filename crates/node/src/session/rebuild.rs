@@ -11,7 +11,8 @@ use proto::frame::CloseCode;
 use proto::link::{Held, HomeFrame, LinkFrame, Named, Report, Slot, Wanted, WorkerId};
 use proto::{AccountId, Incarnation, SessionId};
 
-use super::home::{Handles, Session, SessionLink, Stream, StreamState};
+use super::handles::Handles;
+use super::home::{Session, SessionLink, Stream, StreamState};
 use super::login::{Binding, Login, Refusal};
 use super::moves::{Ended, SETTLE_WAIT};
 use super::{Homes, Mutant, Outlet, Places, Scope};
