@@ -5,6 +5,7 @@
 //! both. What is compared is CPU time of all of them for one call with a body of 32 bytes, encoded
 //! and decoded as in a game.
 
+mod bare;
 mod other;
 
 use std::time::Duration;
@@ -21,6 +22,8 @@ use transport::Board;
 use crate::raw::{
     BODY_BYTES, CLIENT_CPU, Child, Echo, Load, SERVER_CPU, pin, run_load, spawn_child,
 };
+
+pub use self::bare::{run as run_core, run_count};
 
 const ROUNDS: usize = 5;
 /// Calls in flight, and how many calls a round makes.
@@ -187,7 +190,7 @@ pub fn run() -> anyhow::Result<bool> {
 /// # Errors
 ///
 /// As [`run`].
-pub fn run_core(in_flight: &str, count: &str) -> anyhow::Result<bool> {
+pub fn run_alone(in_flight: &str, count: &str) -> anyhow::Result<bool> {
     let (in_flight, count): (u64, u64) = (in_flight.parse()?, count.parse()?);
     ensure!(in_flight > 0, "at least one call has to be in flight");
     let pair = Pair::start()?;

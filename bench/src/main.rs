@@ -66,7 +66,9 @@ fn run() -> anyhow::Result<ExitCode> {
     let met = match args[..] {
         ["arena"] => arena::run()?,
         ["calls"] => calls::run()?,
-        ["calls", in_flight, count] => calls::run_core(in_flight, count)?,
+        ["calls", in_flight, count] => calls::run_alone(in_flight, count)?,
+        ["calls-core"] => calls::run_core()?,
+        ["calls-count", each] => calls::run_count(each)?,
         #[cfg(feature = "layout")]
         ["chaos", ref options @ ..] => chaos::run(options)?,
         ["crash", ref options @ ..] => crash::run(options)?,
