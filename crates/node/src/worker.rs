@@ -348,11 +348,7 @@ impl Worker {
             let loads: Vec<_> = directory.nodes().map(idle).collect();
             self.handle_loads(Instant::ZERO, &loads);
         }
-        let me = self.me.node;
-        self.host.set_alone(|kind| match directory.offers_alone(kind) {
-            Some((node, workers)) if node == me => workers,
-            _ => 0,
-        });
+        self.host.set_sole(|kind| directory.offers_alone(kind));
         self.note_directory();
         let vanished = self.nodes_changed.get_or_insert_default();
         for info in before.nodes() {

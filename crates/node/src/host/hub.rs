@@ -354,6 +354,7 @@ impl Hub {
         let index = shards.list.len();
         assert!(index < SHARDS_MAX, "a node has at most {SHARDS_MAX} kinds");
         let shard = Shard::<T>::new(Rc::clone(self), index as u16);
+        shard.sole.set(self.router.offers_alone(T::KIND.id));
         let entry = ShardEntry {
             typed: Box::new(Rc::clone(&shard)),
             any: Rc::clone(&shard) as Rc<dyn AnyShard>,

@@ -5,6 +5,7 @@
 //! [`turn`](Host::turn) until it has nothing more to do, then outputs through `drain_*` and
 //! `poll_*`. Delivery always enqueues; nothing re-enters a handler.
 
+mod away;
 mod calls;
 mod cycle;
 mod daily;
@@ -217,9 +218,9 @@ impl Host {
         kinds.map(|shard| shard.kind()).filter(|kind| kind.id != USHER).collect()
     }
 
-    /// Learns which kinds this node alone offers, and by how many workers.
-    pub(crate) fn set_alone(&self, workers: impl Fn(KindId) -> u8) {
-        self.hub.all_shards().into_iter().for_each(|s| s.note_alone(workers(s.kind().id)));
+    /// Learns which kinds one node alone offers, and by how many workers.
+    pub(crate) fn set_sole(&self, node: impl Fn(KindId) -> Option<(Incarnation, u8)>) {
+        self.hub.all_shards().into_iter().for_each(|s| s.note_sole(node(s.kind().id)));
     }
 
     /// Has rooms made here for whoever wants a place, on any worker of the cluster.

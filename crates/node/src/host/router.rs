@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use cluster::{Cluster, Placement};
 use proto::link::WorkerId;
-use proto::{EntityId, Incarnation};
+use proto::{EntityId, Incarnation, KindId};
 
 use super::routes::Routes;
 use crate::topics::NodeBus;
@@ -31,6 +31,12 @@ pub enum Place {
 pub trait Router {
     /// Where `id` lives or is to be made.
     fn place(&self, id: EntityId) -> Place;
+
+    /// The only node that offers `kind`, and how many workers it has, if that is known.
+    fn offers_alone(&self, kind: KindId) -> Option<(Incarnation, u8)> {
+        let _ = kind;
+        None
+    }
 
     /// The way to the cluster's users, if there is one.
     fn users(&self) -> Option<Rc<UserLane>> {

@@ -86,7 +86,7 @@ impl<E: Entity> Shard<E> {
         });
         let Some(index) = found else {
             drop(cells);
-            return self.send_call_far(ask, waker);
+            return self.send_call_away(ask, waker, method as u16, deadline);
         };
         let slot = &mut slots[index as usize];
         let mut calls = self.calls.borrow_mut();
@@ -137,7 +137,7 @@ impl<E: Entity> Shard<E> {
 
     /// Sends a call with all that may happen to one.
     #[inline(never)]
-    fn send_call_far(
+    pub fn send_call_far(
         self: &Rc<Self>,
         ask: &mut Asking<E>,
         waker: Option<Waker>,
@@ -361,11 +361,13 @@ impl<E: Entity> Shard<E> {
         if E::KIND.document {
             return self.way_of_movable(id);
         }
-        match self.alone.get() {
-            workers if workers > 0 && id.home == Incarnation::NONE => match id.worker(workers) {
-                worker if worker == hub.me.worker => self.find_or_activate(id).map(Way::Here),
-                worker => Ok(Way::Worker(worker)),
-            },
+        match self.sole.get() {
+            Some((node, workers)) if node == hub.me.node && id.home == Incarnation::NONE => {
+                match id.worker(workers) {
+                    worker if worker == hub.me.worker => self.find_or_activate(id).map(Way::Here),
+                    worker => Ok(Way::Worker(worker)),
+                }
+            }
             _ => self.way_to_place(id),
         }
     }

@@ -105,9 +105,9 @@ pub(crate) struct Shard<E: Entity> {
     pub index: u16,
     /// Whether entities of the kind may live here.
     pub hosted: Cell<bool>,
-    /// Workers of this node, if it alone offers the kind: then an entity's key says where it is. 0 if others
-    /// do, or that is not known.
-    pub alone: Cell<u8>,
+    /// The only node that offers the kind and its workers, if that is known: then an entity's key
+    /// says where it is.
+    pub sole: Cell<Option<(Incarnation, u8)>>,
     pub cells: RefCell<Cells<E>>,
     pub calls: RefCell<Calls<E>>,
     pub timers: RefCell<TimerTable<E>>,
@@ -273,7 +273,7 @@ impl<E: Entity> Shard<E> {
         Rc::new(Shard {
             index,
             hosted: Cell::new(false),
-            alone: Cell::new(0),
+            sole: Cell::new(None),
             cells: RefCell::new(Cells::new()),
             calls: RefCell::new(Calls::new(index)),
             timers: RefCell::new(TimerTable::new()),
@@ -832,8 +832,8 @@ pub(crate) fn hook_mail<E: Entity>(hook: Hook) -> Mail<E> {
 pub(crate) trait AnyShard {
     fn kind(&self) -> &'static KindInfo;
     fn is_hosted(&self) -> bool;
-    /// This node, of so many workers, alone offers the kind; 0 if that is not so.
-    fn note_alone(&self, workers: u8);
+    /// That node, of so many workers, alone offers the kind.
+    fn note_sole(&self, node: Option<(Incarnation, u8)>);
     fn stats(&self) -> ShardStats;
     fn handled(&self, method: u16) -> u64;
     fn refused(&self, method: u16) -> u64;

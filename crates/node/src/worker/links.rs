@@ -7,7 +7,7 @@ use cluster::{Cluster, Directory, NodeInfo, Placement, SESSION_KIND};
 use env::Instant;
 use mesh::{Mesh, SendError};
 use proto::link::{LinkFrame, WorkerId};
-use proto::{AccountId, EntityId, Incarnation};
+use proto::{AccountId, EntityId, Incarnation, KindId};
 
 use crate::host::routes::Routes;
 use crate::host::{Place, Router};
@@ -123,6 +123,10 @@ impl Router for View {
             None if entity.home == Incarnation::NONE => Place::Unknown,
             None => Place::Gone,
         }
+    }
+
+    fn offers_alone(&self, kind: KindId) -> Option<(Incarnation, u8)> {
+        self.directory.borrow().offers_alone(kind)
     }
 
     fn routes(&self) -> Option<Rc<Routes>> {

@@ -105,6 +105,7 @@ pub fn put_map(out: &mut Vec<u8>, len: usize) {
     }
 }
 
+#[inline]
 fn put_head<const N: usize>(out: &mut Vec<u8>, head: u8, value: [u8; N]) {
     out.push(head);
     out.extend_from_slice(&value);
@@ -115,6 +116,7 @@ fn put_head<const N: usize>(out: &mut Vec<u8>, head: u8, value: [u8; N]) {
 /// # Panics
 ///
 /// If `len` is over `u32::MAX`, which no frame and no document reaches.
+#[inline]
 fn put_len(out: &mut Vec<u8>, len: usize, short: u8, long: u8) {
     match u16::try_from(len) {
         Ok(len) => put_head(out, short, len.to_be_bytes()),

@@ -7,10 +7,12 @@ use crate::frame::Status;
 use crate::id::{EntityId, Incarnation, MethodId};
 use crate::varint::{Reader, VARINT_BYTES_MAX, put_header, write_varint};
 
+const ENTITY_BYTES_MAX: usize = 13 + VARINT_BYTES_MAX;
+
 /// Kind, worker, whether somebody waits, slot, sending worker, target, method, remaining time, length of
-/// the chain.
+/// the chain, an entity of it.
 const CALL_HEADER_BYTES_MAX: usize =
-    2 + 1 + 2 * VARINT_BYTES_MAX + 9 + 13 + VARINT_BYTES_MAX + 4 + 10 + 1;
+    2 + 1 + 2 * VARINT_BYTES_MAX + 9 + ENTITY_BYTES_MAX + 4 + 10 + 1 + ENTITY_BYTES_MAX;
 
 /// Appends a `Call` payload for destination `worker`.
 #[inline]
@@ -30,10 +32,17 @@ pub fn put_call(out: &mut Vec<u8>, worker: u8, call: &Call<'_>) {
         at = write_bytes(header, at, call.method.0.to_le_bytes());
         at = write_varint(header, at, u64::from(call.remaining_ms));
         let length = call.chain.len() + usize::from(call.sender.is_some());
-        write_varint(header, at, length as u64)
+        at = write_varint(header, at, length as u64);
+        match call.sender {
+            // Mostly there is a sender alone.
+            Some(sender) if length == 1 => write_entity(header, at, sender),
+            _ => at,
+        }
     });
-    for entity in call.chain.iter().chain(&call.sender) {
-        put_entity(out, *entity);
+    if !call.chain.is_empty() {
+        for entity in call.chain.iter().chain(&call.sender) {
+            put_entity(out, *entity);
+        }
     }
     out.extend_from_slice(call.body);
 }

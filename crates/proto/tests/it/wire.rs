@@ -259,6 +259,13 @@ fn varints_have_one_form() {
         for cut in 0..out.len() {
             assert_eq!(Reader::new(&out[..cut]).varint(), Err(WireError::Truncated));
         }
+        // Several bytes are looked at together where there are more behind: they stay.
+        for behind in [[0; 8], [0xff; 8]] {
+            let mut more = out.clone();
+            more.extend_from_slice(&behind);
+            let mut reader = Reader::new(&more);
+            assert_eq!((reader.varint(), reader.rest()), (Ok(value), &behind[..]));
+        }
     }
     let hostile: &[&[u8]] = &[
         // Longer than needed.
@@ -271,6 +278,8 @@ fn varints_have_one_form() {
     ];
     for bytes in hostile {
         assert_eq!(Reader::new(bytes).varint(), Err(WireError::Varint), "{bytes:02x?}");
+        let more = [*bytes, &[1; 8]].concat();
+        assert_eq!(Reader::new(&more).varint(), Err(WireError::Varint), "{more:02x?}");
         assert_eq!(split_frame(bytes, MAX), Err(WireError::Varint), "{bytes:02x?}");
     }
     let mut wide = Vec::new();

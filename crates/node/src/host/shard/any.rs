@@ -11,8 +11,8 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.hosted.get()
     }
 
-    fn note_alone(&self, workers: u8) {
-        self.alone.set(workers);
+    fn note_sole(&self, node: Option<(Incarnation, u8)>) {
+        self.sole.set(node);
     }
 
     fn stats(&self) -> ShardStats {

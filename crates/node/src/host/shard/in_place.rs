@@ -21,9 +21,12 @@ impl<E: Entity> Shard<E> {
     pub fn call_in_place(self: &Rc<Self>, ask: &mut Asking<E>) -> Option<Answer<E>> {
         let hub = &*self.hub;
         let left = hub.in_place.get();
+        if left == 0 || self.cells.borrow().len() == 0 {
+            return None;
+        }
         let method = E::method(ask.message.as_ref()?);
         let info = E::KIND.methods.get(method)?;
-        if left == 0 || !info.plain || !info.answers() || !may_call(info, ask.sender) {
+        if !info.plain || !info.answers() || !may_call(info, ask.sender) {
             return None;
         }
         let wait = match ask.wait_nanos {
