@@ -234,6 +234,31 @@ impl Mesh {
         self.put(now, to, self.options.queue_bytes_hard, write)
     }
 
+    /// Appends `frames`, each behind its length as [`put_frame`] writes it, none of them with more
+    /// than `longest` bytes of payload. `false`, and nothing is sent, where more has to be looked at
+    /// than a link that is up and has room: send them one by one then.
+    pub fn send_run(&mut self, to: WorkerId, frames: &[u8], longest: usize) -> bool {
+        if longest > self.options.frame_bytes_max || to.node == self.me.id.node {
+            return false;
+        }
+        if to.node != self.recent.0 {
+            let Ok(Ok(id)) = self.look_up(to.node) else { return false };
+            self.recent = (to.node, id);
+        }
+        let id = self.recent.1;
+        let Some(link) = find(&mut self.links, id) else { return false };
+        if link.out.len() + frames.len() > self.options.queue_bytes_soft {
+            return false;
+        }
+        link.out.extend_from_slice(frames);
+        link.used = true;
+        if !link.listed {
+            link.listed = true;
+            self.outputs.push_back(Output::Flush(id));
+        }
+        true
+    }
+
     #[inline(always)]
     fn put(
         &mut self,

@@ -535,6 +535,30 @@ fn a_full_queue_refuses_requests_then_replies_end_the_link() {
 }
 
 #[test]
+fn a_run_of_frames_is_taken_whole_where_a_link_has_room_and_else_not_at_all() {
+    let options = Options { queue_bytes_soft: 100, frame_bytes_max: 50, ..Options::default() };
+    let mut net = Net::new(2, &options);
+    let mut run = Vec::new();
+    for text in ["one", "two", "three"] {
+        put_frame(&mut run, |out| put_text(out, 0, text));
+    }
+    let other_worker = WorkerId { worker: 0, ..id(0) };
+    for to in [id(1), id(5), other_worker] {
+        assert!(!net.meshes[0].send_run(to, &run, 20), "{to:?} has no link");
+    }
+    net.send(0, 1, "zero").unwrap();
+    net.settle();
+    net.trace.clear();
+    assert!(!net.meshes[0].send_run(id(1), &run, 51), "one is too long");
+    assert!(net.meshes[0].send_run(id(1), &run, 20));
+    net.send(0, 1, "four").unwrap();
+    assert!(!net.meshes[0].send_run(id(1), &[0; 100], 20), "there is no room");
+    net.settle();
+    let had = ["one", "two", "three", "four"].map(|text| format!("b has {text:?} from a\n"));
+    assert_eq!(net.trace, had.concat());
+}
+
+#[test]
 fn unknown_nodes_and_workers_are_gone() {
     let mut net = Net::new(2, &Options::default());
     assert_eq!(net.send(0, 5, "x"), Err(SendError::Unknown));

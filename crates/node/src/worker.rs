@@ -26,7 +26,8 @@ use proto::{AccountId, Incarnation, SessionId};
 use crate::cx::{GroupSlot, Outside};
 use crate::data::{self as data_stats, Keeper, Sagas, Trouble};
 use crate::host::{
-    Batch, Event, FrameClass, Host, HostSetup, HostStats, MethodStats, Pulse, Router, Target,
+    Batch, Event, FrameClass, Host, HostSetup, HostStats, Leaving, MethodStats, Pulse, Router,
+    Target,
 };
 use crate::options::HostOptions;
 use crate::session::{
@@ -706,13 +707,16 @@ impl Worker {
             refused.extend(client_out(now, &mut out, streams, groups, said));
         });
         refused.into_iter().for_each(|group| self.host.group_gone(group));
-        self.host.drain_frames(|to, class, payload| {
-            let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(payload);
-            let sent = match class {
-                FrameClass::Call => out.mesh.send(now, to, write),
-                FrameClass::Reply => out.mesh.send_reply(now, to, write),
-            };
-            out.count(sent)
+        self.host.drain_runs(|leaving| match leaving {
+            Leaving::Run { to, frames, longest } => out.mesh.send_run(to, frames, longest),
+            Leaving::One { to, class, payload } => {
+                let write = |bytes: &mut Vec<u8>| bytes.extend_from_slice(payload);
+                let sent = match class {
+                    FrameClass::Call => out.mesh.send(now, to, write),
+                    FrameClass::Reply => out.mesh.send_reply(now, to, write),
+                };
+                out.count(sent)
+            }
         });
         busy |= self.carry_events(now);
         busy |= self.carry_users(now);

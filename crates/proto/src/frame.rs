@@ -212,15 +212,33 @@ pub fn split_frame(bytes: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, W
 /// moved by the few bytes its length needs. Allocates nothing but what `out` grows by.
 #[inline(always)]
 pub fn put_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.push(0);
+    let start = open_frame(out);
     write(out);
-    let end = out.len();
-    let len = (end - start - 1) as u64;
+    close_frame(out, start);
+}
+
+/// Begins a frame, whose payload is to be appended next; gives what [`close_frame`] wants to know.
+#[inline(always)]
+pub fn open_frame(out: &mut Vec<u8>) -> usize {
+    out.push(0);
+    out.len() - 1
+}
+
+/// Ends the frame that [`open_frame`] began at `start`; gives the length of its payload.
+#[inline(always)]
+pub fn close_frame(out: &mut Vec<u8>, start: usize) -> usize {
+    let len = out.len() - start - 1;
     if len < 0x80 {
         out[start] = len as u8;
-        return;
+    } else {
+        make_room_for_length(out, start, len as u64);
     }
+    len
+}
+
+#[inline(never)]
+fn make_room_for_length(out: &mut Vec<u8>, start: usize, len: u64) {
+    let end = out.len();
     let more = varint_len(len) - 1;
     out.resize(end + more, 0);
     out.copy_within(start + 1..end, start + 1 + more);

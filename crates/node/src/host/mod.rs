@@ -33,6 +33,7 @@ mod watch;
 
 pub use event::Event;
 pub use frames::FrameClass;
+pub(crate) use frames::Leaving;
 pub use lane::Batch;
 pub(crate) use lane::Neighbours;
 pub(crate) use moving::Freezing;
@@ -585,6 +586,16 @@ impl Host {
     /// Gives all frames for other nodes to `take`: destination, class, payload. It answers whether it took
     /// the frame; a refused call fails with `Busy`, replies must be taken.
     pub fn drain_frames(&mut self, take: impl FnMut(WorkerId, FrameClass, &[u8]) -> bool) {
+        let mut take = take;
+        self.hub.drain_frames(|leaving| match leaving {
+            Leaving::Run { .. } => false,
+            Leaving::One { to, class, payload } => take(to, class, payload),
+        });
+    }
+
+    /// As [`drain_frames`](Self::drain_frames), with frames to one worker together where `take` takes
+    /// them so.
+    pub(crate) fn drain_runs(&mut self, take: impl FnMut(Leaving<'_>) -> bool) {
         self.hub.drain_frames(take);
     }
 
