@@ -412,8 +412,8 @@ impl Worker {
     }
 
     /// As [`handle_bytes`](Self::handle_bytes), for up to `frames` frames, which are moved out of
-    /// `input` and handled. `false` if all of `input` is taken then: what the last of them brought is
-    /// for the next [`turn`](Self::turn).
+    /// `input` and handled. `false` if there were fewer: all of `input` is taken then, and what they
+    /// brought is for the next [`turn`](Self::turn).
     pub(crate) fn handle_round(
         &mut self,
         now: Instant,
@@ -425,9 +425,6 @@ impl Worker {
         for _ in 0..frames {
             let Some(frame) = self.mesh.next_frame(now, link, input) else { return false };
             self.handle_frame(now, wall, frame.from, &frame.payload);
-        }
-        if input.is_empty() {
-            return false;
         }
         self.host.turn(now, wall);
         self.deliver(now);

@@ -56,12 +56,6 @@ const FRAMES_PER_WRITE: usize = 32;
 /// them whenever the worker sleeps.
 const BELLS: Duration = Duration::from_micros(200);
 
-/// As [`BELLS`], while a link says something whenever it is looked at: it is read without asking.
-const READS: Duration = Duration::from_micros(20);
-
-/// Pauses of the processor between two looks at a link that is looked at: a fraction of a microsecond.
-const READ_PAUSES: u32 = 8;
-
 /// Bytes read at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
@@ -163,8 +157,6 @@ struct Driver {
     patience: Patience,
     /// Whether links are looked at instead of sleeping.
     watch: LinkWatch,
-    /// The link that said something last.
-    heard: Option<(Token, mesh::LinkId)>,
     /// Nodes whose links broke, until the worker is told at the end of the turn: behind what came
     /// from them.
     down: Vec<Incarnation>,
@@ -189,8 +181,6 @@ enum Woken {
     BySockets,
     /// Mail, or a task; Tokio saw nothing at the sockets.
     ByBell,
-    /// It did not sleep: a link that it looked at had something, which was read.
-    ByLink,
 }
 
 /// Names the poll of the sockets to Tokio, which only waits for it.
@@ -229,7 +219,6 @@ impl Driver {
             talked: false,
             patience: Patience::default(),
             watch: LinkWatch::default(),
-            heard: None,
             down: Vec::new(),
             polled: Instant::from_nanos(0),
             woken: Woken::Not,
@@ -276,7 +265,7 @@ impl Driver {
     /// Waits for sockets, for mail, for Tokio's tasks or for `next`. `false` if there was mail
     /// already.
     async fn sleep(&mut self, poll: &AsyncFd<PollFd>, now: Instant, next: Option<Instant>) -> bool {
-        if self.looks_for_mail(now) || self.looks_at_link(next) {
+        if self.looks_for_mail(now) || self.watch.looks(self.clock.now()) {
             return false;
         }
         let stop_by = self.stopping.as_ref().map(|(_, until)| *until);
@@ -308,7 +297,6 @@ impl Driver {
         let pause = match mem::take(&mut self.woken) {
             Woken::BySockets => return true,
             Woken::ByBell => BELLS,
-            Woken::ByLink => READS,
             Woken::Not if self.talked => MOMENT,
             Woken::Not => return true,
         };
@@ -338,31 +326,6 @@ impl Driver {
             self.patience.saw(false);
         }
         goes_on
-    }
-
-    /// Looks for a moment at the link that said something last, and takes what it says. `false` when
-    /// that went on for long enough.
-    fn looks_at_link(&mut self, next: Option<Instant>) -> bool {
-        let began = self.clock.now();
-        if !self.watch.looks(began) {
-            return false;
-        }
-        let Some((token, link)) = self.heard else { return true };
-        let until = next.map_or(began + MOMENT, |next| next.min(began + MOMENT));
-        let (mut now, wall) = (began, self.clock.wall());
-        while !self.inboxes[usize::from(self.index)].has_mail() {
-            if self.read(now, wall, token, link) {
-                self.woken = Woken::ByLink;
-                break;
-            }
-            now = self.clock.now();
-            if now >= until || self.heard.is_none() {
-                break;
-            }
-            // Who writes at the other end needs the socket's lock, which a read holds.
-            (0..READ_PAUSES).for_each(|_| std::hint::spin_loop());
-        }
-        true
     }
 
     /// Whether some other worker of the node was last seen on another core: one that shares this
@@ -441,27 +404,21 @@ impl Driver {
         busy
     }
 
-    /// Reads a link once; gives whether it had something. What else it holds comes in the next turn:
-    /// what a read brings is handled and answered while it lies in the nearest cache, and every link
-    /// has its turn.
-    fn read(&mut self, now: Instant, wall: WallTime, token: Token, link: mesh::LinkId) -> bool {
-        let (count, more) = match self.sockets.read(token, &mut self.scratch) {
-            Read::Data(count) => (count, false),
-            Read::More(count) => (count, true),
-            Read::Blocked => return false,
+    /// Reads a link once. What else it holds comes in the next turn: what a read brings is handled
+    /// and answered while it lies in the nearest cache, and every link has its turn.
+    fn read(&mut self, now: Instant, wall: WallTime, token: Token, link: mesh::LinkId) {
+        match self.sockets.read(token, &mut self.scratch) {
+            Read::Data(n) => self.take_bytes(now, wall, link, n),
+            Read::More(n) => {
+                self.take_bytes(now, wall, link, n);
+                self.sockets.read_later(token);
+            }
+            Read::Blocked => {}
             Read::Closed(_) => {
                 let mesh = self.worker.mesh();
                 self.wires.handle_closed(now, mesh, &mut self.sockets, token);
-                self.heard = None;
-                return false;
             }
-        };
-        self.heard = Some((token, link));
-        self.take_bytes(now, wall, link, count);
-        if more {
-            self.sockets.read_later(token);
         }
-        true
     }
 
     /// Has the worker take the first `count` bytes of the scratch memory, which a link brought.
