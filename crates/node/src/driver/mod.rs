@@ -517,7 +517,6 @@ fn tell_trouble(trouble: &Trouble) {
     }
 }
 
-/// Waits until the poll has something to tell.
 /// Waits until there is something at the sockets, or the bell rings.
 async fn wait(poll: &AsyncFd<PollFd>, inbox: &Inbox) -> Woken {
     let mut rung = pin!(inbox.rung());
