@@ -67,36 +67,34 @@ impl Avatar {
     }
 
     /// What the player has won and collected in an arena since the last parcel. `true`: it is in
-    /// the ledger, now or since an earlier try.
-    #[invoke(server)]
-    async fn receive(&mut self, cx: &mut Cx<Self>, parcel: Parcel) -> bool {
-        if self.parcels.contains(&parcel.id) {
+    /// the ledger, now or since an earlier try. The avatar does other things meanwhile.
+    #[invoke(server, interleave)]
+    async fn receive(this: This<Self>, cx: &mut Cx<Self>, parcel: Parcel) -> bool {
+        let wallet = this.with(|avatar| avatar.wallet.clone());
+        let Some(_turn) = wallet::turn(&wallet, cx).await else { return false };
+        if this.with(|avatar| avatar.parcels.contains(&parcel.id)) {
             return true;
         }
-        let Some(mut purse) = wallet::purse(&self.wallet, cx).await else { return false };
-        let before = (self.parcels.clone(), self.record.borrow().clone());
-        self.record.borrow().add(&parcel);
-        self.parcels.push(parcel.id);
-        if self.parcels.len() > PARCELS_MAX {
-            self.parcels.remove(0);
-        }
+        let Some(mut purse) = wallet::purse(&wallet, cx).await else { return false };
         let loot = wallet::Loot::of(&parcel, purse.stars);
-        if loot.is_empty() {
+        let paid = this.with(|avatar| {
+            avatar.note(&parcel);
             // A record alone may wait for the next save.
-            return true;
-        }
-        let deal = loot.deal(cx.holder(), cx.key(), parcel.id);
-        match cx.commit_with(self, deal).await {
+            (!loot.is_empty())
+                .then(|| cx.commit_with(avatar, loot.deal(cx.holder(), cx.key(), parcel.id)))
+        });
+        let Some(paid) = paid else { return true };
+        match paid.await {
             Ok(_) => {
                 purse.coins += loot.coins;
                 purse.stars += loot.stars;
-                wallet::set(&self.wallet, cx, purse);
+                wallet::set(&wallet, cx, purse);
                 true
             }
             Err(error) => {
                 tracing::warn!(%error, account = cx.key(), "loot waits to be paid out");
-                (self.parcels, *self.record.borrow()) = before;
-                self.wallet.borrow().forget();
+                this.with(|avatar| avatar.forget(&parcel));
+                wallet.borrow().forget();
                 false
             }
         }
@@ -109,6 +107,23 @@ impl Avatar {
         for peer in cx.peers() {
             cx.kick(&peer, CloseCode::GoingAway, "you asked for it");
         }
+    }
+}
+
+impl Avatar {
+    /// A parcel is being paid out.
+    fn note(&mut self, parcel: &Parcel) {
+        self.record.borrow().add(parcel);
+        self.parcels.push(parcel.id);
+        if self.parcels.len() > PARCELS_MAX {
+            self.parcels.remove(0);
+        }
+    }
+
+    /// It was not paid out.
+    fn forget(&mut self, parcel: &Parcel) {
+        self.record.borrow().take(parcel);
+        self.parcels.retain(|id| *id != parcel.id);
     }
 }
 
@@ -145,5 +160,11 @@ impl Record {
         self.kills += u64::from(parcel.kills);
         self.deaths += u64::from(parcel.deaths);
         self.points += u64::from(parcel.points);
+    }
+
+    fn take(&mut self, parcel: &Parcel) {
+        self.kills -= u64::from(parcel.kills);
+        self.deaths -= u64::from(parcel.deaths);
+        self.points -= u64::from(parcel.points);
     }
 }

@@ -1,5 +1,11 @@
 //! What a player owns for good: coins and items of the ledger.
+//!
+//! A deal takes as long as the ledger does, which may be away just when nobody knows what became of
+//! it. So deals have turns of their own, one at a time, and the avatar answers meanwhile.
 
+use std::time::Duration;
+
+use mainstay::node::Held;
 use mainstay::prelude::*;
 use mainstay::store::{Currency, Holdings, ItemId, ItemKind, Key, TxnId};
 
@@ -14,11 +20,16 @@ pub const STAR: ItemKind = ItemKind(1);
 /// A hat that was bought.
 pub const HAT: ItemKind = ItemKind(2);
 
+/// How long a deal waits for its turn, at most.
+const TURN_WAIT: Duration = Duration::from_secs(1);
+
 /// What is known of the player's part of the ledger; nothing until it was read.
 #[component(of = Avatar)]
 #[derive(Default)]
 pub struct Wallet {
     known: Option<Purse>,
+    /// Who makes a deal now.
+    deals: Locks<()>,
 }
 
 #[rpc]
@@ -34,19 +45,22 @@ impl Wallet {
 
     /// Buys a hat. `order` is the client's own number for it: asking again with the same number
     /// buys no second one.
-    #[request(client, rate = "5/s")]
-    async fn buy_hat(&mut self, cx: &mut Cx<Avatar>, order: u64) -> Result<Purse, BuyError> {
+    #[request(client, interleave, rate = "5/s")]
+    async fn buy_hat(this: This<Self>, cx: &mut Cx<Avatar>, order: u64) -> Result<Purse, BuyError> {
+        let deals = this.with(|wallet| wallet.deals.clone());
+        let _turn = next(deals, cx).await.ok_or(BuyError::Later)?;
         let bought = cx.commit(hat(cx.key(), cx.holder(), order)).await;
         if let Err(CommitError::Unavailable) = bought {
             // Nothing was done. The player is told at once: reading would wait for the ledger as well.
             return Err(BuyError::Later);
         }
         // Whatever became of it, and however often it was asked for, the ledger knows best.
-        self.known = read(cx).await;
-        match (bought, &self.known) {
+        let known = read(cx).await;
+        this.with(|wallet| wallet.known.clone_from(&known));
+        match (bought, known) {
             (Ok(_), Some(purse)) => {
-                tell(cx, purse);
-                Ok(purse.clone())
+                tell(cx, &purse);
+                Ok(purse)
             }
             (Err(CommitError::Refused(_)), _) => Err(BuyError::Poor),
             _ => Err(BuyError::Later),
@@ -59,6 +73,16 @@ impl Wallet {
     pub(crate) fn forget(&mut self) {
         self.known = None;
     }
+}
+
+/// Waits for the turn of a deal, which lasts until it is dropped. `None` if others take too long.
+pub(crate) async fn turn(wallet: &Component<Wallet>, cx: &Cx<Avatar>) -> Option<Held<()>> {
+    let deals = wallet.borrow().deals.clone();
+    next(deals, cx).await
+}
+
+async fn next(deals: Locks<()>, cx: &Cx<Avatar>) -> Option<Held<()>> {
+    cx.timeout(TURN_WAIT, deals.acquire(())).await.ok()
 }
 
 /// What the player owns, for the avatar's own handlers.

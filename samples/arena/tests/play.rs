@@ -1,5 +1,8 @@
 //! The arena in a simulated cluster.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use arena::{Avatar, Input, Playing, Profile, Purse, Row};
@@ -155,6 +158,40 @@ async fn a_hat_is_paid_once_however_often_it_is_ordered(cluster: Cluster) {
     }
     let purse = ledger(&game, 1);
     assert_eq!((purse.coins, purse.hats), (10, 2));
+}
+
+/// An avatar whose deal had gone out just as the ledger went away answered nothing until that came back.
+#[mainstay::test(seed = 11)]
+async fn an_avatar_answers_while_nobody_knows_what_became_of_a_deal(cluster: Cluster) {
+    let game = cluster.start(&arena::app());
+    let (ann, _) = enter(&game, 1).await;
+    let to = holder(Ref::<Avatar>::keyed(1));
+    let gift = Transaction::new(TxnId(1), 1);
+    game.commit(&gift.with(LedgerOp::Mint { holder: to, currency: arena::COINS, amount: 60 }))
+        .unwrap();
+    for node in [0, 1] {
+        game.cut_store(node, true);
+    }
+    let hat = (1u64,);
+    let mut order = pin!(ann.request::<_, Purse>("avatar", "wallet.buy_hat", &hat));
+    let is_open = poll_fn(|context| Poll::Ready(order.as_mut().poll(context).is_pending()));
+    assert!(is_open.await);
+    for _ in 0..20 {
+        let profile: Profile = ann.request("avatar", "profile", &()).await.unwrap();
+        assert_eq!(profile.games, 1);
+        game.sleep(Duration::from_secs(1)).await;
+        let more = ann.request::<_, Purse>("avatar", "wallet.buy_hat", &(2u64,)).await;
+        let Err(ClientError::App(body)) = more else { panic!("{more:?}") };
+        assert_eq!(proto::decode(&body), Ok(arena::BuyError::Later));
+    }
+    assert!(order.await.is_err(), "nobody can know");
+    for node in [0, 1] {
+        game.cut_store(node, false);
+    }
+    game.sleep(Duration::from_secs(10)).await;
+    let purse: Purse = ann.request("avatar", "wallet.buy_hat", &hat).await.unwrap();
+    assert_eq!((purse.coins, purse.hats), (35, 1));
+    assert_eq!(purse, ledger(&game, 1));
 }
 
 /// A second session of an account took the first one's place in the arena and saw nothing.

@@ -308,10 +308,11 @@ globalThis.arena = {
   profile,
   snapshot() {
     const me = mirror.replicas.get(game.me);
-    const seen = [...mirror.replicas.values()].filter((r) => r.kind === 0).map(({ id, x, y }) => ({ id, x, y }));
+    const placed = (wanted) => [...mirror.replicas.values()].filter(wanted).map(({ id, x, y }) => ({ id, x, y }));
+    const seen = placed((r) => r.kind === 0), pickups = placed((r) => r.kind > 1);
     return {
       me: game.me, logins: session?.stats()?.logins, x: me?.x, y: me?.y, points: game.score.points,
-      purse: game.purse, profile: game.profile, players: game.players, resumes: game.resumes, live: game.live, step: mirror.step, seen,
+      purse: game.purse, profile: game.profile, players: game.players, resumes: game.resumes, live: game.live, step: mirror.step, seen, pickups,
     };
   },
 };
