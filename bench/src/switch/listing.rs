@@ -18,6 +18,8 @@ const FEW: u64 = 10;
 const EACH: u64 = 625;
 const CHANGES: u64 = 100;
 const GOAL_MS: f64 = 1_000.0;
+/// Well within a lease.
+const RENEW_EVERY: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(180);
 
 fn info(number: u64, change: u64) -> NodeInfo {
@@ -42,17 +44,21 @@ fn watch(
             scope.spawn(move || {
                 let own = client * EACH..((client + 1) * EACH).min(services);
                 let mut renewed = Instant::now();
-                for number in own.clone() {
-                    let _ = cluster.register(clock.now(), info(number, 0));
-                }
+                let mut listed = own.start;
                 while !done.load(Ordering::Relaxed) {
-                    if renewed.elapsed() > Duration::from_secs(4) {
-                        renewed = Instant::now();
-                        own.clone().for_each(|number| {
-                            let _ = cluster.renew(clock.now(), Incarnation(number + 1));
-                        });
+                    if listed < own.end {
+                        let _ = cluster.register(clock.now(), info(listed, 0));
+                        listed += 1;
+                    } else {
+                        std::thread::sleep(Duration::from_millis(20));
                     }
-                    std::thread::sleep(Duration::from_millis(20));
+                    // Also while others are still to be listed: that may take longer than a lease.
+                    if renewed.elapsed() > RENEW_EVERY {
+                        renewed = Instant::now();
+                        for number in own.start..listed {
+                            let _ = cluster.renew(clock.now(), Incarnation(number + 1));
+                        }
+                    }
                 }
             });
         }

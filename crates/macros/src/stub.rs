@@ -170,6 +170,7 @@ fn call(interface: &Interface, method: &Method) -> TokenStream {
         });
         return quote! {
             #(#docs)*
+            #[inline(always)]
             pub fn #ident(
                 &self,
                 #(#names: #types),*
