@@ -147,7 +147,6 @@ fn print_shape(place: &str, rounds: &[Round]) -> bool {
         let mut note = verdict(p50, p99);
         match subject {
             Subject::Timerfd => limit = p99,
-            // Where the bare timer is over the goal too, it is the machine that is late.
             _ => note += &format!(", p99 {:.2} of the bare timer's", p99 / limit),
         }
         println!(
@@ -167,10 +166,10 @@ fn is_good(p50: f64, p99: f64) -> bool {
 
 fn verdict(p50: f64, p99: f64) -> String {
     if is_good(p50, p99) {
-        return "within the goal".into();
+        return "met".into();
     }
     let worst = (p50 / GOAL_P50_US).max(p99 / GOAL_P99_US);
-    format!("over the goal by {:.0} %", (worst - 1.0) * 100.0)
+    format!("missed by {:.0} %", (worst - 1.0) * 100.0)
 }
 
 fn start(subject: Subject, rate: u64, cpu: Option<usize>) -> JoinHandle<anyhow::Result<Vec<u64>>> {

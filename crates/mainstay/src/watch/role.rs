@@ -266,9 +266,7 @@ impl Running {
             }
         }
         for store in &mut self.stores {
-            if let Some(told) = &store.told {
-                store.watcher.handle_pushed(now, told);
-            }
+            store.watcher.handle_pushed(now, store.told.as_deref());
         }
     }
 
@@ -440,7 +438,6 @@ impl Store {
                 self.servers.ask(ServerAsk::Raise(failover));
             }
             WatcherAsk::Raise(failover) => self.watcher.handle_raised(now, &failover, true),
-            WatcherAsk::Push(primary) if self.told.as_ref() == Some(&primary) => {}
             WatcherAsk::Push(primary) => {
                 tracing::info!(store, primary, "nodes are told which server takes writes");
                 let failover = self.watcher.failover().map_or(0, |last| last.number);

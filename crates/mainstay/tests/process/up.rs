@@ -525,9 +525,10 @@ fn h9_bad_builds_are_taken_back_by_themselves_and_a_good_one_goes_through() {
     };
     let gate = up.pid("gate");
     for (fault, why) in [
-        ("hang", "the successor of node was not ready within 5 s; node stays"),
-        ("panic", "handlers panicked in"),
-        ("slow", "a step of clockwork takes"),
+        ("hang", ["the successor of node was not ready within 5 s; node stays"; 2]),
+        ("panic", ["handlers panicked in"; 2]),
+        // Steps are messages too: beside other load the second may show first.
+        ("slow", ["a step of clockwork takes", "a message takes about"]),
     ] {
         // The old build shows what is usual.
         up.until("steps", || steps(60));
@@ -537,7 +538,8 @@ fn h9_bad_builds_are_taken_back_by_themselves_and_a_good_one_goes_through() {
         }
         let done = up.replace(&order);
         let failed = done.failed.unwrap_or_default();
-        assert!(failed.contains(why), "{fault}: {failed}: {}", up.said());
+        let is_why = why.iter().any(|why| failed.contains(why));
+        assert!(is_why, "{fault}: {failed}: {}", up.said());
         if fault != "hang" {
             assert!(failed.ends_with("; all run from the old build again"), "{failed}");
         }

@@ -197,7 +197,12 @@ impl Drop for Stop<'_> {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.watchers.clear();
+        for (name, mut watcher) in self.watchers.drain(..).filter(|_| std::thread::panicking()) {
+            let mut said = String::new();
+            let _ = watcher.child.kill();
+            let _ = watcher.output.read_to_string(&mut said);
+            eprintln!("{name}: {said}{}", watcher.end().1);
+        }
         drop(self.node.take());
         let _ = std::fs::remove_dir_all(&self.folder);
     }
@@ -450,7 +455,21 @@ mod redis {
             format!(r#"{{"redis": {{"url": "{url}", "accept_loss": true, "promote": true}}}}"#);
         let watched = Watched::new("watch-ask", &store, QUICK);
         let [one, two] = [&primary, &replica].map(|host| format!("127.0.0.1:{}", host.port()));
+        let logs = Logs(&replica, &sentinels);
         is_replaced(&watched, ("Redis on request", &one, &two), || primary.kill(), true);
+        drop(logs);
+    }
+
+    /// Shows what they say if the test fails.
+    struct Logs<'a>(&'a Redis, &'a [Sentinel]);
+
+    impl Drop for Logs<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("replica: {}", self.0.log());
+                self.1.iter().for_each(|one| eprintln!("sentinel: {}", one.log()));
+            }
+        }
     }
 
     fn say(port: u16, words: &str) {

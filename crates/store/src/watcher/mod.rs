@@ -129,7 +129,10 @@ pub struct Watcher {
     primary: Option<String>,
     /// The one that a manager of the servers names.
     managed: Option<String>,
-    pushed: Option<String>,
+    /// What nodes have been told, as it stands there.
+    told: Option<String>,
+    /// What was last asked to be pushed, and when.
+    pushed: Option<(String, Instant)>,
     failover: Option<Failover>,
     /// When the last one was heard of, or a write of one was asked for.
     failover_at: Instant,
@@ -153,6 +156,7 @@ impl Watcher {
             is_elected: false,
             primary: None,
             managed: None,
+            told: None,
             pushed: None,
             failover: None,
             failover_at: now,
@@ -232,7 +236,6 @@ impl Watcher {
     /// it has been told by [`handle_failover`](Self::handle_failover).
     pub fn handle_elected(&mut self, now: Instant, is_elected: bool) {
         if is_elected && !self.is_elected {
-            // Whoever was it before may have told nobody.
             self.pushed = None;
             self.failover_at = now;
             self.raising = None;
@@ -287,9 +290,14 @@ impl Watcher {
         self.judge(now);
     }
 
-    /// What nodes have been told by the elected watcher.
-    pub fn handle_pushed(&mut self, now: Instant, primary: &str) {
-        if self.states.contains_key(primary) && (!self.is_elected || self.primary.is_none()) {
+    /// What nodes have been told by the elected watcher; `None`: nothing stands there. Who is elected pushes
+    /// again, every [`down_after`](WatcherOptions::down_after), until the primary stands there.
+    pub fn handle_pushed(&mut self, now: Instant, primary: Option<&str>) {
+        self.told = primary.map(str::to_owned);
+        if let Some(primary) = primary
+            && self.states.contains_key(primary)
+            && (!self.is_elected || self.primary.is_none())
+        {
             self.primary = Some(primary.to_owned());
         }
         self.judge(now);
@@ -362,9 +370,8 @@ impl Watcher {
             if self.see_to(now, last) || now - self.failover_at < self.options.promote_wait {
                 return;
             }
-        } else if self.primary.is_some() && self.primary != self.pushed {
-            self.pushed = self.primary.clone();
-            self.asks.extend(self.primary.clone().map(WatcherAsk::Push));
+        } else {
+            self.push(now);
         }
         let wait = match self.begun.is_some() {
             true => self.options.promote_wait,
@@ -388,6 +395,21 @@ impl Watcher {
         left.retain(|name| *name == from || (*name != to && self.is_left(name)));
         let (me, stage) = (self.me, Stage::Promoting);
         self.ask_record(now, Failover { number, begun_by: me, by: me, from, to, stage, left });
+    }
+
+    /// Has nodes told of the primary if they are not; what was asked may be lost on its way.
+    fn push(&mut self, now: Instant) {
+        let Some(primary) = self.primary.clone().filter(|_| self.primary != self.told) else {
+            return;
+        };
+        let is_asked = self
+            .pushed
+            .as_ref()
+            .is_some_and(|(pushed, at)| *pushed == primary && now - *at < self.options.down_after);
+        if !is_asked {
+            self.pushed = Some((primary.clone(), now));
+            self.asks.push_back(WatcherAsk::Push(primary));
+        }
     }
 
     /// Goes on with a failover that is under way; whether there is nothing else to do.
