@@ -77,11 +77,12 @@ impl Avatar {
         }
         let Some(mut purse) = wallet::purse(&wallet, cx).await else { return false };
         let loot = wallet::Loot::of(&parcel, purse.stars);
-        let paid = this.with(|avatar| {
-            avatar.note(&parcel);
+        let (oldest, paid) = this.with(|avatar| {
+            let oldest = avatar.note(&parcel);
             // A record alone may wait for the next save.
-            (!loot.is_empty())
-                .then(|| cx.commit_with(avatar, loot.deal(cx.holder(), cx.key(), parcel.id)))
+            let paid = (!loot.is_empty())
+                .then(|| cx.commit_with(avatar, loot.deal(cx.holder(), cx.key(), parcel.id)));
+            (oldest, paid)
         });
         let Some(paid) = paid else { return true };
         match paid.await {
@@ -93,7 +94,7 @@ impl Avatar {
             }
             Err(error) => {
                 tracing::warn!(%error, account = cx.key(), "loot waits to be paid out");
-                this.with(|avatar| avatar.forget(&parcel));
+                this.with(|avatar| avatar.forget(&parcel, oldest));
                 wallet.borrow().forget();
                 false
             }
@@ -111,19 +112,18 @@ impl Avatar {
 }
 
 impl Avatar {
-    /// A parcel is being paid out.
-    fn note(&mut self, parcel: &Parcel) {
+    /// A parcel is being paid out. Gives the one that is remembered no more for it.
+    fn note(&mut self, parcel: &Parcel) -> Option<u64> {
         self.record.borrow().add(parcel);
         self.parcels.push(parcel.id);
-        if self.parcels.len() > PARCELS_MAX {
-            self.parcels.remove(0);
-        }
+        (self.parcels.len() > PARCELS_MAX).then(|| self.parcels.remove(0))
     }
 
-    /// It was not paid out.
-    fn forget(&mut self, parcel: &Parcel) {
+    /// It was not paid out: all that was remembered before is again.
+    fn forget(&mut self, parcel: &Parcel, oldest: Option<u64>) {
         self.record.borrow().take(parcel);
-        self.parcels.retain(|id| *id != parcel.id);
+        self.parcels.pop();
+        self.parcels.splice(0..0, oldest);
     }
 }
 
@@ -166,5 +166,27 @@ impl Record {
         self.kills -= u64::from(parcel.kills);
         self.deaths -= u64::from(parcel.deaths);
         self.points -= u64::from(parcel.points);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each try to pay out a parcel had forgotten another that was paid out: that one counted again.
+    #[test]
+    fn a_parcel_that_is_not_paid_out_leaves_what_was_remembered() {
+        let parcel = |id| Parcel { id, points: 3, ..Parcel::default() };
+        let mut avatar = Avatar::default();
+        for id in 1..=PARCELS_MAX as u64 {
+            assert_eq!(avatar.note(&parcel(id)), None);
+        }
+        let before = (avatar.parcels.clone(), avatar.record.borrow().points);
+        for _ in 0..3 {
+            let oldest = avatar.note(&parcel(100));
+            assert_eq!(oldest, Some(1));
+            avatar.forget(&parcel(100), oldest);
+            assert_eq!((avatar.parcels.clone(), avatar.record.borrow().points), before);
+        }
     }
 }
