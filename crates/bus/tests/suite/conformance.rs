@@ -41,6 +41,7 @@ const CASES: &[Case] = &[
     ("scopes do not meet", scopes_do_not_meet),
     ("many sources: nothing lost, each in its order", many_sources_lose_nothing),
     ("waiting may be cancelled and loses nothing", waiting_may_be_cancelled),
+    ("what waits for a group is counted", what_waits_is_counted),
 ];
 
 /// Starts what one run of all cases needs, and makes a bench for each.
@@ -337,6 +338,33 @@ fn a_worker_gets_what_it_asks_for(bench: &Bench) -> &'static str {
     let got: BTreeSet<_> = (0..2).map(|_| take(&mut busy, 1)).collect();
     assert_eq!(got.into_iter().collect::<Vec<_>>(), ["a", "b"]);
     held.done();
+    PASSES
+}
+
+fn what_waits_is_counted(bench: &Bench) -> &'static str {
+    let [source, worker] = [bench.attach(), bench.attach()];
+    for bus in [&source, &worker] {
+        bus.declare("work.>", Delivery::AtLeastOnce).unwrap();
+    }
+    let mut group = listen(&worker, Listen::to("work.x").in_group("g").credits(1));
+    // Whoever shares the bus may ask. A server counts in its time.
+    let waiting = |expected| {
+        let count = || source.waiting("work.x", "g").wait(LONG).unwrap();
+        eventually("the count", || count() == Ok(expected));
+    };
+    waiting(0);
+    assert_eq!(source.waiting("work.x", "nobody").wait(LONG).unwrap(), Ok(0));
+    send(&source, "work.x", "a").unwrap();
+    let held = next(&mut group);
+    for text in ["b", "c"] {
+        send(&source, "work.x", text).unwrap();
+    }
+    waiting(2);
+    held.done();
+    assert_eq!(take(&mut group, 2), "b c");
+    waiting(0);
+    drop(group);
+    waiting(0);
     PASSES
 }
 
