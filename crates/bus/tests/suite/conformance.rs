@@ -8,6 +8,7 @@ use bus::{Accepted, Bus, Delivery, Error, Listen, Options};
 use env::Clock;
 
 use crate::bench::*;
+use crate::desk;
 
 /// What a case says: whether the backend gave it, or refused it as it must.
 type Case = (&'static str, fn(&Bench) -> &'static str);
@@ -42,6 +43,10 @@ const CASES: &[Case] = &[
     ("many sources: nothing lost, each in its order", many_sources_lose_nothing),
     ("waiting may be cancelled and loses nothing", waiting_may_be_cancelled),
     ("what waits for a group is counted", what_waits_is_counted),
+    ("asked: an answer comes once, from whichever process", desk::an_answer_comes_once),
+    ("asked: used, expired and forged rights are refused", desk::bad_rights_are_refused),
+    ("asked: an owner's is cleared, or its answer dropped", desk::an_owner_is_cleared),
+    ("asked: as many wait as may, then it is busy", desk::asking_is_bounded),
 ];
 
 /// Starts what one run of all cases needs, and makes a bench for each.
