@@ -24,6 +24,13 @@ pub(crate) trait Backend: Debug + Send + Sync {
     fn dead(&self, scope: &str, max: usize) -> Answer<Vec<Dead>>;
     /// Takes a dead letter away; `replay` gives it first to who could not finish it.
     fn bury(&self, dead: &Dead, replay: bool) -> Answer<()>;
+    /// How many messages wait for the group with that pattern, in all processes, and are in nobody's hands.
+    fn waiting(&self, pattern: &str, group: &str) -> Answer<u64>;
+    /// The message with that id need not be given out any more, if nobody has it in hand. A backend that
+    /// cannot take it back gives it out.
+    fn withdraw(&self, subject: &str, id: u128);
+    /// How often a message is given out at most.
+    fn attempts_max(&self) -> u32;
     /// What the server refused, and why.
     fn refused(&self) -> Vec<(String, String)>;
 }

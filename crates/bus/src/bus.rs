@@ -180,7 +180,8 @@ impl Bus {
         }
         listen.pattern = self.full(&listen.pattern);
         let (id, ready) = self.backend.listen(&listen)?;
-        Ok(Subscription { bus: self.clone(), id, ready })
+        let attempts_max = self.backend.attempts_max();
+        Ok(Subscription { bus: self.clone(), id, ready, attempts_max })
     }
 
     /// What this process did so far.
@@ -204,6 +205,22 @@ impl Bus {
         self.backend.bury(dead, false)
     }
 
+    /// How many messages that may not be lost wait for the group that listens to `pattern`, in whichever
+    /// process, and are in nobody's hands; 0 if there is no such group.
+    ///
+    /// # Errors
+    ///
+    /// In the answer: `Unavailable` while the server is away.
+    pub fn waiting(&self, pattern: &str, group: &str) -> Answer<u64> {
+        self.backend.waiting(&self.full(pattern), group)
+    }
+
+    /// Takes back what was published under `id`, as far as nobody has it in hand and the backend can: at a
+    /// server it stays, and is given out.
+    pub fn withdraw(&self, subject: &str, id: u128) {
+        self.backend.withdraw(&self.full(subject), id);
+    }
+
     fn full(&self, subject: &str) -> String {
         format!("{}{subject}", self.scope)
     }
@@ -222,6 +239,7 @@ pub struct Subscription {
     bus: Bus,
     id: u64,
     ready: Answer<()>,
+    attempts_max: u32,
 }
 
 impl Subscription {
@@ -265,7 +283,8 @@ impl Subscription {
         let backend = &self.bus.backend;
         let receipt = taken.receipt.map(|number| Receipt { backend: backend.clone(), number });
         let Taken { subject, body, id, attempt, .. } = taken;
-        Message { subject, scope: self.bus.scope.len(), body, id, attempt, receipt }
+        let is_last = attempt >= self.attempts_max;
+        Message { subject, scope: self.bus.scope.len(), body, id, attempt, is_last, receipt }
     }
 }
 
@@ -287,6 +306,7 @@ pub struct Message {
     body: Arc<[u8]>,
     id: Option<u128>,
     attempt: u32,
+    is_last: bool,
     receipt: Option<Receipt>,
 }
 
@@ -316,6 +336,11 @@ impl Message {
     /// 1 for the first time that it is given out, and so on.
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Whether it is set aside if it fails now.
+    pub fn is_last_attempt(&self) -> bool {
+        self.is_last
     }
 
     /// It is handled and must not come again.

@@ -12,6 +12,7 @@ mod answer;
 mod backend;
 mod bus;
 mod connect;
+mod desk;
 mod local;
 mod recent;
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
@@ -24,6 +25,10 @@ mod types;
 
 pub use answer::Answer;
 pub use bus::{Bus, Message, Subscription};
+pub use desk::{
+    AnswerError, Ask, AskError, Asked, Cleared, Desk, DeskCounters, End, Gone, Owner, Right,
+    Verdict,
+};
 #[cfg(feature = "nats")]
 pub use remote::nats::NatsOptions;
 #[cfg(feature = "rabbitmq")]

@@ -130,6 +130,18 @@ impl Backend for Local {
         Answer::given(self.act(|router, wakers| router.bury(dead.place, replay, wakers)))
     }
 
+    fn waiting(&self, pattern: &str, group: &str) -> Answer<u64> {
+        Answer::given(Ok(self.lock().waiting(pattern, group)))
+    }
+
+    fn withdraw(&self, subject: &str, id: u128) {
+        self.act(|router, _| router.withdraw(subject, id));
+    }
+
+    fn attempts_max(&self) -> u32 {
+        self.lock().attempts_max()
+    }
+
     fn refused(&self) -> Vec<(String, String)> {
         Vec::new()
     }

@@ -216,6 +216,27 @@ impl Router {
         Ok(Accepted::New)
     }
 
+    /// Takes a message back from all who have it waiting and not in hand.
+    pub(crate) fn withdraw(&mut self, subject: &str, id: u128) {
+        for number in self.receivers(subject) {
+            let queue = self.queue(number);
+            queue.items.retain(|item| item.id != Some(id));
+            queue.bytes = queue.items.iter().map(|item| item.body.len()).sum();
+            self.close_idle(number);
+        }
+    }
+
+    /// How many messages that may not be lost wait for a group and are in nobody's hands.
+    pub(crate) fn waiting(&self, pattern: &str, group: &str) -> u64 {
+        let queue = self.groups.get(&(pattern.into(), group.into()));
+        let items = queue.into_iter().flat_map(|queue| &self.queues[queue].items);
+        items.filter(|item| item.is_kept).count() as u64
+    }
+
+    pub(crate) fn attempts_max(&self) -> u32 {
+        self.options.attempts_max
+    }
+
     /// The next message of a listener, or its waker is kept.
     pub(crate) fn take(&mut self, now: Instant, id: u64, waker: Option<&Waker>) -> Option<Taken> {
         let taken = self.take_now(now, id);

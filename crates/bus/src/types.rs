@@ -145,6 +145,10 @@ pub struct Options {
     pub silence_wait: Duration,
     /// How long a start waits for a server's word on what is declared.
     pub answer_wait: Duration,
+    /// Most asked for by this process that has no answer.
+    pub asks_max: usize,
+    /// Most asked for by this process that waits for the workers of one queue.
+    pub asks_queued_max: usize,
 }
 
 impl Default for Options {
@@ -164,6 +168,8 @@ impl Default for Options {
             idle_wait: Duration::from_secs(300),
             silence_wait: Duration::from_secs(10),
             answer_wait: Duration::from_secs(5),
+            asks_max: 65_536,
+            asks_queued_max: 1024,
         }
     }
 }

@@ -6,7 +6,8 @@ use node::data::{Change, Grid, Record, describe_document};
 use node::route::{RouteApp, Routed};
 use node::session::{Binding, Login, Refusal};
 use node::{
-    Class, ClientInterface, Done, Entity, Host, KindInfo, NodeApp, Queue, UsersOrder, Work,
+    Class, ClientInterface, ClientQuestion, Done, Entity, Feed, Host, KindInfo, NodeApp, Queue,
+    UsersOrder, Work,
 };
 use proto::schema::{Field, Schema, SchemaBuilder, SchemaError, StoredDocument};
 use proto::{EntityId, KindId, Message};
@@ -38,6 +39,8 @@ pub struct App {
     release: u32,
     topics: Vec<(String, Delivery)>,
     queues: Vec<Queue>,
+    /// Services that feed queues: their names, and the queues.
+    feeds: Vec<(&'static str, &'static str)>,
 }
 
 /// Why a game's declarations do not fit together.
@@ -67,6 +70,17 @@ pub enum AppError {
         stream: String,
         /// Name of the kind.
         kind: &'static str,
+    },
+    /// Clients' requests go to a queue that the app does not have.
+    #[error(
+        "clients' requests to {service:?} feed the queue {queue:?}, which the app does not have: \
+         add `.queue(Queue::answering(..))` for it"
+    )]
+    NoQueue {
+        /// Name of the service.
+        service: &'static str,
+        /// Name of the queue.
+        queue: &'static str,
     },
     /// Two streams of every login have one name.
     #[error("two streams of each login are called {0:?}: rename one")]
@@ -111,6 +125,7 @@ impl App {
             release: 0,
             topics: Vec::new(),
             queues: Vec::new(),
+            feeds: Vec::new(),
         }
     }
 
@@ -184,7 +199,7 @@ impl App {
         self
     }
 
-    /// Has a queue of jobs: `cx.submit(&job)` gives it one. Processes whose role runs all entities, or names
+    /// Has a queue of jobs, `cx.submit(&job)` gives it one, or of questions: `cx.ask(&question)`. Processes whose role runs all entities, or names
     /// the queue among its entities, have its pull workers.
     ///
     /// # Panics
@@ -224,6 +239,46 @@ impl App {
     #[must_use]
     pub fn users_from_bus(self) -> Self {
         self.queue(UsersOrder::queue())
+    }
+
+    /// Lets clients ask questions of a queue: each login gets a stream called [`ClientQuestion::SERVICE`] with
+    /// the request `ask`, answered by whichever process has the pull workers. A full queue is `Busy` to the
+    /// client; what a client asked and nobody has begun is cleared as it goes, as
+    /// [`Question::CLEARED`](node::Question::CLEARED) says.
+    ///
+    /// ```
+    /// use mainstay::prelude::*;
+    ///
+    /// /// Asks for a card.
+    /// #[derive(Message)]
+    /// struct Draw {
+    ///     deck: u32,
+    /// }
+    ///
+    /// impl Question for Draw {
+    ///     type Answer = u32;
+    ///
+    ///     const QUEUE: &'static str = "draws";
+    /// }
+    ///
+    /// impl ClientQuestion for Draw {
+    ///     const SERVICE: &'static str = "cards";
+    /// }
+    ///
+    /// async fn draw(question: Draw, _work: Work) -> Answered<u32> {
+    ///     Ok(Reply::Now(question.deck % 52))
+    /// }
+    ///
+    /// let app = App::new("cards").feed::<Draw>().queue(Queue::answering(draw));
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`entity`](App::entity).
+    #[must_use]
+    pub fn feed<Q: ClientQuestion>(mut self) -> Self {
+        self.feeds.push((Q::SERVICE, Q::QUEUE));
+        self.entity::<Feed<Q>>().bind::<Feed<Q>>(Q::SERVICE, |_| 0)
     }
 
     /// Lets sagas name that change of a record.
@@ -396,6 +451,11 @@ impl App {
 
     /// Whether its declarations fit together.
     pub(crate) fn check(&self) -> Result<(), AppError> {
+        for (service, queue) in self.feeds.iter().copied() {
+            if !self.queues.iter().any(|known| known.answers() && known.name() == queue) {
+                return Err(AppError::NoQueue { service, queue });
+            }
+        }
         for (at, (stream, kind)) in self.bound.iter().enumerate() {
             if !self.kinds.iter().any(|known| known.info.id == kind.id) {
                 let (stream, kind) = (stream.clone(), kind.name);
@@ -412,6 +472,11 @@ impl App {
     pub(crate) fn topics(&self, shared: bool) -> Vec<(String, Delivery)> {
         let of_queues = self.queues.iter().flat_map(|queue| queue.topics(shared));
         self.topics.iter().cloned().chain(of_queues).collect()
+    }
+
+    /// Whether pull workers of it answer.
+    pub(crate) fn has_questions(&self) -> bool {
+        self.queues.iter().any(Queue::answers)
     }
 
     /// Whether the bus can give what it declares, as far as that is known without asking a server.

@@ -139,12 +139,13 @@ impl Config {
         layers::read(input, roles).map_err(ConfigError::Invalid)
     }
 
-    /// Whether the processes have what the game declares: a bus that gives the delivery of each topic,
-    /// and the stores that kinds name.
+    /// Whether what the game declares fits together, and the processes have it: a bus that gives the delivery
+    /// of each topic, and the stores that kinds name.
     ///
     /// # Errors
     /// What is missing, with what to do.
     pub fn check_app(&self, app: &App) -> Result<(), AppError> {
+        app.check()?;
         let runs = self.processes.iter().filter(|process| process.holds_entities());
         for process in runs {
             app.check_bus(&process.bus, !process.shares_entities)?;

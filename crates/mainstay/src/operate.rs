@@ -37,7 +37,8 @@ pub struct ProcessState {
 impl ProcessState {
     /// One of its figures: `up_s`, `cpu_ms`, `cpu_percent` (of one core, over 6 s), `memory_bytes`, `turn_ms` (for how long
     /// a worker is in one turn), `delay_ms` (how long a message waits for its worker), `turns`, `sessions`, `entities`,
-    /// `scenes`, `late_steps`, `tick_lag_ms`, `rooms`, `rooms_max`, `queue` (messages that wait for services), `mail`, `calls`, `requests`, `busy`, `discards`, `timeouts`, `panics`, `connections`,
+    /// `scenes`, `late_steps`, `tick_lag_ms`, `rooms`, `rooms_max`, `queue` (messages that wait for services), `jobs` (jobs that wait for
+    /// pull workers, of all groups; over a server all processes say the same), `mail`, `calls`, `requests`, `busy`, `discards`, `timeouts`, `panics`, `connections`,
     /// `frames`, `frames_down`.
     pub fn figure(&self, name: &str) -> Option<u64> {
         self.said.as_ref()?.get(name)?.as_u64()
@@ -217,7 +218,7 @@ fn order(data: &Path, order: &str, name: &str) -> Result<(), OperateError> {
 pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)>) -> String {
     let head = [
         "process", "state", "pid", "up", "restarts", "cpu", "turn", "lag", "rooms", "queue",
-        "clients", "sessions", "entities", "mail", "turns/s", "frames/s",
+        "jobs", "clients", "sessions", "entities", "mail", "turns/s", "frames/s",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for state in states {
@@ -242,6 +243,7 @@ pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)
             state.figure("tick_lag_ms").map_or("-".to_owned(), |lag| format!("{lag} ms")),
             rooms(state),
             shown(state.figure("queue")),
+            shown(state.figure("jobs")),
             shown(state.figure("connections")),
             shown(state.figure("sessions")),
             shown(state.figure("entities")),
@@ -330,7 +332,7 @@ mod tests {
             ended: None,
             said: Some(
                 json!({"up_s": 61, "cpu_ms": cpu, "turn_ms": 3, "turns": turns, "sessions": 2, "mail": 0,
-                    "tick_lag_ms": 4, "rooms": 3, "rooms_max": 8, "queue": 5}),
+                    "tick_lag_ms": 4, "rooms": 3, "rooms_max": 8, "queue": 5, "jobs": 9}),
             ),
         };
         let ended = Some("signal: 9 (SIGKILL)".to_owned());
@@ -358,9 +360,9 @@ mod tests {
         let now = [state("gate", 350, 1_500), down];
         let shown = table(&now, Some((&before, Duration::from_millis(500))));
         expect![[r#"
-            process  state    pid    up  restarts    cpu  turn   lag  rooms  queue  clients  sessions  entities  mail  turns/s  frames/s
-            gate     running    7  61 s         1  100 %  3 ms  4 ms    3/8      5        -         2         -     0      500         -
-            node-10  waiting    -     -         -      -     -     -      -      -        -         -         -     -        -         -
+            process  state    pid    up  restarts    cpu  turn   lag  rooms  queue  jobs  clients  sessions  entities  mail  turns/s  frames/s
+            gate     running    7  61 s         1  100 %  3 ms  4 ms    3/8      5     9        -         2         -     0      500         -
+            node-10  waiting    -     -         -      -     -     -      -      -     -        -         -         -     -        -         -
             node-10 ended: signal: 9 (SIGKILL)
         "#]]
         .assert_eq(&shown);

@@ -1,6 +1,6 @@
 //! What most modules of a game use.
 
-pub use bus::Delivery;
+pub use bus::{AnswerError, AskError, Delivery, Gone};
 pub use env::{Calendar, WallTime};
 pub use macros::{Document, Message, client, component, entity, rpc, service};
 pub use node::data::{
@@ -8,8 +8,8 @@ pub use node::data::{
     Overdue, Pledge, Query, Record, RecordError, RecordHits, Snapshot, Spot, amend, holder,
 };
 pub use node::{
-    CallError, Caller, Component, Cx, Done, Failure, Group, Job, Locks, Missed, Peer, Pull, Queue,
-    Ref, This, TimerId, Times, Work,
+    Answered, CallError, Caller, ClientQuestion, Component, Cx, Done, Failure, Group, Job, Locks,
+    Missed, Peer, Pull, Question, Queue, Ref, Reply, RightTo, This, TimerId, Times, Work,
 };
 pub use proto::frame::CloseCode;
 pub use proto::{AccountId, Bytes, EntityId, Message};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bus::Bus;
+use bus::{Bus, Desk};
 use cluster::Cluster;
 use env::metrics::Registry;
 use env::{Clock, Random, WallTime};
@@ -583,7 +583,12 @@ fn open_bus(app: &App, process: &Process, clock: &Clock) -> Result<NodeBus, Star
         BusPlace::Rabbitmq(server) => open_rabbitmq(server, options, clock)?,
     };
     let shared = process.bus.is_shared();
-    Ok(NodeBus::new(bus, shared, app.topics(shared))?)
+    let bus = NodeBus::new(bus, shared, app.topics(shared))?;
+    if !app.has_questions() {
+        return Ok(bus);
+    }
+    let desk = Desk::open(bus.bus(), process.options.bus.clone(), clock, Random::from_os())?;
+    Ok(bus.with_desk(desk))
 }
 
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]

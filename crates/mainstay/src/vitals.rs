@@ -152,6 +152,7 @@ impl Vitals {
             "connections": gate.as_ref().map_or(0, |gate| gate.connections),
             "frames": gate.as_ref().map_or(0, |gate| gate.frames_up),
             "frames_down": gate.as_ref().map_or(0, |gate| gate.frames_down),
+            "jobs": jobs(&inner.metrics),
             "work": work(&inner.metrics),
             "stores": inner.stores.as_ref().map(Watched::show),
         })
@@ -266,6 +267,13 @@ fn work(metrics: &Registry) -> Value {
         groups.entry(name).or_default().insert(what.to_owned(), json!(sample.value as u64));
     }
     Value::Object(groups.into_iter().map(|(name, group)| (name, group.into())).collect())
+}
+
+/// How many jobs wait for groups of pull workers, as far as that is known here.
+fn jobs(metrics: &Registry) -> Option<u64> {
+    let samples = metrics.samples();
+    let waiting = samples.iter().filter(|sample| sample.name == "work_waiting");
+    waiting.map(|sample| sample.value as u64).reduce(|sum, more| sum + more)
 }
 
 /// Processor time of this process, in milliseconds.

@@ -1,6 +1,7 @@
 //! Workers, entities, components, services, sessions and groups.
 #![deny(unsafe_code)]
 
+mod asking;
 mod call;
 mod carry;
 mod component;
@@ -9,6 +10,7 @@ pub mod data;
 mod driver;
 mod entity;
 mod error;
+mod feed;
 mod guard;
 mod host;
 mod lock;
@@ -30,6 +32,7 @@ mod turn;
 mod users;
 mod worker;
 
+pub use asking::{Answered, Answering, Asking, Question, Reply, RightTo};
 pub use call::{Call, CallEnd, ClientCall, wrong_reply};
 pub use component::Component;
 pub use cx::{
@@ -41,6 +44,7 @@ pub use entity::{
     Callers, Class, Entity, Hook, Hooks, KindInfo, Latest, MethodInfo, OnPanic, Rate, method_table,
 };
 pub use error::{CallError, Elapsed, Failure};
+pub use feed::{ClientQuestion, Feed, FeedStub};
 pub use guard::{guard, guarded};
 pub use host::{
     Activation, Alone, BUCKETS_US, Batch, Beat, BlockingPool, ClientMessage, ClientOut,

@@ -30,7 +30,7 @@ use crate::entity::{Entity, KindInfo};
 use crate::host::Host;
 use crate::options::HostOptions;
 use crate::placing::RoomCount;
-use crate::pull::{Crew, Puller, Queue, found, founded};
+use crate::pull::{Crew, Puller, Queue, Shown, found, founded};
 use crate::session::{self, Binding, Bindings, Login, Refusal};
 use crate::topics::NodeBus;
 use crate::worker::{DataParts, Worker, WorkerParts, WorkerStats};
@@ -405,6 +405,10 @@ impl Node {
         let (stores, store_names) = check_stores(app, &options, store, stores)?;
         let crew = Crew::new();
         let (pullers, founding) = hire(app, &crew, bus.as_ref(), (&metrics, &options.name))?;
+        let shown = bus.as_ref().map(|bus| {
+            let here = app.queues.iter().filter(|(_, works)| *works || bus.is_shared());
+            Shown::new(here.map(|(queue, _)| queue), bus, (&metrics, &options.name))
+        });
         let incarnation = Incarnation(random.u64() | 1);
         let mut mesh_addr = options.mesh_listen;
         let mut seats = Vec::new();
@@ -537,6 +541,9 @@ impl Node {
             info: own_info,
             running: RwLock::new(Some(Running { threads, keeper, reporter, pacemakers })),
         };
+        if let Some(shown) = shown {
+            drop(node.spawn(0, |_| shown.run()));
+        }
         for (puller, worker) in pullers.into_iter().zip((0..workers).cycle()) {
             drop(node.spawn(worker, |outside| puller.run(outside)));
         }

@@ -1,21 +1,29 @@
 //! Pull workers: they ask for work when they have time for it.
 
+mod meters;
+
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bus::{Delivery, Listen, Message as Letter, Subscription};
-use env::metrics::{Counter, Gauge, Registry};
+use bus::{AnswerError, Delivery, Desk, Listen, Message as Letter, Right, Subscription};
+use env::metrics::{Gauge, Registry};
 use proto::codec::{DecodeError, Message};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::asking::{Answered, Question, Reply, RightTo, subject_of_questions};
 use crate::cx::Outside;
 use crate::topics::NodeBus;
+use meters::Meters;
+
+pub(crate) use meters::Shown;
 
 /// How a pull worker ended with a job. What failed comes again, and is set aside as a dead letter when
 /// it has failed often enough.
@@ -76,15 +84,32 @@ impl Pull {
 }
 
 type Act = Arc<
-    dyn Fn(&[u8], Work) -> Result<Pin<Box<dyn Future<Output = Done>>>, DecodeError> + Send + Sync,
+    dyn Fn(&[u8], Work) -> Result<Pin<Box<dyn Future<Output = End>>>, DecodeError> + Send + Sync,
 >;
+
+/// How a job ended: what is to be answered.
+type End = Result<Said, Box<dyn Error>>;
+
+enum Said {
+    /// Nothing, since nobody asked.
+    Nothing,
+    Now(Vec<u8>),
+    Elsewhere,
+}
+
+/// What workers listen to.
+#[derive(Clone)]
+enum Source {
+    Jobs,
+    Questions,
+    Topic(String, Delivery),
+}
 
 /// A queue of jobs, its groups of pull workers, and what they do.
 #[derive(Clone)]
 pub struct Queue {
     name: String,
-    /// What its workers listen to in place of jobs, if it is a topic.
-    topic: Option<(String, Delivery)>,
+    source: Source,
     durable: bool,
     groups: Vec<Pull>,
     act: Act,
@@ -100,7 +125,22 @@ impl Queue {
     where
         F: Future<Output = Done> + 'static,
     {
-        Queue::of(J::QUEUE, None, act)
+        Queue::of(J::QUEUE, Source::Jobs, act, |()| Said::Nothing)
+    }
+
+    /// The queue of questions `Q`. `act` gives the answer, or passes the right to answer on. A question that
+    /// was cleared or has expired before a worker comes to it is not begun, nor one of a process that says
+    /// nothing for 5 s.
+    ///
+    /// Else it is as safe as a job; an answer is not: who asks waits for it as long as the question says.
+    pub fn answering<Q: Question, F>(act: impl Fn(Q, Work) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Answered<Q::Answer>> + 'static,
+    {
+        Queue::of(Q::QUEUE, Source::Questions, act, |reply| match reply {
+            Reply::Now(answer) => Said::Now(proto::encode(&answer)),
+            Reply::Elsewhere => Said::Elsewhere,
+        })
     }
 
     /// Takes the messages of a topic that may lose nothing instead, for the group `name`: each goes to one of
@@ -113,24 +153,27 @@ impl Queue {
     where
         F: Future<Output = Done> + 'static,
     {
-        Queue::of(name, Some((topic.to_owned(), delivery)), act)
+        let source = Source::Topic(topic.to_owned(), delivery);
+        Queue::of(name, source, act, |()| Said::Nothing)
     }
 
-    fn of<M: Message + 'static, F>(
+    fn of<M: Message + 'static, R: 'static, F>(
         name: &str,
-        topic: Option<(String, Delivery)>,
+        source: Source,
         act: impl Fn(M, Work) -> F + Send + Sync + 'static,
+        say: fn(R) -> Said,
     ) -> Self
     where
-        F: Future<Output = Done> + 'static,
+        F: Future<Output = Result<R, Box<dyn Error>>> + 'static,
     {
         let act = Arc::new(act);
         let act: Act = Arc::new(move |body, work| {
             let (job, act) = (proto::decode::<M>(body)?, Arc::clone(&act));
             // Called within the job's own task, which falls alone if it panics before its first await.
-            Ok(Box::pin(async move { act(job, work).await }) as Pin<Box<dyn Future<Output = Done>>>)
+            let job = async move { act(job, work).await.map(say) };
+            Ok(Box::pin(job) as Pin<Box<dyn Future<Output = End>>>)
         });
-        Queue { name: name.to_owned(), topic, durable: false, groups: Vec::new(), act }
+        Queue { name: name.to_owned(), source, durable: false, groups: Vec::new(), act }
     }
 
     /// Has a group of workers.
@@ -161,15 +204,32 @@ impl Queue {
     /// The topics that it needs, each with what it must promise. `shared` tells whether the bus is one of
     /// several processes: then jobs wait also while nobody is there to do them.
     pub fn topics(&self, shared: bool) -> Vec<(String, Delivery)> {
-        if let Some(topic) = &self.topic {
-            return vec![topic.clone()];
+        if let Source::Topic(topic, delivery) = &self.source {
+            return vec![(topic.clone(), *delivery)];
         }
         let delivery = match self.durable || shared {
             true => Delivery::Durable,
             false => Delivery::AtLeastOnce,
         };
         let groups = self.all_groups();
-        groups.iter().map(|group| (subject_of(&self.name, &group.name), delivery)).collect()
+        groups.iter().map(|group| (self.subject(group), delivery)).collect()
+    }
+
+    /// Whether its workers answer: then whoever runs or asks them needs a desk.
+    pub fn answers(&self) -> bool {
+        matches!(self.source, Source::Questions)
+    }
+
+    fn is_of_topic(&self) -> bool {
+        matches!(self.source, Source::Topic(..))
+    }
+
+    fn subject(&self, group: &Pull) -> String {
+        match &self.source {
+            Source::Jobs => subject_of(&self.name, &group.name),
+            Source::Questions => subject_of_questions(&self.name, &group.name),
+            Source::Topic(topic, _) => topic.clone(),
+        }
     }
 
     fn all_groups(&self) -> Vec<Pull> {
@@ -181,10 +241,15 @@ impl Queue {
 
     /// How a member of the group listens.
     fn listen(&self, group: &Pull) -> Listen {
-        match &self.topic {
-            // Several groups of workers on one topic are one group of the bus: each message is done once.
-            Some((topic, _)) => Listen::to(topic).in_group(&self.name),
-            None => Listen::to(subject_of(&self.name, &group.name)).in_group("workers"),
+        Listen::to(self.subject(group)).in_group(self.bus_group())
+    }
+
+    /// The bus's name for those who listen. Several groups of workers on one topic are one: each message is
+    /// done once.
+    fn bus_group(&self) -> &str {
+        match &self.source {
+            Source::Topic(..) => &self.name,
+            Source::Jobs | Source::Questions => "workers",
         }
     }
 }
@@ -203,9 +268,29 @@ pub struct Work {
     subject: String,
     id: u128,
     attempt: u32,
+    claim: Option<Claim>,
+}
+
+/// The right to answer what is being done.
+#[derive(Clone, Debug)]
+struct Claim {
+    right: Right,
+    is_passed: Rc<Cell<bool>>,
 }
 
 impl Work {
+    /// The right to answer the question that is being done, to be passed to whoever will answer it, in
+    /// whichever process; the worker itself then says [`Reply::Elsewhere`].
+    ///
+    /// # Panics
+    ///
+    /// If it is a job that nobody asked for.
+    pub fn right<Q: Question>(&self, _: &Q) -> RightTo<Q::Answer> {
+        let claim = self.claim.as_ref().expect("only a question has a right to answer");
+        claim.is_passed.set(true);
+        RightTo::new(claim.right)
+    }
+
     /// The same whenever this job comes again: what it causes is done once under it.
     pub fn id(&self) -> u128 {
         self.id
@@ -255,30 +340,10 @@ pub(crate) struct Puller {
     limit: Duration,
     act: Act,
     subscription: Subscription,
+    /// Where answers go, if its queue has questions.
+    desk: Option<Desk>,
     meters: Meters,
     crew: Crew,
-}
-
-#[derive(Clone)]
-struct Meters {
-    workers: Gauge,
-    busy: Gauge,
-    done: Counter,
-    failed: Counter,
-    over: Counter,
-}
-
-impl Meters {
-    fn new(registry: &Registry, node: &str, queue: &str, group: &str) -> Self {
-        let labels = [("node", node), ("queue", queue), ("group", group)];
-        Meters {
-            workers: registry.gauge("work_workers", "Pull workers there are.", &labels),
-            busy: registry.gauge("work_busy", "Pull workers that do a job now.", &labels),
-            done: registry.counter("work_done", "Jobs done.", &labels),
-            failed: registry.counter("work_failed", "Jobs that failed and come again.", &labels),
-            over: registry.counter("work_over_limit", "Jobs over their time limit.", &labels),
-        }
-    }
 }
 
 /// The lease of a job is begun anew so often, so that only a dead process lets one run out.
@@ -298,6 +363,10 @@ impl Crew {
         bus: &NodeBus,
         (registry, node): (&Registry, &str),
     ) -> Result<Vec<Puller>, bus::Error> {
+        let desk = match queue.answers() {
+            true => Some(bus.desk().cloned().ok_or(bus::Error::Unavailable("questions'"))?),
+            false => None,
+        };
         let mut pullers = Vec::new();
         for group in queue.all_groups() {
             let meters = Meters::new(registry, node, &queue.name, &group.name);
@@ -309,6 +378,7 @@ impl Crew {
                     limit: group.limit,
                     act: queue.act.clone(),
                     subscription: bus.bus().listen(listen)?,
+                    desk: desk.clone(),
                     meters: meters.clone(),
                     crew: self.clone(),
                 });
@@ -378,36 +448,84 @@ impl Puller {
     }
 
     async fn work(&self, letter: Letter, outside: &Outside) {
+        let (claim, body) = match &self.desk {
+            None => (None, letter.body()),
+            Some(desk) => match Desk::open_letter(letter.body()) {
+                Some((right, body)) => match desk.claim(right).await {
+                    Ok(()) => (Some(Claim { right, is_passed: Rc::default() }), body),
+                    // Whoever asked has gone, or would be told too late.
+                    Err(AnswerError::Refused(_) | AnswerError::Unreachable(_)) => {
+                        self.meters.skipped.add(1);
+                        return letter.done();
+                    }
+                    Err(error) => return self.failed(letter, error.to_string()),
+                },
+                None => {
+                    let cause = "nobody asked for it: ask it with `cx.ask`";
+                    return self.failed(letter, cause.to_owned());
+                }
+            },
+        };
         let work = Work {
             outside: outside.clone(),
             subject: letter.subject().to_owned(),
             id: letter.id().unwrap_or_default(),
             attempt: letter.attempt(),
+            claim: claim.clone(),
         };
-        let cause = match (self.act)(letter.body(), work) {
+        let end = match (self.act)(body, work) {
             Ok(job) => self.within_limit(job, &letter).await,
-            Err(error) => Some(format!("it cannot be read: {error}")),
+            Err(error) => Err(format!("it cannot be read: {error}")),
         };
-        match cause {
-            None => {
+        if let (Some(desk), Some(claim)) = (&self.desk, claim) {
+            self.answer(desk, &claim, &end, letter.is_last_attempt()).await;
+        }
+        match end {
+            Ok(_) => {
                 self.meters.done.add(1);
                 letter.done();
             }
-            Some(cause) => {
-                self.meters.failed.add(1);
-                let (place, attempt) = (&self.place, letter.attempt());
-                tracing::warn!(place, attempt, cause, "a job failed");
-                letter.fail(cause);
+            Err(cause) => self.failed(letter, cause),
+        }
+    }
+
+    fn failed(&self, letter: Letter, cause: String) {
+        self.meters.failed.add(1);
+        let (place, attempt) = (&self.place, letter.attempt());
+        tracing::warn!(place, attempt, cause, "a job failed");
+        letter.fail(cause);
+    }
+
+    /// Tells whoever asked how it ended, if it has ended and nobody else will.
+    async fn answer(&self, desk: &Desk, claim: &Claim, end: &Result<Said, String>, is_last: bool) {
+        let right = claim.right;
+        let verdict = match end {
+            Ok(Said::Now(body)) => desk.answer(right, body.clone()),
+            Ok(Said::Nothing | Said::Elsewhere) if claim.is_passed.get() => return,
+            Ok(Said::Nothing | Said::Elsewhere) => desk.leave_unanswered(right),
+            Err(cause) if is_last => desk.fail(right, cause),
+            Err(_) => return,
+        };
+        match verdict.await {
+            Ok(()) => {}
+            Err(AnswerError::Refused(_)) => self.meters.refused.add(1),
+            Err(error) => {
+                self.meters.refused.add(1);
+                tracing::warn!(place = self.place, %error, "an answer was not taken");
+                // What the bus cannot carry is an end as well.
+                if let AnswerError::Bus(error) = error {
+                    drop(desk.fail(right, &error.to_string()));
+                }
             }
         }
     }
 
-    /// Why the job failed, if it did. It is a task of its own, so that its panic is its own.
+    /// How the job ended, or why it failed. It is a task of its own, so that its panic is its own.
     async fn within_limit(
         &self,
-        job: Pin<Box<dyn Future<Output = Done>>>,
+        job: Pin<Box<dyn Future<Output = End>>>,
         letter: &Letter,
-    ) -> Option<String> {
+    ) -> Result<Said, String> {
         let end = Instant::now() + self.limit;
         // A panic, or a job that never awaits, is the watch's to report.
         let mut task =
@@ -415,13 +533,13 @@ impl Puller {
         loop {
             tokio::select! {
                 done = &mut task => return match done {
-                    Ok(result) => result.err(),
-                    Err(_) => Some("its worker panicked".to_owned()),
+                    Ok(result) => result,
+                    Err(_) => Err("its worker panicked".to_owned()),
                 },
                 () = sleep_until(end) => {
                     task.abort();
                     self.meters.over.add(1);
-                    return Some(format!("it is over its limit of {:?}", self.limit));
+                    return Err(format!("it is over its limit of {:?}", self.limit));
                 }
                 () = sleep(EXTEND_EVERY) => letter.extend(),
             }

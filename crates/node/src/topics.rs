@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bus::{Accepted, Answer, Bus, Delivery, Error, matches};
+use bus::{Accepted, Answer, Bus, Delivery, Desk, Error, matches};
 use proto::codec::Message;
 
 use crate::cx::{Cx, Outside};
@@ -20,6 +20,7 @@ pub struct NodeBus {
     bus: Bus,
     shared: bool,
     kept: Arc<[String]>,
+    desk: Option<Desk>,
 }
 
 impl NodeBus {
@@ -40,7 +41,18 @@ impl NodeBus {
                 kept.push(topic);
             }
         }
-        Ok(NodeBus { bus, shared, kept: kept.into() })
+        Ok(NodeBus { bus, shared, kept: kept.into(), desk: None })
+    }
+
+    /// The same with a desk, which a game needs that has questions.
+    #[must_use]
+    pub fn with_desk(self, desk: Desk) -> Self {
+        NodeBus { desk: Some(desk), ..self }
+    }
+
+    /// The desk, if it has one.
+    pub fn desk(&self) -> Option<&Desk> {
+        self.desk.as_ref()
     }
 
     /// The bus itself.

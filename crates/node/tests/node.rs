@@ -2,6 +2,8 @@
 
 #[path = "node/placing.rs"]
 mod placing;
+#[path = "node/questions.rs"]
+mod questions;
 
 use std::sync::{Condvar, Mutex};
 use std::thread;

@@ -86,6 +86,12 @@ pub(crate) enum Order {
         replay: bool,
         sender: Sender<()>,
     },
+    /// How many messages wait for a group.
+    Waiting {
+        group: String,
+        kept: Vec<Kept>,
+        sender: Sender<u64>,
+    },
 }
 
 /// How the server shall be listened to.
@@ -99,9 +105,11 @@ pub(crate) struct Listening {
     pub credits: usize,
     /// How many of the messages that may be lost were published before: they are not for it.
     pub after: u64,
-    /// The topics that may lose nothing: topic, what of it is listened to, class.
-    pub kept: Vec<(String, String, Delivery)>,
+    pub kept: Vec<Kept>,
 }
+
+/// A topic that may lose nothing, what of it is listened to, and its class.
+pub(crate) type Kept = (String, String, Delivery);
 
 /// A listener.
 struct Ear {
@@ -462,13 +470,7 @@ impl Front {
         }
         let ear = self.next_ear;
         self.next_ear += 1;
-        let kept: Vec<_> = self.topics.kept(pattern).collect();
-        let kept: Vec<_> = kept
-            .into_iter()
-            .filter_map(|(topic, delivery)| {
-                Some((topic.to_owned(), intersection(topic, pattern)?, delivery))
-            })
-            .collect();
+        let kept = self.kept_of(pattern);
         let name = format!("{:032x}", u128::from_le_bytes(self.random.bytes()));
         let (pattern, group) = (pattern.clone(), group.clone());
         let parts = kept.len() + 1;
@@ -492,6 +494,15 @@ impl Front {
         self.ears.insert(ear, this);
         self.orders.push_back(Order::Listen(listening));
         Ok((ear, answer))
+    }
+
+    /// What of the topics that may lose nothing is in a pattern.
+    fn kept_of(&self, pattern: &str) -> Vec<Kept> {
+        let kept = self.topics.kept(pattern);
+        let parts = kept.filter_map(|(topic, delivery)| {
+            Some((topic.to_owned(), intersection(topic, pattern)?, delivery))
+        });
+        parts.collect()
     }
 
     /// The server knows of one part of a listener.
@@ -754,6 +765,12 @@ impl Front {
         let lease = self.leases.first().map(|(until, _)| *until);
         let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
         lease.into_iter().chain(deadline).min()
+    }
+
+    /// Asks the server how much waits for a group.
+    pub fn ask_waiting(&mut self, pattern: &str, group: &str, sender: Sender<u64>) {
+        let (group, kept) = (group.to_owned(), self.kept_of(pattern));
+        self.orders.push_back(Order::Waiting { group, kept, sender });
     }
 
     pub fn order(&mut self, order: Order) {

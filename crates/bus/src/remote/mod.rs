@@ -217,6 +217,20 @@ impl Backend for Remote {
         answer
     }
 
+    fn waiting(&self, pattern: &str, group: &str) -> Answer<u64> {
+        let (sender, answer) = channel();
+        self.0.act(|front, _| front.ask_waiting(pattern, group, sender));
+        answer
+    }
+
+    fn withdraw(&self, _: &str, _: u128) {
+        // It is given out, and whoever takes it asks whether it shall begin.
+    }
+
+    fn attempts_max(&self) -> u32 {
+        self.0.options.attempts_max
+    }
+
     fn refused(&self) -> Vec<(String, String)> {
         self.0.lock().refused()
     }

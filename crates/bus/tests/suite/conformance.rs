@@ -8,6 +8,7 @@ use bus::{Accepted, Bus, Delivery, Error, Listen, Options};
 use env::Clock;
 
 use crate::bench::*;
+use crate::desk;
 
 /// What a case says: whether the backend gave it, or refused it as it must.
 type Case = (&'static str, fn(&Bench) -> &'static str);
@@ -41,6 +42,11 @@ const CASES: &[Case] = &[
     ("scopes do not meet", scopes_do_not_meet),
     ("many sources: nothing lost, each in its order", many_sources_lose_nothing),
     ("waiting may be cancelled and loses nothing", waiting_may_be_cancelled),
+    ("what waits for a group is counted", what_waits_is_counted),
+    ("asked: an answer comes once, from whichever process", desk::an_answer_comes_once),
+    ("asked: used, expired and forged rights are refused", desk::bad_rights_are_refused),
+    ("asked: an owner's is cleared, or its answer dropped", desk::an_owner_is_cleared),
+    ("asked: as many wait as may, then it is busy", desk::asking_is_bounded),
 ];
 
 /// Starts what one run of all cases needs, and makes a bench for each.
@@ -337,6 +343,33 @@ fn a_worker_gets_what_it_asks_for(bench: &Bench) -> &'static str {
     let got: BTreeSet<_> = (0..2).map(|_| take(&mut busy, 1)).collect();
     assert_eq!(got.into_iter().collect::<Vec<_>>(), ["a", "b"]);
     held.done();
+    PASSES
+}
+
+fn what_waits_is_counted(bench: &Bench) -> &'static str {
+    let [source, worker] = [bench.attach(), bench.attach()];
+    for bus in [&source, &worker] {
+        bus.declare("work.>", Delivery::AtLeastOnce).unwrap();
+    }
+    let mut group = listen(&worker, Listen::to("work.x").in_group("g").credits(1));
+    // Whoever shares the bus may ask. A server counts in its time.
+    let waiting = |expected| {
+        let count = || source.waiting("work.x", "g").wait(LONG).unwrap();
+        eventually("the count", || count() == Ok(expected));
+    };
+    waiting(0);
+    assert_eq!(source.waiting("work.x", "nobody").wait(LONG).unwrap(), Ok(0));
+    send(&source, "work.x", "a").unwrap();
+    let held = next(&mut group);
+    for text in ["b", "c"] {
+        send(&source, "work.x", text).unwrap();
+    }
+    waiting(2);
+    held.done();
+    assert_eq!(take(&mut group, 2), "b c");
+    waiting(0);
+    drop(group);
+    waiting(0);
     PASSES
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod conformance;
+mod desk;
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 mod servers_of_buses;
 mod trigger;

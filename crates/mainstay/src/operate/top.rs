@@ -118,7 +118,8 @@ fn times(states: &[ProcessState], before: Option<(&[ProcessState], Duration)>) -
 }
 
 fn work(states: &[ProcessState], before: Option<(&[ProcessState], Duration)>) -> Vec<Vec<String>> {
-    let head = ["process", "group", "workers", "busy", "idle", "done", "failed", "over_limit"];
+    let head =
+        ["process", "group", "workers", "busy", "idle", "waiting", "done", "failed", "over_limit"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for state in states {
         let groups = state.said.as_ref().and_then(|said| said.get("work")?.as_object());
@@ -135,6 +136,7 @@ fn work(states: &[ProcessState], before: Option<(&[ProcessState], Duration)>) ->
                 workers.to_string(),
                 busy.to_string(),
                 workers.saturating_sub(busy).to_string(),
+                level("waiting").to_string(),
                 count("done"),
                 count("failed"),
                 count("over_limit"),
@@ -159,7 +161,7 @@ mod tests {
             said: Some(json!({
                 "cpu_percent": 31, "memory_bytes": 50 << 20, "turn_ms": 0, "delay_ms": 4, "mail": 2,
                 "frames": frames, "handled": [quick, 0, 0, 0, 0, 2, 0, 0, 1, 0, 0, 0, 0],
-                "work": {"mail.slow": {"workers": 4, "busy": 3, "done": quick}},
+                "work": {"mail.slow": {"workers": 4, "busy": 3, "waiting": 9, "done": quick}},
             })),
             ..ProcessState::default()
         };
@@ -177,8 +179,8 @@ mod tests {
             node-1      1000      0       0       0     0     0      0      0       0       0    0    0     0
 
             pull workers
-            process  group      workers  busy  idle  done  failed  over_limit
-            node-1   mail.slow        4     3     1  1000       -           -
+            process  group      workers  busy  idle  waiting  done  failed  over_limit
+            node-1   mail.slow        4     3     1        9  1000       -           -
         "#]].assert_eq(&shown);
         // A process that is another one by now has no difference to that.
         let mut other = before.clone();

@@ -3,6 +3,7 @@
 
 mod bus;
 mod cluster;
+mod errands;
 #[cfg(unix)]
 mod up;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
@@ -101,6 +102,7 @@ fn child() {
     }
     let app = match std::env::var(GAME).as_deref() {
         Ok("post") => bus::app(),
+        Ok("errands") => errands::app(),
         #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
         Ok("tills") => watch::app(),
         #[cfg(unix)]

@@ -501,6 +501,7 @@ impl Host {
             }
             shard.hook(target.index, Hook::Offline(peer.clone(), code));
         }
+        self.hub.asker_gone(peer, ended);
         if ended {
             let told = self.hub.clients.borrow_mut().peer_gone(peer.slot());
             told.into_iter().for_each(|waiter| self.hub.tell_waiter(waiter));

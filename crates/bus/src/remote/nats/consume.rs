@@ -3,14 +3,16 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::{HeaderMap, Message, jetstream};
 use futures_util::StreamExt;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{ID, Line, ONLY, PAUSES, Taken, hear, name, unhex};
-use crate::Delivery;
-use crate::remote::front::{Incoming, Listening};
+use crate::answer::Sender;
+use crate::remote::front::{Incoming, Kept, Listening};
+use crate::{Delivery, Error};
 
 /// How long a request for messages waits at the server.
 const ASK: Duration = Duration::from_secs(5);
@@ -48,6 +50,33 @@ async fn consume(line: Arc<Line>, listening: Listening, of: (String, String, Del
     }
 }
 
+/// Tells how many messages wait for a group and were not given out.
+pub async fn waiting(line: Arc<Line>, group: String, kept: Vec<Kept>, sender: Sender<u64>) {
+    let mut all = 0;
+    for (topic, filter, _) in &kept {
+        let stream = line.jetstream.get_stream_no_info(line.stream(topic)).await;
+        let Ok(stream) = stream else { return sender.send(Err(Error::Unavailable("nats"))) };
+        match stream.consumer_info(of_group(&group, filter)).await {
+            Ok(info) => all += info.num_pending,
+            Err(error) if is_absent(&error.kind()) => {}
+            Err(error) => {
+                tracing::debug!(%error, topic, "NATS: nobody knows how much waits");
+                return sender.send(Err(Error::Unavailable("nats")));
+            }
+        }
+    }
+    sender.send(Ok(all));
+}
+
+fn is_absent(error: &ConsumerInfoErrorKind) -> bool {
+    matches!(error, ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound)
+}
+
+/// The name of a group's consumer.
+fn of_group(group: &str, filter: &str) -> String {
+    format!("{}-{}", name(group), name(filter))
+}
+
 async fn open(
     line: &Line,
     listening: &Listening,
@@ -59,10 +88,8 @@ async fn open(
     let options = &line.shared.options;
     // A durable group is kept for ever; who listens alone is forgotten soon after its process.
     let (own_name, idle) = match &listening.group {
-        Some(group) if delivery == Delivery::Durable => {
-            (format!("{}-{}", name(group), name(filter)), Duration::ZERO)
-        }
-        Some(group) => (format!("{}-{}", name(group), name(filter)), options.idle_wait),
+        Some(group) if delivery == Delivery::Durable => (of_group(group, filter), Duration::ZERO),
+        Some(group) => (of_group(group, filter), options.idle_wait),
         None => (listening.name.clone(), options.idle_wait),
     };
     let config = Config {

@@ -279,6 +279,9 @@ fn work(line: &Arc<Line>, ears: &mut BTreeMap<u64, Vec<JoinHandle<()>>>) {
             Order::Bury { dead, replay, sender } => {
                 tokio::spawn(dead::bury(line.clone(), dead, replay, sender));
             }
+            Order::Waiting { group, kept, sender } => {
+                tokio::spawn(consume::waiting(line.clone(), group, kept, sender));
+            }
         }
     }
 }

@@ -5,13 +5,14 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, Consumer};
+use lapin::{Channel, Consumer, ErrorKind};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::{Line, ONLY, PAUSES, text};
-use crate::remote::front::{Incoming, Listening};
-use crate::{Delivery as Class, Options};
+use crate::answer::Sender;
+use crate::remote::front::{Incoming, Kept, Listening};
+use crate::{Delivery as Class, Error, Options};
 
 /// So often may a quorum queue give out a message: more than any listener lets it.
 const DELIVERIES_MAX: i64 = 1 << 30;
@@ -71,6 +72,40 @@ async fn consume(
     }
 }
 
+/// Tells how many messages wait for a group and were not given out.
+pub async fn waiting(line: Arc<Line>, group: String, kept: Vec<Kept>, sender: Sender<u64>) {
+    let mut all = 0;
+    for (topic, filter, _) in &kept {
+        match count(&line, &group, filter).await {
+            Ok(count) => all += u64::from(count),
+            Err(error) if is_absent(error.kind()) => {}
+            Err(error) => {
+                tracing::debug!(%error, topic, "RabbitMQ: nobody knows how much waits");
+                return sender.send(Err(Error::Unavailable("rabbitmq")));
+            }
+        }
+    }
+    sender.send(Ok(all));
+}
+
+async fn count(line: &Line, group: &str, filter: &str) -> Result<u32, lapin::Error> {
+    // A queue that is not there ends its channel.
+    let channel = line.connection.create_channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let queue = of_group(line, "kept", group, filter);
+    let queue = channel.queue_declare(queue, options, FieldTable::default()).await?;
+    Ok(queue.message_count())
+}
+
+fn is_absent(error: &ErrorKind) -> bool {
+    matches!(error, ErrorKind::ProtocolError(error) if error.get_id() == 404)
+}
+
+/// The name of a group's queue.
+fn of_group(line: &Line, space: &str, group: &str, filter: &str) -> ShortString {
+    line.name(space, &format!("{group}.{filter}"))
+}
+
 async fn open(
     line: &Line,
     listening: &Listening,
@@ -80,7 +115,7 @@ async fn open(
     let Listening { pattern, group, name, credits, .. } = listening;
     let (space, filter) = part.map_or(("live", pattern), |(filter, _)| ("kept", filter));
     let queue = match group {
-        Some(group) => line.name(space, &format!("{group}.{filter}")),
+        Some(group) => of_group(line, space, group, filter),
         None => line.name(space, name),
     };
     let (options, arguments) = match part {

@@ -218,6 +218,7 @@ fn forget_orders(shared: &Shared) {
         match order {
             Order::Dead { sender, .. } => sender.send(Err(Error::Unavailable("rabbitmq"))),
             Order::Bury { sender, .. } => sender.send(Err(Error::Unavailable("rabbitmq"))),
+            Order::Waiting { sender, .. } => sender.send(Err(Error::Unavailable("rabbitmq"))),
             _ => {}
         }
     }
@@ -271,6 +272,9 @@ fn work(line: &Arc<Line>, tags: &Arc<AtomicU64>, tasks: &mut BTreeMap<u64, JoinS
             }
             Order::Bury { dead, replay, sender } => {
                 tokio::spawn(dead::bury(line.clone(), dead, replay, sender));
+            }
+            Order::Waiting { group, kept, sender } => {
+                tokio::spawn(consume::waiting(line.clone(), group, kept, sender));
             }
         }
     }

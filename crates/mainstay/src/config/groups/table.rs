@@ -405,6 +405,8 @@ static BUS: Table<bus::Options> = Table {
         span!(lease, 10, DAY, "How long a listener may hold a message that may not be lost."),
         count!(kept_messages_max, 1, 1 << 30, "Most messages that wait at a server of a topic."),
         count!(unconfirmed_max, 1, 1 << 24, "Most messages that a server has not confirmed."),
+        count!(asks_max, 1, 1 << 24, "Most asked for by a process that has no answer."),
+        count!(asks_queued_max, 1, 1 << 24, "Most of it that waits for the workers of one queue."),
         span!(ids_wait, 100, DAY, "How long a server remembers ids, where it does."),
         span!(
             idle_wait,
