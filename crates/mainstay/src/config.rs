@@ -4,7 +4,7 @@
 //! |---|---|
 //! | default | the starting values of every option |
 //! | file | `options` of the cluster file |
-//! | zone | `options` of the process's zone |
+//! | zone | `options` of the process's zones, in the order in which it names them |
 //! | process | `options` of the process |
 //! | environment | `MAINSTAY_PATH__OF__KEYS=value`, two underscores where the file nests |
 //! | command line | `--set path.of.keys=value` |
@@ -25,14 +25,18 @@
 //!     "coordinator": {"etcd": {"endpoints": ["http://10.0.0.3:2379"]}},
 //!     "bus": {"nats": {"url": "nats://arena@10.0.0.4:4222", "password": {"env": "ARENA_BUS"}}},
 //!     "options": {"gate": {"heartbeat": "6s"}},
-//!     "zones": {"east": {"options": {"session": {"resume_window": "2min"}}}},
+//!     "zones": {"east": {"options": {"session": {"resume_window": "2min"}}}, "west": {}},
+//!     "channels": ["web", "app"],
 //!     "roles": {"battle": {"entities": ["room"]}},
 //!     "processes": {
 //!         "gate": {
 //!             "roles": ["gate"], "count": 3, "zone": "east",
 //!             "listen": {"clients": "0.0.0.0:7000", "mesh": "10.0.0.1:7100"},
 //!         },
-//!         "battle": {"roles": ["battle"], "listen": {"mesh": "10.0.0.2:7100"}, "host": "b"},
+//!         "battle": {
+//!             "roles": ["battle"], "zone": ["east", "west"], "channel": "web",
+//!             "listen": {"mesh": "10.0.0.2:7100"}, "host": "b",
+//!         },
 //!     },
 //! }
 //! ```
@@ -85,6 +89,8 @@ pub struct Config {
     pub keys: KeyRefs,
     /// Names of the zones, in the order of the file.
     pub zones: Vec<String>,
+    /// Names of the channels, in the order of the file.
+    pub channels: Vec<String>,
     /// Every process of the cluster, in the order of the file, copies counted out.
     pub processes: Vec<Process>,
     layers: layers::Layers,
@@ -139,16 +145,18 @@ impl Config {
         layers::read(input, roles).map_err(ConfigError::Invalid)
     }
 
-    /// Whether the processes have what the game declares: a bus that gives the delivery of each topic,
-    /// and the stores that kinds name.
+    /// Whether the game's declarations fit together, and the processes have what it declares: a bus that gives
+    /// the delivery of each topic, the stores that kinds name, the zones of what is local.
     ///
     /// # Errors
     /// What is missing, with what to do.
     pub fn check_app(&self, app: &App) -> Result<(), AppError> {
+        app.check()?;
         let runs = self.processes.iter().filter(|process| process.holds_entities());
         for process in runs {
             app.check_bus(&process.bus, !process.shares_entities)?;
             app.check_stores(process)?;
+            app.check_scopes(process)?;
         }
         Ok(())
     }

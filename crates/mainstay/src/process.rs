@@ -211,6 +211,7 @@ impl Running {
         app.check_bus(&process.bus, !process.shares_entities)?;
         if process.holds_entities() {
             app.check_stores(process)?;
+            app.check_scopes(process)?;
         }
         let clock = Clock::system();
         let registry = Registry::new();
@@ -252,7 +253,7 @@ impl Running {
             let users = node::UsersOrder::queue();
             let offers =
                 |name: &str| runs.entities.has(name) || runs.sessions && name == users.name();
-            let node_app = app.node_app(offers).schema(app.schema()?);
+            let node_app = app.node_app(offers, |scope| process.hosts(scope)).schema(app.schema()?);
             let (store, stores) = open.for_game(&node_app)?;
             let env = NodeEnv {
                 clock: clock.clone(),
@@ -529,7 +530,9 @@ pub(crate) fn alone_because(app: &App, process: &Process) -> Option<String> {
         ));
     }
     let offers = |name: &str| process.runs.entities.has(name);
-    if !app.node_app(offers).needs_store() || !process.data_processes.is_empty() {
+    if !app.node_app(offers, |scope| process.hosts(scope)).needs_store()
+        || !process.data_processes.is_empty()
+    {
         return None;
     }
     let stores = process.stores.iter().map(|(_, place)| place);
@@ -831,7 +834,8 @@ fn node_options(cluster: &str, process: &Process) -> NodeOptions {
     NodeOptions {
         workers: process.workers.unwrap_or(0),
         roles: process.roles.clone(),
-        zone: process.zone.clone().unwrap_or_default(),
+        zones: process.zones.clone(),
+        channels: process.channels.clone(),
         rooms_max: options.node.rooms_max,
         sessions: process.runs.sessions,
         weight: process.weight,
@@ -869,8 +873,8 @@ fn router(
             let guests = Guests::new(running.keys.clone(), running.clock.clone(), random, options);
             router = router.merge(web::guest_routes(guests));
         }
-        if !process.zones.is_empty() {
-            router = router.merge(zones::route(&running.nodes, &running.clock, &process.zones));
+        if !process.all_zones.is_empty() {
+            router = router.merge(zones::route(&running.nodes, &running.clock, &process.all_zones));
         }
     }
     if process.runs.console {

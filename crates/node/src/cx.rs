@@ -14,7 +14,9 @@ use proto::codec::{DecodeError, Decoder, Message};
 use proto::frame::CloseCode;
 use proto::link::Slot;
 use proto::schema::{SchemaBuilder, Shape};
-use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
+use proto::{
+    AccountId, EntityId, Incarnation, KindId, LOCAL_KEY_MAX, MethodId, Namespace, Scope, SessionId,
+};
 
 use crate::call::{Call, CallEnd};
 use crate::entity::{Entity, Rate};
@@ -40,8 +42,36 @@ pub struct Ref<T> {
 }
 
 impl<T: Entity> Ref<T> {
-    /// The keyed entity with `key`.
+    /// The keyed entity with `key`. Of a kind that is local, that of a cluster that names no zones, or no
+    /// channels: elsewhere name one with [`local`](Self::local).
     pub const fn keyed(key: u64) -> Self {
+        match T::KIND.scope {
+            Scope::Global => Ref { id: EntityId::keyed(T::KIND.id, key), kind: PhantomData },
+            Scope::Zone | Scope::Channel => Ref::within(Namespace::NONE, key),
+        }
+    }
+
+    /// The entity with `key` of that zone or channel; also from another one. Keys of local kinds go up to
+    /// [`LOCAL_KEY_MAX`]: a greater one is not found.
+    ///
+    /// `T` is declared `zone` or `channel`, or this does not compile.
+    pub const fn local(within: Namespace, key: u64) -> Self {
+        const {
+            let is_global = matches!(T::KIND.scope, Scope::Global);
+            assert!(
+                !is_global,
+                "the kind is global: declare it `zone` or `channel`, or use `keyed`"
+            );
+        }
+        Ref::within(within, key)
+    }
+
+    const fn within(within: Namespace, key: u64) -> Self {
+        Ref { id: EntityId::local(T::KIND.id, within, key), kind: PhantomData }
+    }
+
+    /// The keyed entity that is stored under this key.
+    pub(crate) fn stored(key: u64) -> Self {
         Ref { id: EntityId::keyed(T::KIND.id, key), kind: PhantomData }
     }
 
@@ -62,7 +92,15 @@ impl<T: Entity> Ref<T> {
 
     /// Its key.
     pub const fn key(self) -> u64 {
-        self.id.key
+        own_key(T::KIND.scope, self.id)
+    }
+}
+
+/// An entity's key without the number of its zone or channel.
+const fn own_key(scope: Scope, id: EntityId) -> u64 {
+    match scope {
+        Scope::Global => id.key,
+        Scope::Zone | Scope::Channel => id.key & LOCAL_KEY_MAX,
     }
 }
 
@@ -102,7 +140,7 @@ impl<T> std::hash::Hash for Ref<T> {
 
 impl<T: Entity> fmt::Debug for Ref<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", T::KIND.name, self.id.key)
+        write!(f, "{}/{}", T::KIND.name, self.key())
     }
 }
 
@@ -411,7 +449,19 @@ impl<E: Entity> Cx<E> {
 
     /// The entity's own key.
     pub fn key(&self) -> u64 {
-        self.from.sender.key
+        match E::KIND.scope {
+            Scope::Global => self.from.sender.key,
+            Scope::Zone | Scope::Channel => self.from.sender.key & LOCAL_KEY_MAX,
+        }
+    }
+
+    /// The zone or channel that this is done for: the entity's own if its kind is local; else that of the
+    /// process, or [`Namespace::NOWHERE`] if it hosts several.
+    pub fn namespace(&self, scope: Scope) -> Namespace {
+        if scope == E::KIND.scope {
+            return EntityId::keyed(E::KIND.id, self.from.sender.key).namespace();
+        }
+        self.hub().namespaces.only(scope)
     }
 
     /// A reference to the entity itself.
@@ -476,15 +526,21 @@ impl<E: Entity> Cx<E> {
         T::stub(Link::new(self.hub(), target.id, &self.from))
     }
 
-    /// The keyed entity of kind `T` with `key`.
+    /// The keyed entity of kind `T` with `key`; if the kind is local, of this
+    /// [zone or channel](Self::namespace).
     #[inline(always)]
     pub fn entity<T: Entity>(&self, key: u64) -> T::Stub<'_> {
-        self.at(Ref::<T>::keyed(key))
+        self.at(match T::KIND.scope {
+            Scope::Global => Ref::<T>::keyed(key),
+            scope => Ref::within(self.namespace(scope), key),
+        })
     }
 
-    /// The service or singleton `S`.
+    /// The service or singleton `S`; if it is local, of this [zone or channel](Self::namespace). That of
+    /// another is `cx.at(Ref::<S>::local(Namespace::zone("east"), 0))`.
+    #[inline]
     pub fn service<S: Entity>(&self) -> S::Stub<'_> {
-        self.at(Ref::<S>::keyed(0))
+        self.entity::<S>(0)
     }
 
     /// Makes a room on this worker.
@@ -758,12 +814,20 @@ impl Outside {
     /// The keyed entity of kind `T` with `key`.
     #[inline]
     pub fn entity<T: Entity>(&self, key: u64) -> T::Stub<'_> {
-        self.at(Ref::<T>::keyed(key))
+        self.at(match T::KIND.scope {
+            Scope::Global => Ref::<T>::keyed(key),
+            scope => Ref::within(self.namespace(scope), key),
+        })
     }
 
     /// The service or singleton `S`.
     pub fn service<S: Entity>(&self) -> S::Stub<'_> {
-        self.at(Ref::<S>::keyed(0))
+        self.entity::<S>(0)
+    }
+
+    /// The zone or channel of the process; [`Namespace::NOWHERE`] if it hosts several.
+    pub fn namespace(&self, scope: Scope) -> Namespace {
+        self.hub.namespaces.only(scope)
     }
 
     /// Makes a room on this worker.

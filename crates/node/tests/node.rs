@@ -2,6 +2,8 @@
 
 #[path = "node/placing.rs"]
 mod placing;
+#[path = "node/zones.rs"]
+mod zones;
 
 use std::sync::{Condvar, Mutex};
 use std::thread;

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use proto::{Namespace, Scope};
 use tables::{Data, Item, Limits, Map, Place, Problem, Problems, Value, parse, setting};
 
 use super::process::{self, Cluster};
@@ -40,6 +41,7 @@ const OTHER_NAMES: &[&str] = &[
 /// The address of clients and browsers where no file gives another.
 const LOCAL: &str = "127.0.0.1:7000";
 const NAME_BYTES_MAX: usize = 64;
+const CHANNELS_MAX: usize = 1_024;
 
 /// Reads and validates everything.
 pub(super) fn read(input: &Input, roles: &Roles) -> Result<Config, Vec<Problem>> {
@@ -165,6 +167,7 @@ impl Layers {
             groups::read(&item, &mut Options::default());
         }
         let zones = root.item("zones").map(|item| read_zones(&item)).unwrap_or_default();
+        let channels = root.item("channels").map(|item| read_channels(&item)).unwrap_or_default();
         let processes = root.need("processes").and_then(|item| item.entries()).unwrap_or_default();
         if processes.is_empty()
             && let Some(entry) = root.entry("processes")
@@ -178,6 +181,7 @@ impl Layers {
         let facts = Cluster {
             roles: &roles,
             zones: &zones,
+            channels: &channels,
             keys: &keys,
             data: &data,
             store,
@@ -185,8 +189,12 @@ impl Layers {
         };
         let mut all = Vec::new();
         for (entry, item) in processes {
-            let zone = item.value().get("zone").and_then(Value::as_text);
-            let effective = self.options_of(&entry.name, zone);
+            let zone = item.value().get("zone");
+            let of: Vec<&str> = match zone.map(|zone| &zone.data) {
+                Some(Data::List(all)) => all.iter().filter_map(Value::as_text).collect(),
+                _ => zone.and_then(Value::as_text).into_iter().collect(),
+            };
+            let effective = self.options_of(&entry.name, &of);
             let options = read_options(&effective, &cluster, problems);
             if let Some(template) = process::read(entry, &item, &facts, options, effective) {
                 all.extend(template.copies(&item));
@@ -208,16 +216,17 @@ impl Layers {
         process::lead_to_data(&mut all, holders > 1);
         let is_watched = all.iter().any(|process| process.runs.watcher);
         all.iter_mut().for_each(|process| process.is_watched = is_watched);
-        Some(Config { cluster, data, keys, zones, processes: all, layers: self })
+        Some(Config { cluster, data, keys, zones, channels, processes: all, layers: self })
     }
 
     /// The options of one process, from the lowest layer to the highest.
-    fn options_of(&self, process: &str, zone: Option<&str>) -> Value {
+    fn options_of(&self, process: &str, zones: &[&str]) -> Value {
         let mut options = Value::new(Place::whole("default"), Data::Map(Map::default()));
         for layer in &self.stack {
-            let zone = zone.and_then(|zone| layer.get("zones")?.get(zone)?.get("options"));
+            let zones = zones.iter().map(|zone| layer.get("zones")?.get(zone)?.get("options"));
             let process = layer.get("processes").and_then(|all| all.get(process)?.get("options"));
-            for part in [layer.get("options"), zone, process].into_iter().flatten() {
+            let parts = std::iter::once(layer.get("options")).chain(zones).chain([process]);
+            for part in parts.flatten() {
                 options.overlay(part.clone());
             }
         }
@@ -229,6 +238,7 @@ fn read_zones(item: &Item<'_>) -> Vec<String> {
     let mut zones = Vec::new();
     for (entry, item) in item.entries().unwrap_or_default() {
         check_name(&entry.name, &item);
+        check_number(Scope::Zone, &entry.name, &zones, &item);
         zones.push(entry.name.clone());
         let Some(zone) = item.section() else { continue };
         // Options of a zone without processes are checked too.
@@ -237,6 +247,28 @@ fn read_zones(item: &Item<'_>) -> Vec<String> {
         }
     }
     zones
+}
+
+fn read_channels(item: &Item<'_>) -> Vec<String> {
+    let mut channels = Vec::new();
+    for item in item.list(CHANNELS_MAX).unwrap_or_default() {
+        let Some(name) = name(&item) else { continue };
+        if channels.contains(&name) {
+            item.fail(format!("the channel {name:?} is given twice"));
+        }
+        check_number(Scope::Channel, &name, &channels, &item);
+        channels.push(name);
+    }
+    channels
+}
+
+/// Two names of one number would be one zone.
+fn check_number(scope: Scope, name: &str, others: &[String], item: &Item<'_>) {
+    let number = Namespace::of(scope, name);
+    let same = |other: &&String| *other != name && Namespace::of(scope, other) == number;
+    if let Some(other) = others.iter().find(same) {
+        item.fail(format!("{name:?} and {other:?} have one number by chance: rename one of them"));
+    }
 }
 
 fn read_options(effective: &Value, cluster: &str, problems: &Problems) -> Options {

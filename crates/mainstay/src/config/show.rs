@@ -31,6 +31,7 @@ pub struct Change {
 /// Keys of the file beside `options`: path, what it is, default, meaning.
 const FIELDS: &[[&str; 4]] = &[
     ["cluster", "name", "required", "Name of the cluster; nodes of another one are refused."],
+    ["channels", "list of names", "none", "The channels that players come by."],
     [
         "data",
         "path",
@@ -293,7 +294,18 @@ const FIELDS: &[[&str; 4]] = &[
         "required",
         "Roles of the game, or of \"roles\" above.",
     ],
-    ["processes.NAME.zone", "name", "none", "The zone it belongs to."],
+    [
+        "processes.NAME.zone",
+        "name or list of names",
+        "none",
+        "The zones it belongs to: it hosts what is local to each of them. Options of several lie over each other in this order.",
+    ],
+    [
+        "processes.NAME.channel",
+        "name or list of names",
+        "none",
+        "The channels it belongs to: it hosts what is local to each of them.",
+    ],
     ["processes.NAME.host", "text", "\"\"", "The machine it runs on; ports clash only within one."],
     [
         "processes.NAME.count",

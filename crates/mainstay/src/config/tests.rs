@@ -1,4 +1,5 @@
 use expect_test::{Expect, expect};
+use proto::{Namespace, Scope};
 
 use super::*;
 
@@ -765,4 +766,61 @@ fn a_bus_is_read_and_what_is_wrong_with_one_is_said() {
         let said = read(&with(text)).expect_err(text).to_string();
         assert!(said.contains(part), "{text}: {said}");
     }
+}
+
+#[test]
+fn a36_a_process_is_of_several_zones_and_channels() {
+    let text = r#"{
+        "cluster": "arena",
+        "zones": {"east": {"options": {"host": {"batch": 7, "mailbox_max": 8}}},
+            "west": {"options": {"host": {"batch": 9}}}},
+        "channels": ["web", "app"],
+        "processes": {
+            "both": {"roles": ["node"], "zone": ["east", "west"], "channel": "web",
+                "listen": {"mesh": "127.0.0.1:0"}},
+            "none": {"roles": ["node"], "listen": {"mesh": "127.0.0.1:0"}},
+        },
+    }"#;
+    let config = read(text).expect("valid");
+    let both = config.process("both").unwrap();
+    assert_eq!((both.zones.join(" "), both.channels.join(" ")), ("east west".into(), "web".into()));
+    let host = &both.options.host;
+    assert_eq!((host.batch, host.mailbox_max), (9, 8), "in the order of the process");
+    let hosts = |name| {
+        let process = config.process(name).unwrap();
+        [Scope::Global, Scope::Zone, Scope::Channel].map(|scope| process.hosts(scope))
+    };
+    assert_eq!((hosts("both"), hosts("none")), ([true; 3], [true, false, false]));
+    errors(
+        &text
+            .replace(r#"["east", "west"]"#, r#"["east", "wets", "east"]"#)
+            .replace(r#""web", "app""#, r#""web", "web""#),
+        expect![[r#"
+            c.json:5:29: channels.1: the channel "web" is given twice
+            c.json:7:58: processes.both.zone.1: unknown zone "wets"; did you mean "west"?
+            c.json:7:66: processes.both.zone.2: the zone "east" is given twice"#]],
+    );
+    errors(
+        &text
+            .replace(r#"["east", "west"]"#, r#"["east", "east"]"#)
+            .replace(r#""channel": "web""#, r#""channel": ["wbe"]"#),
+        expect![[r#"
+            c.json:7:58: processes.both.zone.1: the zone "east" is given twice
+            c.json:7:79: processes.both.channel.0: unknown channel "wbe"; did you mean "web"?"#]],
+    );
+}
+
+/// Names are told apart by their numbers.
+#[test]
+fn a36_zones_of_one_number_are_refused() {
+    let number = |n: u32| Namespace::zone(&format!("z{n}"));
+    let mut seen = std::collections::BTreeMap::new();
+    let found = (0..).find_map(|n| seen.insert(number(n), n).map(|before| (before, n)));
+    let (one, other) = found.expect("there are 2^24 numbers");
+    let error = read(&format!(
+        r#"{{"cluster": "a", "zones": {{"z{one}": {{}}, "z{other}": {{}}}},
+        "processes": {{"one": {{"roles": ["node"]}}}}}}"#
+    ));
+    let error = error.expect_err("one number").to_string();
+    assert!(error.contains(&format!("\"z{other}\" and \"z{one}\" have one number")), "{error}");
 }

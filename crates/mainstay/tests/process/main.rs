@@ -7,6 +7,7 @@ mod cluster;
 mod up;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 mod watch;
+mod zones;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -105,6 +106,7 @@ fn child() {
         Ok("tills") => watch::app(),
         #[cfg(unix)]
         Ok("echoes") => up::handover::app(),
+        Ok("gatehouses") => zones::app(),
         Ok("clocks") => bells().entity::<Clockwork>().bind::<Clockwork>("clock", |_| 1),
         _ => bells(),
     };
