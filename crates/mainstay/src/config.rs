@@ -41,6 +41,9 @@
 //! }
 //! ```
 //!
+//! With `MAINSTAY_DEVELOPER=ann` (or `"developer": "ann"`) it describes a copy of the cluster that shares
+//! servers with other copies and sees nothing of them.
+//!
 //! [`Config::describe`] prints every key with its unit, range and default.
 
 use std::fmt;
@@ -52,6 +55,7 @@ use crate::{App, AppError};
 
 mod bus;
 mod coordinator;
+mod developer;
 mod groups;
 mod input;
 mod keys;
@@ -64,6 +68,7 @@ mod store;
 
 pub use bus::{BusPlace, BusServer};
 pub use coordinator::CoordinatorPlace;
+pub(crate) use developer::Developer;
 pub use groups::{DrainOptions, LogOptions, NodeLimits, Options, StoreOptions};
 pub use input::Input;
 pub use keys::{KeyRefs, Keys, Secret, Vault};
@@ -81,7 +86,7 @@ mod tests;
 /// A validated cluster file with all layers applied.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Name of the cluster; nodes of another one are refused.
+    /// Name of the cluster, with the developer's; nodes of another one are refused.
     pub cluster: String,
     /// Folder of what the processes keep, such as generated keys, embedded stores and logs.
     pub data: PathBuf,

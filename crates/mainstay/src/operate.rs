@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tables::{Limits, parse};
 
+use crate::config::Developer;
 use crate::control;
 use crate::up::SUPERVISOR;
 pub use crate::up::{Replacement, Trial};
@@ -59,20 +60,26 @@ pub enum OperateError {
     Refused(String),
 }
 
-/// A cluster file's data folder: where its processes can be found.
+/// A cluster file's data folder: where its processes can be found. That of the developer whom
+/// `MAINSTAY_DEVELOPER` names, or else the file.
 ///
 /// # Errors
 ///
 /// `File` if it cannot be read.
 pub fn data_of(file: &Path) -> Result<PathBuf, OperateError> {
+    data_of_developer(file, std::env::var("MAINSTAY_DEVELOPER").ok())
+}
+
+fn data_of_developer(file: &Path, named: Option<String>) -> Result<PathBuf, OperateError> {
     let folder = file.parent().unwrap_or(Path::new(""));
     let problem = |text: String| OperateError::File(format!("{}: {text}", file.display()));
     let bytes = std::fs::read(file).map_err(|error| problem(error.to_string()))?;
     let source = file.display().to_string();
     let value = parse(&source, &bytes, &Limits::default());
     let value = value.map_err(|problem| OperateError::File(problem.to_string()))?;
-    let data = value.get("data").and_then(|data| data.as_text()).unwrap_or("data");
-    Ok(folder.join(data))
+    let text = |name: &str| value.get(name).and_then(|value| value.as_text());
+    let data = folder.join(text("data").unwrap_or("data"));
+    Ok(Developer::called(named.or_else(|| text("developer").map(str::to_owned))).folder(&data))
 }
 
 /// How the processes that keep their things in `data` are. Asks them all; each answers at once or has a second.
@@ -319,6 +326,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a36_processes_of_a_developer_are_found_in_their_folder() {
+        let folder = std::env::temp_dir().join(format!("mainstay-data-of-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("cluster.json");
+        let found = |text: &str, named: Option<&str>| {
+            std::fs::write(&file, text).unwrap();
+            let data = data_of_developer(&file, named.map(str::to_owned)).unwrap();
+            data.strip_prefix(&folder).unwrap().display().to_string()
+        };
+        assert_eq!(found("{}", None), "data");
+        assert_eq!(found("{}", Some("ann")), "data/@ann");
+        assert_eq!(found(r#"{"developer": "bob", "data": "kept"}"#, None), "kept/@bob");
+        assert_eq!(found(r#"{"developer": "bob"}"#, Some("ann")), "data/@ann");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn k5_the_table_shows_what_happens_each_second() {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use proto::{Namespace, Scope};
 use tables::{Data, Item, Limits, Map, Place, Problem, Problems, Value, parse, setting};
 
+use super::developer::{Developer, PARTS};
 use super::process::{self, Cluster};
 use super::roles::{Role, Roles};
 use super::{BusPlace, Config, CoordinatorPlace, Input, KeyRefs, Options, StorePlace, groups};
@@ -155,11 +156,14 @@ impl Layers {
     fn into_config(self, folder: &Path, mut roles: Roles, problems: &Problems) -> Option<Config> {
         let merged = self.merged.clone();
         let root = Item::root(&merged, problems).section()?;
-        let cluster = root.need("cluster").and_then(|item| name(&item)).unwrap_or_default();
+        let cluster = root.need("cluster").and_then(|item| cluster_name(&item)).unwrap_or_default();
+        let developer = Developer::read(root.item("developer"));
+        let cluster = developer.named(&cluster);
         let data = root.item("data").and_then(|item| item.text()).unwrap_or("data");
-        let data = folder.join(data);
+        let data = developer.folder(&folder.join(data));
         let keys = root.item("keys").and_then(|item| KeyRefs::read(&item, folder));
-        let keys = keys.unwrap_or_default();
+        let mut keys = keys.unwrap_or_default();
+        keys.developer = developer.name().map(str::to_owned);
         if let Some(item) = root.item("roles") {
             roles.read(&item);
         }
@@ -174,10 +178,19 @@ impl Layers {
         {
             problems.add_at(&entry.place, "processes", "a cluster has at least one process");
         }
-        let store = root.item("store").and_then(|item| StorePlace::read(&item, folder));
+        let store = root.item("store").and_then(|item| {
+            let place = StorePlace::read(&item, folder)?;
+            developer.store(place, &item)
+        });
         let store = store.as_ref();
         let stores = root.item("stores");
-        let stores = stores.map(|item| StorePlace::read_named(&item, folder)).unwrap_or_default();
+        let stores = stores.map(|item| {
+            let stores = StorePlace::read_named(&item, folder).into_iter();
+            stores
+                .filter_map(|(name, place)| Some((name, developer.store(place, &item)?)))
+                .collect::<Vec<_>>()
+        });
+        let stores = stores.unwrap_or_default();
         let facts = Cluster {
             roles: &roles,
             zones: &zones,
@@ -201,14 +214,15 @@ impl Layers {
             }
         }
         let coordinator = root.item("coordinator");
-        let coordinator =
-            coordinator.and_then(|item| CoordinatorPlace::read(&item, folder, &cluster));
+        let coordinator = coordinator
+            .and_then(|item| CoordinatorPlace::read(&item, folder, &cluster, &developer));
         let coordinator = coordinator.unwrap_or_else(|| match all.len() {
             1 => CoordinatorPlace::Process,
             _ => CoordinatorPlace::Embedded(data.join("coordinator")),
         });
         all.iter_mut().for_each(|process| process.coordinator = coordinator.clone());
-        let bus = root.item("bus").and_then(|item| BusPlace::read(&item, folder, &cluster));
+        let bus =
+            root.item("bus").and_then(|item| BusPlace::read(&item, folder, &cluster, &developer));
         all.iter_mut().for_each(|process| process.bus = bus.clone().unwrap_or_default());
         process::check(&all, &facts, problems);
         let holders = all.iter().filter(|process| process.holds_entities()).count();
@@ -282,6 +296,14 @@ fn read_options(effective: &Value, cluster: &str, problems: &Problems) -> Option
     options.mesh.cluster = cluster.to_string();
     groups::check(&options, effective, problems);
     options
+}
+
+fn cluster_name(item: &Item<'_>) -> Option<String> {
+    let name = name(item)?;
+    if name.contains(PARTS) {
+        item.fail(format!("{name:?}: two hyphens part a cluster from its developer, write one"));
+    }
+    Some(name)
 }
 
 /// A name of cluster, zone or process.

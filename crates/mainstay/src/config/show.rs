@@ -31,6 +31,12 @@ pub struct Change {
 /// Keys of the file beside `options`: path, what it is, default, meaning.
 const FIELDS: &[[&str; 4]] = &[
     ["cluster", "name", "required", "Name of the cluster; nodes of another one are refused."],
+    [
+        "developer",
+        "name",
+        "none",
+        "Whose copy of the cluster it is: it shares servers with other copies and sees nothing of them. Addresses of store servers have {developer} where the name goes.",
+    ],
     ["channels", "list of names", "none", "The channels that players come by."],
     [
         "data",

@@ -219,11 +219,16 @@ fn stubborn_player(address: Address, tries_max: Option<u32>) -> Polled {
 }
 
 fn player_of(address: Address, account: u64, tries_max: Option<u32>) -> Polled {
+    player_with(&KEY, address, account, tries_max)
+}
+
+/// With a ticket that this key sealed.
+fn player_with(key: &[u8; 32], address: Address, account: u64, tries_max: Option<u32>) -> Polled {
     let wall = Clock::system().wall();
     let expires = WallTime(wall.0 + 60_000);
     let name = "Ann".to_owned();
     let claims = Claims { account: AccountId(account), level: 0, name, issued: wall, expires };
-    let grant: Grant = TicketKeys::new(vec![(1, KEY)]).issue(&mut Random::from_os(), claims);
+    let grant: Grant = TicketKeys::new(vec![(1, *key)]).issue(&mut Random::from_os(), claims);
     let mut options = mainstay::client::Options::new(address);
     options.limits.tries_max = tries_max;
     Polled::new(options, grant)

@@ -1,11 +1,12 @@
-//! What the cluster file says of zones, among processes.
+//! What the cluster file says of zones and developers, among processes.
 
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use mainstay::node::session::Binding;
+use mainstay::proto::ticket::derived_key;
 
-use super::cluster::{Layout, PATIENCE};
+use super::cluster::{Layout, PATIENCE, ring};
 use super::*;
 
 /// Each zone has its own.
@@ -109,4 +110,39 @@ fn x19_the_cluster_file_says_of_which_zones_a_process_is() {
     };
     assert_eq!(far("north", "east"), shown("0", "2"));
     assert_eq!(far("east", "north"), shown("0", "1"));
+}
+
+/// Two who try something with one file, in one folder: neither sees the other's processes or lets the
+/// other's players in, and what one keeps is not there for the other.
+#[test]
+fn a36_two_developers_with_one_cluster_file_never_see_each_other() {
+    let layout = Layout::new("developers", "");
+    let start = |process, developer: &str| {
+        let setting = format!("developer={developer}");
+        layout.start_game("bells", process, &["--set", &setting])
+    };
+    let player = |gate: &Address, developer: &str| {
+        player_with(&derived_key(&KEY, developer), gate.clone(), 7, None)
+    };
+    let mut gates = ["ann", "bob"].map(|developer| start("gate", developer));
+    let gates = [gates[0].address(), gates[1].address()];
+    let _of_bob = start("node", "bob");
+    let mut bob = player(&gates[1], "bob");
+    assert_eq!(ring(&mut bob).0, 1);
+    // Ann's ticket, and one of the keys in the file, are of no use there.
+    for mut stranger in [player(&gates[1], "ann"), stubborn_player(gates[1].clone(), None)] {
+        assert!(told(&mut stranger).contains("ticket"));
+    }
+    // Ann's gate has no node, although there is one.
+    let mut ann = player(&gates[0], "ann");
+    let waits = Instant::now();
+    while waits.elapsed() < Duration::from_secs(2) {
+        while ann.poll().is_some() {}
+        assert!(!ann.core().is_bound("bell"));
+        rest();
+    }
+    let _of_ann = start("node", "ann");
+    assert_eq!(ring(&mut ann).0, 1);
+    assert_eq!(ring(&mut bob).0, 2);
+    assert_eq!(ring(&mut ann).0, 2);
 }
