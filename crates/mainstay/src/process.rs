@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -13,7 +12,7 @@ use cluster::Cluster;
 use env::metrics::Registry;
 use env::{Clock, Random, WallTime};
 use mesh::Key;
-use node::{Node, NodeApp, NodeBus, NodeEnv, NodeHandle, NodeOptions};
+use node::{Node, NodeBus, NodeEnv, NodeHandle, NodeOptions};
 use proto::ticket::{Claims, Grant, TicketKeys};
 use proto::{AccountId, Incarnation};
 use store::Store;
@@ -21,19 +20,14 @@ use transport::{Board, Event, ListenOptions, Listeners, Sockets, Waker};
 use web::axum::Router;
 use web::{Guests, Server};
 
-use crate::config::{
-    BusPlace, BusServer, CoordinatorPlace, JournalPlace, Keys, Process, StorePlace, StoreServer,
-};
+use crate::config::{BusPlace, BusServer, CoordinatorPlace, Keys, Process, StorePlace};
 use crate::line::Way;
+use crate::opening::Opening;
 use crate::watch::{Follow, WatchRole, Watched};
 use crate::{App, console, release, zones};
 
 /// How long a gate has to say what it holds.
 const ASK_WAIT: Duration = Duration::from_secs(1);
-
-/// How long requests wait for a store that is away. Nodes try again by themselves, and tell whoever waits for a
-/// deal within two seconds that nothing was done; so what they ask must not stay with the store for longer.
-const AWAY_WAIT: Duration = Duration::from_millis(1_500);
 
 /// Why a process did not start. Nothing of it remains.
 #[derive(Debug, thiserror::Error)]
@@ -622,213 +616,6 @@ fn open_rabbitmq(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, Start
     Err(StartError::BusNotBuilt("rabbitmq"))
 }
 
-/// The default store, and those with names.
-type Stores = (Option<Store>, Vec<(String, Store)>);
-
-/// The stores of one process: its own, or those that data processes serve.
-struct Opening<'a> {
-    process: &'a Process,
-    keys: &'a Keys,
-    stores: Option<(Store, Vec<(String, Store)>)>,
-}
-
-impl Opening<'_> {
-    /// Opens the stores, if the game keeps anything.
-    fn for_game(&mut self, app: &NodeApp) -> Result<Stores, StartError> {
-        if !app.needs_store() {
-            return Ok((None, Vec::new()));
-        }
-        let (store, stores) = self.open()?;
-        Ok((Some(store), stores))
-    }
-
-    /// Opens them and serves them to others.
-    fn serve(
-        &mut self,
-        at: SocketAddr,
-        registry: &Registry,
-    ) -> Result<store::DataService, StartError> {
-        let (store, stores) = self.open()?;
-        let stores = std::iter::once((String::new(), store)).chain(stores).collect();
-        let parts = store::DataParts { stores, key: self.keys.data(), metrics: registry.clone() };
-        store::DataService::start(at, parts, store::DataOptions::default())
-            .map_err(system(format!("cannot serve the stores at {at}")))
-    }
-
-    fn open(&mut self) -> Result<(Store, Vec<(String, Store)>), StartError> {
-        if let Some(open) = &self.stores {
-            return Ok(open.clone());
-        }
-        let default = self.open_one("", &self.process.store)?;
-        let named = self.process.stores.iter();
-        let named = named.map(|(name, place)| Ok((name.clone(), self.open_one(name, place)?)));
-        let open = (default, named.collect::<Result<Vec<_>, StartError>>()?);
-        Ok(self.stores.insert(open).clone())
-    }
-
-    fn open_one(&self, name: &str, place: &StorePlace) -> Result<Store, StartError> {
-        if self.process.data_processes.is_empty() {
-            // What data processes serve has nodes that go on while those are started again.
-            return open_to_play(place, self.process.shares_stores, !self.process.runs.data);
-        }
-        open_served_store(self.process, self.keys, name)
-    }
-}
-
-/// Opens a store through the data processes that `process` uses (see
-/// [`data_processes`](Process::data_processes)), by the cluster's keys; `name` is the store's in the cluster
-/// file, or empty for the default one. One shard of it is called `NAME/SHARD`.
-///
-/// # Errors
-///
-/// [`StartError::Store`]: none of them can be reached, or has the key and the store.
-pub fn open_served_store(process: &Process, keys: &Keys, name: &str) -> Result<Store, StartError> {
-    let addresses: Vec<String> = process.data_processes.iter().map(ToString::to_string).collect();
-    let options = store::ProxyOptions { away_wait: AWAY_WAIT, ..store::ProxyOptions::default() };
-    Ok(Store::proxy(&addresses, name, keys.data(), options)?)
-}
-
-fn open_to_play(place: &StorePlace, shared: bool, alone: bool) -> Result<Store, StartError> {
-    let Some(file) = place.exclusive_file() else { return open_store(place) };
-    let path = file.display().to_string();
-    if shared {
-        return Err(StartError::StoreShared { path });
-    }
-    let store = open_store(place)?;
-    if !alone {
-        return Ok(store);
-    }
-    // Nobody else can have it open, so whoever wrote to it before is gone.
-    match node::data::bury_all(&store) {
-        Ok(buried) => tracing::debug!(path, buried, "store opened"),
-        Err(error) => return Err(StartError::StoreFailed { path, error }),
-    }
-    Ok(store)
-}
-
-/// Opens the store that a configuration names, made if it is not there, for tools that work on it
-/// beside or without a game.
-///
-/// # Errors
-///
-/// See [`StartError`].
-pub fn open_store(place: &StorePlace) -> Result<Store, StartError> {
-    match place {
-        StorePlace::Memory => Ok(Store::memory(store::Limits::default())),
-        StorePlace::Embedded(file) => {
-            make_folder_of(file)?;
-            Ok(Store::embedded(file, store::Options::default())?)
-        }
-        StorePlace::Sqlite(file) => open_sqlite(file),
-        StorePlace::Postgres(server) => open_postgres(server),
-        StorePlace::Mysql(server) => open_mysql(server),
-        StorePlace::Redis(server) => open_redis(server),
-        StorePlace::Mongodb(server) => open_mongodb(server),
-        StorePlace::Shards(shards) => {
-            let open =
-                |(name, place): &(String, StorePlace)| Ok((name.clone(), open_store(place)?));
-            let shards = shards.iter().map(open).collect::<Result<_, StartError>>()?;
-            Ok(Store::sharded(shards)?)
-        }
-        StorePlace::Journal(place) => open_journal(place),
-    }
-}
-
-#[cfg(feature = "postgres")]
-fn open_postgres(server: &StoreServer) -> Result<Store, StartError> {
-    Ok(Store::postgres(&server.url, server_options(server)?)?)
-}
-
-#[cfg(not(feature = "postgres"))]
-fn open_postgres(server: &StoreServer) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "postgres" })
-}
-
-#[cfg(feature = "mysql")]
-fn open_mysql(server: &StoreServer) -> Result<Store, StartError> {
-    Ok(Store::mysql(&server.url, server_options(server)?)?)
-}
-
-#[cfg(not(feature = "mysql"))]
-fn open_mysql(server: &StoreServer) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "mysql" })
-}
-
-#[cfg(feature = "redis")]
-fn open_redis(server: &StoreServer) -> Result<Store, StartError> {
-    Ok(Store::redis(&server.url, server_options(server)?)?)
-}
-
-#[cfg(not(feature = "redis"))]
-fn open_redis(server: &StoreServer) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "redis" })
-}
-
-#[cfg(feature = "redis")]
-fn open_journal(place: &JournalPlace) -> Result<Store, StartError> {
-    let usual = store::LandingOptions::default();
-    let options = store::LandingOptions {
-        acknowledge: match place.acknowledge_landed {
-            true => store::Acknowledge::Landed,
-            false => store::Acknowledge::Journal,
-        },
-        interval: place.interval.unwrap_or(usual.interval),
-        ..usual
-    };
-    let target = open_store(&place.target)?;
-    Ok(Store::journal(&place.redis.url, server_options(&place.redis)?, target, options)?)
-}
-
-#[cfg(not(feature = "redis"))]
-fn open_journal(place: &JournalPlace) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: place.redis.url.clone(), feature: "redis" })
-}
-
-#[cfg(feature = "mongodb")]
-fn open_mongodb(server: &StoreServer) -> Result<Store, StartError> {
-    Ok(Store::mongodb(&server.url, server_options(server)?)?)
-}
-
-#[cfg(not(feature = "mongodb"))]
-fn open_mongodb(server: &StoreServer) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "mongodb" })
-}
-
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "mongodb"))]
-pub(crate) fn server_options(server: &StoreServer) -> Result<store::ServerOptions, StartError> {
-    let password = server.password(&crate::config::Vault::system());
-    let password = password.map_err(|reason| StartError::StorePassword { reason })?;
-    Ok(store::ServerOptions {
-        password: password.map(store::Password),
-        authorities: server.authorities.clone(),
-        accept_loss: server.accept_loss,
-        followers: server.followers.clone(),
-        away_wait: AWAY_WAIT,
-        ..store::ServerOptions::default()
-    })
-}
-
-#[cfg(feature = "sqlite")]
-fn open_sqlite(file: &Path) -> Result<Store, StartError> {
-    make_folder_of(file)?;
-    // Whoever wrote to it before may still live: what it had is free once its beat has stood
-    // still for long enough.
-    Ok(Store::sqlite(file, store::Options::default())?)
-}
-
-#[cfg(not(feature = "sqlite"))]
-fn open_sqlite(file: &Path) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: file.display().to_string(), feature: "sqlite" })
-}
-
-fn make_folder_of(file: &Path) -> Result<(), StartError> {
-    match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        None => Ok(()),
-        Some(folder) => std::fs::create_dir_all(folder)
-            .map_err(system(format!("cannot make the folder of {}", file.display()))),
-    }
-}
-
 fn node_options(cluster: &str, process: &Process) -> NodeOptions {
     let options = &process.options;
     NodeOptions {
@@ -885,7 +672,7 @@ fn router(
     router
 }
 
-fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
+pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
     let what = what.into();
     move |source| StartError::System { what, source }
 }

@@ -4,7 +4,7 @@ use store::{ServerOptions, ServerTold, Servers, WatcherOptions};
 
 use crate::StartError;
 use crate::config::{Group, StorePlace, StoreServer};
-use crate::process::server_options;
+use crate::opening::server_options;
 
 const CONNECT_WAIT_MIN: Duration = Duration::from_secs(1);
 
