@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::local::Local;
 use crate::subject::is_subject;
 use crate::types::{Accepted, Listen, Post, Taken, Verdict};
-use crate::{Answer, Counters, Dead, Delivery, Error, Options};
+use crate::{Answer, Counters, Dead, Delivery, Error, Options, Presence};
 
 /// Publishes and subscribes. A cheap clone; which backend is behind it, nobody can tell.
 ///
@@ -181,6 +181,11 @@ impl Bus {
         listen.pattern = self.full(&listen.pattern);
         let (id, ready) = self.backend.listen(&listen)?;
         Ok(Subscription { bus: self.clone(), id, ready })
+    }
+
+    /// Tells whether the server is there.
+    pub fn presence(&self) -> Presence {
+        self.backend.presence()
     }
 
     /// What this process did so far.

@@ -8,7 +8,7 @@ use env::Clock;
 use crate::backend::Backend;
 use crate::router::Router;
 use crate::types::{Accepted, Listen, Post, Taken, Verdict};
-use crate::{Answer, Counters, Dead, Delivery, Error, Options};
+use crate::{Answer, Counters, Dead, Delivery, Error, Options, Presence};
 
 /// A bus within one process.
 pub(crate) struct Local {
@@ -128,6 +128,10 @@ impl Backend for Local {
 
     fn bury(&self, dead: &Dead, replay: bool) -> Answer<()> {
         Answer::given(self.act(|router, wakers| router.bury(dead.place, replay, wakers)))
+    }
+
+    fn presence(&self) -> Presence {
+        Presence::default()
     }
 
     fn refused(&self) -> Vec<(String, String)> {

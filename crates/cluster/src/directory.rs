@@ -29,6 +29,9 @@ pub struct NodeInfo {
     /// Those of them that are local to a zone or channel: it offers them in those that it is of. One
     /// that is of none is of the only one of a cluster that names none.
     pub local: Vec<(KindId, Scope)>,
+    /// What it waits for before it can do anything: such a node offers nothing. Empty if it does not wait; at
+    /// most 1,024 bytes.
+    pub waits_for: String,
     /// How many workers hold entities: ids `0..workers`. At least 1.
     pub workers: u8,
     /// Its share of keyed entities next to others, 1..=64. From configuration, never from load.
@@ -56,6 +59,7 @@ impl NodeInfo {
             channels: Vec::new(),
             kinds: Vec::new(),
             local: Vec::new(),
+            waits_for: String::new(),
             workers: 1,
             weight: 1,
             interface: 0,
@@ -155,9 +159,9 @@ impl Directory {
         self.nodes.get(&incarnation).map(Arc::as_ref)
     }
 
-    /// The node called `name`; the greatest incarnation if two lives of it are listed.
+    /// The node called `name`, unless it waits; the greatest incarnation if two lives of it are listed.
     pub fn node_named(&self, name: &str) -> Option<&NodeInfo> {
-        self.nodes().filter(|info| info.name == name).last()
+        self.nodes().filter(|info| info.name == name && info.waits_for.is_empty()).last()
     }
 
     /// The nodes that offer `kind`, which is global, and take new entities, by incarnation.
@@ -195,13 +199,14 @@ impl Directory {
         })
     }
 
-    /// Whether another life of the same name is listed that began later.
+    /// Whether another life of the same name is listed that began later, and does not wait.
     pub fn is_followed(&self, incarnation: Incarnation) -> bool {
         let Some(info) = self.node(incarnation) else { return false };
         let later = |other: &NodeInfo| {
             (other.started_ms, other.incarnation) > (info.started_ms, incarnation)
         };
-        self.nodes().any(|other| other.name == info.name && later(other))
+        let works = |other: &NodeInfo| other.name == info.name && other.waits_for.is_empty();
+        self.nodes().any(|other| works(other) && later(other))
     }
 
     /// All workers of all nodes, by incarnation.
@@ -326,6 +331,19 @@ mod tests {
         assert!(directory.home(AccountId(1)).is_some());
         let may_have = |n, id| directory.node(Incarnation(n)).unwrap().may_have(id);
         assert_eq!([1, 2, 3].map(|n| may_have(n, east)), [true, true, false]);
+    }
+
+    #[test]
+    fn d16_a_successor_that_waits_has_not_taken_over() {
+        let life = |incarnation, waits_for: &str| {
+            let info = NodeInfo::clone(&node("a", incarnation, 1));
+            Arc::new(NodeInfo { waits_for: waits_for.to_owned(), started_ms: incarnation, ..info })
+        };
+        for (waits_for, newest) in [("the store", 1), ("", 2)] {
+            let directory = Directory::new(1, [life(1, ""), life(2, waits_for)]);
+            assert_eq!(directory.node_named("a").unwrap().incarnation, Incarnation(newest));
+            assert_eq!(directory.is_followed(Incarnation(1)), newest == 2);
+        }
     }
 
     #[test]

@@ -87,6 +87,8 @@ struct Lease {
 }
 
 const TEXT_BYTES_MAX: usize = 64;
+/// Longest text of what a node waits for.
+const WAITS_BYTES_MAX: usize = 1_024;
 const LIST_MAX: usize = 4096;
 const WEIGHT_MAX: u32 = 64;
 /// Most nodes remembered that were not admitted.
@@ -275,6 +277,9 @@ pub(crate) fn check(info: &NodeInfo) -> Result<(), Error> {
             "roles, kinds, mesh, zones, channels, local",
             "must have 4,096 entries at most",
         );
+    }
+    if info.waits_for.len() > WAITS_BYTES_MAX {
+        return invalid("waits_for", "must have 1,024 bytes at most");
     }
     if info.workers == 0 {
         return invalid("workers", "must be at least 1");

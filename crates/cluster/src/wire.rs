@@ -96,7 +96,7 @@ pub(crate) enum Tell {
 
 pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
     let mut out = Vec::new();
-    put_array(&mut out, 16);
+    put_array(&mut out, 17);
     put_uint(&mut out, VERSION);
     put_text(&mut out, &info.name);
     put_uint(&mut out, info.incarnation.0);
@@ -126,6 +126,7 @@ pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
         put_uint(&mut out, u64::from(kind.0));
         put_uint(&mut out, *scope as u64);
     }
+    put_text(&mut out, &info.waits_for);
     out
 }
 
@@ -185,7 +186,10 @@ pub(crate) fn decode_node(
             Ok(())
         })?;
     }
-    for _ in 16..fields {
+    if fields > 16 {
+        info.waits_for = d.text()?.to_owned();
+    }
+    for _ in 17..fields {
         d.skip()?;
     }
     d.leave();

@@ -81,6 +81,7 @@ mod run;
 pub mod testkit;
 mod up;
 mod vitals;
+mod waiting;
 mod watch;
 mod zones;
 

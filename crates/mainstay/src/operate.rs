@@ -108,8 +108,9 @@ pub fn status(data: &Path) -> Vec<ProcessState> {
         for state in &mut states {
             scope.spawn(|| {
                 state.said = control::ask(data, &state.name, "status", "");
-                if state.said.is_some() && state.state == "gone" {
-                    state.state = "running".to_owned();
+                if let Some(said) = state.said.as_ref().filter(|_| state.state == "gone") {
+                    let waits = said["ready"] == false && !waits_of(said).is_empty();
+                    state.state = if waits { "not ready" } else { "running" }.to_owned();
                     state.pid = state.figure("pid");
                 }
             });
@@ -265,9 +266,17 @@ pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)
         }
     }
     for state in states {
+        for what in state.said.iter().flat_map(waits_of) {
+            let _ = writeln!(out, "{} is waiting for {what}", state.name);
+        }
         put_stores(&mut out, state);
     }
     out
+}
+
+/// What a process says that it waits for.
+fn waits_of(said: &Value) -> Vec<&str> {
+    said["waits"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// Says how the servers of stores are, by the watcher that is elected.
@@ -353,7 +362,7 @@ mod tests {
             restarts: Some(1),
             ended: None,
             said: Some(
-                json!({"up_s": 61, "cpu_ms": cpu, "turn_ms": 3, "turns": turns, "sessions": 2, "mail": 0,
+                json!({"waits": if name == "gate" { json!(["the coordinator"]) } else { json!([]) }, "up_s": 61, "cpu_ms": cpu, "turn_ms": 3, "turns": turns, "sessions": 2, "mail": 0,
                     "tick_lag_ms": 4, "rooms": 3, "rooms_max": 8, "queue": 5}),
             ),
         };
@@ -386,6 +395,7 @@ mod tests {
             gate     running    7  61 s         1  100 %  3 ms  4 ms    3/8      5        -         2         -     0      500         -
             node-10  waiting    -     -         -      -     -     -      -      -        -         -         -     -        -         -
             node-10 ended: signal: 9 (SIGKILL)
+            gate is waiting for the coordinator
         "#]]
         .assert_eq(&shown);
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bus::Bus;
+use bus::{Bus, Presence};
 use cluster::Cluster;
 use env::metrics::Registry;
 use env::{Clock, Random, WallTime};
@@ -128,6 +128,7 @@ pub struct Running {
     nodes: Cluster,
     node: Option<Arc<NodeHandle>>,
     gate: Option<gate::Server>,
+    bus: Presence,
     /// This life of the gate, as the others know it.
     gate_life: Option<Incarnation>,
     web: Option<(Server, JoinHandle<()>)>,
@@ -162,19 +163,22 @@ pub struct Stopped {
 }
 
 /// A further port for HTTP, with the thread that accepts there.
-struct Port {
+pub(crate) struct Port {
     stop: Arc<AtomicBool>,
     waker: Waker,
     thread: JoinHandle<()>,
 }
 
-/// What outlives a process that has a supervisor.
+/// What a process finds when it starts.
 #[derive(Default)]
-pub(crate) struct Inherited {
-    /// Ports that are open already.
+pub(crate) struct Surroundings<'a> {
+    /// Ports that its supervisor has opened already.
     pub listeners: Listeners,
     /// Former lives that are known to be over.
     pub gone: Vec<Incarnation>,
+    /// Is told what the process waits for, after each try; says whether to try again. Without it the first try
+    /// is the last.
+    pub patience: Option<&'a mut dyn FnMut(&str) -> bool>,
 }
 
 impl Running {
@@ -189,18 +193,18 @@ impl Running {
         process: &Process,
         keys: &Keys,
     ) -> Result<Running, StartError> {
-        Self::start_at(app, cluster, process, keys, Inherited::default())
+        Self::start_at(app, cluster, process, keys, Surroundings::default())
     }
 
-    /// As [`start`](Self::start), with what a supervisor keeps over the lives of a process.
+    /// As [`start`](Self::start), with what is there before the process and outlives it.
     pub(crate) fn start_at(
         app: &App,
         cluster: &str,
         process: &Process,
         keys: &Keys,
-        inherited: Inherited,
+        around: Surroundings<'_>,
     ) -> Result<Running, StartError> {
-        let Inherited { listeners, gone } = inherited;
+        let Surroundings { listeners, gone, patience } = around;
         app.check()?;
         app.check_bus(&process.bus, !process.shares_entities)?;
         if process.holds_entities() {
@@ -227,6 +231,7 @@ impl Running {
             nodes: nodes.clone(),
             node: None,
             gate: None,
+            bus: Presence::default(),
             gate_life: None,
             web: None,
             listeners,
@@ -239,7 +244,8 @@ impl Running {
             release,
         };
         let runs = &process.runs;
-        let mut open = Opening { process, keys, stores: None };
+        let around = (nodes.clone(), clock.clone(), registry.clone(), running.listeners.clone());
+        let mut open = Opening::new(process, keys, around, patience);
         if let Some(address) = process.data_listen.filter(|_| runs.data) {
             running.data = Some(open.serve(address, &registry)?);
         }
@@ -249,6 +255,8 @@ impl Running {
                 |name: &str| runs.entities.has(name) || runs.sessions && name == users.name();
             let node_app = app.node_app(offers, |scope| process.hosts(scope)).schema(app.schema()?);
             let (store, stores) = open.for_game(&node_app)?;
+            let (bus, presence) = open_bus(app, process, &clock)?;
+            running.bus = presence;
             let env = NodeEnv {
                 clock: clock.clone(),
                 random: Random::from_os(),
@@ -258,16 +266,17 @@ impl Running {
                 store,
                 stores,
                 metrics: registry.clone(),
-                bus: Some(open_bus(app, process, &clock)?),
+                bus: Some(bus),
             };
             let mut options = node_options(cluster, process);
             options.data.gone = gone;
             running.node = Some(Arc::new(Node::start(&node_app, options, env)?));
         }
-        running.watch_stores(process, open.stores.as_ref())?;
+        running.watch_stores(process, open.opened())?;
         if runs.http() {
             let stats =
                 console::Source::new(&process.name, clock.clone(), running.node.clone(), &nodes);
+            stats.set_bus(running.bus.clone());
             let router = router(app, process, keys, &running, &stats);
             let started = Server::start(router, process.options.web.clone());
             let (server, thread) = started.map_err(system("cannot start the HTTP server"))?;
@@ -399,6 +408,11 @@ impl Running {
     /// What it knows of the servers of stores, if it watches them.
     pub(crate) fn watched_stores(&self) -> Option<Watched> {
         self.watcher.as_ref().map(WatchRole::watched)
+    }
+
+    /// Tells whether the server of its bus is there.
+    pub(crate) fn bus(&self) -> Presence {
+        self.bus.clone()
     }
 
     /// Its gate, if it has one.
@@ -572,15 +586,19 @@ fn open_etcd(_: &[String], _: &str, _: cluster::Options, _: &Clock) -> Result<Cl
 }
 
 /// Opens the bus and declares on it what the game has. A server need not be there yet.
-fn open_bus(app: &App, process: &Process, clock: &Clock) -> Result<NodeBus, StartError> {
+fn open_bus(
+    app: &App,
+    process: &Process,
+    clock: &Clock,
+) -> Result<(NodeBus, Presence), StartError> {
     let options = process.options.bus.clone();
     let bus = match &process.bus {
         BusPlace::Embedded => Bus::embedded(options, clock),
         BusPlace::Nats(server) => open_nats(server, options, clock)?,
         BusPlace::Rabbitmq(server) => open_rabbitmq(server, options, clock)?,
     };
-    let shared = process.bus.is_shared();
-    Ok(NodeBus::new(bus, shared, app.topics(shared))?)
+    let (shared, presence) = (process.bus.is_shared(), bus.presence());
+    Ok((NodeBus::new(bus, shared, app.topics(shared))?, presence))
 }
 
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
@@ -678,7 +696,7 @@ pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> 
 }
 
 impl Port {
-    fn open(
+    pub(crate) fn open(
         address: SocketAddr,
         listeners: &Listeners,
         server: Server,
@@ -704,7 +722,7 @@ impl Port {
         Ok(Port { stop, waker, thread: thread.map_err(failed())? })
     }
 
-    fn close(self) {
+    pub(crate) fn close(self) {
         self.stop.store(true, Ordering::SeqCst);
         self.waker.wake();
         drop(self.thread.join());

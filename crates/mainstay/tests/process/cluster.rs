@@ -15,7 +15,7 @@ use super::*;
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder with a cluster file in it, which goes with the test.
-pub(super) struct Layout(PathBuf);
+pub(super) struct Layout(pub(super) PathBuf);
 
 impl Layout {
     /// A gate and a node, and what else the file says.

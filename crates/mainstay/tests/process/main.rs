@@ -5,6 +5,7 @@ mod bus;
 mod cluster;
 #[cfg(unix)]
 mod up;
+mod waiting;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 mod watch;
 mod zones;
@@ -106,6 +107,7 @@ fn child() {
         Ok("tills") => watch::app(),
         #[cfg(unix)]
         Ok("echoes") => up::handover::app(),
+        Ok("tallies") => waiting::app(),
         Ok("gatehouses") => zones::app(),
         Ok("clocks") => bells().entity::<Clockwork>().bind::<Clockwork>("clock", |_| 1),
         _ => bells(),
