@@ -32,6 +32,8 @@ pub struct NodeInfo {
     /// What it waits for before it can do anything: such a node offers nothing. Empty if it does not wait; at
     /// most 1,024 bytes.
     pub waits_for: String,
+    /// Whether its workers hand on to each other what is said to a topic: it gets one copy.
+    pub relays: bool,
     /// How many workers hold entities: ids `0..workers`. At least 1.
     pub workers: u8,
     /// Its share of keyed entities next to others, 1..=64. From configuration, never from load.
@@ -60,6 +62,7 @@ impl NodeInfo {
             kinds: Vec::new(),
             local: Vec::new(),
             waits_for: String::new(),
+            relays: true,
             workers: 1,
             weight: 1,
             interface: 0,

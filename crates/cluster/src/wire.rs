@@ -96,7 +96,7 @@ pub(crate) enum Tell {
 
 pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
     let mut out = Vec::new();
-    put_array(&mut out, 17);
+    put_array(&mut out, 18);
     put_uint(&mut out, VERSION);
     put_text(&mut out, &info.name);
     put_uint(&mut out, info.incarnation.0);
@@ -127,6 +127,7 @@ pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
         put_uint(&mut out, *scope as u64);
     }
     put_text(&mut out, &info.waits_for);
+    put_bool(&mut out, info.relays);
     out
 }
 
@@ -189,7 +190,8 @@ pub(crate) fn decode_node(
     if fields > 16 {
         info.waits_for = d.text()?.to_owned();
     }
-    for _ in 17..fields {
+    info.relays = fields > 17 && d.bool()?;
+    for _ in 18..fields {
         d.skip()?;
     }
     d.leave();

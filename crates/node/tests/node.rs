@@ -2,6 +2,8 @@
 
 #[path = "node/placing.rs"]
 mod placing;
+#[path = "node/scenes.rs"]
+mod scenes;
 #[path = "node/zones.rs"]
 mod zones;
 
