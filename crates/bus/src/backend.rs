@@ -2,7 +2,7 @@ use std::fmt::Debug;
 use std::task::Waker;
 
 use crate::types::{Accepted, Listen, Post, Taken, Verdict};
-use crate::{Answer, Counters, Dead, Delivery, Error};
+use crate::{Answer, Counters, Dead, Delivery, Error, Presence};
 
 /// What stands behind a [`Bus`](crate::Bus). Nothing here waits, but for `declare`, which may
 /// wait for a server's word.
@@ -33,4 +33,6 @@ pub(crate) trait Backend: Debug + Send + Sync {
     fn attempts_max(&self) -> u32;
     /// What the server refused, and why.
     fn refused(&self) -> Vec<(String, String)>;
+    /// Tells whether the server is there.
+    fn presence(&self) -> Presence;
 }

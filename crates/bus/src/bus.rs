@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::local::Local;
 use crate::subject::is_subject;
 use crate::types::{Accepted, Listen, Post, Taken, Verdict};
-use crate::{Answer, Counters, Dead, Delivery, Error, Options};
+use crate::{Answer, Counters, Dead, Delivery, Error, Options, Presence};
 
 /// Publishes and subscribes. A cheap clone; which backend is behind it, nobody can tell.
 ///
@@ -182,6 +182,11 @@ impl Bus {
         let (id, ready) = self.backend.listen(&listen)?;
         let attempts_max = self.backend.attempts_max();
         Ok(Subscription { bus: self.clone(), id, ready, attempts_max })
+    }
+
+    /// Tells whether the server is there.
+    pub fn presence(&self) -> Presence {
+        self.backend.presence()
     }
 
     /// What this process did so far.

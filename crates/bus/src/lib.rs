@@ -35,4 +35,4 @@ pub use remote::nats::NatsOptions;
 pub use remote::rabbitmq::RabbitmqOptions;
 pub use subject::{SUBJECT_BYTES_MAX, is_pattern, is_subject, matches};
 pub use trigger::{Trigger, Undelivered};
-pub use types::{Accepted, Counters, Dead, Delivery, Error, Listen, Options};
+pub use types::{Accepted, Counters, Dead, Delivery, Error, Listen, Options, Presence};

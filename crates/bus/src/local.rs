@@ -8,7 +8,7 @@ use env::Clock;
 use crate::backend::Backend;
 use crate::router::Router;
 use crate::types::{Accepted, Listen, Post, Taken, Verdict};
-use crate::{Answer, Counters, Dead, Delivery, Error, Options};
+use crate::{Answer, Counters, Dead, Delivery, Error, Options, Presence};
 
 /// A bus within one process.
 pub(crate) struct Local {
@@ -140,6 +140,10 @@ impl Backend for Local {
 
     fn attempts_max(&self) -> u32 {
         self.lock().attempts_max()
+    }
+
+    fn presence(&self) -> Presence {
+        Presence::default()
     }
 
     fn refused(&self) -> Vec<(String, String)> {

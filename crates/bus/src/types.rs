@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What a topic promises.
@@ -194,6 +195,22 @@ pub struct Counters {
     pub expired: u64,
     /// Set aside after too many attempts.
     pub dead: u64,
+}
+
+/// Tells whether the server of a bus is there, to whoever looks on without keeping the bus. A cheap clone.
+#[derive(Clone, Debug, Default)]
+pub struct Presence(Arc<AtomicBool>);
+
+impl Presence {
+    /// Whether the server is away: never if there is none.
+    pub fn is_away(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[cfg(any(feature = "nats", feature = "rabbitmq"))]
+    pub(crate) fn set_away(&self, away: bool) {
+        self.0.store(away, Ordering::Relaxed);
+    }
 }
 
 /// What became of a published message.

@@ -1,10 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use proto::link::WorkerId;
 use proto::schema::Schema;
-use proto::{AccountId, EntityId, Incarnation, KindId};
+use proto::{AccountId, EntityId, Incarnation, KindId, Namespace, Scope};
 
 /// The kind whose offer makes a node a home of sessions.
 pub const SESSION_KIND: KindId = KindId::of("session");
@@ -20,10 +20,20 @@ pub struct NodeInfo {
     pub mesh: Vec<SocketAddr>,
     /// What it is configured to run.
     pub roles: Vec<String>,
-    /// The zone that its process is configured to be of; empty if none.
-    pub zone: String,
+    /// The zones that its process is configured to be of.
+    pub zones: Vec<String>,
+    /// The channels that its process is configured to be of.
+    pub channels: Vec<String>,
     /// The entity kinds and services it offers.
     pub kinds: Vec<KindId>,
+    /// Those of them that are local to a zone or channel: it offers them in those that it is of. One
+    /// that is of none is of the only one of a cluster that names none.
+    pub local: Vec<(KindId, Scope)>,
+    /// What it waits for before it can do anything: such a node offers nothing. Empty if it does not wait; at
+    /// most 1,024 bytes.
+    pub waits_for: String,
+    /// Whether its workers hand on to each other what is said to a topic: it gets one copy.
+    pub relays: bool,
     /// How many workers hold entities: ids `0..workers`. At least 1.
     pub workers: u8,
     /// Its share of keyed entities next to others, 1..=64. From configuration, never from load.
@@ -47,8 +57,12 @@ impl NodeInfo {
             incarnation,
             mesh: Vec::new(),
             roles: Vec::new(),
-            zone: String::new(),
+            zones: Vec::new(),
+            channels: Vec::new(),
             kinds: Vec::new(),
+            local: Vec::new(),
+            waits_for: String::new(),
+            relays: true,
             workers: 1,
             weight: 1,
             interface: 0,
@@ -62,6 +76,29 @@ impl NodeInfo {
     pub fn offers(&self, kind: KindId) -> bool {
         self.kinds.contains(&kind)
     }
+
+    /// Whether a keyed entity may be there: it offers the kind, in the zone or channel of the entity.
+    pub fn may_have(&self, entity: EntityId) -> bool {
+        let scope = self.scope_of(entity.kind);
+        let within = || self.namespaces(scope).any(|within| within == entity.namespace());
+        self.offers(entity.kind) && (scope == Scope::Global || within())
+    }
+
+    /// The namespaces of `scope` that it is of.
+    pub fn namespaces(&self, scope: Scope) -> impl Iterator<Item = Namespace> {
+        let names = match scope {
+            Scope::Global => &[][..],
+            Scope::Zone => &self.zones,
+            Scope::Channel => &self.channels,
+        };
+        let none = names.is_empty().then_some(Namespace::NONE);
+        none.into_iter().chain(names.iter().map(move |name| Namespace::of(scope, name)))
+    }
+
+    pub(crate) fn scope_of(&self, kind: KindId) -> Scope {
+        let found = self.local.iter().find(|(local, _)| *local == kind);
+        found.map_or(Scope::Global, |(_, scope)| *scope)
+    }
 }
 
 /// All nodes at one moment, and where that puts things. Immutable; a new one replaces it.
@@ -69,7 +106,9 @@ impl NodeInfo {
 pub struct Directory {
     revision: u64,
     nodes: BTreeMap<Incarnation, Arc<NodeInfo>>,
-    offers: BTreeMap<KindId, Vec<Offer>>,
+    offers: BTreeMap<(KindId, Namespace), Vec<Offer>>,
+    /// Kinds that are local to a zone or channel.
+    local: BTreeSet<KindId>,
 }
 
 /// A node as a candidate for one kind.
@@ -88,7 +127,8 @@ impl Directory {
     pub fn new(revision: u64, nodes: impl IntoIterator<Item = Arc<NodeInfo>>) -> Self {
         let nodes: BTreeMap<_, _> =
             nodes.into_iter().map(|info| (info.incarnation, info)).collect();
-        let mut offers: BTreeMap<KindId, Vec<Offer>> = BTreeMap::new();
+        let mut offers: BTreeMap<_, Vec<Offer>> = BTreeMap::new();
+        let mut local = BTreeSet::new();
         for info in nodes.values().filter(|info| !info.draining) {
             for kind in &info.kinds {
                 let offer = Offer {
@@ -98,10 +138,13 @@ impl Directory {
                     workers: info.workers,
                     started_ms: info.started_ms,
                 };
-                offers.entry(*kind).or_default().push(offer);
+                for within in info.namespaces(info.scope_of(*kind)) {
+                    offers.entry((*kind, within)).or_default().push(offer.clone());
+                }
             }
+            local.extend(info.local.iter().map(|(kind, _)| *kind));
         }
-        Directory { revision, nodes, offers }
+        Directory { revision, nodes, offers, local }
     }
 
     /// Grows with every change.
@@ -119,19 +162,26 @@ impl Directory {
         self.nodes.get(&incarnation).map(Arc::as_ref)
     }
 
-    /// The node called `name`; the greatest incarnation if two lives of it are listed.
+    /// The node called `name`, unless it waits; the greatest incarnation if two lives of it are listed.
     pub fn node_named(&self, name: &str) -> Option<&NodeInfo> {
-        self.nodes().filter(|info| info.name == name).last()
+        self.nodes().filter(|info| info.name == name && info.waits_for.is_empty()).last()
     }
 
-    /// The nodes that offer `kind` and take new entities, by incarnation.
+    /// The nodes that offer `kind`, which is global, and take new entities, by incarnation.
     pub fn offering(&self, kind: KindId) -> impl Iterator<Item = &NodeInfo> {
-        self.offers.get(&kind).into_iter().flatten().filter_map(|offer| self.node(offer.node))
+        self.offers
+            .get(&(kind, Namespace::NONE))
+            .into_iter()
+            .flatten()
+            .filter_map(|offer| self.node(offer.node))
     }
 
-    /// The only node that offers `kind`, and how many workers it has.
+    /// The only node that offers `kind`, and how many workers it has. `None` for a kind that is local.
     pub fn offers_alone(&self, kind: KindId) -> Option<(Incarnation, u8)> {
-        match &self.offers.get(&kind)?[..] {
+        if self.local.contains(&kind) {
+            return None;
+        }
+        match &self.offers.get(&(kind, Namespace::NONE))?[..] {
             [only] => Some((only.node, only.workers)),
             _ => None,
         }
@@ -145,20 +195,21 @@ impl Directory {
     /// Names the choice of homes: the same in all directories that give each account the same home,
     /// whatever else they differ in.
     pub fn home_layout(&self) -> u64 {
-        let offers = self.offers.get(&SESSION_KIND).into_iter().flatten();
+        let offers = self.offers.get(&(SESSION_KIND, Namespace::NONE)).into_iter().flatten();
         offers.fold(0x1a_7007, |layout, offer| {
             let size = u64::from(offer.weight) << 8 | u64::from(offer.workers);
             mix(mix(mix(layout ^ offer.node.0) ^ offer.seed ^ offer.started_ms) ^ size)
         })
     }
 
-    /// Whether another life of the same name is listed that began later.
+    /// Whether another life of the same name is listed that began later, and does not wait.
     pub fn is_followed(&self, incarnation: Incarnation) -> bool {
         let Some(info) = self.node(incarnation) else { return false };
         let later = |other: &NodeInfo| {
             (other.started_ms, other.incarnation) > (info.started_ms, incarnation)
         };
-        self.nodes().any(|other| other.name == info.name && later(other))
+        let works = |other: &NodeInfo| other.name == info.name && other.waits_for.is_empty();
+        self.nodes().any(|other| works(other) && later(other))
     }
 
     /// All workers of all nodes, by incarnation.
@@ -174,14 +225,17 @@ impl Directory {
     /// A room is at its node, if that is still listed. A keyed entity goes by weighted rendezvous
     /// hashing (Thaler and Ravishankar 1998) over the nodes that offer its kind: when a node
     /// comes or goes, only what it gains or had moves. The kind itself is not hashed, so that
-    /// what shares a key shares a worker wherever the same nodes offer both.
+    /// what shares a key shares a worker wherever the same nodes offer both. A local one goes over those
+    /// of its zone or channel.
     pub fn owner_hint(&self, entity: EntityId) -> Option<WorkerId> {
         if entity.home != Incarnation::NONE {
             let info = self.node(entity.home)?;
             let worker = entity.worker(info.workers);
             return (worker < info.workers).then_some(WorkerId { node: entity.home, worker });
         }
-        let offers = self.offers.get(&entity.kind)?;
+        let is_local = self.local.contains(&entity.kind);
+        let within = if is_local { entity.namespace() } else { Namespace::NONE };
+        let offers = self.offers.get(&(entity.kind, within))?;
         if let [only] = &offers[..] {
             return Some(WorkerId { node: only.node, worker: entity.worker(only.workers) });
         }
@@ -244,6 +298,54 @@ mod tests {
         for (node, expected) in [(1, 10_000), (2, 10_000), (3, 20_000)] {
             let got = share(node);
             assert!(got.abs_diff(expected) < expected / 20, "node {node} has {got}");
+        }
+    }
+
+    #[test]
+    fn a36_what_is_local_is_placed_among_the_nodes_of_its_zone_and_nowhere_else() {
+        let zoned = |name: &str, incarnation, zones: &[&str]| {
+            let info = NodeInfo::clone(&node(name, incarnation, 1));
+            let zones = zones.iter().map(ToString::to_string).collect();
+            let local = vec![(AVATAR, Scope::Zone)];
+            Arc::new(NodeInfo { zones, local, ..info })
+        };
+        let nodes =
+            [zoned("a", 1, &["east"]), zoned("b", 2, &["east", "west"]), zoned("c", 3, &["west"])];
+        let directory = Directory::new(1, nodes);
+        let owners = |within| {
+            let owner = |key| directory.owner_hint(EntityId::local(AVATAR, within, key));
+            (0..50).filter_map(owner).map(|at| at.node.0).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(owners(Namespace::zone("east")), [1, 2].into());
+        assert_eq!(owners(Namespace::zone("west")), [2, 3].into());
+        let others = [
+            Namespace::zone("north"),
+            Namespace::channel("east"),
+            Namespace::NONE,
+            Namespace::NOWHERE,
+        ];
+        assert!(others.into_iter().all(|within| owners(within).is_empty()));
+        // Nor does a key that reaches over its bits lead into another zone.
+        let east = EntityId::local(AVATAR, Namespace::zone("east"), 7);
+        let over = EntityId::local(AVATAR, Namespace::NONE, east.key);
+        assert_eq!(directory.owner_hint(over), None);
+        assert_eq!(directory.offers_alone(AVATAR), None);
+        // Homes of sessions are of the whole cluster.
+        assert!(directory.home(AccountId(1)).is_some());
+        let may_have = |n, id| directory.node(Incarnation(n)).unwrap().may_have(id);
+        assert_eq!([1, 2, 3].map(|n| may_have(n, east)), [true, true, false]);
+    }
+
+    #[test]
+    fn d16_a_successor_that_waits_has_not_taken_over() {
+        let life = |incarnation, waits_for: &str| {
+            let info = NodeInfo::clone(&node("a", incarnation, 1));
+            Arc::new(NodeInfo { waits_for: waits_for.to_owned(), started_ms: incarnation, ..info })
+        };
+        for (waits_for, newest) in [("the store", 1), ("", 2)] {
+            let directory = Directory::new(1, [life(1, ""), life(2, waits_for)]);
+            assert_eq!(directory.node_named("a").unwrap().incarnation, Incarnation(newest));
+            assert_eq!(directory.is_followed(Incarnation(1)), newest == 2);
         }
     }
 

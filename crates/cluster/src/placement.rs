@@ -93,7 +93,7 @@ impl Wanted {
 
     fn fits(&self, info: &NodeInfo) -> bool {
         self.roles.iter().all(|role| info.roles.contains(role))
-            && self.zone.as_ref().is_none_or(|zone| *zone == info.zone)
+            && self.zone.as_ref().is_none_or(|zone| info.zones.contains(zone))
             && self.interface.is_none_or(|hash| hash == info.interface)
     }
 }

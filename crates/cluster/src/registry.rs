@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use env::Instant;
-use proto::Incarnation;
 use proto::schema::compare;
+use proto::{Incarnation, KindId, Scope};
 
 use crate::{Directory, KeyOptions, NodeInfo};
 
@@ -87,6 +87,8 @@ struct Lease {
 }
 
 const TEXT_BYTES_MAX: usize = 64;
+/// Longest text of what a node waits for.
+const WAITS_BYTES_MAX: usize = 1_024;
 const LIST_MAX: usize = 4096;
 const WEIGHT_MAX: u32 = 64;
 /// Most nodes remembered that were not admitted.
@@ -203,21 +205,44 @@ impl Registry {
 /// Whether two nodes understand each other.
 pub(crate) fn fit(info: &NodeInfo, other: &NodeInfo) -> Result<(), Error> {
     // A node that is started again may come before its former self has left.
+    if other.name == info.name {
+        return Ok(());
+    }
+    let incompatible = |problem| {
+        Err(Error::Incompatible { node: info.name.clone(), with: other.name.clone(), problem })
+    };
+    let differs = |(kind, _): &&(KindId, Scope)| {
+        info.offers(*kind) && other.offers(*kind) && info.scope_of(*kind) != other.scope_of(*kind)
+    };
+    if let Some((kind, _)) = info.local.iter().chain(&other.local).find(differs) {
+        let interfaces = info.schema.iter().flat_map(|schema| schema.interfaces.values());
+        let known = interfaces.into_iter().find(|interface| interface.id == *kind);
+        let name = known.map_or_else(|| format!("{:08x}", kind.0), |known| known.name.clone());
+        return incompatible(format!(
+            "kind {name} is {} here and {} there: each would look for it where the other has none",
+            scope_word(info.scope_of(*kind)),
+            scope_word(other.scope_of(*kind)),
+        ));
+    }
     let (Some(schema), Some(theirs)) = (&info.schema, &other.schema) else { return Ok(()) };
-    if other.name == info.name || Arc::ptr_eq(schema, theirs) || schema == theirs {
+    if Arc::ptr_eq(schema, theirs) || schema == theirs {
         return Ok(());
     }
     // What only one of them has is called in vain there, and the caller is told so.
     let breaks =
         |old, new| compare(old, new).into_iter().find(|change| change.breaking && !change.absent);
     if let (Some(problem), Some(_)) = (breaks(theirs, schema), breaks(schema, theirs)) {
-        return Err(Error::Incompatible {
-            node: info.name.clone(),
-            with: other.name.clone(),
-            problem: problem.to_string(),
-        });
+        return incompatible(problem.to_string());
     }
     Ok(())
+}
+
+fn scope_word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Global => "global",
+        Scope::Zone => "local to a zone",
+        Scope::Channel => "local to a channel",
+    }
 }
 
 /// Whether a node may be listed at all.
@@ -236,11 +261,25 @@ pub(crate) fn check(info: &NodeInfo) -> Result<(), Error> {
     if !info.roles.iter().all(|role| is_word(role)) {
         return invalid("roles", "must each be 1 to 64 of a-z A-Z 0-9 - _ .");
     }
-    if !info.zone.is_empty() && !is_word(&info.zone) {
-        return invalid("zone", "must be 1 to 64 of a-z A-Z 0-9 - _ .");
+    if !info.zones.iter().chain(&info.channels).all(|name| is_word(name)) {
+        return invalid("zones, channels", "must each be 1 to 64 of a-z A-Z 0-9 - _ .");
     }
-    if info.roles.len() > LIST_MAX || info.kinds.len() > LIST_MAX || info.mesh.len() > LIST_MAX {
-        return invalid("roles, kinds, mesh", "must have 4,096 entries at most");
+    let lists = [
+        info.roles.len(),
+        info.kinds.len(),
+        info.mesh.len(),
+        info.zones.len(),
+        info.channels.len(),
+        info.local.len(),
+    ];
+    if lists.into_iter().any(|length| length > LIST_MAX) {
+        return invalid(
+            "roles, kinds, mesh, zones, channels, local",
+            "must have 4,096 entries at most",
+        );
+    }
+    if info.waits_for.len() > WAITS_BYTES_MAX {
+        return invalid("waits_for", "must have 1,024 bytes at most");
     }
     if info.workers == 0 {
         return invalid("workers", "must be at least 1");
@@ -254,7 +293,6 @@ pub(crate) fn check(info: &NodeInfo) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::KindId;
     use proto::schema::{Form, Interface, Method, Pattern, Schema, SchemaBuilder, Shape};
 
     fn at(seconds: u64) -> Instant {
@@ -317,6 +355,27 @@ mod tests {
         }
         registry.register(at(1), node("d", 5, other)).unwrap();
         assert!(registry.refused().is_empty());
+    }
+
+    /// Each of them would look for the other's where there is none.
+    #[test]
+    fn a36_nodes_that_do_not_agree_what_is_local_are_not_listed_together() {
+        let node = |name: &str, incarnation, local: &[(KindId, Scope)]| {
+            let info = NodeInfo::new(name, Incarnation(incarnation));
+            NodeInfo { kinds: vec![KindId::of("bank")], local: local.to_vec(), ..info }
+        };
+        let zoned = [(KindId::of("bank"), Scope::Zone)];
+        for (first, second) in [(&zoned[..], &[][..]), (&[][..], &zoned[..])] {
+            let mut registry = Registry::new(Options::default());
+            registry.register(at(0), node("a", 1, first)).unwrap();
+            let error = registry.register(at(0), node("b", 2, second)).unwrap_err().to_string();
+            let [here, there] = match second {
+                [] => ["global", "local to a zone"],
+                _ => ["local to a zone", "global"],
+            };
+            assert!(error.contains(&format!("is {here} here and {there} there")), "{error}");
+            registry.register(at(0), node("c", 3, first)).unwrap();
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use proto::codec::{
     DecodeError, Decoder, put_array, put_binary, put_bool, put_nil, put_text, put_uint,
 };
 use proto::schema::Schema;
-use proto::{Incarnation, KindId};
+use proto::{Incarnation, KindId, Scope};
 
 use crate::{Change, Expect, Key, KeyError, NodeInfo};
 
@@ -96,7 +96,7 @@ pub(crate) enum Tell {
 
 pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
     let mut out = Vec::new();
-    put_array(&mut out, 13);
+    put_array(&mut out, 18);
     put_uint(&mut out, VERSION);
     put_text(&mut out, &info.name);
     put_uint(&mut out, info.incarnation.0);
@@ -115,7 +115,19 @@ pub(crate) fn encode_node(info: &NodeInfo) -> Vec<u8> {
     }
     put_bool(&mut out, info.draining);
     put_uint(&mut out, info.started_ms);
-    put_text(&mut out, &info.zone);
+    // Where releases look that know one zone.
+    put_text(&mut out, info.zones.first().map_or("", String::as_str));
+    for names in [&info.zones, &info.channels] {
+        put_array(&mut out, names.len());
+        names.iter().for_each(|name| put_text(&mut out, name));
+    }
+    put_array(&mut out, info.local.len() * 2);
+    for (kind, scope) in &info.local {
+        put_uint(&mut out, u64::from(kind.0));
+        put_uint(&mut out, *scope as u64);
+    }
+    put_text(&mut out, &info.waits_for);
+    put_bool(&mut out, info.relays);
     out
 }
 
@@ -155,9 +167,31 @@ pub(crate) fn decode_node(
         info.started_ms = d.uint()?;
     }
     if fields > 12 {
-        info.zone = d.text()?.to_owned();
+        let zone = d.text()?;
+        info.zones.extend((!zone.is_empty()).then(|| zone.to_owned()));
     }
-    for _ in 13..fields {
+    if fields > 15 {
+        info.zones.clear();
+        for names in [&mut info.zones, &mut info.channels] {
+            list(d, |d| {
+                names.push(d.text()?.to_owned());
+                Ok(())
+            })?;
+        }
+        let mut kind = None;
+        list(d, |d| {
+            match kind.take() {
+                None => kind = Some(KindId(small(d.uint()?)?)),
+                Some(kind) => info.local.push((kind, scope(d.uint()?)?)),
+            }
+            Ok(())
+        })?;
+    }
+    if fields > 16 {
+        info.waits_for = d.text()?.to_owned();
+    }
+    info.relays = fields > 17 && d.bool()?;
+    for _ in 18..fields {
         d.skip()?;
     }
     d.leave();
@@ -166,6 +200,12 @@ pub(crate) fn decode_node(
         Ok(()) => Ok(info),
         Err(error) => malformed(&error.to_string()),
     }
+}
+
+fn scope(number: u64) -> Result<Scope, Malformed> {
+    let all = [Scope::Global, Scope::Zone, Scope::Channel];
+    let found = all.into_iter().find(|scope| *scope as u64 == number);
+    found.ok_or_else(|| Malformed(format!("{number} is no scope")))
 }
 
 fn small<T: TryFrom<u64>>(number: u64) -> Result<T, Malformed> {

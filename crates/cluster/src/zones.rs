@@ -83,11 +83,10 @@ impl Zones {
     pub fn look(&mut self, now: Instant) -> Vec<Zone> {
         self.loads.take(now);
         let directory = self.cluster.directory();
-        let nodes = directory.nodes().filter(|info| !info.zone.is_empty());
-        let nodes: Vec<&NodeInfo> = nodes.collect();
-        for info in &nodes {
-            if !self.names.contains(&info.zone) {
-                self.names.push(info.zone.clone());
+        let nodes: Vec<&NodeInfo> = directory.nodes().collect();
+        for zone in nodes.iter().flat_map(|info| &info.zones) {
+            if !self.names.contains(zone) {
+                self.names.push(zone.clone());
             }
         }
         self.names.sort();
@@ -95,7 +94,9 @@ impl Zones {
         for info in nodes.into_iter().filter(|info| !info.draining) {
             let report = self.loads.of(now, info.incarnation);
             let report = report.filter(|(_, age)| *age < self.options.silence_max);
-            all.entry(&info.zone).or_default().extend(report.map(|(load, _)| load));
+            for zone in &info.zones {
+                all.entry(zone).or_default().extend(report.map(|(load, _)| load));
+            }
         }
         let zone = |name: &String| self.options.zone(name, all.get(name.as_str()));
         self.names.iter().map(zone).collect()
@@ -148,7 +149,11 @@ mod tests {
 
         fn register(&self, node: u64, zone: &str, draining: bool) {
             let info = NodeInfo::new(format!("node-{node}"), Incarnation(node));
-            let info = NodeInfo { zone: zone.to_owned(), draining, ..info };
+            let info = NodeInfo {
+                zones: (!zone.is_empty()).then(|| zone.to_owned()).into_iter().collect(),
+                draining,
+                ..info
+            };
             self.cluster.register(at(0), info).unwrap();
         }
 

@@ -5,7 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::meta::ParseNestedMeta;
 use syn::parse::Parser;
 use syn::spanned::Spanned;
-use syn::{Error, LitInt, LitStr, Path, Result};
+use syn::{Error, LitInt, LitStr, Path, Result, Token, token};
 
 use crate::method::{plain_name, snake};
 
@@ -15,6 +15,8 @@ pub struct Kind {
     pub name: Option<LitStr>,
     class: &'static str,
     aliases: Vec<LitStr>,
+    /// How far its names reach, as it was written.
+    scope: Option<Ident>,
     create: Option<Path>,
     on_panic: &'static str,
     mailbox_max: u32,
@@ -35,6 +37,7 @@ impl Kind {
             name: None,
             class,
             aliases: Vec::new(),
+            scope: None,
             create: None,
             on_panic: "Restart",
             mailbox_max: 0,
@@ -48,6 +51,10 @@ impl Kind {
         syn::meta::parser(|meta| kind.option(&meta)).parse2(attr)?;
         if let (Some(span), "Room") = (kind.document, kind.class) {
             return Err(Error::new(span, "a room ends with its node: it has no document"));
+        }
+        if let (Some(scope), "Room") = (&kind.scope, kind.class) {
+            let problem = "a room is where it was made: choose its zone as it is placed, `cx.placing().zone(..)`";
+            return Err(Error::new(scope.span(), problem));
         }
         if let (Some(store), None) = (&kind.store, kind.document) {
             return Err(Error::new(store.span(), "what has no `document` is kept in no store"));
@@ -64,6 +71,7 @@ impl Kind {
             "alias" => self.aliases.push(kind_name(meta)?),
             "room" | "spawned" if is_entity => self.class = "Room",
             "singleton" if is_entity => self.class = "Singleton",
+            "zone" | "channel" | "global" => self.scope(meta)?,
             "document" if is_entity => self.document = Some(meta.path.span()),
             "store" if is_entity => self.store = Some(kind_name(meta)?),
             "create" => self.create = Some(meta.value()?.call(Path::parse_mod_style)?),
@@ -83,11 +91,33 @@ impl Kind {
             _ => {
                 return Err(meta.error(
                     "unknown option; known here: `name = \"..\"`, `alias = \"..\"`, `room`, \
-                     `singleton`, `document`, `store = \"..\"`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, \
+                     `singleton`, `zone`, `channel`, `global`, `document`, `store = \"..\"`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, \
                      `turns_max = 16`, `in_flight_max = 888`, `steps_per_second = 20`, `on_panic = restart`, `root = path`",
                 ));
             }
         }
+        Ok(())
+    }
+
+    /// Reads `zone`, `channel` or `global`.
+    fn scope(&mut self, meta: &ParseNestedMeta<'_>) -> Result<()> {
+        let word = meta.path.require_ident()?;
+        if meta.input.peek(Token![=]) || meta.input.peek(token::Paren) {
+            let problem = match word.to_string().as_str() {
+                "global" => "`global` takes no argument".to_owned(),
+                word => format!(
+                    "`{word}` takes no argument: each {word} has its own, and the cluster file says of which \
+                     {word}s a process is"
+                ),
+            };
+            return Err(meta.error(problem));
+        }
+        if let Some(other) = &self.scope {
+            let problem =
+                format!("it is `{other}` already: write one of `zone`, `channel`, `global`");
+            return Err(meta.error(problem));
+        }
+        self.scope = Some(word.clone());
         Ok(())
     }
 
@@ -104,6 +134,15 @@ impl Kind {
         let Kind { root, aliases, mailbox_max, calls_max, turns_max, in_flight_max, .. } = self;
         let steps_per_second = self.steps_per_second as u16;
         let class = format_ident!("{}", self.class);
+        let scope = self.scope.as_ref().map(ToString::to_string);
+        let scope = format_ident!(
+            "{}",
+            match scope.as_deref() {
+                Some("zone") => "Zone",
+                Some("channel") => "Channel",
+                _ => "Global",
+            }
+        );
         let on_panic = format_ident!("{}", self.on_panic);
         let document = self.document.is_some();
         let store = self.store.as_ref().map(LitStr::value).unwrap_or_default();
@@ -112,6 +151,7 @@ impl Kind {
                 aliases: &[#(#aliases),*],
                 methods: &__TABLE,
                 hooks: #hooks,
+                scope: #root::Scope::#scope,
                 document: #document,
                 store: #store,
                 on_panic: #root::OnPanic::#on_panic,

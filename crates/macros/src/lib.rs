@@ -26,7 +26,8 @@ use syn::{Error, Item, Path};
 /// Makes a struct an entity kind. Its methods stand in one `#[rpc]` block of the same module.
 ///
 /// Fields of type `Component<C>` are its components. Options: `name = ".."` (else the type's name
-/// in snake case), `alias = ".."` (a former name), `room` (only by spawn), `singleton`,
+/// in snake case), `alias = ".."` (a former name), `room` (only by spawn), `singleton`, `zone` or
+/// `channel` (each has its own; else `global`: one in the cluster),
 /// `create = path` (a `fn(u64) -> Self`; else `Default`), `document` (kept in the store; the type
 /// and its components marked `#[persist]` derive `Document`), `store = "accounts"` (not in the default store but in the one that
 /// the cluster file names so), `mailbox_max`, `calls_max`, `turns_max`, `on_panic = restart | remove`, `steps_per_second = 20` (a scene, with a step hook).
@@ -46,7 +47,8 @@ pub fn component(attr: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes a struct a stateless service, or a trait the interface of one that any plain struct may
 /// implement: `#[service] trait Shop` gives `ShopService`, which callers name and which
-/// `ShopService::new(implementation)` makes.
+/// `ShopService::new(implementation)` makes. `#[service(zone)]` or `#[service(channel)]`: each zone or
+/// channel has its own; `#[service(global)]`, one for the whole cluster, is what is not said otherwise.
 #[proc_macro_attribute]
 pub fn service(attr: TokenStream, item: TokenStream) -> TokenStream {
     let expanded = syn::parse2(item.into()).and_then(|item| match item {

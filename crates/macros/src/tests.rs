@@ -235,6 +235,38 @@ fn service_interfaces_are_stateless_remote_methods() {
     );
 }
 
+/// An attribute said in which namespace a service is. Its argument was ignored.
+#[test]
+fn x19_a_scope_takes_no_argument_and_is_said_once() {
+    check_entity(
+        "zone = \"east\"",
+        "struct A;",
+        expect![[
+            r#"`zone` takes no argument: each zone has its own, and the cluster file says of which zones a process is"#
+        ]],
+    );
+    check_entity(
+        "channel(\"ios\")",
+        "struct A;",
+        expect![[
+            r#"`channel` takes no argument: each channel has its own, and the cluster file says of which channels a process is"#
+        ]],
+    );
+    check_entity("global = true", "struct A;", expect!["`global` takes no argument"]);
+    check_entity(
+        "zone, global",
+        "struct A;",
+        expect!["it is `zone` already: write one of `zone`, `channel`, `global`"],
+    );
+    check_entity(
+        "room, zone",
+        "struct A;",
+        expect![
+            "a room is where it was made: choose its zone as it is placed, `cx.placing().zone(..)`"
+        ],
+    );
+}
+
 #[test]
 fn kinds_have_plain_types_and_known_options() {
     check_entity(
@@ -246,7 +278,7 @@ fn kinds_have_plain_types_and_known_options() {
         "rooms",
         "struct A;",
         expect![[
-            r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `document`, `store = ".."`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `in_flight_max = 888`, `steps_per_second = 20`, `on_panic = restart`, `root = path`"#
+            r#"unknown option; known here: `name = ".."`, `alias = ".."`, `room`, `singleton`, `zone`, `channel`, `global`, `document`, `store = ".."`, `create = path`, `mailbox_max = 64`, `calls_max = 16`, `turns_max = 16`, `in_flight_max = 888`, `steps_per_second = 20`, `on_panic = restart`, `root = path`"#
         ]],
     );
     check_entity(

@@ -10,11 +10,11 @@ use node::{
     UsersOrder, Work,
 };
 use proto::schema::{Field, Schema, SchemaBuilder, SchemaError, StoredDocument};
-use proto::{EntityId, KindId, Message};
+use proto::{EntityId, KindId, Message, Scope};
 use web::Asset;
 use web::axum::Router;
 
-use crate::config::{BusPlace, Process, Role, Roles};
+use crate::config::{BusPlace, Kinds, Process, Role, Roles};
 
 type Choose = Arc<dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + Sync>;
 type Make = Arc<dyn Fn(NodeApp) -> NodeApp + Send + Sync>;
@@ -81,6 +81,30 @@ pub enum AppError {
         service: &'static str,
         /// Name of the queue.
         queue: &'static str,
+    },
+    /// A stream of every login leads to what each zone or channel has its own of.
+    #[error(
+        "the stream {stream:?} of each login leads to `{kind}`, of which there are several: choose one by \
+         `.bindings(..)`, with the id of `Ref::local(Namespace::zone(..), key)`"
+    )]
+    StreamOfLocal {
+        /// Name of the stream.
+        stream: String,
+        /// Name of the kind.
+        kind: &'static str,
+    },
+    /// A process is to run what is local, and is nowhere.
+    #[error(
+        "process {process:?} runs `{kind}`, of which each {scope} has its own, and is of no {scope}: \
+         give it \"{scope}\""
+    )]
+    OfNone {
+        /// Name of the process.
+        process: String,
+        /// Name of the kind.
+        kind: &'static str,
+        /// `zone` or `channel`.
+        scope: &'static str,
     },
     /// Two streams of every login have one name.
     #[error("two streams of each login are called {0:?}: rename one")]
@@ -461,6 +485,10 @@ impl App {
                 let (stream, kind) = (stream.clone(), kind.name);
                 return Err(AppError::NotOffered { stream, kind });
             }
+            if kind.scope != Scope::Global {
+                let (stream, kind) = (stream.clone(), kind.name);
+                return Err(AppError::StreamOfLocal { stream, kind });
+            }
             if self.bound[..at].iter().any(|(other, _)| other == stream) {
                 return Err(AppError::StreamTwice(stream.clone()));
             }
@@ -521,6 +549,23 @@ impl App {
         Err(AppError::UnknownStore { kind, store, hint })
     }
 
+    /// Whether `process` is of a zone, or channel, if its roles name kinds that are local to one. One that
+    /// runs all kinds leaves those out.
+    ///
+    /// # Errors
+    ///
+    /// `OfNone`, with what to write.
+    pub fn check_scopes(&self, process: &Process) -> Result<(), AppError> {
+        let Kinds::Named(names) = &process.runs.entities else { return Ok(()) };
+        let named =
+            self.kinds.iter().map(|kind| kind.info).filter(|kind| names.contains(kind.name));
+        let Some(kind) = named.into_iter().find(|kind| !process.hosts(kind.scope)) else {
+            return Ok(());
+        };
+        let scope = if kind.scope == Scope::Zone { "zone" } else { "channel" };
+        Err(AppError::OfNone { process: process.name.clone(), kind: kind.name, scope })
+    }
+
     /// The roles that its cluster file may name.
     pub fn role_names(&self) -> Roles {
         let names = self.kinds.iter().map(|kind| kind.info.name);
@@ -544,9 +589,21 @@ impl App {
         self.kinds.iter().map(|kind| kind.info.id).collect()
     }
 
-    /// The node part of it: the kinds for which `offered` holds, and the bindings.
-    pub(crate) fn node_app(&self, offered: impl Fn(&str) -> bool) -> NodeApp {
-        let kinds: Vec<_> = self.kinds.iter().filter(|kind| offered(kind.info.name)).collect();
+    /// Those of them that are local to a zone or channel.
+    pub(crate) fn local_kinds(&self) -> Vec<(KindId, Scope)> {
+        let kinds = self.kinds.iter().map(|kind| (kind.info.id, kind.info.scope));
+        kinds.filter(|(_, scope)| *scope != Scope::Global).collect()
+    }
+
+    /// The node part of it: the kinds for which `offered` holds, by name, and whose scope is hosted, and the
+    /// bindings.
+    pub(crate) fn node_app(
+        &self,
+        offered: impl Fn(&str) -> bool,
+        hosts: impl Fn(Scope) -> bool,
+    ) -> NodeApp {
+        let kinds = self.kinds.iter().filter(|kind| offered(kind.info.name));
+        let kinds: Vec<_> = kinds.filter(|kind| hosts(kind.info.scope)).collect();
         let works = self.queues.iter().map(|queue| (queue.clone(), offered(queue.name())));
         // Where there are no entities nobody reads or writes records.
         let records = self.records.iter().chain(&self.changes).chain(&self.maps);

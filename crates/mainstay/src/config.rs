@@ -4,7 +4,7 @@
 //! |---|---|
 //! | default | the starting values of every option |
 //! | file | `options` of the cluster file |
-//! | zone | `options` of the process's zone |
+//! | zone | `options` of the process's zones, in the order in which it names them |
 //! | process | `options` of the process |
 //! | environment | `MAINSTAY_PATH__OF__KEYS=value`, two underscores where the file nests |
 //! | command line | `--set path.of.keys=value` |
@@ -25,17 +25,24 @@
 //!     "coordinator": {"etcd": {"endpoints": ["http://10.0.0.3:2379"]}},
 //!     "bus": {"nats": {"url": "nats://arena@10.0.0.4:4222", "password": {"env": "ARENA_BUS"}}},
 //!     "options": {"gate": {"heartbeat": "6s"}},
-//!     "zones": {"east": {"options": {"session": {"resume_window": "2min"}}}},
+//!     "zones": {"east": {"options": {"session": {"resume_window": "2min"}}}, "west": {}},
+//!     "channels": ["web", "app"],
 //!     "roles": {"battle": {"entities": ["room"]}},
 //!     "processes": {
 //!         "gate": {
 //!             "roles": ["gate"], "count": 3, "zone": "east",
 //!             "listen": {"clients": "0.0.0.0:7000", "mesh": "10.0.0.1:7100"},
 //!         },
-//!         "battle": {"roles": ["battle"], "listen": {"mesh": "10.0.0.2:7100"}, "host": "b"},
+//!         "battle": {
+//!             "roles": ["battle"], "zone": ["east", "west"], "channel": "web",
+//!             "listen": {"mesh": "10.0.0.2:7100"}, "host": "b",
+//!         },
 //!     },
 //! }
 //! ```
+//!
+//! With `MAINSTAY_DEVELOPER=ann` (or `"developer": "ann"`) it describes a copy of the cluster that shares
+//! servers with other copies and sees nothing of them.
 //!
 //! [`Config::describe`] prints every key with its unit, range and default.
 
@@ -48,6 +55,7 @@ use crate::{App, AppError};
 
 mod bus;
 mod coordinator;
+mod developer;
 mod groups;
 mod input;
 mod keys;
@@ -60,6 +68,7 @@ mod store;
 
 pub use bus::{BusPlace, BusServer};
 pub use coordinator::CoordinatorPlace;
+pub(crate) use developer::Developer;
 pub use groups::{DrainOptions, LogOptions, NodeLimits, Options, StoreOptions};
 pub use input::Input;
 pub use keys::{KeyRefs, Keys, Secret, Vault};
@@ -77,7 +86,7 @@ mod tests;
 /// A validated cluster file with all layers applied.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Name of the cluster; nodes of another one are refused.
+    /// Name of the cluster, with the developer's; nodes of another one are refused.
     pub cluster: String,
     /// Folder of what the processes keep, such as generated keys, embedded stores and logs.
     pub data: PathBuf,
@@ -85,6 +94,8 @@ pub struct Config {
     pub keys: KeyRefs,
     /// Names of the zones, in the order of the file.
     pub zones: Vec<String>,
+    /// Names of the channels, in the order of the file.
+    pub channels: Vec<String>,
     /// Every process of the cluster, in the order of the file, copies counted out.
     pub processes: Vec<Process>,
     layers: layers::Layers,
@@ -139,8 +150,8 @@ impl Config {
         layers::read(input, roles).map_err(ConfigError::Invalid)
     }
 
-    /// Whether what the game declares fits together, and the processes have it: a bus that gives the delivery
-    /// of each topic, and the stores that kinds name.
+    /// Whether the game's declarations fit together, and the processes have what it declares: a bus that gives
+    /// the delivery of each topic, the stores that kinds name, the zones of what is local.
     ///
     /// # Errors
     /// What is missing, with what to do.
@@ -150,6 +161,7 @@ impl Config {
         for process in runs {
             app.check_bus(&process.bus, !process.shares_entities)?;
             app.check_stores(process)?;
+            app.check_scopes(process)?;
         }
         Ok(())
     }

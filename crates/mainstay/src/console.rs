@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bus::Presence;
 use cluster::Cluster;
 use env::{Clock, Instant};
 use node::{NodeHandle, WorkerStats};
 use serde_json::{Value, json};
+
+use crate::waiting::{self, Waits};
 
 /// Where the console's figures come from. A cheap clone.
 #[derive(Clone)]
@@ -19,6 +22,8 @@ struct Inner {
     node: Option<Arc<NodeHandle>>,
     cluster: Cluster,
     gate: Mutex<Option<gate::Observer>>,
+    /// For what it waits before it runs, and whether its bus is there then.
+    waits: Mutex<(Waits, Presence)>,
 }
 
 impl Source {
@@ -29,7 +34,16 @@ impl Source {
         cluster: &Cluster,
     ) -> Self {
         let (name, started, cluster) = (name.to_owned(), clock.now(), cluster.clone());
-        Source(Arc::new(Inner { name, clock, started, node, cluster, gate: Mutex::new(None) }))
+        let (gate, waits) = (Mutex::new(None), Mutex::default());
+        Source(Arc::new(Inner { name, clock, started, node, cluster, gate, waits }))
+    }
+
+    pub(crate) fn set_waits(&self, waits: Waits) {
+        self.0.waits.lock().unwrap_or_else(PoisonError::into_inner).0 = waits;
+    }
+
+    pub(crate) fn set_bus(&self, bus: Presence) {
+        self.0.waits.lock().unwrap_or_else(PoisonError::into_inner).1 = bus;
     }
 
     pub(crate) fn set_gate(&self, gate: Option<&gate::Server>) {
@@ -42,10 +56,14 @@ impl Source {
     }
 
     fn state(&self) -> Value {
-        let Inner { name, clock, started, node, cluster, gate } = &*self.0;
+        let Inner { name, clock, started, node, cluster, gate, waits } = &*self.0;
         let node_stats = node.as_ref().map(|node| node.stats()).unwrap_or_default();
         let workers: Vec<_> = node_stats.workers.iter().flatten().collect();
         let gate = gate.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let parked = workers.iter().any(|worker| worker.data.parked);
+        let (waits, bus) = waits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut waits_for = waiting::of_running((cluster, &bus), gate.is_some(), parked);
+        waits_for.extend(waits.get());
         let gate = gate.map(|gate| gate.stats()).unwrap_or_default();
         let sum = |count: fn(&WorkerStats) -> usize| -> usize {
             workers.iter().map(|stats| count(stats)).sum()
@@ -66,6 +84,7 @@ impl Source {
             ],
             "tables": [
                 nodes_table(cluster),
+                waits_table(&waits_for),
                 workers_table(&node_stats),
                 entities_table(&workers),
                 scenes_table(&workers),
@@ -138,7 +157,11 @@ fn stored_table(workers: &[&WorkerStats]) -> Value {
 fn nodes_table(cluster: &Cluster) -> Value {
     let directory = cluster.directory();
     let listed = directory.nodes().map(|info| {
-        let state = if info.draining { "going down" } else { "listed" };
+        let state = match &*info.waits_for {
+            "" if info.draining => "going down".to_owned(),
+            "" => "listed".to_owned(),
+            what => format!("waiting for {what}"),
+        };
         let interface = match info.interface {
             0 => String::new(),
             hash => format!("{hash:016x}"),
@@ -155,6 +178,16 @@ fn nodes_table(cluster: &Cluster) -> Value {
             column("state"),
         ],
         "rows": rows,
+    })
+}
+
+/// What this process waits for.
+fn waits_table(waits_for: &[String]) -> Value {
+    json!({
+        "title": "Waiting for",
+        "columns": [column("what")],
+        "rows": waits_for.iter().map(|what| json!([what])).collect::<Vec<_>>(),
+        "empty": "nothing",
     })
 }
 
@@ -337,6 +370,35 @@ mod tests {
                 String::new()
             }
         }
+    }
+
+    #[test]
+    fn d16_who_waits_is_shown_with_what_for() {
+        let (clock, _) = Clock::manual(env::WallTime(0));
+        let cluster = Cluster::embedded(cluster::Options::default());
+        let source = Source::new("two", clock.clone(), None, &cluster);
+        let shown = || {
+            let state = source.state();
+            let rows = |title: &str| {
+                let tables = state["tables"].as_array().unwrap();
+                tables.iter().find(|table| table["title"] == title).unwrap()["rows"].clone()
+            };
+            (rows("Nodes"), rows("Waiting for"))
+        };
+        assert_eq!(shown(), (json!([]), json!([])));
+        let mut other = NodeInfo::new("one", Incarnation(1));
+        other.waits_for = "the store: it is away".to_owned();
+        cluster.register(clock.now(), other.clone()).unwrap();
+        let waits = Waits::default();
+        waits.set(Some("the store \"accounts\"".to_owned()));
+        source.set_waits(waits.clone());
+        let state = "waiting for the store: it is away";
+        let nodes = json!([["one", "", 1, "", state]]);
+        assert_eq!(shown(), (nodes, json!([["the store \"accounts\""]])));
+        waits.set(None);
+        other.waits_for.clear();
+        cluster.register(clock.now(), other).unwrap();
+        assert_eq!(shown(), (json!([["one", "", 1, "", "listed"]]), json!([])));
     }
 
     #[test]

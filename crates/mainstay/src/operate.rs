@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tables::{Limits, parse};
 
+use crate::config::Developer;
 use crate::control;
 use crate::up::SUPERVISOR;
 pub use crate::up::{Replacement, Trial};
@@ -60,20 +61,26 @@ pub enum OperateError {
     Refused(String),
 }
 
-/// A cluster file's data folder: where its processes can be found.
+/// A cluster file's data folder: where its processes can be found. That of the developer whom
+/// `MAINSTAY_DEVELOPER` names, or else the file.
 ///
 /// # Errors
 ///
 /// `File` if it cannot be read.
 pub fn data_of(file: &Path) -> Result<PathBuf, OperateError> {
+    data_of_developer(file, std::env::var("MAINSTAY_DEVELOPER").ok())
+}
+
+fn data_of_developer(file: &Path, named: Option<String>) -> Result<PathBuf, OperateError> {
     let folder = file.parent().unwrap_or(Path::new(""));
     let problem = |text: String| OperateError::File(format!("{}: {text}", file.display()));
     let bytes = std::fs::read(file).map_err(|error| problem(error.to_string()))?;
     let source = file.display().to_string();
     let value = parse(&source, &bytes, &Limits::default());
     let value = value.map_err(|problem| OperateError::File(problem.to_string()))?;
-    let data = value.get("data").and_then(|data| data.as_text()).unwrap_or("data");
-    Ok(folder.join(data))
+    let text = |name: &str| value.get(name).and_then(|value| value.as_text());
+    let data = folder.join(text("data").unwrap_or("data"));
+    Ok(Developer::called(named.or_else(|| text("developer").map(str::to_owned))).folder(&data))
 }
 
 /// How the processes that keep their things in `data` are. Asks them all; each answers at once or has a second.
@@ -102,8 +109,9 @@ pub fn status(data: &Path) -> Vec<ProcessState> {
         for state in &mut states {
             scope.spawn(|| {
                 state.said = control::ask(data, &state.name, "status", "");
-                if state.said.is_some() && state.state == "gone" {
-                    state.state = "running".to_owned();
+                if let Some(said) = state.said.as_ref().filter(|_| state.state == "gone") {
+                    let waits = said["ready"] == false && !waits_of(said).is_empty();
+                    state.state = if waits { "not ready" } else { "running" }.to_owned();
                     state.pid = state.figure("pid");
                 }
             });
@@ -260,9 +268,17 @@ pub fn table(states: &[ProcessState], before: Option<(&[ProcessState], Duration)
         }
     }
     for state in states {
+        for what in state.said.iter().flat_map(waits_of) {
+            let _ = writeln!(out, "{} is waiting for {what}", state.name);
+        }
         put_stores(&mut out, state);
     }
     out
+}
+
+/// What a process says that it waits for.
+fn waits_of(said: &Value) -> Vec<&str> {
+    said["waits"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// Says how the servers of stores are, by the watcher that is elected.
@@ -323,6 +339,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a36_processes_of_a_developer_are_found_in_their_folder() {
+        let folder = std::env::temp_dir().join(format!("mainstay-data-of-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("cluster.json");
+        let found = |text: &str, named: Option<&str>| {
+            std::fs::write(&file, text).unwrap();
+            let data = data_of_developer(&file, named.map(str::to_owned)).unwrap();
+            data.strip_prefix(&folder).unwrap().display().to_string()
+        };
+        assert_eq!(found("{}", None), "data");
+        assert_eq!(found("{}", Some("ann")), "data/@ann");
+        assert_eq!(found(r#"{"developer": "bob", "data": "kept"}"#, None), "kept/@bob");
+        assert_eq!(found(r#"{"developer": "bob"}"#, Some("ann")), "data/@ann");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
     fn k5_the_table_shows_what_happens_each_second() {
         let state = |name: &str, turns: u64, cpu: u64| ProcessState {
             name: name.to_owned(),
@@ -331,7 +364,7 @@ mod tests {
             restarts: Some(1),
             ended: None,
             said: Some(
-                json!({"up_s": 61, "cpu_ms": cpu, "turn_ms": 3, "turns": turns, "sessions": 2, "mail": 0,
+                json!({"waits": if name == "gate" { json!(["the coordinator"]) } else { json!([]) }, "up_s": 61, "cpu_ms": cpu, "turn_ms": 3, "turns": turns, "sessions": 2, "mail": 0,
                     "tick_lag_ms": 4, "rooms": 3, "rooms_max": 8, "queue": 5, "jobs": 9}),
             ),
         };
@@ -364,6 +397,7 @@ mod tests {
             gate     running    7  61 s         1  100 %  3 ms  4 ms    3/8      5     9        -         2         -     0      500         -
             node-10  waiting    -     -         -      -     -     -      -      -     -        -         -         -     -        -         -
             node-10 ended: signal: 9 (SIGKILL)
+            gate is waiting for the coordinator
         "#]]
         .assert_eq(&shown);
     }

@@ -12,7 +12,7 @@ pub use node::{
     Missed, Peer, Pull, Question, Queue, Ref, Reply, RightTo, This, TimerId, Times, Work,
 };
 pub use proto::frame::CloseCode;
-pub use proto::{AccountId, Bytes, EntityId, Message};
+pub use proto::{AccountId, Bytes, EntityId, Message, Namespace};
 pub use store::{Offer, SagaEnd, SagaError, SagaId, SagaPlan, SagaStep, SagaWork};
 pub use tracing;
 

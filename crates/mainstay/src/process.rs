@@ -2,18 +2,17 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bus::{Bus, Desk};
+use bus::{Bus, Desk, Presence};
 use cluster::Cluster;
 use env::metrics::Registry;
 use env::{Clock, Random, WallTime};
 use mesh::Key;
-use node::{Node, NodeApp, NodeBus, NodeEnv, NodeHandle, NodeOptions};
+use node::{Node, NodeBus, NodeEnv, NodeHandle, NodeOptions};
 use proto::ticket::{Claims, Grant, TicketKeys};
 use proto::{AccountId, Incarnation};
 use store::Store;
@@ -21,19 +20,14 @@ use transport::{Board, Event, ListenOptions, Listeners, Sockets, Waker};
 use web::axum::Router;
 use web::{Guests, Server};
 
-use crate::config::{
-    BusPlace, BusServer, CoordinatorPlace, JournalPlace, Keys, Process, StorePlace, StoreServer,
-};
+use crate::config::{BusPlace, BusServer, CoordinatorPlace, Keys, Process, StorePlace};
 use crate::line::Way;
+use crate::opening::Opening;
 use crate::watch::{Follow, WatchRole, Watched};
 use crate::{App, console, release, zones};
 
 /// How long a gate has to say what it holds.
 const ASK_WAIT: Duration = Duration::from_secs(1);
-
-/// How long requests wait for a store that is away. Nodes try again by themselves, and tell whoever waits for a
-/// deal within two seconds that nothing was done; so what they ask must not stay with the store for longer.
-const AWAY_WAIT: Duration = Duration::from_millis(1_500);
 
 /// Why a process did not start. Nothing of it remains.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +128,7 @@ pub struct Running {
     nodes: Cluster,
     node: Option<Arc<NodeHandle>>,
     gate: Option<gate::Server>,
+    bus: Presence,
     /// This life of the gate, as the others know it.
     gate_life: Option<Incarnation>,
     web: Option<(Server, JoinHandle<()>)>,
@@ -168,19 +163,22 @@ pub struct Stopped {
 }
 
 /// A further port for HTTP, with the thread that accepts there.
-struct Port {
+pub(crate) struct Port {
     stop: Arc<AtomicBool>,
     waker: Waker,
     thread: JoinHandle<()>,
 }
 
-/// What outlives a process that has a supervisor.
+/// What a process finds when it starts.
 #[derive(Default)]
-pub(crate) struct Inherited {
-    /// Ports that are open already.
+pub(crate) struct Surroundings<'a> {
+    /// Ports that its supervisor has opened already.
     pub listeners: Listeners,
     /// Former lives that are known to be over.
     pub gone: Vec<Incarnation>,
+    /// Is told what the process waits for, after each try; says whether to try again. Without it the first try
+    /// is the last.
+    pub patience: Option<&'a mut dyn FnMut(&str) -> bool>,
 }
 
 impl Running {
@@ -195,22 +193,23 @@ impl Running {
         process: &Process,
         keys: &Keys,
     ) -> Result<Running, StartError> {
-        Self::start_at(app, cluster, process, keys, Inherited::default())
+        Self::start_at(app, cluster, process, keys, Surroundings::default())
     }
 
-    /// As [`start`](Self::start), with what a supervisor keeps over the lives of a process.
+    /// As [`start`](Self::start), with what is there before the process and outlives it.
     pub(crate) fn start_at(
         app: &App,
         cluster: &str,
         process: &Process,
         keys: &Keys,
-        inherited: Inherited,
+        around: Surroundings<'_>,
     ) -> Result<Running, StartError> {
-        let Inherited { listeners, gone } = inherited;
+        let Surroundings { listeners, gone, patience } = around;
         app.check()?;
         app.check_bus(&process.bus, !process.shares_entities)?;
         if process.holds_entities() {
             app.check_stores(process)?;
+            app.check_scopes(process)?;
         }
         let clock = Clock::system();
         let registry = Registry::new();
@@ -232,6 +231,7 @@ impl Running {
             nodes: nodes.clone(),
             node: None,
             gate: None,
+            bus: Presence::default(),
             gate_life: None,
             web: None,
             listeners,
@@ -244,7 +244,8 @@ impl Running {
             release,
         };
         let runs = &process.runs;
-        let mut open = Opening { process, keys, stores: None };
+        let around = (nodes.clone(), clock.clone(), registry.clone(), running.listeners.clone());
+        let mut open = Opening::new(process, keys, around, patience);
         if let Some(address) = process.data_listen.filter(|_| runs.data) {
             running.data = Some(open.serve(address, &registry)?);
         }
@@ -252,8 +253,10 @@ impl Running {
             let users = node::UsersOrder::queue();
             let offers =
                 |name: &str| runs.entities.has(name) || runs.sessions && name == users.name();
-            let node_app = app.node_app(offers).schema(app.schema()?);
+            let node_app = app.node_app(offers, |scope| process.hosts(scope)).schema(app.schema()?);
             let (store, stores) = open.for_game(&node_app)?;
+            let (bus, presence) = open_bus(app, process, &clock)?;
+            running.bus = presence;
             let env = NodeEnv {
                 clock: clock.clone(),
                 random: Random::from_os(),
@@ -263,16 +266,17 @@ impl Running {
                 store,
                 stores,
                 metrics: registry.clone(),
-                bus: Some(open_bus(app, process, &clock)?),
+                bus: Some(bus),
             };
             let mut options = node_options(cluster, process);
             options.data.gone = gone;
             running.node = Some(Arc::new(Node::start(&node_app, options, env)?));
         }
-        running.watch_stores(process, open.stores.as_ref())?;
+        running.watch_stores(process, open.opened())?;
         if runs.http() {
             let stats =
                 console::Source::new(&process.name, clock.clone(), running.node.clone(), &nodes);
+            stats.set_bus(running.bus.clone());
             let router = router(app, process, keys, &running, &stats);
             let started = Server::start(router, process.options.web.clone());
             let (server, thread) = started.map_err(system("cannot start the HTTP server"))?;
@@ -406,6 +410,11 @@ impl Running {
         self.watcher.as_ref().map(WatchRole::watched)
     }
 
+    /// Tells whether the server of its bus is there.
+    pub(crate) fn bus(&self) -> Presence {
+        self.bus.clone()
+    }
+
     /// Its gate, if it has one.
     pub fn gate(&self) -> Option<&gate::Server> {
         self.gate.as_ref()
@@ -529,7 +538,9 @@ pub(crate) fn alone_because(app: &App, process: &Process) -> Option<String> {
         ));
     }
     let offers = |name: &str| process.runs.entities.has(name);
-    if !app.node_app(offers).needs_store() || !process.data_processes.is_empty() {
+    if !app.node_app(offers, |scope| process.hosts(scope)).needs_store()
+        || !process.data_processes.is_empty()
+    {
         return None;
     }
     let stores = process.stores.iter().map(|(_, place)| place);
@@ -575,20 +586,24 @@ fn open_etcd(_: &[String], _: &str, _: cluster::Options, _: &Clock) -> Result<Cl
 }
 
 /// Opens the bus and declares on it what the game has. A server need not be there yet.
-fn open_bus(app: &App, process: &Process, clock: &Clock) -> Result<NodeBus, StartError> {
+fn open_bus(
+    app: &App,
+    process: &Process,
+    clock: &Clock,
+) -> Result<(NodeBus, Presence), StartError> {
     let options = process.options.bus.clone();
     let bus = match &process.bus {
         BusPlace::Embedded => Bus::embedded(options, clock),
         BusPlace::Nats(server) => open_nats(server, options, clock)?,
         BusPlace::Rabbitmq(server) => open_rabbitmq(server, options, clock)?,
     };
-    let shared = process.bus.is_shared();
+    let (shared, presence) = (process.bus.is_shared(), bus.presence());
     let bus = NodeBus::new(bus, shared, app.topics(shared))?;
     if !app.has_questions() {
-        return Ok(bus);
+        return Ok((bus, presence));
     }
     let desk = Desk::open(bus.bus(), process.options.bus.clone(), clock, Random::from_os())?;
-    Ok(bus.with_desk(desk))
+    Ok((bus.with_desk(desk), presence))
 }
 
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
@@ -624,219 +639,13 @@ fn open_rabbitmq(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, Start
     Err(StartError::BusNotBuilt("rabbitmq"))
 }
 
-/// The default store, and those with names.
-type Stores = (Option<Store>, Vec<(String, Store)>);
-
-/// The stores of one process: its own, or those that data processes serve.
-struct Opening<'a> {
-    process: &'a Process,
-    keys: &'a Keys,
-    stores: Option<(Store, Vec<(String, Store)>)>,
-}
-
-impl Opening<'_> {
-    /// Opens the stores, if the game keeps anything.
-    fn for_game(&mut self, app: &NodeApp) -> Result<Stores, StartError> {
-        if !app.needs_store() {
-            return Ok((None, Vec::new()));
-        }
-        let (store, stores) = self.open()?;
-        Ok((Some(store), stores))
-    }
-
-    /// Opens them and serves them to others.
-    fn serve(
-        &mut self,
-        at: SocketAddr,
-        registry: &Registry,
-    ) -> Result<store::DataService, StartError> {
-        let (store, stores) = self.open()?;
-        let stores = std::iter::once((String::new(), store)).chain(stores).collect();
-        let parts = store::DataParts { stores, key: self.keys.data(), metrics: registry.clone() };
-        store::DataService::start(at, parts, store::DataOptions::default())
-            .map_err(system(format!("cannot serve the stores at {at}")))
-    }
-
-    fn open(&mut self) -> Result<(Store, Vec<(String, Store)>), StartError> {
-        if let Some(open) = &self.stores {
-            return Ok(open.clone());
-        }
-        let default = self.open_one("", &self.process.store)?;
-        let named = self.process.stores.iter();
-        let named = named.map(|(name, place)| Ok((name.clone(), self.open_one(name, place)?)));
-        let open = (default, named.collect::<Result<Vec<_>, StartError>>()?);
-        Ok(self.stores.insert(open).clone())
-    }
-
-    fn open_one(&self, name: &str, place: &StorePlace) -> Result<Store, StartError> {
-        if self.process.data_processes.is_empty() {
-            // What data processes serve has nodes that go on while those are started again.
-            return open_to_play(place, self.process.shares_stores, !self.process.runs.data);
-        }
-        open_served_store(self.process, self.keys, name)
-    }
-}
-
-/// Opens a store through the data processes that `process` uses (see
-/// [`data_processes`](Process::data_processes)), by the cluster's keys; `name` is the store's in the cluster
-/// file, or empty for the default one. One shard of it is called `NAME/SHARD`.
-///
-/// # Errors
-///
-/// [`StartError::Store`]: none of them can be reached, or has the key and the store.
-pub fn open_served_store(process: &Process, keys: &Keys, name: &str) -> Result<Store, StartError> {
-    let addresses: Vec<String> = process.data_processes.iter().map(ToString::to_string).collect();
-    let options = store::ProxyOptions { away_wait: AWAY_WAIT, ..store::ProxyOptions::default() };
-    Ok(Store::proxy(&addresses, name, keys.data(), options)?)
-}
-
-fn open_to_play(place: &StorePlace, shared: bool, alone: bool) -> Result<Store, StartError> {
-    let Some(file) = place.exclusive_file() else { return open_store(place) };
-    let path = file.display().to_string();
-    if shared {
-        return Err(StartError::StoreShared { path });
-    }
-    let store = open_store(place)?;
-    if !alone {
-        return Ok(store);
-    }
-    // Nobody else can have it open, so whoever wrote to it before is gone.
-    match node::data::bury_all(&store) {
-        Ok(buried) => tracing::debug!(path, buried, "store opened"),
-        Err(error) => return Err(StartError::StoreFailed { path, error }),
-    }
-    Ok(store)
-}
-
-/// Opens the store that a configuration names, made if it is not there, for tools that work on it
-/// beside or without a game.
-///
-/// # Errors
-///
-/// See [`StartError`].
-pub fn open_store(place: &StorePlace) -> Result<Store, StartError> {
-    match place {
-        StorePlace::Memory => Ok(Store::memory(store::Limits::default())),
-        StorePlace::Embedded(file) => {
-            make_folder_of(file)?;
-            Ok(Store::embedded(file, store::Options::default())?)
-        }
-        StorePlace::Sqlite(file) => open_sqlite(file),
-        StorePlace::Postgres(server) => open_postgres(server),
-        StorePlace::Mysql(server) => open_mysql(server),
-        StorePlace::Redis(server) => open_redis(server),
-        StorePlace::Mongodb(server) => open_mongodb(server),
-        StorePlace::Shards(shards) => {
-            let open =
-                |(name, place): &(String, StorePlace)| Ok((name.clone(), open_store(place)?));
-            let shards = shards.iter().map(open).collect::<Result<_, StartError>>()?;
-            Ok(Store::sharded(shards)?)
-        }
-        StorePlace::Journal(place) => open_journal(place),
-    }
-}
-
-#[cfg(feature = "postgres")]
-fn open_postgres(server: &StoreServer) -> Result<Store, StartError> {
-    Ok(Store::postgres(&server.url, server_options(server)?)?)
-}
-
-#[cfg(not(feature = "postgres"))]
-fn open_postgres(server: &StoreServer) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "postgres" })
-}
-
-#[cfg(feature = "mysql")]
-fn open_mysql(server: &StoreServer) -> Result<Store, StartError> {
-    Ok(Store::mysql(&server.url, server_options(server)?)?)
-}
-
-#[cfg(not(feature = "mysql"))]
-fn open_mysql(server: &StoreServer) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "mysql" })
-}
-
-#[cfg(feature = "redis")]
-fn open_redis(server: &StoreServer) -> Result<Store, StartError> {
-    Ok(Store::redis(&server.url, server_options(server)?)?)
-}
-
-#[cfg(not(feature = "redis"))]
-fn open_redis(server: &StoreServer) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "redis" })
-}
-
-#[cfg(feature = "redis")]
-fn open_journal(place: &JournalPlace) -> Result<Store, StartError> {
-    let usual = store::LandingOptions::default();
-    let options = store::LandingOptions {
-        acknowledge: match place.acknowledge_landed {
-            true => store::Acknowledge::Landed,
-            false => store::Acknowledge::Journal,
-        },
-        interval: place.interval.unwrap_or(usual.interval),
-        ..usual
-    };
-    let target = open_store(&place.target)?;
-    Ok(Store::journal(&place.redis.url, server_options(&place.redis)?, target, options)?)
-}
-
-#[cfg(not(feature = "redis"))]
-fn open_journal(place: &JournalPlace) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: place.redis.url.clone(), feature: "redis" })
-}
-
-#[cfg(feature = "mongodb")]
-fn open_mongodb(server: &StoreServer) -> Result<Store, StartError> {
-    Ok(Store::mongodb(&server.url, server_options(server)?)?)
-}
-
-#[cfg(not(feature = "mongodb"))]
-fn open_mongodb(server: &StoreServer) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: server.url.clone(), feature: "mongodb" })
-}
-
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "redis", feature = "mongodb"))]
-pub(crate) fn server_options(server: &StoreServer) -> Result<store::ServerOptions, StartError> {
-    let password = server.password(&crate::config::Vault::system());
-    let password = password.map_err(|reason| StartError::StorePassword { reason })?;
-    Ok(store::ServerOptions {
-        password: password.map(store::Password),
-        authorities: server.authorities.clone(),
-        accept_loss: server.accept_loss,
-        followers: server.followers.clone(),
-        away_wait: AWAY_WAIT,
-        ..store::ServerOptions::default()
-    })
-}
-
-#[cfg(feature = "sqlite")]
-fn open_sqlite(file: &Path) -> Result<Store, StartError> {
-    make_folder_of(file)?;
-    // Whoever wrote to it before may still live: what it had is free once its beat has stood
-    // still for long enough.
-    Ok(Store::sqlite(file, store::Options::default())?)
-}
-
-#[cfg(not(feature = "sqlite"))]
-fn open_sqlite(file: &Path) -> Result<Store, StartError> {
-    Err(StartError::StoreNotBuilt { path: file.display().to_string(), feature: "sqlite" })
-}
-
-fn make_folder_of(file: &Path) -> Result<(), StartError> {
-    match file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        None => Ok(()),
-        Some(folder) => std::fs::create_dir_all(folder)
-            .map_err(system(format!("cannot make the folder of {}", file.display()))),
-    }
-}
-
 fn node_options(cluster: &str, process: &Process) -> NodeOptions {
     let options = &process.options;
     NodeOptions {
         workers: process.workers.unwrap_or(0),
         roles: process.roles.clone(),
-        zone: process.zone.clone().unwrap_or_default(),
+        zones: process.zones.clone(),
+        channels: process.channels.clone(),
         rooms_max: options.node.rooms_max,
         sessions: process.runs.sessions,
         weight: process.weight,
@@ -874,8 +683,8 @@ fn router(
             let guests = Guests::new(running.keys.clone(), running.clock.clone(), random, options);
             router = router.merge(web::guest_routes(guests));
         }
-        if !process.zones.is_empty() {
-            router = router.merge(zones::route(&running.nodes, &running.clock, &process.zones));
+        if !process.all_zones.is_empty() {
+            router = router.merge(zones::route(&running.nodes, &running.clock, &process.all_zones));
         }
     }
     if process.runs.console {
@@ -886,13 +695,13 @@ fn router(
     router
 }
 
-fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
+pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> StartError {
     let what = what.into();
     move |source| StartError::System { what, source }
 }
 
 impl Port {
-    fn open(
+    pub(crate) fn open(
         address: SocketAddr,
         listeners: &Listeners,
         server: Server,
@@ -918,7 +727,7 @@ impl Port {
         Ok(Port { stop, waker, thread: thread.map_err(failed())? })
     }
 
-    fn close(self) {
+    pub(crate) fn close(self) {
         self.stop.store(true, Ordering::SeqCst);
         self.waker.wake();
         drop(self.thread.join());

@@ -1,8 +1,9 @@
 use std::path::Path;
 use std::process::{ExitCode, Termination};
-use std::sync::Weak;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use cluster::Cluster;
 use env::{Clock, Random};
 use node::NodeHandle;
 use ops::{Signal, Signals};
@@ -15,11 +16,15 @@ use crate::arguments::{Arguments, HELP, SchemaForm, Wish};
 use crate::config::{Config, Input, Process, Vault};
 use crate::control::{self, Control};
 use crate::line::Line;
-use crate::process::{Inherited, Running, alone_because, claims};
+use crate::process::{Running, Surroundings, alone_because, claims};
 use crate::up::{GONE, Member, Plan, Replacement, STANDBY, SUPERVISED, SUPERVISOR};
-use crate::vitals::Vitals;
+use crate::vitals::{self, Vitals};
+use crate::waiting::Waits;
 use crate::{App, release};
 
+/// The mean pause between two tries to reach what a start waits for; those of many processes spread.
+const PAUSE: Duration = Duration::from_millis(500);
+const SIGNAL_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often the store is looked at.
 const STORE_LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -178,21 +183,31 @@ fn member_of(app: &App, process: &Process) -> Member {
     }
 }
 
+/// How far the process is, for those who ask from outside.
+#[derive(Clone, Default)]
+struct Stage {
+    waits: Waits,
+    /// Once it runs: how it is, and the list of nodes.
+    runs: Arc<OnceLock<(Vitals, Cluster)>>,
+}
+
 /// Lets others of this machine ask how the process is, and tell it to end. It runs without that as well.
-fn open_control(running: &Running, process: &Process) -> Option<Control> {
-    let vitals = Vitals::of(running, process);
-    let ((nodes, _), release) = (running.listing(), running.release());
-    let answer = move |order: &str, _: &str| match order {
-        "status" => vitals.show(),
-        "final" => match release::mark(&nodes, release) {
-            Ok(()) => serde_json::json!({"final_release": release::last(&nodes)}),
+fn open_control(stage: &Stage, process: &Process, release: u32) -> Option<Control> {
+    let (stage, starting) = (stage.clone(), process.clone());
+    let begun = std::time::Instant::now();
+    let answer = move |order: &str, _: &str| match (order, stage.runs.get()) {
+        ("status", Some((vitals, ..))) => vitals.show(),
+        ("status", None) => vitals::of_start(&starting, release, begun.elapsed(), &stage.waits),
+        ("final", Some((_, nodes))) => match release::mark(nodes, release) {
+            Ok(()) => serde_json::json!({"final_release": release::last(nodes)}),
             Err(error) => serde_json::json!({"error": error.to_string()}),
         },
-        "drain" => match ops::tell_process(std::process::id(), Signal::Finish) {
+        ("final", None) => serde_json::json!({"error": "it is still starting: ask again"}),
+        ("drain", _) => match ops::tell_process(std::process::id(), Signal::Finish) {
             Ok(()) => serde_json::json!({"state": "stopping"}),
             Err(error) => serde_json::json!({"error": error.to_string()}),
         },
-        other => serde_json::json!({"error": format!("there is no order {other:?}")}),
+        (other, _) => serde_json::json!({"error": format!("there is no order {other:?}")}),
     };
     // One that is to replace another is asked under a name of its own until it does.
     let name = match std::env::var_os(SUPERVISED).is_some_and(|value| value == STANDBY) {
@@ -263,18 +278,39 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     // First of all, so that a signal during the start is honoured.
     let mut signals =
         Signals::listen().map_err(|error| format!("cannot listen to signals: {error}"))?;
-    let inherited = Inherited { listeners: take_ports(), gone: known_to_be_gone() };
+    let (listeners, gone) = (take_ports(), known_to_be_gone());
     let line = follow_supervisor();
     let (config, process) = load(app, arguments)?;
     let log = start_log(&process)?;
     let keys = keys(&config, &process.data)?;
-    let running = Running::start_at(app, &config.cluster, &process, &keys, inherited)
-        .map_err(|error| format!("{} cannot start: {error}", process.name))?;
+    let (stage, mut control, mut told) = (Stage::default(), None, None);
+    let release = app.release_number();
+    let mut patience = |what: &str| {
+        if waits_anew(what, &stage.waits) && control.is_none() {
+            control = open_control(&stage, &process, release);
+        }
+        told = pause(&mut signals);
+        told.is_none()
+    };
+    let around = Surroundings { listeners, gone, patience: Some(&mut patience) };
+    let running = match Running::start_at(app, &config.cluster, &process, &keys, around) {
+        Ok(running) => running,
+        Err(error) => match told {
+            None => return Err(format!("{} cannot start: {error}", process.name)),
+            Some(signal) => {
+                tracing::info!(?signal, "stopped before it ran");
+                return Ok(Exit::Well);
+            }
+        },
+    };
     for address in running.addresses() {
         println!("{} is ready: http://{address}", app.name());
     }
     tracing::info!(process = process.name, roles = ?process.roles, "started");
-    let control = open_control(&running, &process);
+    stage.waits.set(None);
+    let _ = stage.runs.set((Vitals::of(&running, &process), running.listing().0));
+    // One that hangs while it starts says nothing, so that its supervisor ends it.
+    let control = control.or_else(|| open_control(&stage, &process, release));
     started(&running);
     if let Some(gate) = running.gate() {
         line.take_over_with(gate);
@@ -312,6 +348,33 @@ fn serve(app: &App, arguments: &Arguments, started: impl FnOnce(&Running)) -> Re
     }
     drop(log);
     Ok(if stopped.unfinished.is_empty() { Exit::Well } else { Exit::Unfinished })
+}
+
+/// Says for what the process waits, if that is news.
+fn waits_anew(what: &str, waits: &Waits) -> bool {
+    let is_news = waits.get().as_deref() != Some(what);
+    if is_news {
+        tracing::warn!("waiting for {what}");
+        waits.set(Some(what.to_owned()));
+    }
+    is_news
+}
+
+/// Lets a moment pass before the next try. Gives the signal by which the process is to end instead.
+fn pause(signals: &mut Signals) -> Option<Signal> {
+    let pause = PAUSE.mul_f64(0.5 + Random::from_os().unit_f64());
+    let until = std::time::Instant::now() + pause;
+    loop {
+        match signals.newest() {
+            None | Some(Signal::Replace) => {}
+            told => return told,
+        }
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        std::thread::sleep(left.min(SIGNAL_LOOK_EVERY));
+    }
 }
 
 /// Ends the process when its store has failed: what is on the disk is known by a new start only.

@@ -85,11 +85,12 @@ pub fn sim_options(app: &App, seed: u64, faults: Faults) -> ::testkit::Options {
     if let Err(error) = app.check() {
         panic!("{error}");
     }
-    let node_app = app.node_app(|_| true);
+    let node_app = app.node_app(|_| true, |_| true);
     let stored = node_app.needs_store();
     let register: ::testkit::Register = Arc::new(move |host| node_app.register_on(host));
     let bindings = Bindings::new(app.chooser());
     let mut options = ::testkit::Options::new(seed, register, app.kind_ids(), bindings);
+    options.local = app.local_kinds();
     options.gates = 2;
     options.nodes = 2;
     options.faults = faults;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
+use bus::Presence;
 use cluster::Cluster;
 use env::metrics::Registry;
 use env::{Clock, Instant, usage};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::config::Process;
 use crate::process::Running;
+use crate::waiting::{self, Waits};
 use crate::watch::Watched;
 
 /// How often figures are taken.
@@ -22,6 +24,24 @@ const TAKE_EVERY: Duration = Duration::from_millis(500);
 const CPU_SPAN: Duration = Duration::from_secs(6);
 /// Older ones say nothing of how it is.
 const FIGURES_OLD: Duration = Duration::from_secs(10);
+
+/// What a process says of itself while it waits to start, which it began so long ago.
+pub(crate) fn of_start(process: &Process, release: u32, passed: Duration, waits: &Waits) -> Value {
+    json!({
+        "name": process.name,
+        "pid": std::process::id(),
+        "lives": [],
+        "roles": process.roles,
+        "release": release,
+        "addresses": [],
+        "ready": false,
+        "waits": waits.get().into_iter().collect::<Vec<_>>(),
+        "up_s": passed.as_secs(),
+        "up_ms": passed.as_millis() as u64,
+        "cpu_ms": cpu_ms(),
+        "memory_bytes": usage::memory_bytes(),
+    })
+}
 
 /// What a process says of itself. Its workers are asked by a thread of its own, so that an answer is there at
 /// once, however busy they are; it says how old it is.
@@ -36,6 +56,7 @@ struct Inner {
     started: Instant,
     node: Option<Weak<NodeHandle>>,
     gate: Option<gate::Observer>,
+    bus: Presence,
     cluster: Cluster,
     /// What of the list of nodes is this process.
     listed: Vec<Incarnation>,
@@ -86,6 +107,7 @@ impl Vitals {
             clock,
             node: running.watched(),
             gate: running.gate().map(gate::Server::observer),
+            bus: running.bus(),
             cluster,
             listed,
             metrics: running.metrics().clone(),
@@ -123,6 +145,7 @@ impl Vitals {
             "final_release": crate::release::last(&inner.cluster),
             "addresses": inner.addresses,
             "ready": inner.is_ready(now, &figures),
+            "waits": waiting::of_running((&inner.cluster, &inner.bus), inner.gate.is_some(), figures.parked),
             "up_s": (now - inner.started).as_secs(),
             "up_ms": (now - inner.started).as_millis() as u64,
             "cpu_ms": cpu_ms(),

@@ -1,5 +1,7 @@
 //! What a handler reaches the world through.
 
+mod reference;
+
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
@@ -10,11 +12,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use env::{Calendar, Instant, Random, WallTime};
-use proto::codec::{DecodeError, Decoder, Message};
 use proto::frame::CloseCode;
 use proto::link::Slot;
-use proto::schema::{SchemaBuilder, Shape};
-use proto::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId};
+use proto::{
+    AccountId, EntityId, Incarnation, KindId, LOCAL_KEY_MAX, MethodId, Namespace, Scope, SessionId,
+};
 
 use crate::call::{Call, CallEnd};
 use crate::entity::{Entity, Rate};
@@ -32,96 +34,7 @@ use crate::users::Users;
 pub use crate::call::ClientCall;
 pub use crate::host::people::{GroupSlot, PushMode};
 pub use crate::host::sleep::{Blocking, PoolFull, Sleep};
-
-/// Names an entity of kind `T` anywhere in the cluster, also after it moved.
-pub struct Ref<T> {
-    id: EntityId,
-    kind: PhantomData<fn() -> T>,
-}
-
-impl<T: Entity> Ref<T> {
-    /// The keyed entity with `key`.
-    pub const fn keyed(key: u64) -> Self {
-        Ref { id: EntityId::keyed(T::KIND.id, key), kind: PhantomData }
-    }
-
-    /// The room with this key at a node.
-    pub(crate) fn room(home: Incarnation, key: u64) -> Self {
-        Ref { id: EntityId { kind: T::KIND.id, home, key }, kind: PhantomData }
-    }
-
-    /// The entity with this id, if it is of kind `T`.
-    pub fn from_id(id: EntityId) -> Option<Self> {
-        (id.kind == T::KIND.id).then_some(Ref { id, kind: PhantomData })
-    }
-
-    /// Which entity of the cluster.
-    pub const fn id(self) -> EntityId {
-        self.id
-    }
-
-    /// Its key.
-    pub const fn key(self) -> u64 {
-        self.id.key
-    }
-}
-
-impl<T> Clone for Ref<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Ref<T> {}
-
-impl<T> PartialEq for Ref<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.id == other.id
-    }
-}
-
-impl<T> Eq for Ref<T> {}
-
-impl<T> PartialOrd for Ref<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Ref<T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.id.cmp(&other.id)
-    }
-}
-
-impl<T> std::hash::Hash for Ref<T> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.id.hash(state);
-    }
-}
-
-impl<T: Entity> fmt::Debug for Ref<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", T::KIND.name, self.id.key)
-    }
-}
-
-/// Travels as an array of two numbers: home and key.
-impl<T: Entity> Message for Ref<T> {
-    fn encode(&self, out: &mut Vec<u8>) {
-        (self.id.home.0, self.id.key).encode(out);
-    }
-
-    fn decode(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let (home, key) = <(u64, u64)>::decode(d)?;
-        let id = EntityId { kind: T::KIND.id, home: Incarnation(home), key };
-        Ok(Ref { id, kind: PhantomData })
-    }
-
-    fn shape(s: &mut SchemaBuilder) -> Shape {
-        <(u64, u64)>::shape(s)
-    }
-}
+pub use reference::Ref;
 
 /// Who called the handler.
 #[derive(Clone, Debug)]
@@ -411,7 +324,19 @@ impl<E: Entity> Cx<E> {
 
     /// The entity's own key.
     pub fn key(&self) -> u64 {
-        self.from.sender.key
+        match E::KIND.scope {
+            Scope::Global => self.from.sender.key,
+            Scope::Zone | Scope::Channel => self.from.sender.key & LOCAL_KEY_MAX,
+        }
+    }
+
+    /// The zone or channel that this is done for: the entity's own if its kind is local; else that of the
+    /// process, or [`Namespace::NOWHERE`] if it hosts several.
+    pub fn namespace(&self, scope: Scope) -> Namespace {
+        if scope == E::KIND.scope {
+            return EntityId::keyed(E::KIND.id, self.from.sender.key).namespace();
+        }
+        self.hub().namespaces.only(scope)
     }
 
     /// A reference to the entity itself.
@@ -476,15 +401,21 @@ impl<E: Entity> Cx<E> {
         T::stub(Link::new(self.hub(), target.id, &self.from))
     }
 
-    /// The keyed entity of kind `T` with `key`.
+    /// The keyed entity of kind `T` with `key`; if the kind is local, of this
+    /// [zone or channel](Self::namespace).
     #[inline(always)]
     pub fn entity<T: Entity>(&self, key: u64) -> T::Stub<'_> {
-        self.at(Ref::<T>::keyed(key))
+        self.at(match T::KIND.scope {
+            Scope::Global => Ref::<T>::keyed(key),
+            scope => Ref::within(self.namespace(scope), key),
+        })
     }
 
-    /// The service or singleton `S`.
+    /// The service or singleton `S`; if it is local, of this [zone or channel](Self::namespace). That of
+    /// another is `cx.at(Ref::<S>::local(Namespace::zone("east"), 0))`.
+    #[inline]
     pub fn service<S: Entity>(&self) -> S::Stub<'_> {
-        self.at(Ref::<S>::keyed(0))
+        self.entity::<S>(0)
     }
 
     /// Makes a room on this worker.
@@ -758,12 +689,20 @@ impl Outside {
     /// The keyed entity of kind `T` with `key`.
     #[inline]
     pub fn entity<T: Entity>(&self, key: u64) -> T::Stub<'_> {
-        self.at(Ref::<T>::keyed(key))
+        self.at(match T::KIND.scope {
+            Scope::Global => Ref::<T>::keyed(key),
+            scope => Ref::within(self.namespace(scope), key),
+        })
     }
 
     /// The service or singleton `S`.
     pub fn service<S: Entity>(&self) -> S::Stub<'_> {
-        self.at(Ref::<S>::keyed(0))
+        self.entity::<S>(0)
+    }
+
+    /// The zone or channel of the process; [`Namespace::NOWHERE`] if it hosts several.
+    pub fn namespace(&self, scope: Scope) -> Namespace {
+        self.hub.namespaces.only(scope)
     }
 
     /// Makes a room on this worker.

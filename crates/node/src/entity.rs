@@ -1,6 +1,6 @@
 use proto::frame::{CloseCode, Status};
 use proto::schema::SchemaBuilder;
-use proto::{DecodeError, KindId, MethodId, name_hash};
+use proto::{DecodeError, KindId, MethodId, Scope, name_hash};
 
 use scene::Steps;
 
@@ -107,6 +107,8 @@ pub struct KindInfo {
     pub aliases: &'static [&'static str],
     /// How it comes into being and who owns it.
     pub class: Class,
+    /// Whether each zone or channel has its own. Never so of rooms, which are where they were made.
+    pub scope: Scope,
     /// Its methods and those of its components, flat.
     pub methods: &'static [MethodInfo],
     /// The points of its life that it wants to hear of.
@@ -139,6 +141,7 @@ impl KindInfo {
             id: KindId::of(name),
             aliases: &[],
             class,
+            scope: Scope::Global,
             methods: &[],
             hooks: Hooks::NONE,
             document: false,

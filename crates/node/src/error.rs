@@ -1,8 +1,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use proto::EntityId;
 use proto::frame::Status;
+use proto::{EntityId, Incarnation, Namespace};
 
 /// Why a call gave no reply. Each variant says what the caller can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum CallError {
     #[error("{0} is gone")]
     Gone(EntityId),
     /// Final: there is no such entity or kind.
-    #[error("{0} does not exist")]
+    #[error("{0} does not exist{hint}", hint = Unnamed(*.0))]
     NotFound(EntityId),
     /// Nothing was done: its node runs a release that does not have the method, yet or any more. Do
     /// without it while both releases run.
@@ -160,6 +160,21 @@ impl Fault {
             Fault::BadArgument(_) => Status::BadArgument,
             Fault::Cycle(_) => Status::Cycle,
         }
+    }
+}
+
+/// Says so if the target is in no zone or channel, which none but a local kind's is by intent.
+struct Unnamed(EntityId);
+
+impl fmt::Display for Unnamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.home == Incarnation::NONE && self.0.namespace() == Namespace::NOWHERE {
+            f.write_str(
+                ": if its kind is local to a zone or channel, there are several here: name one by \
+                 `Ref::local`, with a key up to `LOCAL_KEY_MAX`",
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -62,4 +62,4 @@ pub use step::{Step, Turn};
 pub use timer::{Missed, Schedule, TimerId, Times};
 pub use topics::NodeBus;
 pub use users::{Chosen, Outcome, UserLane, Users};
-pub use worker::{DataParts, MoveStats, Report, Worker, WorkerParts, WorkerStats};
+pub use worker::{DataParts, MoveStats, PublishStats, Report, Worker, WorkerParts, WorkerStats};

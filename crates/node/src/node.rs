@@ -16,7 +16,7 @@ use mesh::{Key, Mesh};
 use proto::frame::CloseCode;
 use proto::link::WorkerId;
 use proto::schema::Schema;
-use proto::{AccountId, EntityId, Incarnation, KindId};
+use proto::{AccountId, EntityId, Incarnation, KindId, Scope};
 use store::Store;
 use transport::{Board, ListenOptions, Sockets};
 
@@ -44,8 +44,11 @@ pub struct NodeOptions {
     pub workers: u8,
     /// What it is configured to be, for people and for the console.
     pub roles: Vec<String>,
-    /// The zone that it is of; empty if none.
-    pub zone: String,
+    /// The zones that it is of. One that is of none hosts what is local to a zone as the only zone of a
+    /// cluster that names none.
+    pub zones: Vec<String>,
+    /// The channels that it is of; as `zones`.
+    pub channels: Vec<String>,
     /// Rooms that it takes at most when they are placed ([`Cx::placing`](crate::Cx::placing)); 0 is any number.
     pub rooms_max: u32,
     /// Whether it is home to sessions.
@@ -92,7 +95,8 @@ impl NodeOptions {
             name: name.into(),
             workers: 0,
             roles: Vec::new(),
-            zone: String::new(),
+            zones: Vec::new(),
+            channels: Vec::new(),
             rooms_max: 0,
             sessions: true,
             weight: 1,
@@ -146,6 +150,8 @@ type Choose = Arc<dyn Fn(&Login<'_>) -> Result<Vec<Binding>, Refusal> + Send + S
 #[derive(Clone, Default)]
 pub struct NodeApp {
     kinds: Vec<KindId>,
+    /// Those of them that are local to a zone or channel.
+    local: Vec<(KindId, Scope)>,
     /// The first kind that has a document, or sort of record.
     kept: Option<&'static str>,
     /// Kinds with documents, also such as are only offered elsewhere.
@@ -170,6 +176,9 @@ impl NodeApp {
     #[must_use]
     pub fn kind<E: Entity>(mut self) -> Self {
         self.kinds.push(E::KIND.id);
+        if E::KIND.scope != Scope::Global {
+            self.local.push((E::KIND.id, E::KIND.scope));
+        }
         if E::KIND.document {
             self.kept.get_or_insert(E::KIND.name);
         }
@@ -605,6 +614,8 @@ impl Parts {
             workers: self.workers,
             host: HostOptions {
                 message_bytes_max: options.mesh.frame_bytes_max - HEADER_BYTES,
+                zones: options.zones,
+                channels: options.channels,
                 ..options.host
             },
             sessions: options.session,
@@ -695,8 +706,10 @@ fn listing(
     let mut info = NodeInfo::new(options.name.clone(), incarnation);
     info.mesh = options.mesh_public.or(mesh_addr).into_iter().collect();
     info.roles = options.roles.clone();
-    info.zone.clone_from(&options.zone);
+    info.zones.clone_from(&options.zones);
+    info.channels.clone_from(&options.channels);
     info.kinds = app.kinds.clone();
+    info.local = app.local.clone();
     if options.sessions {
         info.kinds.push(SESSION_KIND);
     }
@@ -804,7 +817,7 @@ impl NodeHandle {
     /// where it is.
     pub fn move_entity(&self, id: EntityId, to: Incarnation) -> bool {
         let directory = self.cluster.directory();
-        if directory.node(to).is_none_or(|info| !info.offers(id.kind)) {
+        if directory.node(to).is_none_or(|info| !info.may_have(id)) {
             return false;
         }
         // Where it is here, if it is; else the worker passes the wish on.

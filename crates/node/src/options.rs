@@ -47,6 +47,11 @@ pub struct HostOptions {
     /// Whether keyed entities wait for their document: a first call then asks for an activation
     /// by an event, instead of creating the entity at once.
     pub activate_by_event: bool,
+    /// The zones for which what is local is hosted here; none: the only one of a cluster that names
+    /// none. A node sets them, and `channels`, to its own.
+    pub zones: Vec<String>,
+    /// The channels.
+    pub channels: Vec<String>,
 }
 
 impl Default for HostOptions {
@@ -71,6 +76,8 @@ impl Default for HostOptions {
             gone_max: 65_536,
             encode_all: false,
             activate_by_event: false,
+            zones: Vec::new(),
+            channels: Vec::new(),
         }
     }
 }

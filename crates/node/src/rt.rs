@@ -20,4 +20,6 @@ pub use crate::timer::{Missed, Schedule, TimerId, Times};
 pub use proto::codec;
 pub use proto::frame::{CloseCode, Status};
 pub use proto::schema;
-pub use proto::{DecodeError, Decoder, EntityId, KindId, Message, MethodId, decode, name_hash};
+pub use proto::{
+    DecodeError, Decoder, EntityId, KindId, Message, MethodId, Scope, decode, name_hash,
+};

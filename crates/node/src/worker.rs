@@ -41,6 +41,7 @@ use ears::Ears;
 use links::{Links, View};
 pub use moves::MoveStats;
 use moves::Moves;
+pub use topics::PublishStats;
 use topics::Topics;
 
 /// Most pairs of another worker and a topic that it listens to which a worker keeps in mind.
@@ -118,8 +119,8 @@ pub struct WorkerStats {
     pub bad_frames: u64,
     /// Frames that could not be sent because their way was full or closed.
     pub unsent: u64,
-    /// Messages of topics that did not reach a listener because the way was full or closed.
-    pub publishes_lost: u64,
+    /// Messages of topics.
+    pub publishes: PublishStats,
     /// Reports dropped because nobody took them.
     pub reports_lost: u64,
 }
@@ -144,7 +145,7 @@ pub struct Worker {
     bad_frames: u64,
     unsent: u64,
     topics: Topics,
-    publishes_lost: u64,
+    publishes: PublishStats,
     reports_lost: u64,
     /// One for each store, the default one first; none without stores.
     keepers: Vec<Keeper>,
@@ -231,7 +232,7 @@ impl Worker {
             bad_frames: 0,
             unsent: 0,
             topics: Topics::new(TOPICS_HEARD_MAX),
-            publishes_lost: 0,
+            publishes: PublishStats::default(),
             reports_lost: 0,
             keepers,
             ears: None,
@@ -290,7 +291,7 @@ impl Worker {
             mesh: self.mesh.counters(),
             bad_frames: self.bad_frames,
             unsent: self.unsent,
-            publishes_lost: self.publishes_lost,
+            publishes: self.publishes,
             reports_lost: self.reports_lost,
         }
     }
@@ -522,13 +523,15 @@ impl Worker {
             | LinkFrame::Kick { .. }
             | LinkFrame::Shift(Shift::Session { .. })
             | LinkFrame::Home(_) => self.homes.handle_link(&mut io, from, &frame),
-            LinkFrame::Publish { subject, body } => self.host.handle_publish(subject, body),
-            LinkFrame::Listen { subject, on } => {
-                if !self.topics.hear(from, subject, *on) {
-                    self.publishes_lost += 1;
-                    tracing::error!(node = %from.node, subject, "too many topics: not noted");
-                }
+            LinkFrame::Publish { subject, body } => {
+                self.publishes.heard += u64::from(from.node != self.me.node);
+                self.host.handle_publish(subject, body);
             }
+            LinkFrame::Relay { subject, body } => {
+                self.publishes.heard += 1;
+                self.hand_on(now, subject, body);
+            }
+            LinkFrame::Listen { subject, on } => self.note_listener(from, subject, *on),
             other if self.handle_move_frame(now, wall, from, other) => {}
             other => {
                 let kind = format!("{other:?}");
@@ -598,12 +601,9 @@ impl Worker {
         self.mind_the_store(now);
         for node in self.topics.take_untold() {
             let workers = self.view.directory.borrow().node(node).map_or(0, |info| info.workers);
-            let topics: Vec<String> = self.topics.mine().map(str::to_owned).collect();
-            for topic in topics {
-                self.announce(now, (node, workers), &topic, true);
-            }
+            self.tell_topics(now, (node, workers));
         }
-        let heard_all = self.hear_the_bus();
+        let heard_all = self.hear_the_bus(now);
         let mut next = None;
         for _ in 0..ROUNDS_MAX {
             next = self.host.turn(now, wall);
@@ -777,57 +777,6 @@ impl Worker {
             Event::Subscribe(topic) => self.listen(now, &topic, true),
             Event::Unsubscribe(topic) => self.listen(now, &topic, false),
             event => self.report(Report::Host(event)),
-        }
-    }
-
-    // -- topics --
-
-    /// Carries a message to all workers that listen, this one included. A listener whose way is
-    /// full misses it; nobody waits.
-    fn publish(&mut self, now: Instant, topic: &str, body: &[u8]) {
-        if self.topics.is_mine(topic) {
-            self.host.handle_publish(topic, body);
-        }
-        for to in self.topics.listeners(topic) {
-            let frame = LinkFrame::Publish { subject: topic, body };
-            let sent = self.mesh.send(now, to, |bytes| frame.encode(to.worker, bytes));
-            self.publishes_lost += u64::from(sent.is_err());
-        }
-    }
-
-    /// Tells all other workers that this one listens, or no longer does.
-    fn listen(&mut self, now: Instant, topic: &str, on: bool) {
-        if let Some(ears) = &mut self.ears
-            && ears.takes(topic)
-        {
-            return ears.listen(topic, on);
-        }
-        self.topics.set_mine(topic, on);
-        let directory = self.directory();
-        let nodes = directory.nodes().filter(|info| !info.kinds.is_empty());
-        let others = nodes.filter(|info| info.incarnation != self.me.node);
-        let mut told: Vec<(Incarnation, u8)> =
-            others.map(|info| (info.incarnation, info.workers)).collect();
-        told.push((self.me.node, self.view.workers));
-        for node in told {
-            self.announce(now, node, topic, on);
-        }
-    }
-
-    fn announce(
-        &mut self,
-        now: Instant,
-        (node, workers): (Incarnation, u8),
-        topic: &str,
-        on: bool,
-    ) {
-        for worker in
-            (0..workers).filter(|worker| (node, *worker) != (self.me.node, self.me.worker))
-        {
-            let frame = LinkFrame::Listen { subject: topic, on };
-            let to = WorkerId { node, worker };
-            let mut out = Links { mesh: &mut self.mesh, now, unsent: &mut self.unsent };
-            out.control(to, &frame);
         }
     }
 

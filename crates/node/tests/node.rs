@@ -4,6 +4,10 @@
 mod placing;
 #[path = "node/questions.rs"]
 mod questions;
+#[path = "node/scenes.rs"]
+mod scenes;
+#[path = "node/zones.rs"]
+mod zones;
 
 use std::sync::{Condvar, Mutex};
 use std::thread;

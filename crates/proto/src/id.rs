@@ -62,6 +62,58 @@ impl MethodId {
     }
 }
 
+/// How far the names of a kind reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// The whole cluster: there is one of each key.
+    #[default]
+    Global,
+    /// One zone: each has its own.
+    Zone,
+    /// One channel, such as the shop that players come from: each has its own.
+    Channel,
+}
+
+/// One zone or channel, by number: the hash of its name. What is local to it has the number in its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Namespace(u32);
+
+impl Namespace {
+    /// That of what is global; also the only one of a cluster that names no zones, or no channels.
+    pub const NONE: Namespace = Namespace(0);
+    /// None at all: nothing is there.
+    pub const NOWHERE: Namespace = Namespace(NAMESPACE_MAX);
+
+    /// The zone called `name`.
+    pub const fn zone(name: &str) -> Self {
+        Namespace::of(Scope::Zone, name)
+    }
+
+    /// The channel called `name`.
+    pub const fn channel(name: &str) -> Self {
+        Namespace::of(Scope::Channel, name)
+    }
+
+    /// The zone or channel called `name`; [`NONE`](Self::NONE) for what is global.
+    pub const fn of(scope: Scope, name: &str) -> Self {
+        let salt = match scope {
+            Scope::Global => return Namespace::NONE,
+            Scope::Zone => 0x7a6f_6e65,
+            Scope::Channel => 0x6368_616e,
+        };
+        let hash = (name_hash(name) ^ salt).wrapping_mul(0x9e37_79b1);
+        // Neither 0 nor the greatest.
+        Namespace((hash ^ hash >> 15) % (NAMESPACE_MAX - 1) + 1)
+    }
+}
+
+/// The greatest number of a namespace.
+const NAMESPACE_MAX: u32 = (1 << (64 - LOCAL_KEY_BITS)) - 1;
+/// Bits of a local entity's own key.
+const LOCAL_KEY_BITS: u32 = 40;
+/// The greatest key of an entity that is local to a zone or channel: whose number is above it.
+pub const LOCAL_KEY_MAX: u64 = (1 << LOCAL_KEY_BITS) - 1;
+
 /// One life of a node: random, never reused. Zero means "no particular node".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(pub u64);
@@ -95,6 +147,18 @@ impl EntityId {
     /// The keyed entity of `kind` with `key`.
     pub const fn keyed(kind: KindId, key: u64) -> Self {
         EntityId { kind, home: Incarnation::NONE, key }
+    }
+
+    /// The keyed entity of `kind`, which is local, with `key` in a zone or channel. A key over
+    /// [`LOCAL_KEY_MAX`] is nowhere: it never names something elsewhere.
+    pub const fn local(kind: KindId, within: Namespace, key: u64) -> Self {
+        let within = if key > LOCAL_KEY_MAX { Namespace::NOWHERE } else { within };
+        EntityId::keyed(kind, (within.0 as u64) << LOCAL_KEY_BITS | key & LOCAL_KEY_MAX)
+    }
+
+    /// The zone or channel of an entity whose kind is local. Meaningless for others.
+    pub const fn namespace(self) -> Namespace {
+        Namespace((self.key >> LOCAL_KEY_BITS) as u32)
     }
 
     /// Which of a node's `workers` (1..=256) this entity lives on.

@@ -15,5 +15,8 @@ mod varint;
 
 pub use codec::{Bytes, DecodeError, Decoder, Message, decode, encode, encode_into};
 pub use error::WireError;
-pub use id::{AccountId, EntityId, Incarnation, KindId, MethodId, SessionId, name_hash};
+pub use id::{
+    AccountId, EntityId, Incarnation, KindId, LOCAL_KEY_MAX, MethodId, Namespace, Scope, SessionId,
+    name_hash,
+};
 pub use varint::{Reader, VARINT_BYTES_MAX, put_blob, put_varint, varint_len};

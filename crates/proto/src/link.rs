@@ -319,6 +319,12 @@ pub enum LinkFrame<'a> {
         subject: &'a str,
         body: &'a [u8],
     },
+    /// As [`Publish`](LinkFrame::Publish), for all workers of the node that listen: the one that gets it hands it on
+    /// to the others. Only to nodes that are listed as knowing it.
+    Relay {
+        subject: &'a str,
+        body: &'a [u8],
+    },
     /// The sender's entities listen to a subject, or no longer do.
     Listen {
         subject: &'a str,
@@ -438,6 +444,7 @@ mod kind {
     pub const STORE_AWAY: u8 = 0x49;
     pub const PUBLISH: u8 = 0x50;
     pub const LISTEN: u8 = 0x51;
+    pub const RELAY: u8 = 0x52;
     pub const MOVE: u8 = 0x60;
     pub const MOVED: u8 = 0x61;
     pub const FORWARDED: u8 = 0x62;
@@ -629,6 +636,9 @@ impl<'a> LinkFrame<'a> {
             kind::STORE_AWAY => LinkFrame::StoreAway,
             kind::PUBLISH => {
                 LinkFrame::Publish { subject: r.text(TEXT_BYTES_MAX)?, body: r.take_rest() }
+            }
+            kind::RELAY => {
+                LinkFrame::Relay { subject: r.text(TEXT_BYTES_MAX)?, body: r.take_rest() }
             }
             kind::LISTEN => LinkFrame::Listen { subject: r.text(TEXT_BYTES_MAX)?, on: r.flag()? },
             HomeFrame::FIRST..=HomeFrame::LAST => LinkFrame::Home(HomeFrame::decode(kind, &mut r)?),
@@ -882,7 +892,7 @@ impl<'a> LinkFrame<'a> {
                 put_entity(out, *entity);
             }
             LinkFrame::StoreAway => {}
-            LinkFrame::Publish { subject, body } => {
+            LinkFrame::Publish { subject, body } | LinkFrame::Relay { subject, body } => {
                 put_text(out, subject);
                 out.extend_from_slice(body);
             }
@@ -970,6 +980,7 @@ impl<'a> LinkFrame<'a> {
             LinkFrame::GiveBack { .. } => kind::GIVE_BACK,
             LinkFrame::StoreAway => kind::STORE_AWAY,
             LinkFrame::Publish { .. } => kind::PUBLISH,
+            LinkFrame::Relay { .. } => kind::RELAY,
             LinkFrame::Listen { .. } => kind::LISTEN,
             LinkFrame::Move { .. } => kind::MOVE,
             LinkFrame::Moved { .. } => kind::MOVED,

@@ -26,6 +26,7 @@ const PASS: u8 = 3;
 const LABEL: &[u8] = b"mainstay sealed v1";
 const LOGIN_LABEL: &[u8] = b"mainstay login v1";
 const RESUME_LABEL: &[u8] = b"mainstay resume v1";
+const DERIVE_LABEL: &[u8] = b"mainstay derived v1";
 
 /// What a login service says about a player.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -383,6 +384,12 @@ pub fn resume_proof(
 pub fn is_same(a: &[u8; 32], b: &[u8; 32]) -> bool {
     let difference = a.iter().zip(b).fold(0, |all, (a, b)| black_box(all | (a ^ b)));
     difference == 0
+}
+
+/// The key of `name` that only those can make who have `secret`: what is sealed or proven by one of
+/// them, the others refuse.
+pub fn derived_key(secret: &[u8; 32], name: &str) -> [u8; 32] {
+    prove(secret, &[DERIVE_LABEL, name.as_bytes()])
 }
 
 /// HMAC-SHA256 over the parts, one after the other. Each caller's parts have fixed lengths but

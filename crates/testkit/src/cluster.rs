@@ -9,7 +9,7 @@ use node::{Host, HostOptions, WorkerStats};
 use proto::frame::Status;
 use proto::link::WorkerId;
 use proto::ticket::{Claims, TicketKeys};
-use proto::{AccountId, Incarnation, KindId, Message, MethodId};
+use proto::{AccountId, Incarnation, KindId, Message, MethodId, Scope};
 
 use crate::clients::{ClientId, ClientSeat, RequestResult};
 use crate::coordinator::{CenterFaults, Coordination};
@@ -42,6 +42,8 @@ pub struct Options {
     pub register: Register,
     /// Ids of those kinds.
     pub kinds: Vec<KindId>,
+    /// Those of them that are local to a zone or channel. Each node is of those of `host`.
+    pub local: Vec<(KindId, Scope)>,
     /// What new sessions are bound to.
     pub bindings: Bindings,
     /// Limits of gates.
@@ -83,6 +85,7 @@ impl Options {
             faults: Faults::none(),
             register,
             kinds,
+            local: Vec::new(),
             bindings,
             gate: gate::Options::default(),
             sessions: node::session::Options::default(),

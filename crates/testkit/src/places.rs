@@ -87,6 +87,9 @@ impl NodeSeat {
         info.workers = options.workers;
         info.kinds = options.kinds.clone();
         info.kinds.push(cluster::SESSION_KIND);
+        info.local.clone_from(&options.local);
+        info.zones.clone_from(&options.host.zones);
+        info.channels.clone_from(&options.host.channels);
         if options.coordinator.is_some() {
             info.started_ms = ground.clock.wall().0;
         }

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use crate::answer::channel;
 use crate::backend::Backend;
 use crate::types::{Accepted, Listen, Post, Taken, Verdict};
-use crate::{Answer, Counters, Dead, Delivery, Error, Options};
+use crate::{Answer, Counters, Dead, Delivery, Error, Options, Presence};
 use front::{Front, Incoming, Live, Order};
 
 /// The first and the longest pause between two attempts.
@@ -42,6 +42,7 @@ pub(crate) struct Shared {
     /// A listener has room again.
     room: Notify,
     stopped: AtomicBool,
+    presence: Presence,
 }
 
 impl Shared {
@@ -127,6 +128,8 @@ fn start<F: Future<Output = ()>>(
     run: impl FnOnce(Arc<Shared>) -> F + Send + 'static,
 ) -> std::io::Result<Arc<Remote>> {
     let front = Front::new(name, options.clone(), Random::from_os());
+    let presence = Presence::default();
+    presence.set_away(true);
     let shared = Arc::new(Shared {
         name,
         options,
@@ -137,6 +140,7 @@ fn start<F: Future<Output = ()>>(
         said: Notify::new(),
         room: Notify::new(),
         stopped: AtomicBool::new(false),
+        presence,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let threads = shared.clone();
@@ -197,6 +201,10 @@ impl Backend for Remote {
 
     fn dropped(&self, id: u64) -> u64 {
         self.0.lock().dropped(id)
+    }
+
+    fn presence(&self) -> Presence {
+        self.0.presence.clone()
     }
 
     fn counters(&self) -> Counters {

@@ -507,7 +507,10 @@ fn a_killed_server_loses_nothing(bench: &Bench) -> &'static str {
         assert_eq!(take(&mut shop, 1), "in use");
     }
     send(&source, "orders.new", "before").unwrap();
+    let presence = source.presence();
+    eventually("it says that the server is there", || !presence.is_away());
     server.kill();
+    eventually("it says that the server is away", || presence.is_away());
     // Taken while the server is away, and told when it is safe.
     let publish = || source.publish_once("orders.new", 9, *b"meanwhile").unwrap();
     let mut pending = publish();
@@ -517,6 +520,7 @@ fn a_killed_server_loses_nothing(bench: &Bench) -> &'static str {
     let late = given_up.wait(LONG).unwrap().unwrap_err();
     assert!(matches!(late, Error::Unconfirmed { .. }), "{late}");
     server.start_again();
+    eventually("it says that the server is there again", || !presence.is_away());
     // A server that lost acknowledgements may think itself full until they are told again.
     eventually("what waited is accepted", || match pending.wait(LONG).unwrap() {
         Ok(accepted) => accepted == Accepted::New,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cluster::{Change, Cluster, Contest, Expect, KeyError, NodeInfo};
 use env::Clock;
 use proto::schema::{Form, Interface, Method, Pattern, Schema, SchemaBuilder, Shape};
-use proto::{Incarnation, KindId};
+use proto::{Incarnation, KindId, Scope};
 
 use crate::bench::*;
 
@@ -121,6 +121,11 @@ fn a_listed_node_is_seen_by_all(bench: &Bench) {
     info.mesh = vec!["127.0.0.1:7100".parse().unwrap(), "[::1]:7100".parse().unwrap()];
     info.roles = vec!["node".into()];
     info.kinds = vec![KindId::of("avatar")];
+    info.zones = vec!["east".into(), "west".into()];
+    info.channels = vec!["web".into()];
+    info.local = vec![(KindId::of("avatar"), Scope::Zone), (KindId::of("shop"), Scope::Channel)];
+    info.waits_for = "the store".into();
+    info.relays = false;
     info.workers = 3;
     info.weight = 9;
     info.interface = u64::MAX;

@@ -4,6 +4,7 @@ use bus::Delivery;
 use tables::Item;
 
 use super::Vault;
+use super::developer::Developer;
 use super::keys::Secret;
 
 /// Over what topics and jobs travel.
@@ -38,7 +39,12 @@ const URLS_MAX: usize = 16;
 
 impl BusPlace {
     /// Reads `"embedded"`, `{"nats": ..}` or `{"rabbitmq": ..}`. Paths start at `folder`.
-    pub(super) fn read(item: &Item<'_>, folder: &Path, cluster: &str) -> Option<Self> {
+    pub(super) fn read(
+        item: &Item<'_>,
+        folder: &Path,
+        cluster: &str,
+        developer: &Developer,
+    ) -> Option<Self> {
         const FORMS: &str = "\"embedded\", {\"nats\": \"nats://10.0.0.1:4222\"} or {\"rabbitmq\": \"amqp://10.0.0.1:5672\"}";
         match item.value().as_text() {
             Some("embedded") => return Some(BusPlace::Embedded),
@@ -51,12 +57,13 @@ impl BusPlace {
         let section = item.section()?;
         let nats = section.item("nats");
         let nats = nats.and_then(|item| {
-            BusServer::read(&item, folder, cluster, &["nats://", "tls://"]).map(BusPlace::Nats)
+            let schemes = ["nats://", "tls://"];
+            BusServer::read(&item, folder, (cluster, developer), &schemes).map(BusPlace::Nats)
         });
         let rabbitmq = section.item("rabbitmq");
         let rabbitmq = rabbitmq.and_then(|item| {
             let schemes = ["amqp://", "amqps://"];
-            BusServer::read(&item, folder, cluster, &schemes).map(BusPlace::Rabbitmq)
+            BusServer::read(&item, folder, (cluster, developer), &schemes).map(BusPlace::Rabbitmq)
         });
         match (nats, rabbitmq) {
             (Some(_), Some(_)) => {
@@ -103,7 +110,12 @@ impl BusPlace {
 
 impl BusServer {
     /// Reads `"url"`, or `{"url": .. or [..], "password": .., "prefix": .., "credentials": .., "replicas": ..}`.
-    fn read(item: &Item<'_>, folder: &Path, cluster: &str, schemes: &[&str]) -> Option<Self> {
+    fn read(
+        item: &Item<'_>,
+        folder: &Path,
+        (cluster, developer): (&str, &Developer),
+        schemes: &[&str],
+    ) -> Option<Self> {
         let mut server = BusServer {
             urls: Vec::new(),
             prefix: cluster.to_owned(),
@@ -128,7 +140,7 @@ impl BusServer {
             }
             server.password = section.item("password").and_then(|item| Secret::read(&item, folder));
             if let Some(prefix) = section.item("prefix") {
-                server.prefix = super::layers::name(&prefix)?;
+                server.prefix = developer.named(&super::layers::name(&prefix)?);
             }
             if schemes.contains(&"nats://") {
                 let file = section.item("credentials").and_then(|item| item.text());

@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 
 use tables::Item;
 
+use super::developer::Developer;
+
 /// Through what the processes of a cluster find each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -23,12 +25,19 @@ const ENDPOINTS_MAX: usize = 16;
 
 impl CoordinatorPlace {
     /// Reads `{"embedded": "path"}` or `{"etcd": {"endpoints": [..]}}`. Paths start at `folder`.
-    pub(super) fn read(item: &Item<'_>, folder: &Path, cluster: &str) -> Option<Self> {
+    pub(super) fn read(
+        item: &Item<'_>,
+        folder: &Path,
+        cluster: &str,
+        developer: &Developer,
+    ) -> Option<Self> {
         let section = item.section()?;
         let embedded = section.item("embedded").and_then(|item| item.text());
-        let etcd = section.item("etcd").and_then(|item| read_etcd(&item, cluster));
+        let etcd = section.item("etcd").and_then(|item| read_etcd(&item, cluster, developer));
         match (embedded, etcd) {
-            (Some(path), None) => Some(CoordinatorPlace::Embedded(folder.join(path))),
+            (Some(path), None) => {
+                Some(CoordinatorPlace::Embedded(developer.folder(&folder.join(path))))
+            }
             (None, Some(etcd)) => Some(etcd),
             (None, None) => {
                 item.fail("name the coordinator: {\"etcd\": {\"endpoints\": [..]}}");
@@ -42,7 +51,7 @@ impl CoordinatorPlace {
     }
 }
 
-fn read_etcd(item: &Item<'_>, cluster: &str) -> Option<CoordinatorPlace> {
+fn read_etcd(item: &Item<'_>, cluster: &str, developer: &Developer) -> Option<CoordinatorPlace> {
     let section = item.section()?;
     let mut endpoints = Vec::new();
     for item in section.need("endpoints")?.list(ENDPOINTS_MAX)? {
@@ -57,6 +66,7 @@ fn read_etcd(item: &Item<'_>, cluster: &str) -> Option<CoordinatorPlace> {
         item.fail("name at least one member of etcd under endpoints");
     }
     let prefix = section.item("prefix").and_then(|item| item.text());
-    let prefix = prefix.map_or_else(|| format!("mainstay/{cluster}/"), str::to_owned);
+    let prefix =
+        prefix.map_or_else(|| format!("mainstay/{cluster}/"), |prefix| developer.prefixed(prefix));
     Some(CoordinatorPlace::Etcd { endpoints, prefix })
 }

@@ -3,6 +3,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use env::Random;
+use proto::ticket::derived_key;
 use tables::{Item, Limits, Place, Problem, Problems, Value};
 
 /// A secret, or where it is to be found. Never shown.
@@ -29,6 +30,8 @@ pub struct KeyRefs {
     pub mesh: Option<Secret>,
     /// What a remote visitor of the console must show.
     pub console: Option<Secret>,
+    /// Whose copy of the cluster they are for.
+    pub(super) developer: Option<String>,
 }
 
 /// The keys of a cluster. Never shown.
@@ -86,7 +89,9 @@ impl KeyRefs {
     /// Fetches the keys.
     ///
     /// Those of tickets and mesh that the file does not name are made once and kept in
-    /// `keys.json` of the folder `data`, readable by its owner alone.
+    /// `keys.json` of the folder `data`, readable by its owner alone. A developer's copy of the
+    /// cluster has keys of its own, which are derived from those that the file names: processes,
+    /// data processes and players of one do not get into another.
     ///
     /// # Errors
     /// Every secret that cannot be found or is malformed, and the kept file if it cannot be read
@@ -103,6 +108,10 @@ impl KeyRefs {
             secret.key(vault, &problems).into_iter().for_each(|key| keys.tickets.push((*id, key)));
         }
         keys.mesh = self.mesh.as_ref().and_then(|secret| secret.key(vault, &problems));
+        if let Some(name) = &self.developer {
+            let named = keys.tickets.iter_mut().map(|(_, key)| key).chain(&mut keys.mesh);
+            named.for_each(|key| *key = derived_key(key, name));
+        }
         keys.console = self.console.as_ref().and_then(|secret| secret.fetch(vault, &problems));
         if self.tickets.is_empty() || self.mesh.is_none() {
             match Keys::kept(data, random) {

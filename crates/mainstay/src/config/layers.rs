@@ -1,8 +1,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use proto::{Namespace, Scope};
 use tables::{Data, Item, Limits, Map, Place, Problem, Problems, Value, parse, setting};
 
+use super::developer::{Developer, PARTS};
 use super::process::{self, Cluster};
 use super::roles::{Role, Roles};
 use super::{BusPlace, Config, CoordinatorPlace, Input, KeyRefs, Options, StorePlace, groups};
@@ -40,6 +42,7 @@ const OTHER_NAMES: &[&str] = &[
 /// The address of clients and browsers where no file gives another.
 const LOCAL: &str = "127.0.0.1:7000";
 const NAME_BYTES_MAX: usize = 64;
+const CHANNELS_MAX: usize = 1_024;
 
 /// Reads and validates everything.
 pub(super) fn read(input: &Input, roles: &Roles) -> Result<Config, Vec<Problem>> {
@@ -153,11 +156,14 @@ impl Layers {
     fn into_config(self, folder: &Path, mut roles: Roles, problems: &Problems) -> Option<Config> {
         let merged = self.merged.clone();
         let root = Item::root(&merged, problems).section()?;
-        let cluster = root.need("cluster").and_then(|item| name(&item)).unwrap_or_default();
+        let cluster = root.need("cluster").and_then(|item| cluster_name(&item)).unwrap_or_default();
+        let developer = Developer::read(root.item("developer"));
+        let cluster = developer.named(&cluster);
         let data = root.item("data").and_then(|item| item.text()).unwrap_or("data");
-        let data = folder.join(data);
+        let data = developer.folder(&folder.join(data));
         let keys = root.item("keys").and_then(|item| KeyRefs::read(&item, folder));
-        let keys = keys.unwrap_or_default();
+        let mut keys = keys.unwrap_or_default();
+        keys.developer = developer.name().map(str::to_owned);
         if let Some(item) = root.item("roles") {
             roles.read(&item);
         }
@@ -165,19 +171,30 @@ impl Layers {
             groups::read(&item, &mut Options::default());
         }
         let zones = root.item("zones").map(|item| read_zones(&item)).unwrap_or_default();
+        let channels = root.item("channels").map(|item| read_channels(&item)).unwrap_or_default();
         let processes = root.need("processes").and_then(|item| item.entries()).unwrap_or_default();
         if processes.is_empty()
             && let Some(entry) = root.entry("processes")
         {
             problems.add_at(&entry.place, "processes", "a cluster has at least one process");
         }
-        let store = root.item("store").and_then(|item| StorePlace::read(&item, folder));
+        let store = root.item("store").and_then(|item| {
+            let place = StorePlace::read(&item, folder)?;
+            developer.store(place, &item)
+        });
         let store = store.as_ref();
         let stores = root.item("stores");
-        let stores = stores.map(|item| StorePlace::read_named(&item, folder)).unwrap_or_default();
+        let stores = stores.map(|item| {
+            let stores = StorePlace::read_named(&item, folder).into_iter();
+            stores
+                .filter_map(|(name, place)| Some((name, developer.store(place, &item)?)))
+                .collect::<Vec<_>>()
+        });
+        let stores = stores.unwrap_or_default();
         let facts = Cluster {
             roles: &roles,
             zones: &zones,
+            channels: &channels,
             keys: &keys,
             data: &data,
             store,
@@ -185,22 +202,27 @@ impl Layers {
         };
         let mut all = Vec::new();
         for (entry, item) in processes {
-            let zone = item.value().get("zone").and_then(Value::as_text);
-            let effective = self.options_of(&entry.name, zone);
+            let zone = item.value().get("zone");
+            let of: Vec<&str> = match zone.map(|zone| &zone.data) {
+                Some(Data::List(all)) => all.iter().filter_map(Value::as_text).collect(),
+                _ => zone.and_then(Value::as_text).into_iter().collect(),
+            };
+            let effective = self.options_of(&entry.name, &of);
             let options = read_options(&effective, &cluster, problems);
             if let Some(template) = process::read(entry, &item, &facts, options, effective) {
                 all.extend(template.copies(&item));
             }
         }
         let coordinator = root.item("coordinator");
-        let coordinator =
-            coordinator.and_then(|item| CoordinatorPlace::read(&item, folder, &cluster));
+        let coordinator = coordinator
+            .and_then(|item| CoordinatorPlace::read(&item, folder, &cluster, &developer));
         let coordinator = coordinator.unwrap_or_else(|| match all.len() {
             1 => CoordinatorPlace::Process,
             _ => CoordinatorPlace::Embedded(data.join("coordinator")),
         });
         all.iter_mut().for_each(|process| process.coordinator = coordinator.clone());
-        let bus = root.item("bus").and_then(|item| BusPlace::read(&item, folder, &cluster));
+        let bus =
+            root.item("bus").and_then(|item| BusPlace::read(&item, folder, &cluster, &developer));
         all.iter_mut().for_each(|process| process.bus = bus.clone().unwrap_or_default());
         process::check(&all, &facts, problems);
         let holders = all.iter().filter(|process| process.holds_entities()).count();
@@ -208,16 +230,17 @@ impl Layers {
         process::lead_to_data(&mut all, holders > 1);
         let is_watched = all.iter().any(|process| process.runs.watcher);
         all.iter_mut().for_each(|process| process.is_watched = is_watched);
-        Some(Config { cluster, data, keys, zones, processes: all, layers: self })
+        Some(Config { cluster, data, keys, zones, channels, processes: all, layers: self })
     }
 
     /// The options of one process, from the lowest layer to the highest.
-    fn options_of(&self, process: &str, zone: Option<&str>) -> Value {
+    fn options_of(&self, process: &str, zones: &[&str]) -> Value {
         let mut options = Value::new(Place::whole("default"), Data::Map(Map::default()));
         for layer in &self.stack {
-            let zone = zone.and_then(|zone| layer.get("zones")?.get(zone)?.get("options"));
+            let zones = zones.iter().map(|zone| layer.get("zones")?.get(zone)?.get("options"));
             let process = layer.get("processes").and_then(|all| all.get(process)?.get("options"));
-            for part in [layer.get("options"), zone, process].into_iter().flatten() {
+            let parts = std::iter::once(layer.get("options")).chain(zones).chain([process]);
+            for part in parts.flatten() {
                 options.overlay(part.clone());
             }
         }
@@ -229,6 +252,7 @@ fn read_zones(item: &Item<'_>) -> Vec<String> {
     let mut zones = Vec::new();
     for (entry, item) in item.entries().unwrap_or_default() {
         check_name(&entry.name, &item);
+        check_number(Scope::Zone, &entry.name, &zones, &item);
         zones.push(entry.name.clone());
         let Some(zone) = item.section() else { continue };
         // Options of a zone without processes are checked too.
@@ -237,6 +261,28 @@ fn read_zones(item: &Item<'_>) -> Vec<String> {
         }
     }
     zones
+}
+
+fn read_channels(item: &Item<'_>) -> Vec<String> {
+    let mut channels = Vec::new();
+    for item in item.list(CHANNELS_MAX).unwrap_or_default() {
+        let Some(name) = name(&item) else { continue };
+        if channels.contains(&name) {
+            item.fail(format!("the channel {name:?} is given twice"));
+        }
+        check_number(Scope::Channel, &name, &channels, &item);
+        channels.push(name);
+    }
+    channels
+}
+
+/// Two names of one number would be one zone.
+fn check_number(scope: Scope, name: &str, others: &[String], item: &Item<'_>) {
+    let number = Namespace::of(scope, name);
+    let same = |other: &&String| *other != name && Namespace::of(scope, other) == number;
+    if let Some(other) = others.iter().find(same) {
+        item.fail(format!("{name:?} and {other:?} have one number by chance: rename one of them"));
+    }
 }
 
 fn read_options(effective: &Value, cluster: &str, problems: &Problems) -> Options {
@@ -250,6 +296,14 @@ fn read_options(effective: &Value, cluster: &str, problems: &Problems) -> Option
     options.mesh.cluster = cluster.to_string();
     groups::check(&options, effective, problems);
     options
+}
+
+fn cluster_name(item: &Item<'_>) -> Option<String> {
+    let name = name(item)?;
+    if name.contains(PARTS) {
+        item.fail(format!("{name:?}: two hyphens part a cluster from its developer, write one"));
+    }
+    Some(name)
 }
 
 /// A name of cluster, zone or process.

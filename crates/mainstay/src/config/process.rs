@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tables::{Entry, Item, Place, Problems, Value, nearest};
 
+use proto::Scope;
 use store::Store;
 
 use super::layers::check_name;
@@ -16,10 +17,14 @@ use super::{BusPlace, CoordinatorPlace, KeyRefs, Kinds, Options, StorePlace};
 pub struct Process {
     /// Its name, unique in the cluster; copies of one entry are numbered from 1.
     pub name: String,
-    /// The zone it belongs to.
-    pub zone: Option<String>,
-    /// All zones of the cluster, which players choose from.
+    /// The zones it belongs to.
     pub zones: Vec<String>,
+    /// The channels it belongs to.
+    pub channels: Vec<String>,
+    /// All zones of the cluster, which players choose from.
+    pub all_zones: Vec<String>,
+    /// All channels of the cluster.
+    pub all_channels: Vec<String>,
     /// The machine it runs on, as the file calls it; ports clash only within one.
     pub host: String,
     /// Its roles, in the order of the file.
@@ -83,6 +88,7 @@ pub struct Process {
 pub(super) struct Cluster<'a> {
     pub roles: &'a Roles,
     pub zones: &'a [String],
+    pub channels: &'a [String],
     pub keys: &'a KeyRefs,
     pub data: &'a Path,
     pub store: Option<&'a StorePlace>,
@@ -90,6 +96,8 @@ pub(super) struct Cluster<'a> {
 }
 
 const ROLES_MAX: usize = 64;
+/// Zones or channels of one process.
+const NAMES_MAX: usize = 1_024;
 const ADDRESSES_MAX: usize = 16;
 const ORIGINS_MAX: usize = 64;
 const COPIES_MAX: u16 = 1_000;
@@ -106,8 +114,10 @@ pub(super) fn read(
     let section = item.section()?;
     let mut process = Process {
         name: entry.name.clone(),
-        zone: None,
-        zones: cluster.zones.to_vec(),
+        zones: Vec::new(),
+        channels: Vec::new(),
+        all_zones: cluster.zones.to_vec(),
+        all_channels: cluster.channels.to_vec(),
         host: String::new(),
         roles: Vec::new(),
         runs: Role::new(),
@@ -145,7 +155,9 @@ pub(super) fn read(
     if let Some(item) = section.need("roles") {
         process.read_roles(&item, cluster.roles);
     }
-    process.zone = section.item("zone").and_then(|item| read_zone(&item, cluster.zones));
+    let of = |word, known: &[String]| section.item(word).map(|item| read_names(&item, word, known));
+    process.zones = of("zone", cluster.zones).unwrap_or_default();
+    process.channels = of("channel", cluster.channels).unwrap_or_default();
     let host = section.item("host").and_then(|item| item.text());
     process.host = host.unwrap_or_default().to_string();
     process.workers = section.item("workers").and_then(|item| read_workers(&item));
@@ -191,6 +203,15 @@ impl Process {
         self.runs.sessions || self.runs.entities != Kinds::None
     }
 
+    /// Whether it hosts what is local: it is of a zone, or channel, if the cluster names any.
+    pub fn hosts(&self, scope: Scope) -> bool {
+        match scope {
+            Scope::Global => true,
+            Scope::Zone => !self.zones.is_empty() || self.all_zones.is_empty(),
+            Scope::Channel => !self.channels.is_empty() || self.all_channels.is_empty(),
+        }
+    }
+
     /// Its stores that are on several servers; `open` are the default one and those with names.
     pub(crate) fn groups(&self, open: Option<&(Store, Vec<(String, Store)>)>) -> Vec<Group<'_>> {
         let mut groups = self.store.groups("store", open.map(|(store, _)| store));
@@ -227,7 +248,8 @@ impl Process {
         node::NodeOptions {
             workers: self.workers.unwrap_or(0),
             roles: self.roles.clone(),
-            zone: self.zone.clone().unwrap_or_default(),
+            zones: self.zones.clone(),
+            channels: self.channels.clone(),
             rooms_max: node.rooms_max,
             sessions: self.runs.sessions,
             weight: self.weight,
@@ -494,16 +516,31 @@ fn check_ports(processes: &[Process], problems: &Problems) {
     }
 }
 
-fn read_zone(item: &Item<'_>, zones: &[String]) -> Option<String> {
-    let name = item.text()?;
-    if !zones.iter().any(|zone| zone == name) {
-        let near = nearest(name, zones.iter().map(String::as_str));
-        item.fail(match near {
-            Some(near) => format!("unknown zone {name:?}; did you mean {near:?}?"),
-            None => format!("unknown zone {name:?}; \"zones\" has {}", zones.join(", ")),
-        });
+/// Reads one name of `known`, or a list of them.
+fn read_names(item: &Item<'_>, word: &str, known: &[String]) -> Vec<String> {
+    let one = |item: &Item<'_>| {
+        let name = item.text()?;
+        if !known.iter().any(|known| known == name) {
+            let near = nearest(name, known.iter().map(String::as_str));
+            item.fail(match near {
+                Some(near) => format!("unknown {word} {name:?}; did you mean {near:?}?"),
+                None => format!("unknown {word} {name:?}; \"{word}s\" has {}", known.join(", ")),
+            });
+        }
+        Some(name.to_string())
+    };
+    if !matches!(item.value().data, tables::Data::List(_)) {
+        return one(item).into_iter().collect();
     }
-    Some(name.to_string())
+    let mut names: Vec<String> = Vec::new();
+    for item in item.list(NAMES_MAX).unwrap_or_default() {
+        let Some(name) = one(&item) else { continue };
+        if names.contains(&name) {
+            item.fail(format!("the {word} {name:?} is given twice"));
+        }
+        names.push(name);
+    }
+    names
 }
 
 fn read_workers(item: &Item<'_>) -> Option<u8> {

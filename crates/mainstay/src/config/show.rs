@@ -32,6 +32,13 @@ pub struct Change {
 const FIELDS: &[[&str; 4]] = &[
     ["cluster", "name", "required", "Name of the cluster; nodes of another one are refused."],
     [
+        "developer",
+        "name",
+        "none",
+        "Whose copy of the cluster it is: it shares servers with other copies and sees nothing of them. Addresses of store servers have {developer} where the name goes.",
+    ],
+    ["channels", "list of names", "none", "The channels that players come by."],
+    [
         "data",
         "path",
         "\"data\"",
@@ -293,7 +300,18 @@ const FIELDS: &[[&str; 4]] = &[
         "required",
         "Roles of the game, or of \"roles\" above.",
     ],
-    ["processes.NAME.zone", "name", "none", "The zone it belongs to."],
+    [
+        "processes.NAME.zone",
+        "name or list of names",
+        "none",
+        "The zones it belongs to: it hosts what is local to each of them. Options of several lie over each other in this order.",
+    ],
+    [
+        "processes.NAME.channel",
+        "name or list of names",
+        "none",
+        "The channels it belongs to: it hosts what is local to each of them.",
+    ],
     ["processes.NAME.host", "text", "\"\"", "The machine it runs on; ports clash only within one."],
     [
         "processes.NAME.count",

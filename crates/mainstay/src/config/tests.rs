@@ -1,4 +1,5 @@
 use expect_test::{Expect, expect};
+use proto::{Namespace, Scope};
 
 use super::*;
 
@@ -517,7 +518,7 @@ fn keys_come_by_reference_and_are_never_shown() {
     assert_eq!(keys.console.as_deref(), Some("open sesame"));
     expect![[r#"
         Keys { tickets: [2, 1], mesh: true, console: true }
-        KeyRefs { tickets: [(2, Secret(the environment variable TICKETS)), (1, Secret(the text))], mesh: Some(Secret(the file /etc/mesh.key)), console: Some(Secret(the text)) }"#]].assert_eq(&format!("{keys:?}\n{:?}", config.keys));
+        KeyRefs { tickets: [(2, Secret(the environment variable TICKETS)), (1, Secret(the text))], mesh: Some(Secret(the file /etc/mesh.key)), console: Some(Secret(the text)), developer: None }"#]].assert_eq(&format!("{keys:?}\n{:?}", config.keys));
     let effective = config.effective(&config.processes[0]);
     let shown: Vec<String> = effective.iter().map(Effective::to_string).collect();
     let shown = shown.join("\n");
@@ -765,4 +766,157 @@ fn a_bus_is_read_and_what_is_wrong_with_one_is_said() {
         let said = read(&with(text)).expect_err(text).to_string();
         assert!(said.contains(part), "{text}: {said}");
     }
+}
+
+const SHARED: &str = r#"{
+    "cluster": "arena",
+    "coordinator": {"etcd": {"endpoints": ["http://10.0.0.9:2379"], "prefix": "games/"}},
+    "bus": {"nats": {"url": "nats://10.0.0.9:4222", "prefix": "games"}},
+    "store": {"postgres": "postgres://game@10.0.0.9/arena_{developer}"},
+    "stores": {"hot": {"redis": "redis://10.0.0.9:6379/0?shard={developer}"},
+        "cold": {"shards": {"a": {"embedded": "cold/a.store"}, "b": {"sqlite": "cold/b.sqlite"}}}},
+    "processes": {"one": {"roles": ["node"], "listen": {"mesh": "127.0.0.1:7100"}},
+        "two": {"roles": ["node"], "listen": {"mesh": "127.0.0.1:7101"}}},
+}"#;
+
+fn read_of(text: &str, developer: &str) -> Result<Config, ConfigError> {
+    let settings = vec![format!("developer={developer}")];
+    Config::from_input(&Input { settings, ..Input::of_text("c.json", text) }, &roles())
+}
+
+/// All by which a process is known to others, or to itself later.
+fn places(text: &str, developer: &str) -> Vec<String> {
+    let config = read_of(text, developer).expect("valid");
+    let process = &config.processes[0];
+    let mut places = vec![config.cluster.clone(), process.options.mesh.cluster.clone()];
+    places.push(process.data.display().to_string());
+    places.push(format!("{:?}", process.coordinator));
+    places.push(format!("{:?}", process.bus));
+    places.push(format!("{:?}", process.store));
+    places.extend(process.stores.iter().map(|(_, place)| format!("{place:?}")));
+    places
+}
+
+/// Two who tried something on the same servers called into each other's processes.
+#[test]
+fn a36_two_developers_share_servers_and_no_name() {
+    let (ann, bob) = (places(SHARED, "ann"), places(SHARED, "bob"));
+    for (ann, bob) in ann.iter().zip(&bob) {
+        assert_ne!(ann, bob);
+        assert_eq!(ann.replace("ann", "bob"), *bob);
+    }
+    expect![[r#"
+        arena--ann
+        arena--ann
+        data/@ann
+        Etcd { endpoints: ["http://10.0.0.9:2379"], prefix: "games/@ann/" }
+    "#]]
+    .assert_eq(&(ann[..4].join("\n") + "\n"));
+    assert!(ann[4].contains(r#"prefix: "games--ann""#), "{}", ann[4]);
+    assert!(ann[5].contains(r#""postgres://game@10.0.0.9/arena_ann""#), "{}", ann[5]);
+    assert!(ann[7].contains("cold/@ann/a.store") && ann[7].contains("cold/@ann/b.sqlite"));
+    // What is not said is called after the cluster, or lies in its folder.
+    let small = r#"{"cluster": "arena", "processes": {
+        "one": {"roles": ["node"], "listen": {"mesh": "127.0.0.1:0"}},
+        "two": {"roles": ["node"], "listen": {"mesh": "127.0.0.1:0"}}}}"#;
+    let ann = places(small, "ann").join("\n");
+    assert!(ann.contains("data/@ann/coordinator") && ann.contains("data/@ann/one.store"), "{ann}");
+}
+
+/// A data process of one, at the address that the file gives it, served the processes of the other.
+#[test]
+fn a36_developers_have_keys_of_their_own() {
+    let keys = |developer: &str| {
+        let settings = vec![format!("developer={developer}")];
+        let input = Input { settings, ..Input::of_text("/etc/c.json", CLUSTER) };
+        let config = Config::from_input(&input, &roles()).expect("valid");
+        let mut random = env::Random::from_seed(1);
+        config.keys.resolve(&vault(), &config.data, &mut random).expect("all there")
+    };
+    let (ann, bob) = (keys("ann"), keys("bob"));
+    assert!(ann == keys("ann"), "the same in each of their processes");
+    assert!(ann.data() != bob.data() && ann.mesh != bob.mesh);
+    for (ann, bob) in ann.tickets.iter().zip(&bob.tickets) {
+        assert!(ann.0 == bob.0 && ann.1 != bob.1);
+    }
+    // Neither has what the file says itself, which is that of whoever has no name.
+    let named = [0xff, 0xee].map(|byte| [byte; 32]);
+    for keys in [ann, bob] {
+        assert!(!named.contains(&keys.tickets[0].1) && !named.contains(&keys.mesh.unwrap()));
+    }
+}
+
+#[test]
+fn a36_what_developers_would_share_unseen_is_refused() {
+    let error = |text: &str, developer| read_of(text, developer).expect_err("wrong").to_string();
+    expect![[r#"
+        c.json:5:14: store: postgres://game@10.0.0.9/arena has no {developer}: "ann" would share it with others; write it where the name of the database is, or of a Redis as `?shard={developer}`"#]]
+    .assert_eq(&error(&SHARED.replace("_{developer}", ""), "ann"));
+    expect![[r#"
+        c.json:5:14: store: postgres://game@10.0.0.9/arena_{developer} is of a developer: set `developer`, or MAINSTAY_DEVELOPER
+        c.json:6:15: stores: redis://10.0.0.9:6379/0?shard={developer} is of a developer: set `developer`, or MAINSTAY_DEVELOPER"#]]
+    .assert_eq(&read(SHARED).expect_err("nobody's").to_string());
+    expect![[r#"
+        --set developer: developer: a developer's name has single hyphens"#]]
+    .assert_eq(&error(SHARED, "ann--b"));
+    expect![[r#"
+        c.json:2:16: cluster: "arena--bob": two hyphens part a cluster from its developer, write one"#]]
+    .assert_eq(&error(&SHARED.replace(r#""arena""#, r#""arena--bob""#), "ann"));
+}
+
+#[test]
+fn a36_a_process_is_of_several_zones_and_channels() {
+    let text = r#"{
+        "cluster": "arena",
+        "zones": {"east": {"options": {"host": {"batch": 7, "mailbox_max": 8}}},
+            "west": {"options": {"host": {"batch": 9}}}},
+        "channels": ["web", "app"],
+        "processes": {
+            "both": {"roles": ["node"], "zone": ["east", "west"], "channel": "web",
+                "listen": {"mesh": "127.0.0.1:0"}},
+            "none": {"roles": ["node"], "listen": {"mesh": "127.0.0.1:0"}},
+        },
+    }"#;
+    let config = read(text).expect("valid");
+    let both = config.process("both").unwrap();
+    assert_eq!((both.zones.join(" "), both.channels.join(" ")), ("east west".into(), "web".into()));
+    let host = &both.options.host;
+    assert_eq!((host.batch, host.mailbox_max), (9, 8), "in the order of the process");
+    let hosts = |name| {
+        let process = config.process(name).unwrap();
+        [Scope::Global, Scope::Zone, Scope::Channel].map(|scope| process.hosts(scope))
+    };
+    assert_eq!((hosts("both"), hosts("none")), ([true; 3], [true, false, false]));
+    errors(
+        &text
+            .replace(r#"["east", "west"]"#, r#"["east", "wets", "east"]"#)
+            .replace(r#""web", "app""#, r#""web", "web""#),
+        expect![[r#"
+            c.json:5:29: channels.1: the channel "web" is given twice
+            c.json:7:58: processes.both.zone.1: unknown zone "wets"; did you mean "west"?
+            c.json:7:66: processes.both.zone.2: the zone "east" is given twice"#]],
+    );
+    errors(
+        &text
+            .replace(r#"["east", "west"]"#, r#"["east", "east"]"#)
+            .replace(r#""channel": "web""#, r#""channel": ["wbe"]"#),
+        expect![[r#"
+            c.json:7:58: processes.both.zone.1: the zone "east" is given twice
+            c.json:7:79: processes.both.channel.0: unknown channel "wbe"; did you mean "web"?"#]],
+    );
+}
+
+/// Names are told apart by their numbers.
+#[test]
+fn a36_zones_of_one_number_are_refused() {
+    let number = |n: u32| Namespace::zone(&format!("z{n}"));
+    let mut seen = std::collections::BTreeMap::new();
+    let found = (0..).find_map(|n| seen.insert(number(n), n).map(|before| (before, n)));
+    let (one, other) = found.expect("there are 2^24 numbers");
+    let error = read(&format!(
+        r#"{{"cluster": "a", "zones": {{"z{one}": {{}}, "z{other}": {{}}}},
+        "processes": {{"one": {{"roles": ["node"]}}}}}}"#
+    ));
+    let error = error.expect_err("one number").to_string();
+    assert!(error.contains(&format!("\"z{other}\" and \"z{one}\" have one number")), "{error}");
 }

@@ -4,7 +4,7 @@ use store::{ServerOptions, ServerTold, Servers, WatcherOptions};
 
 use crate::StartError;
 use crate::config::{Group, StorePlace, StoreServer};
-use crate::process::server_options;
+use crate::opening::{OPEN_WAIT, server_options};
 
 const CONNECT_WAIT_MIN: Duration = Duration::from_secs(1);
 
@@ -23,7 +23,7 @@ pub(super) fn open(
         reply_wait: options.down_after,
         // Of several that know the servers, one that hangs leaves time for the others.
         connect_wait: (options.down_after / 4).max(CONNECT_WAIT_MIN),
-        ..server_options(server)?
+        ..server_options(server, OPEN_WAIT)?
     };
     let wait = options.promote_wait;
     match group.place {

@@ -6,3 +6,4 @@ mod regressions;
 mod rows;
 mod singletons;
 mod support;
+mod zones;

@@ -12,14 +12,14 @@ use mainstay::proto::{Incarnation, KindId};
 use super::*;
 
 /// Nothing that is waited for takes so long but by a fault.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder with a cluster file in it, which goes with the test.
-struct Layout(PathBuf);
+pub(super) struct Layout(pub(super) PathBuf);
 
 impl Layout {
     /// A gate and a node, and what else the file says.
-    fn new(name: &str, more: &str) -> Layout {
+    pub(super) fn new(name: &str, more: &str) -> Layout {
         Layout::with_nodes(name, more, &["node"])
     }
 
@@ -34,7 +34,7 @@ impl Layout {
     }
 
     /// A gate and other processes.
-    fn with(name: &str, more: &str, others: &str) -> Layout {
+    pub(super) fn with(name: &str, more: &str, others: &str) -> Layout {
         let folder = std::env::temp_dir().join(format!("mainstay-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
@@ -56,11 +56,15 @@ impl Layout {
     }
 
     fn start_with(&self, process: &str, more: &[&str]) -> Game {
+        self.start_game("bells", process, more)
+    }
+
+    pub(super) fn start_game(&self, game: &str, process: &str, more: &[&str]) -> Game {
         let file = self.0.join("cluster.json").display().to_string();
         let mut arguments = vec!["--cluster", &file, "--process", process];
         arguments.extend(more);
         // A folder that is not there: the cluster's outlives each process.
-        Game::spawn(self.0.join(process), &arguments)
+        Game::spawn_game(game, self.0.join(process), &arguments)
     }
 }
 

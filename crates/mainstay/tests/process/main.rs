@@ -6,8 +6,10 @@ mod cluster;
 mod errands;
 #[cfg(unix)]
 mod up;
+mod waiting;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "redis"))]
 mod watch;
+mod zones;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -107,6 +109,8 @@ fn child() {
         Ok("tills") => watch::app(),
         #[cfg(unix)]
         Ok("echoes") => up::handover::app(),
+        Ok("tallies") => waiting::app(),
+        Ok("gatehouses") => zones::app(),
         Ok("clocks") => bells().entity::<Clockwork>().bind::<Clockwork>("clock", |_| 1),
         _ => bells(),
     };
@@ -219,11 +223,16 @@ fn stubborn_player(address: Address, tries_max: Option<u32>) -> Polled {
 }
 
 fn player_of(address: Address, account: u64, tries_max: Option<u32>) -> Polled {
+    player_with(&KEY, address, account, tries_max)
+}
+
+/// With a ticket that this key sealed.
+fn player_with(key: &[u8; 32], address: Address, account: u64, tries_max: Option<u32>) -> Polled {
     let wall = Clock::system().wall();
     let expires = WallTime(wall.0 + 60_000);
     let name = "Ann".to_owned();
     let claims = Claims { account: AccountId(account), level: 0, name, issued: wall, expires };
-    let grant: Grant = TicketKeys::new(vec![(1, KEY)]).issue(&mut Random::from_os(), claims);
+    let grant: Grant = TicketKeys::new(vec![(1, *key)]).issue(&mut Random::from_os(), claims);
     let mut options = mainstay::client::Options::new(address);
     options.limits.tries_max = tries_max;
     Polled::new(options, grant)

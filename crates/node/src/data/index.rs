@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use proto::Scope;
 use store::{INDEX_KIND, IndexEntry, IndexHit, Indexed, RecordId};
 
 use super::document::Document;
@@ -151,7 +152,8 @@ impl<E: Entity> Cx<E> {
     }
 
     /// Entities of kind `K` that have saved what `query` looks for, at most `max` (1,024), whether they are
-    /// active or not. What their owners changed in the last second may not be saved yet.
+    /// active or not; if the kind is local, those of this zone or channel. What their owners changed in the last
+    /// second may not be saved yet.
     ///
     /// # Errors
     ///
@@ -163,6 +165,8 @@ impl<E: Entity> Cx<E> {
     ) -> Result<EntityHits<K, D>, RecordError> {
         let store = self.hub().stores.borrow().of_kind(K::KIND.id);
         let entry = entry_of(K::KIND.name, query.sheet, &query.value);
+        let scope = K::KIND.scope;
+        let within = (scope != Scope::Global).then(|| self.namespace(scope));
         let (max, mut found) = (max.clamp(1, ENTITIES_MAX), Vec::new());
         loop {
             let (hits, ends) = self.hits(store, &entry, &query, max - found.len()).await?;
@@ -170,7 +174,12 @@ impl<E: Entity> Cx<E> {
                 query = query.behind(&last.at);
             }
             found.extend(hits.into_iter().filter_map(|hit| match hit.of {
-                Indexed::Entity(key) => Some(Ref::<K>::keyed(key.0 as u64)),
+                // One index has those of all zones.
+                Indexed::Entity(key) => {
+                    let found = Ref::<K>::stored(key.0 as u64);
+                    let is_mine = within.is_none_or(|within| found.id().namespace() == within);
+                    is_mine.then_some(found)
+                }
                 Indexed::Record(_) => None,
             }));
             if ends || found.len() >= max {

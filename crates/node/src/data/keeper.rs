@@ -508,9 +508,14 @@ impl Keeper {
         self.commits.is_empty() && !self.entries.values().any(|entry| is_open(&entry.state))
     }
 
-    /// How many entities are not given back.
+    /// How many entities have changes that are not saved. One that is saved and not given back loses nothing: the
+    /// next node takes it over when this one has been silent for long enough.
     pub fn unsaved(&self) -> usize {
-        self.entries.values().filter(|entry| matches!(entry.state, State::Owned(_))).count()
+        let is_unsaved = |entry: &&Entry| match &entry.state {
+            State::Owned(owned) => !owned.is_saved(),
+            _ => false,
+        };
+        self.entries.values().filter(is_unsaved).count()
     }
 
     /// What it holds and has seen. Looks at every entity.
@@ -846,6 +851,17 @@ impl Keeper {
 }
 
 impl Owned {
+    /// Whether the store has all of it.
+    pub fn is_saved(&self) -> bool {
+        let nothing_under_way = match &self.flight {
+            Flight::None | Flight::Release => true,
+            Flight::Save(patch) | Flight::Resolve(patch) => patch.is_empty(),
+            Flight::Commit => false,
+        };
+        let nothing_waits = self.pending.is_empty() && self.commits.is_empty();
+        nothing_under_way && nothing_waits && self.unsaved.is_none()
+    }
+
     fn new(claim: Claim, version: u64, size: usize, leaving: bool) -> Self {
         Owned {
             claim,

@@ -176,7 +176,7 @@ fn shown<T: Entity>(of: Ref<T>, found: StoredEntity) -> Result<Option<Peek<T>>, 
     let mut value = T::create(of.key()).ok_or_else(none)?;
     let mut sheets = Sheets::stored(found.documents, None);
     value.load(&mut sheets).map_err(|error| RecordError::Unreadable {
-        id: RecordId { kind: T::KIND.id.0, key: of.key().to_be_bytes().to_vec() },
+        id: RecordId { kind: T::KIND.id.0, key: of.id().key.to_be_bytes().to_vec() },
         problem: error.to_string(),
     })?;
     Ok(Some(Peek { version, value }))

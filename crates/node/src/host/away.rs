@@ -78,7 +78,7 @@ impl<E: Entity> Shard<E> {
     fn other_node_of(&self, id: EntityId) -> Option<WorkerId> {
         let me = self.hub.me;
         if E::KIND.document
-            || E::KIND.class == Class::Service && self.hosted.get()
+            || E::KIND.class == Class::Service && self.may_have(id)
             || id.home != Incarnation::NONE && id.home == me.node
         {
             return None;

@@ -19,6 +19,7 @@ use super::event::{Event, Events};
 use super::frames::Frames;
 use super::lane::{Depth, Neighbours};
 use super::mail::{IN_PLACE, NONE, Origin, RemoteOrigin, Sender};
+use super::namespaces::Namespaces;
 use super::people::ClientLane;
 use super::requests::Requests;
 use super::router::Router;
@@ -153,6 +154,7 @@ pub(crate) struct Hub {
     pub options: HostOptions,
     pub me: WorkerId,
     pub workers: u8,
+    pub namespaces: Namespaces,
     pub now: Cell<Instant>,
     pub wall: Cell<WallTime>,
     pub random: RefCell<Random>,
@@ -257,6 +259,7 @@ impl Hub {
         Rc::new(Hub {
             me,
             workers,
+            namespaces: Namespaces::new(&options.zones, &options.channels),
             now: Cell::new(now),
             wall: Cell::new(wall),
             random: RefCell::new(random),

@@ -16,6 +16,7 @@ mod index;
 mod lane;
 pub(crate) mod mail;
 mod moving;
+mod namespaces;
 pub(crate) mod people;
 mod remote;
 pub(crate) mod requests;
@@ -217,6 +218,16 @@ impl Host {
     pub fn kinds(&self) -> Vec<&'static KindInfo> {
         let kinds = self.hub.all_shards().into_iter().filter(|shard| shard.is_hosted());
         kinds.map(|shard| shard.kind()).filter(|kind| kind.id != USHER).collect()
+    }
+
+    /// The singletons that may be here: of each local kind one for each zone or channel.
+    pub(crate) fn singletons(&self) -> Vec<(&'static KindInfo, EntityId)> {
+        let kinds = self.kinds().into_iter().filter(|kind| kind.class == Class::Singleton);
+        let ids = kinds.flat_map(|kind| {
+            let all = self.hub.namespaces.all(kind.scope).iter();
+            all.map(move |within| (kind, EntityId::local(kind.id, *within, 0)))
+        });
+        ids.collect()
     }
 
     /// Learns which kinds one node alone offers, and by how many workers.

@@ -34,7 +34,7 @@ impl Host {
     pub(crate) fn may_come(&self, id: EntityId) -> bool {
         let shard = self.hub.shard_of_kind(id.kind);
         id.home == Incarnation::NONE
-            && shard.is_some_and(|shard| shard.is_hosted() && shard.kind().document)
+            && shard.is_some_and(|shard| shard.may_have(id) && shard.kind().document)
     }
 
     /// From now on no turn of the entity begins. `false` if it cannot move.

@@ -355,7 +355,7 @@ impl<E: Entity> Shard<E> {
                 Err(Fault::NOT_FOUND)
             };
         }
-        if E::KIND.class == Class::Service && self.hosted.get() {
+        if E::KIND.class == Class::Service && self.may_have(id) {
             return self.find_or_activate(id).map(Way::Here);
         }
         if E::KIND.document {
@@ -408,7 +408,7 @@ impl<E: Entity> Shard<E> {
             Place::Node(to) => Ok(Way::Node(to)),
             Place::Gone => Err(Fault::GONE),
             // This node offers its kind: the list of nodes has lost it for a moment.
-            Place::Unknown if self.hosted.get() => Err(Fault::UNAVAILABLE),
+            Place::Unknown if self.may_have(id) => Err(Fault::UNAVAILABLE),
             Place::Unknown => Err(Fault::NOT_FOUND),
             Place::Away => Err(Fault::UNAVAILABLE),
         }
@@ -429,13 +429,13 @@ impl<E: Entity> Shard<E> {
                 _ => Err(Fault::NOT_FOUND),
             };
         }
-        if E::KIND.class == Class::Service && self.hosted.get() {
+        if E::KIND.class == Class::Service && self.may_have(id) {
             return Ok(());
         }
         match hub.router.place(id) {
             Place::Gone => Err(Fault::GONE),
-            Place::Unknown if !self.hosted.get() => Err(Fault::NOT_FOUND),
-            Place::Here if !self.hosted.get() || E::KIND.class == Class::Room => {
+            Place::Unknown if !self.may_have(id) => Err(Fault::NOT_FOUND),
+            Place::Here if !self.may_have(id) || E::KIND.class == Class::Room => {
                 Err(Fault::NOT_FOUND)
             }
             _ => Ok(()),

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use env::{FastMap, Instant};
 use proto::frame::{CloseCode, Status};
 use proto::link::{Slot, WorkerId};
-use proto::{EntityId, Incarnation, MethodId, WireError, name_hash};
+use proto::{EntityId, Incarnation, MethodId, Scope, WireError, name_hash};
 use store::{Claim, Documents};
 
 use super::Freezing;
@@ -31,7 +31,7 @@ use super::timers::TimerTable;
 use super::topics::Ears;
 use super::turns::{NewTurn, TurnId};
 use super::watch::method_path;
-use crate::cx::{Cx, Peer};
+use crate::cx::{Cx, Peer, Ref};
 use crate::data::{Changes, Found, Sheets};
 use crate::entity::{Class, Entity, Hook, Hooks, KindInfo, OnPanic};
 use crate::error::Fault;
@@ -437,7 +437,7 @@ impl<E: Entity> Shard<E> {
         if let Some(index) = self.cells.borrow().find(id.home, id.key) {
             return Ok(index);
         }
-        if !self.hosted.get() {
+        if !self.may_have(id) {
             return Err(Fault::NOT_FOUND);
         }
         if id.home != Incarnation::NONE {
@@ -459,12 +459,21 @@ impl<E: Entity> Shard<E> {
         }
     }
 
+    /// Whether the kind is offered here, and in the zone or channel of `id` if it is local.
+    #[inline]
+    pub fn may_have(&self, id: EntityId) -> bool {
+        self.hosted.get()
+            && (matches!(E::KIND.scope, Scope::Global)
+                || self.hub.namespaces.has(E::KIND.scope, id.namespace()))
+    }
+
     /// Makes the state of a keyed entity; game code, so it may panic.
     fn create(&self, id: EntityId) -> Result<Option<E>, Fault> {
         let factory = self.factory.borrow().clone();
+        let key = Ref::<E>::stored(id.key).key();
         let made = catch_unwind(AssertUnwindSafe(|| match &factory {
-            Some(factory) => factory(id.key),
-            None => E::create(id.key),
+            Some(factory) => factory(key),
+            None => E::create(key),
         }));
         made.map_err(|panic| {
             self.report_panic(id, "create".to_owned(), panic_text(&*panic));
@@ -832,6 +841,9 @@ pub(crate) fn hook_mail<E: Entity>(hook: Hook) -> Mail<E> {
 pub(crate) trait AnyShard {
     fn kind(&self) -> &'static KindInfo;
     fn is_hosted(&self) -> bool;
+
+    /// Whether the kind is offered here, and in the zone or channel of `id` if it is local.
+    fn may_have(&self, id: EntityId) -> bool;
     /// That node, of so many workers, alone offers the kind.
     fn note_sole(&self, node: Option<(Incarnation, u8)>);
     fn stats(&self) -> ShardStats;

@@ -84,7 +84,7 @@ impl Worker {
         self.keepers.iter().all(Keeper::is_idle)
     }
 
-    /// How many entities are not saved and given back.
+    /// How many entities have changes that are not saved.
     pub fn unsaved(&self) -> usize {
         self.keepers.iter().map(Keeper::unsaved).sum()
     }

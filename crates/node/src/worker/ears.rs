@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bus::Subscription;
+use env::Instant;
 
 use super::Worker;
 use crate::topics::NodeBus;
@@ -49,9 +50,13 @@ impl Ears {
         self.bus.carries(topic)
     }
 
+    /// From now on, or no longer; saying it again changes nothing.
     pub fn listen(&mut self, topic: &str, on: bool) {
         if !on {
             self.open.remove(topic);
+            return;
+        }
+        if self.open.contains_key(topic) {
             return;
         }
         match self.bus.bus().subscribe(topic) {
@@ -73,17 +78,20 @@ impl Worker {
     }
 
     /// Hands on what came over the bus. `false` if more of it waits.
-    pub(super) fn hear_the_bus(&mut self) -> bool {
-        let Some(ears) = &mut self.ears else { return true };
-        if !ears.bell.rung.swap(false, Ordering::SeqCst) {
-            return true;
-        }
+    pub(super) fn hear_the_bus(&mut self, now: Instant) -> bool {
+        let Some(mut ears) = self.ears.take() else { return true };
+        let all = !ears.bell.rung.swap(false, Ordering::SeqCst) || self.hear_from(now, &mut ears);
+        self.ears = Some(ears);
+        all
+    }
+
+    fn hear_from(&mut self, now: Instant, ears: &mut Ears) -> bool {
         let mut all = true;
         let mut context = Context::from_waker(&ears.waker);
         for (topic, subscription) in &mut ears.open {
             let mut left = HEARD_PER_TURN;
             while let Poll::Ready(message) = subscription.poll_next(&mut context) {
-                self.host.handle_publish(topic, message.body());
+                self.hand_on(now, topic, message.body());
                 message.done();
                 left -= 1;
                 if left == 0 {

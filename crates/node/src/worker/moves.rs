@@ -95,7 +95,7 @@ impl Worker {
     /// becomes of it shows in [`MoveStats`]; it may stay where it is.
     pub fn move_entity(&mut self, id: EntityId, to: Incarnation) -> bool {
         let directory = self.directory();
-        let Some(info) = directory.node(to).filter(|info| info.offers(id.kind)) else {
+        let Some(info) = directory.node(to).filter(|info| info.may_have(id)) else {
             return false;
         };
         let to = WorkerId { node: to, worker: id.worker(info.workers) };

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use env::Instant;
-use proto::EntityId;
 use proto::frame::CloseCode;
 
 use super::Worker;
-use crate::entity::Class;
 use crate::session::Places as _;
 
 /// A singleton that is not here although it belongs here is looked after so often: its former owner
@@ -25,9 +23,7 @@ impl Worker {
         if self.is_draining() {
             return;
         }
-        let kinds = self.host.kinds().into_iter().filter(|kind| kind.class == Class::Singleton);
-        for kind in kinds.collect::<Vec<_>>() {
-            let id = EntityId::keyed(kind.id, 0);
+        for (kind, id) in self.host.singletons() {
             let place = self.view.placed(id);
             let is_here = self.host.find(id).is_some();
             if place == Some(self.me) {

@@ -638,3 +638,27 @@ fn what_calls_in_place_change_is_saved_and_stands_still_with_the_rest() {
     rig.cut(node, false);
     assert_eq!(rig.finish(&mut waits).unwrap(), 6);
 }
+
+/// A node that was stopped while its store was away said of all that it had that it was not saved.
+#[test]
+fn d16_only_what_changed_since_is_unsaved_if_the_store_is_away_at_the_end() {
+    let mut rig = rig();
+    let node = rig.start();
+    for key in [1, 2] {
+        rise(&mut rig, node, key, 1).unwrap();
+    }
+    rig.run_for(2 * SECOND);
+    rig.refuse = Some(|ask| {
+        let away = matches!(ask, Ask::Save(..) | Ask::Release(..));
+        away.then(|| Error::Unavailable("away".to_owned()))
+    });
+    rise(&mut rig, node, 2, 1).unwrap();
+    let (now, wall) = (rig.hand.now(), env::WallTime(0));
+    rig.worker(node).stop(now, wall, proto::frame::CloseCode::GoingAway, "down");
+    rig.run_for(2 * SECOND);
+    assert_eq!((rig.worker(node).is_saved(), rig.worker(node).unsaved()), (false, 1));
+    rig.refuse = None;
+    rig.run_for(10 * SECOND);
+    assert_eq!((rig.worker(node).is_saved(), rig.worker(node).unsaved()), (true, 0));
+    assert_eq!((level(&rig, 1), level(&rig, 2)), (1, 2));
+}

@@ -376,6 +376,7 @@ pub fn link() -> Vec<LinkFrame<'static>> {
         }),
         LinkFrame::Publish { subject: "zone.1.news", body: &[0x91, 0x01] },
         LinkFrame::Listen { subject: "zone.1.news", on: true },
+        LinkFrame::Relay { subject: "zone.1.news", body: &[0x91, 0x01] },
     ]
     .into_iter()
     .chain(homes())
@@ -594,6 +595,7 @@ pub fn link_kind(frame: &LinkFrame<'_>) -> &'static str {
         LinkFrame::Forward(_) => "forward",
         LinkFrame::Publish { .. } => "publish",
         LinkFrame::Listen { .. } => "listen",
+        LinkFrame::Relay { .. } => "relay",
         LinkFrame::Home(frame) => match frame {
             HomeFrame::Wanted(_) => "wanted",
             HomeFrame::Homed { .. } => "homed",

@@ -52,7 +52,11 @@ fn wrong(reason: &str) -> OpenError {
 }
 
 fn failed(name: &str) -> impl FnOnce(Error) -> OpenError + '_ {
-    move |error| OpenError::Shards(format!("shard {name:?}: {error}"))
+    move |error| match error {
+        // It was there a moment ago, and is away like one that cannot be opened.
+        Error::Unavailable(reason) => OpenError::Away { server: format!("shard {name:?}"), reason },
+        error => OpenError::Shards(format!("shard {name:?}: {error}")),
+    }
 }
 
 fn describe_all(members: &[(String, Store)]) -> Result<Vec<ShardInfo>, OpenError> {

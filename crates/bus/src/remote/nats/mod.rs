@@ -18,7 +18,7 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::message::{Acker, PublishMessage};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, AckKind, ErrorCode};
-use async_nats::{Client, ConnectOptions, HeaderMap};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap};
 use env::Clock;
 use futures_util::StreamExt;
 use tokio::task::JoinHandle;
@@ -181,6 +181,7 @@ async fn run(shared: Arc<Shared>, nats: NatsOptions) {
 
 async fn connect(shared: &Shared, nats: &NatsOptions) -> Option<Client> {
     loop {
+        let presence = shared.presence.clone();
         let mut options = ConnectOptions::new()
             .name("mainstay")
             .retry_on_initial_connect()
@@ -191,8 +192,13 @@ async fn connect(shared: &Shared, nats: &NatsOptions) -> Option<Client> {
                 let factor = 1 << attempts.min(6) as u32;
                 (PAUSES.0 * factor).min(PAUSES.1)
             })
-            .event_callback(|event| async move {
-                tracing::info!(%event, "NATS");
+            .event_callback(move |event| {
+                match event {
+                    Event::Connected => presence.set_away(false),
+                    Event::Disconnected | Event::Closed => presence.set_away(true),
+                    _ => {}
+                }
+                async move { tracing::info!(%event, "NATS") }
             });
         // The client takes no notice of what stands in an address.
         if let Some((user, password)) = nats.urls.iter().find_map(|url| in_address(url)) {

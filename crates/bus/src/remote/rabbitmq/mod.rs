@@ -177,6 +177,7 @@ async fn run(shared: Arc<Shared>, rabbitmq: RabbitmqOptions) {
         match opened {
             Ok(Ok(line)) => {
                 (pause, is_told) = (PAUSES.0, false);
+                shared.presence.set_away(false);
                 tracing::info!("RabbitMQ is there");
                 tags = serve(&line, tags).await;
                 if shared.is_stopped() {
@@ -184,6 +185,7 @@ async fn run(shared: Arc<Shared>, rabbitmq: RabbitmqOptions) {
                     let _ = timeout(LAST_WORDS, close).await;
                     return;
                 }
+                shared.presence.set_away(true);
                 tracing::warn!("RabbitMQ is away; trying on");
                 shared.act(|front, _| {
                     front.disconnected();

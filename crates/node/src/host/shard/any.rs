@@ -11,6 +11,10 @@ impl<E: Entity> AnyShard for Shard<E> {
         self.hosted.get()
     }
 
+    fn may_have(&self, id: EntityId) -> bool {
+        Shard::may_have(self, id)
+    }
+
     fn note_sole(&self, node: Option<(Incarnation, u8)>) {
         self.sole.set(node);
     }
