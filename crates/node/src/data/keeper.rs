@@ -123,6 +123,8 @@ pub(super) struct Want {
     pub abandoned: bool,
     /// Until when it is waited for while it stands as another node's.
     pub until: Option<Instant>,
+    /// An answer was lost: it may stand as this node's.
+    pub unsure: bool,
 }
 
 #[derive(Debug)]
@@ -606,6 +608,12 @@ impl Keeper {
                 self.refuse(now, id, Status::Unavailable, abandoned);
                 self.handle_dead(now);
             }
+            // A connection broke in between. Whether it is this node's by now is seen when it is asked for again.
+            Err(Error::Unknown(_)) if !want.unsure => {
+                entry.state = State::Wanted(Want { unsure: true, ..want });
+                self.wanted.push_back(id);
+                self.set_timer(id, Some(now + self.options.activate_wait));
+            }
             Err(error) => {
                 let status = match &error {
                     Error::Corrupt { .. } => Status::Failed,
@@ -617,28 +625,22 @@ impl Keeper {
                     self.note_stop(&error);
                 }
                 self.refuse(now, id, status, abandoned);
-                if let Error::Unknown(_) = error {
-                    self.is_unsure(id);
-                }
             }
         }
     }
 
-    /// It may be this node's without its knowing: it is asked for once more, to be given back.
-    fn is_unsure(&mut self, id: EntityId) {
-        if let Some(State::Refused { unsure, .. }) =
-            self.entries.get_mut(&id).map(|entry| &mut entry.state)
-        {
-            *unsure = true;
-        }
-    }
-
-    /// An entity could not be had: its mail is answered, and it is left alone for a while.
+    /// An entity could not be had: its mail is answered, and it is left alone for a while. If it may be this
+    /// node's without its knowing, it is asked for once more then, to be given back.
     pub(super) fn refuse(&mut self, now: Instant, id: EntityId, status: Status, silent: bool) {
         self.stats.refused += 1;
         let pause = self.pause(id);
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.state = State::Refused { until: now + pause, status, unsure: false };
+        let unsure = match &entry.state {
+            State::Wanted(want) | State::Asked(want) | State::Elsewhere(want) => want.unsure,
+            State::Refused { unsure, .. } => *unsure,
+            State::Owned(_) => false,
+        };
+        entry.state = State::Refused { until: now + pause, status, unsure };
         let forget_at = now + pause + self.options.retry_max;
         self.set_timer(id, Some(forget_at));
         if !silent {

@@ -74,7 +74,7 @@ impl Keeper {
         self.count(id, 0);
         self.set_timer(id, None);
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.state = State::Wanted(Want { reclaim, abandoned: false, until: None });
+            entry.state = State::Wanted(Want { reclaim, ..Want::default() });
             self.wanted.push_back(id);
         }
     }

@@ -401,11 +401,14 @@ fn a_lost_answer_to_an_activation_is_reclaimed() {
     let mut rig = rig();
     let node = rig.start();
     rig.lose_answers = 1;
-    let id = Ref::<Avatar>::keyed(1).id();
-    assert_eq!(rise(&mut rig, node, 1, 1), Err(CallError::Unavailable(id)));
-    rig.run_for(SECOND);
     assert_eq!(rise(&mut rig, node, 1, 1), Ok(1));
     assert_eq!(stored(&rig, 1).owner.epoch, 2);
+    // Twice in a row the caller is told.
+    rig.lose_answers = 2;
+    let id = Ref::<Avatar>::keyed(2).id();
+    assert_eq!(rise(&mut rig, node, 2, 1), Err(CallError::Unavailable(id)));
+    rig.run_for(SECOND);
+    assert_eq!(rise(&mut rig, node, 2, 1), Ok(1));
 }
 
 /// A node that was told nothing kept an entity from everybody for ever.
@@ -413,7 +416,7 @@ fn a_lost_answer_to_an_activation_is_reclaimed() {
 fn an_entity_that_was_taken_without_an_answer_is_given_back() {
     let mut rig = rig();
     let (a, b) = (rig.start(), rig.start());
-    rig.lose_answers = 1;
+    rig.lose_answers = 2;
     let id = Ref::<Avatar>::keyed(1).id();
     assert_eq!(rise(&mut rig, a, 1, 1), Err(CallError::Unavailable(id)));
     assert!(!stored(&rig, 1).owner.released);
