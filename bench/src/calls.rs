@@ -30,8 +30,10 @@ const ROUNDS: usize = 5;
 const SHAPES: [(u64, u64); 2] = [(1, 20_000), (64, 256_000)];
 /// With one in flight: over two raw echoes, which is what the sockets of both sides cost.
 const SERIAL_GOAL: f64 = 1.3;
-/// With 64 in flight: CPU seconds for a million.
+/// With 64 in flight: CPU seconds for a million, where tarpc takes so many. Where that takes longer in the
+/// same run, the goal is as much higher.
 const BATCHED_GOAL: f64 = 0.8;
+const BATCHED_GOAL_WHERE_TARPC_TOOK: f64 = 2.9;
 
 /// Asks the entity of its own number on the other node, again and again.
 #[entity(root = node::rt)]
@@ -179,7 +181,15 @@ pub fn run() -> anyhow::Result<bool> {
         }
         met &= match in_flight {
             1 => crate::gate::judge("over two raw echoes", costs[0].1 / echo, SERIAL_GOAL),
-            _ => crate::gate::judge("CPU seconds for a million", costs[0].1, BATCHED_GOAL),
+            _ => {
+                let slower = (costs[1].1 / BATCHED_GOAL_WHERE_TARPC_TOOK).max(1.0);
+                println!(
+                    "    the goal is {BATCHED_GOAL} where tarpc takes {BATCHED_GOAL_WHERE_TARPC_TOOK}; here it \
+                     takes {slower:.2} times that"
+                );
+                let goal = (BATCHED_GOAL * slower * 100.0).round() / 100.0;
+                crate::gate::judge("CPU seconds for a million", costs[0].1, goal)
+            }
         };
     }
     Ok(met)
