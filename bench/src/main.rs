@@ -64,6 +64,10 @@ fn run() -> anyhow::Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let met = match args[..] {
+        ["--help" | "-h"] | [_, "--help" | "-h"] => {
+            print!("{HELP}");
+            return Ok(ExitCode::SUCCESS);
+        }
         ["arena"] => arena::run()?,
         ["calls"] => calls::run()?,
         ["calls", in_flight, count] => calls::run_alone(in_flight, count)?,
@@ -122,7 +126,7 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         ["child-sockets-echo"] => return raw::sockets_echo().map(|()| ExitCode::SUCCESS),
         _ => {
-            print!("{HELP}");
+            eprint!("{HELP}");
             return Ok(ExitCode::from(2));
         }
     };
