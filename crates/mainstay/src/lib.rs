@@ -76,6 +76,7 @@ mod opening;
 pub mod operate;
 pub mod prelude;
 mod process;
+mod reaching;
 mod release;
 mod run;
 pub mod testkit;

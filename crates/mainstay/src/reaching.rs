@@ -1,0 +1,85 @@
+//! Opening what a process reaches the others through.
+
+use bus::Bus;
+use cluster::Cluster;
+use env::Clock;
+
+use crate::config::{BusPlace, BusServer, CoordinatorPlace, Process};
+use crate::process::{StartError, system};
+
+/// Opens what the process finds the others through. It need not be there yet.
+pub(crate) fn open_coordinator(process: &Process, clock: &Clock) -> Result<Cluster, StartError> {
+    let options = process.options.registry.clone();
+    match &process.coordinator {
+        CoordinatorPlace::Process => Ok(Cluster::embedded(options)),
+        CoordinatorPlace::Embedded(folder) => {
+            let what = || format!("cannot use the coordinator in {}", folder.display());
+            Cluster::attach(folder, options, clock).map_err(system(what()))
+        }
+        CoordinatorPlace::Etcd { endpoints, prefix } => {
+            open_etcd(endpoints, prefix, options, clock)
+        }
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn open_etcd(
+    endpoints: &[String],
+    prefix: &str,
+    options: cluster::Options,
+    clock: &Clock,
+) -> Result<Cluster, StartError> {
+    let etcd = cluster::EtcdOptions::new(endpoints.iter().cloned(), prefix);
+    Cluster::etcd(etcd, options, clock).map_err(system("cannot use etcd"))
+}
+
+#[cfg(not(feature = "etcd"))]
+fn open_etcd(_: &[String], _: &str, _: cluster::Options, _: &Clock) -> Result<Cluster, StartError> {
+    Err(StartError::CoordinatorNotBuilt("etcd"))
+}
+
+/// Opens the bus. A server need not be there yet.
+pub(crate) fn open_bus(
+    place: &BusPlace,
+    options: bus::Options,
+    clock: &Clock,
+) -> Result<Bus, StartError> {
+    match place {
+        BusPlace::Embedded => Ok(Bus::embedded(options, clock)),
+        BusPlace::Nats(server) => open_nats(server, options, clock),
+        BusPlace::Rabbitmq(server) => open_rabbitmq(server, options, clock),
+    }
+}
+
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+fn addresses(server: &BusServer) -> Result<Vec<String>, StartError> {
+    server.addresses(&crate::config::Vault::system()).map_err(StartError::BusPassword)
+}
+
+#[cfg(feature = "nats")]
+fn open_nats(server: &BusServer, options: bus::Options, clock: &Clock) -> Result<Bus, StartError> {
+    let mut nats = bus::NatsOptions::new(addresses(server)?, &server.prefix);
+    nats.credentials.clone_from(&server.credentials);
+    nats.replicas = server.replicas;
+    Bus::nats(nats, options, clock).map_err(system("cannot use the bus"))
+}
+
+#[cfg(not(feature = "nats"))]
+fn open_nats(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, StartError> {
+    Err(StartError::BusNotBuilt("nats"))
+}
+
+#[cfg(feature = "rabbitmq")]
+fn open_rabbitmq(
+    server: &BusServer,
+    options: bus::Options,
+    clock: &Clock,
+) -> Result<Bus, StartError> {
+    let rabbitmq = bus::RabbitmqOptions::new(addresses(server)?, &server.prefix);
+    Bus::rabbitmq(rabbitmq, options, clock).map_err(system("cannot use the bus"))
+}
+
+#[cfg(not(feature = "rabbitmq"))]
+fn open_rabbitmq(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, StartError> {
+    Err(StartError::BusNotBuilt("rabbitmq"))
+}
