@@ -99,6 +99,12 @@ pub enum StartError {
     )]
     BusNotBuilt(&'static str),
     /// Put it where the file says it is.
+    #[error("the password of the coordinator: {0}")]
+    CoordinatorPassword(String),
+    /// It is there and does not let this process in: do what it says.
+    #[error("the coordinator: {0}")]
+    CoordinatorRefused(String),
+    /// Put it where the file says it is.
     #[error("the password of the bus: {0}")]
     BusPassword(String),
     /// The game declares what the bus does not give.
@@ -218,6 +224,9 @@ impl Running {
         let (release, wait) = (app.release_number(), process.options.registry.answer_wait);
         if let Some(last) = release::later(&nodes, &clock, wait, release) {
             return Err(StartError::Older { release, last });
+        }
+        if let Some(reason) = nodes.shut_out() {
+            return Err(StartError::CoordinatorRefused(reason));
         }
         // Not all of them have a store that would tell of their end, and that would come later.
         gone.iter().for_each(|life| nodes.bury(*life));

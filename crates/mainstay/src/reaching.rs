@@ -4,7 +4,7 @@ use bus::Bus;
 use cluster::Cluster;
 use env::Clock;
 
-use crate::config::{BusPlace, BusServer, CoordinatorPlace, Process};
+use crate::config::{BusPlace, BusServer, CoordinatorPlace, EtcdPlace, Process};
 use crate::process::{StartError, system};
 
 /// Opens what the process finds the others through. It need not be there yet.
@@ -16,34 +16,36 @@ pub(crate) fn open_coordinator(process: &Process, clock: &Clock) -> Result<Clust
             let what = || format!("cannot use the coordinator in {}", folder.display());
             Cluster::attach(folder, options, clock).map_err(system(what()))
         }
-        CoordinatorPlace::Etcd { endpoints, prefix } => {
-            open_etcd(endpoints, prefix, options, clock)
-        }
+        CoordinatorPlace::Etcd(etcd) => open_etcd(etcd, options, clock),
     }
 }
 
 #[cfg(feature = "etcd")]
 fn open_etcd(
-    endpoints: &[String],
-    prefix: &str,
+    etcd: &EtcdPlace,
     options: cluster::Options,
     clock: &Clock,
 ) -> Result<Cluster, StartError> {
-    let etcd = cluster::EtcdOptions::new(endpoints.iter().cloned(), prefix);
+    let password = etcd.password(&crate::config::Vault::system());
+    let password = password.map_err(StartError::CoordinatorPassword)?;
+    let user = etcd.user.clone().zip(password);
+    let user = user.map(|(name, password)| cluster::EtcdUser { name, password });
+    let tls = cluster::EtcdTls {
+        authorities: etcd.authorities.clone(),
+        certificate: etcd.certificate.clone(),
+    };
+    let usual = cluster::EtcdOptions::new(etcd.endpoints.iter().cloned(), &etcd.prefix);
+    let etcd = cluster::EtcdOptions { user, tls, ..usual };
     Cluster::etcd(etcd, options, clock).map_err(system("cannot use etcd"))
 }
 
 #[cfg(not(feature = "etcd"))]
-fn open_etcd(_: &[String], _: &str, _: cluster::Options, _: &Clock) -> Result<Cluster, StartError> {
+fn open_etcd(_: &EtcdPlace, _: cluster::Options, _: &Clock) -> Result<Cluster, StartError> {
     Err(StartError::CoordinatorNotBuilt("etcd"))
 }
 
 /// Opens the bus. A server need not be there yet.
-pub(crate) fn open_bus(
-    place: &BusPlace,
-    options: bus::Options,
-    clock: &Clock,
-) -> Result<Bus, StartError> {
+pub(crate) fn open_bus(place: &BusPlace, options: bus::Options, clock: &Clock) -> Result<Bus, StartError> {
     match place {
         BusPlace::Embedded => Ok(Bus::embedded(options, clock)),
         BusPlace::Nats(server) => open_nats(server, options, clock),
