@@ -102,6 +102,7 @@ pub use node;
 pub use opening::{open_served_store, open_store};
 pub use process::{Running, StartError, Stopped};
 pub use proto;
+pub use reaching::open_bus;
 pub use run::{Exit, run, run_with};
 pub use scene;
 pub use store;

@@ -44,8 +44,13 @@ fn open_etcd(_: &EtcdPlace, _: cluster::Options, _: &Clock) -> Result<Cluster, S
     Err(StartError::CoordinatorNotBuilt("etcd"))
 }
 
-/// Opens the bus. A server need not be there yet.
-pub(crate) fn open_bus(place: &BusPlace, options: bus::Options, clock: &Clock) -> Result<Bus, StartError> {
+/// Opens the bus that a configuration names, for tools that work on it beside a game. A server need not be
+/// there yet.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub fn open_bus(place: &BusPlace, options: bus::Options, clock: &Clock) -> Result<Bus, StartError> {
     match place {
         BusPlace::Embedded => Ok(Bus::embedded(options, clock)),
         BusPlace::Nats(server) => open_nats(server, options, clock),
