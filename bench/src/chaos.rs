@@ -262,10 +262,10 @@ fn converge(
     let app = crate::traders::game::spread_app();
     let config = Config::check(file, &app.role_names())?;
     let process = config.choose(Some(PROCESSES[0])).map_err(anyhow::Error::msg)?;
-    let CoordinatorPlace::Etcd { endpoints, prefix } = &process.coordinator else {
+    let CoordinatorPlace::Etcd(etcd) = &process.coordinator else {
         bail!("the coordinator is etcd");
     };
-    let options = cluster::EtcdOptions::new(endpoints.iter().cloned(), prefix);
+    let options = cluster::EtcdOptions::new(etcd.endpoints.iter().cloned(), &etcd.prefix);
     let onlooker =
         cluster::Cluster::etcd(options, process.options.registry.clone(), &Clock::system())?;
     let mut was = String::new();

@@ -201,6 +201,11 @@ impl Bus {
     }
 
     /// Gives a dead letter once more to those who could not finish it, and to nobody else.
+    ///
+    /// # Errors
+    ///
+    /// In the answer: `NotFound`; `Unheard` if they are gone (RabbitMQ: if nobody at all listens to the
+    /// subject); `Busy` or `Unavailable`. The letter stays then.
     pub fn replay(&self, dead: &Dead) -> Answer<()> {
         self.backend.bury(dead, true)
     }

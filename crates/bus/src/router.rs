@@ -379,7 +379,7 @@ impl Router {
                 });
                 found.map(|(number, _)| *number)
             });
-            let number = number.ok_or(Error::NotFound)?;
+            let number = number.ok_or_else(|| Error::unheard(dead))?;
             let item = Item {
                 subject: dead.subject.as_str().into(),
                 body: dead.body.clone(),

@@ -106,12 +106,31 @@ pub enum Error {
     /// The dead letter was replayed or discarded before.
     #[error("there is no such dead letter (any more)")]
     NotFound,
+    /// Nobody is there to replay it to, and the letter stays: start who listens, then replay it.
+    #[error("nobody listens to {subject:?}{}: start who does, then replay", of_group(group))]
+    Unheard {
+        /// Where it was published.
+        subject: String,
+        /// The group that could not finish it.
+        group: Option<String>,
+    },
     /// The server is not there: back off, then retry.
     #[error("the {0} server is not there")]
     Unavailable(&'static str),
     /// The bus has ended.
     #[error("the bus has ended")]
     Closed,
+}
+
+fn of_group(group: &Option<String>) -> String {
+    group.as_ref().map_or_else(String::new, |group| format!(" in the group {group:?}"))
+}
+
+impl Error {
+    /// That nobody is there to replay `dead` to.
+    pub(crate) fn unheard(dead: &Dead) -> Error {
+        Error::Unheard { subject: dead.subject.clone(), group: dead.group.clone() }
+    }
 }
 
 /// Limits and times of a bus.

@@ -3,6 +3,7 @@
 mod bots;
 mod check;
 mod data;
+mod dead;
 mod demo;
 mod new;
 mod replace;
@@ -67,6 +68,12 @@ enum Command {
     Data(data::Data),
     /// Sends an event to a game over its bus, such as a task to its workers.
     Trigger(trigger::Arguments),
+    /// Lists what a game's bus set aside because its handlers failed over it, and replays it.
+    ///
+    /// A message that may not be lost and that was given out as often as `options.bus.attempts_max` says is
+    /// a dead letter: it is kept at the bus with the cause of its last failure until it is replayed,
+    /// discarded, or pushed out by newer ones.
+    DeadLetters(dead::DeadLetters),
     /// Pushes to players of a running game or closes them, over its bus: all, some accounts, or by tags.
     Users(users::Users),
     /// Prints a ticket for an account, sealed with the keys of a cluster file or data folder.
@@ -118,6 +125,7 @@ fn main() -> Exit {
         Command::Check(check) => check.run(),
         Command::Data(data) => data.run(),
         Command::Trigger(trigger) => trigger.run(),
+        Command::DeadLetters(letters) => letters.run(),
         Command::Users(users) => users.run(),
         Command::Ticket(ticket) => Ok(run(&ticket.words())),
         Command::Schema(schema) => Ok(run(&schema.words())),

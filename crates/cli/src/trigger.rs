@@ -1,9 +1,11 @@
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use mainstay::Exit;
 use mainstay::bus::{Accepted, Bus, Delivery, Options, Trigger};
+use mainstay::config::BusPlace;
 use mainstay::env::Clock;
 
 #[derive(clap::Args)]
@@ -33,6 +35,9 @@ pub struct Place {
     /// Without it the addresses in the environment variable `MAINSTAY_BUS`, joined by commas.
     #[arg(long)]
     bus: Vec<String>,
+    /// The cluster file that names the bus; its password is taken from where the file says.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bus", "prefix"])]
+    cluster: Option<PathBuf>,
     /// What the names of all topics at the bus begin with: the name of the cluster, unless its file says
     /// otherwise.
     #[arg(long, default_value = "mainstay")]
@@ -54,15 +59,43 @@ impl Place {
     /// The bus, which need not answer yet.
     pub fn open(&self, clock: &Clock) -> anyhow::Result<Bus> {
         let options = Options { answer_wait: self.within(), ..Options::default() };
+        let bus = match &self.cluster {
+            Some(file) => of_file(file, options, clock)?,
+            None => self.of_address(options, clock)?,
+        };
+        Ok(self.scope.as_deref().map_or_else(|| Ok(bus.clone()), |name| bus.scope(name))?)
+    }
+
+    /// What the names of its subjects begin with, with a dot.
+    pub fn scope(&self) -> String {
+        self.scope.as_ref().map_or_else(String::new, |scope| format!("{scope}."))
+    }
+
+    fn of_address(&self, options: Options, clock: &Clock) -> anyhow::Result<Bus> {
         let from_environment = || std::env::var("MAINSTAY_BUS").unwrap_or_default();
         let urls = match self.bus.is_empty() {
             true => from_environment().split(',').map(str::to_owned).collect(),
             false => self.bus.clone(),
         };
-        anyhow::ensure!(urls != [""], "name the bus by --bus or in MAINSTAY_BUS");
-        let bus = Bus::connect(&urls, &self.prefix, options, clock)?;
-        Ok(self.scope.as_deref().map_or_else(|| Ok(bus.clone()), |name| bus.scope(name))?)
+        anyhow::ensure!(
+            urls != [""],
+            "name the bus by --bus or in MAINSTAY_BUS, or the cluster file that does by --cluster"
+        );
+        Ok(Bus::connect(&urls, &self.prefix, options, clock)?)
     }
+}
+
+/// The bus that a cluster file names.
+fn of_file(file: &Path, options: Options, clock: &Clock) -> anyhow::Result<Bus> {
+    let place = BusPlace::of_file(file, std::env::var("MAINSTAY_DEVELOPER").ok())?;
+    anyhow::ensure!(
+        place.is_shared(),
+        "{} names no server of a bus, so each process has one in its memory, which nobody else reaches and \
+         which ends with it. Name one there, \"bus\": {{\"nats\": \"nats://HOST:4222\"}} or \
+         {{\"rabbitmq\": \"amqp://HOST:5672\"}}, and restart the game",
+        file.display()
+    );
+    Ok(mainstay::open_bus(&place, options, clock)?)
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]

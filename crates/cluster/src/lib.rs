@@ -28,7 +28,7 @@ mod zones;
 pub use contest::{Contest, Lost};
 pub use directory::{Directory, NodeInfo, SESSION_KIND};
 #[cfg(feature = "etcd")]
-pub use etcd::EtcdOptions;
+pub use etcd::{EtcdOptions, EtcdTls, EtcdUser};
 pub use keys::{Change, Expect, KEY_BYTES_MAX, Key, KeyError, KeyOptions};
 pub use load::{Load, Loads};
 pub use placement::{NoPlace, Placement, PlacementOptions, Seat, Wanted};
@@ -206,6 +206,12 @@ impl Cluster {
     /// within it `None` if the coordinator was never there.
     pub fn old_since(&self) -> Option<Option<Instant>> {
         self.lock().attached.as_ref().and_then(attached::Attached::old_since)
+    }
+
+    /// Why the coordinator, which is there, does not let this process in, with what to do; `None` while it
+    /// does, or is away. It is asked again for ever: a password may be set right meanwhile.
+    pub fn shut_out(&self) -> Option<String> {
+        self.shared.shut_out()
     }
 
     /// The nodes listed now.

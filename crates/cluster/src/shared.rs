@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     pub keys_revision: AtomicU64,
     pub listeners: Mutex<Vec<Listener>>,
     pub checks: Mutex<Vec<(String, Check)>>,
+    /// Why the coordinator does not let this process in, as it said last.
+    shut_out: Mutex<Option<String>>,
     /// Speaks to the coordinator, if it is not this process's own.
     pub driver: Option<Driver>,
 }
@@ -82,6 +84,7 @@ impl Shared {
             keys_revision: AtomicU64::new(0),
             listeners: Mutex::default(),
             checks: Mutex::default(),
+            shut_out: Mutex::default(),
             driver,
         }
     }
@@ -125,7 +128,17 @@ impl Shared {
         checks.try_for_each(|(_, check)| check(key, value))
     }
 
+    pub fn shut_out(&self) -> Option<String> {
+        self.shut_out.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     // ---- for the driver ----
+
+    /// It does not let this process in, because of this; or that is not so any more.
+    #[cfg(feature = "etcd")]
+    pub fn set_shut_out(&self, reason: Option<String>) {
+        *self.shut_out.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
 
     /// The last revision that this process knows of.
     pub fn keys_seen(&self) -> u64 {

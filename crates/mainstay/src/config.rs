@@ -67,7 +67,7 @@ mod show;
 mod store;
 
 pub use bus::{BusPlace, BusServer};
-pub use coordinator::CoordinatorPlace;
+pub use coordinator::{CoordinatorPlace, EtcdPlace};
 pub(crate) use developer::Developer;
 pub use groups::{DrainOptions, LogOptions, NodeLimits, Options, StoreOptions};
 pub use input::Input;

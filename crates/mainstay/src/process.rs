@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bus::{Bus, Desk, Presence};
+use bus::{Desk, Presence};
 use cluster::Cluster;
 use env::metrics::Registry;
 use env::{Clock, Random, WallTime};
@@ -20,9 +20,10 @@ use transport::{Board, Event, ListenOptions, Listeners, Sockets, Waker};
 use web::axum::Router;
 use web::{Guests, Server};
 
-use crate::config::{BusPlace, BusServer, CoordinatorPlace, Keys, Process, StorePlace};
+use crate::config::{CoordinatorPlace, Keys, Process, StorePlace};
 use crate::line::Way;
 use crate::opening::Opening;
+use crate::reaching::{open_bus, open_coordinator};
 use crate::watch::{Follow, WatchRole, Watched};
 use crate::{App, console, release, zones};
 
@@ -97,6 +98,12 @@ pub enum StartError {
         "the bus needs {0:?} in the features of `mainstay` in the game's Cargo.toml; or name another"
     )]
     BusNotBuilt(&'static str),
+    /// Put it where the file says it is.
+    #[error("the password of the coordinator: {0}")]
+    CoordinatorPassword(String),
+    /// It is there and does not let this process in: do what it says.
+    #[error("the coordinator: {0}")]
+    CoordinatorRefused(String),
     /// Put it where the file says it is.
     #[error("the password of the bus: {0}")]
     BusPassword(String),
@@ -218,6 +225,9 @@ impl Running {
         if let Some(last) = release::later(&nodes, &clock, wait, release) {
             return Err(StartError::Older { release, last });
         }
+        if let Some(reason) = nodes.shut_out() {
+            return Err(StartError::CoordinatorRefused(reason));
+        }
         // Not all of them have a store that would tell of their end, and that would come later.
         gone.iter().for_each(|life| nodes.bury(*life));
         let board = Board::new();
@@ -255,7 +265,7 @@ impl Running {
                 |name: &str| runs.entities.has(name) || runs.sessions && name == users.name();
             let node_app = app.node_app(offers, |scope| process.hosts(scope)).schema(app.schema()?);
             let (store, stores) = open.for_game(&node_app)?;
-            let (bus, presence) = open_bus(app, process, &clock)?;
+            let (bus, presence) = declare_bus(app, process, &clock)?;
             running.bus = presence;
             let env = NodeEnv {
                 clock: clock.clone(),
@@ -554,49 +564,13 @@ pub(crate) fn alone_because(app: &App, process: &Process) -> Option<String> {
     })
 }
 
-/// Opens what the process finds the others through. It need not be there yet.
-fn open_coordinator(process: &Process, clock: &Clock) -> Result<Cluster, StartError> {
-    let options = process.options.registry.clone();
-    match &process.coordinator {
-        CoordinatorPlace::Process => Ok(Cluster::embedded(options)),
-        CoordinatorPlace::Embedded(folder) => {
-            let what = || format!("cannot use the coordinator in {}", folder.display());
-            Cluster::attach(folder, options, clock).map_err(system(what()))
-        }
-        CoordinatorPlace::Etcd { endpoints, prefix } => {
-            open_etcd(endpoints, prefix, options, clock)
-        }
-    }
-}
-
-#[cfg(feature = "etcd")]
-fn open_etcd(
-    endpoints: &[String],
-    prefix: &str,
-    options: cluster::Options,
-    clock: &Clock,
-) -> Result<Cluster, StartError> {
-    let etcd = cluster::EtcdOptions::new(endpoints.iter().cloned(), prefix);
-    Cluster::etcd(etcd, options, clock).map_err(system("cannot use etcd"))
-}
-
-#[cfg(not(feature = "etcd"))]
-fn open_etcd(_: &[String], _: &str, _: cluster::Options, _: &Clock) -> Result<Cluster, StartError> {
-    Err(StartError::CoordinatorNotBuilt("etcd"))
-}
-
 /// Opens the bus and declares on it what the game has. A server need not be there yet.
-fn open_bus(
+fn declare_bus(
     app: &App,
     process: &Process,
     clock: &Clock,
 ) -> Result<(NodeBus, Presence), StartError> {
-    let options = process.options.bus.clone();
-    let bus = match &process.bus {
-        BusPlace::Embedded => Bus::embedded(options, clock),
-        BusPlace::Nats(server) => open_nats(server, options, clock)?,
-        BusPlace::Rabbitmq(server) => open_rabbitmq(server, options, clock)?,
-    };
+    let bus = open_bus(&process.bus, process.options.bus.clone(), clock)?;
     let (shared, presence) = (process.bus.is_shared(), bus.presence());
     let bus = NodeBus::new(bus, shared, app.topics(shared))?;
     if !app.has_questions() {
@@ -604,39 +578,6 @@ fn open_bus(
     }
     let desk = Desk::open(bus.bus(), process.options.bus.clone(), clock, Random::from_os())?;
     Ok((bus.with_desk(desk), presence))
-}
-
-#[cfg(any(feature = "nats", feature = "rabbitmq"))]
-fn addresses(server: &BusServer) -> Result<Vec<String>, StartError> {
-    server.addresses(&crate::config::Vault::system()).map_err(StartError::BusPassword)
-}
-
-#[cfg(feature = "nats")]
-fn open_nats(server: &BusServer, options: bus::Options, clock: &Clock) -> Result<Bus, StartError> {
-    let mut nats = bus::NatsOptions::new(addresses(server)?, &server.prefix);
-    nats.credentials.clone_from(&server.credentials);
-    nats.replicas = server.replicas;
-    Bus::nats(nats, options, clock).map_err(system("cannot use the bus"))
-}
-
-#[cfg(not(feature = "nats"))]
-fn open_nats(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, StartError> {
-    Err(StartError::BusNotBuilt("nats"))
-}
-
-#[cfg(feature = "rabbitmq")]
-fn open_rabbitmq(
-    server: &BusServer,
-    options: bus::Options,
-    clock: &Clock,
-) -> Result<Bus, StartError> {
-    let rabbitmq = bus::RabbitmqOptions::new(addresses(server)?, &server.prefix);
-    Bus::rabbitmq(rabbitmq, options, clock).map_err(system("cannot use the bus"))
-}
-
-#[cfg(not(feature = "rabbitmq"))]
-fn open_rabbitmq(_: &BusServer, _: bus::Options, _: &Clock) -> Result<Bus, StartError> {
-    Err(StartError::BusNotBuilt("rabbitmq"))
 }
 
 fn node_options(cluster: &str, process: &Process) -> NodeOptions {

@@ -25,11 +25,12 @@ pub(crate) fn mark(cluster: &Cluster, release: u32) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// Gives the number of the final release if `release` is older. Waits for the coordinator until `wait` is over; one
-/// that is away then cannot say.
+/// Gives the number of the final release if `release` is older. Waits for the coordinator until `wait` is over, or
+/// it refuses this process; one that is away then cannot say.
 pub(crate) fn later(cluster: &Cluster, clock: &Clock, wait: Duration, release: u32) -> Option<u32> {
     let until = clock.now() + wait;
-    while cluster.old_since().is_some() && clock.now() < until {
+    let waits = || cluster.old_since().is_some() && cluster.shut_out().is_none();
+    while waits() && clock.now() < until {
         std::thread::park_timeout(LOOK_EVERY);
     }
     Some(last(cluster)).filter(|last| release < *last)

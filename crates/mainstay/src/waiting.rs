@@ -50,7 +50,10 @@ pub(crate) fn of_running(
 ) -> Vec<String> {
     let mut waits = Vec::new();
     if cluster.old_since().is_some() {
-        waits.push("the coordinator".to_owned());
+        waits.push(match cluster.shut_out() {
+            Some(reason) => format!("the coordinator: {reason}"),
+            None => "the coordinator".to_owned(),
+        });
     }
     if has_gate && cluster.directory().offering(SESSION_KIND).next().is_none() {
         waits.push("a node that is home to sessions".to_owned());

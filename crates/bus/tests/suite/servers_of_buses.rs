@@ -206,3 +206,53 @@ pub fn rabbitmq() -> Option<Box<dyn Fn(Options) -> Bench>> {
 
 #[cfg(feature = "rabbitmq")]
 server!(servers::Rabbitmq);
+
+/// What nobody listens to is not kept by a server: a replay to a group that was forgotten would be the end of it.
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+fn replay_needs_who_failed(make: &dyn Fn(Options) -> Bench) {
+    use bus::{Delivery, Error, Listen};
+    use std::time::Duration;
+
+    let bus = make(Options { idle_wait: Duration::from_secs(1), ..options() }).attach();
+    bus.declare("work.>", Delivery::AtLeastOnce).unwrap();
+    let dead = || bus.dead(10).wait(LONG).unwrap().unwrap();
+    assert_eq!(dead(), [], "none before the first");
+    let workers = || listen(&bus, Listen::to("work.*").in_group("workers"));
+    // How soon a server forgets is its own affair.
+    let refused = [2, 4, 8, 16, 32].into_iter().find_map(|pause| {
+        let mut failing = workers();
+        send(&bus, "work.x", "a").unwrap();
+        eventually("it is set aside", || {
+            if let Some(message) = failing.try_next() {
+                message.fail("not today");
+            }
+            !dead().is_empty()
+        });
+        drop(failing);
+        std::thread::sleep(Duration::from_secs(pause));
+        let letters = dead();
+        let told = bus.replay(&letters[0]).wait(LONG).unwrap();
+        told.err().map(|error| (error, letters))
+    });
+    let (error, letters) = refused.expect("the group is forgotten");
+    let (subject, group) = ("work.x".to_owned(), Some("workers".to_owned()));
+    assert_eq!(error, Error::Unheard { subject, group });
+    assert_eq!(dead(), letters);
+    let mut again = workers();
+    assert_eq!(bus.replay(&letters[0]).wait(LONG).unwrap(), Ok(()));
+    assert_eq!(take(&mut again, 1), "a");
+}
+
+#[cfg(feature = "nats")]
+#[test]
+fn nats_keeps_a_dead_letter_whose_group_is_gone() {
+    let Some(make) = nats() else { return };
+    replay_needs_who_failed(&make);
+}
+
+#[cfg(feature = "rabbitmq")]
+#[test]
+fn rabbitmq_keeps_a_dead_letter_whose_group_is_gone() {
+    let Some(make) = rabbitmq() else { return };
+    replay_needs_who_failed(&make);
+}

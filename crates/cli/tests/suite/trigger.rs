@@ -6,7 +6,7 @@ use mainstay::bus::{Bus, Delivery, Listen, Options, Subscription};
 use mainstay::env::Clock;
 use mainstay::node::{USERS_TOPIC, UsersOrder};
 
-use crate::command::{mainstay, well};
+use crate::command::{Folder, mainstay, well};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -104,4 +104,90 @@ fn e11_the_command_orders_what_is_done_with_users() {
     assert_eq!(order(&["users", "close", "the inn is closed", "--account", "3"]), close.encode());
     let (went_well, said) = mainstay(&["users", "push", "hear", "7", "--bus", &url]);
     assert!(!went_well && said.contains("JSON array"), "{said}");
+}
+
+/// Has a worker fail over jobs until they are set aside.
+fn set_aside(bus: &Bus, worker: &mut Subscription, subjects: &[&str]) {
+    for subject in subjects {
+        let body = format!("job of\n{subject}").into_bytes();
+        bus.publish(subject, body).unwrap().wait(LONG).unwrap().unwrap();
+    }
+    let end = Instant::now() + LONG;
+    while bus.dead(10).wait(LONG).unwrap().unwrap().len() < subjects.len() {
+        match worker.try_next() {
+            Some(message) => message.fail("no\nstamps"),
+            None => std::thread::park_timeout(Duration::from_millis(5)),
+        }
+        assert!(Instant::now() < end, "dead letters in time");
+    }
+}
+
+#[test]
+fn e3_the_command_lists_dead_letters_and_replays_them() {
+    if servers::skipped() {
+        return;
+    }
+    let server = servers::Nats::start_guarded("game", "secret").unwrap();
+    let folder = Folder::new("dead-letters");
+    let (file, password) = (folder.text("cluster.json"), folder.join("password"));
+    std::fs::write(&password, "secret\n").unwrap();
+    let address = server.url().replace("game:secret@", "game@");
+    let text = format!(
+        r#"{{"cluster": "inn", "roles": {{"of-this-game": ["gate"]}}, "processes": {{"a": {{"roles": ["of-this-game"]}}}},
+            "bus": {{"nats": {{"url": "{address}", "password": {{"file": "password"}}}}}}}}"#
+    );
+    std::fs::write(&file, text).unwrap();
+    let letters = |words: &[&str]| {
+        let place = ["--cluster", &file, "--within", "60"];
+        mainstay(&[&["dead-letters"], words, &place[..]].concat())
+    };
+    let went = |words: &[&str]| {
+        let (went_well, said) = letters(words);
+        assert!(went_well, "{words:?}: {said}");
+        said
+    };
+    assert_eq!(went(&["list"]), "no dead letters\n");
+
+    let options = Options { answer_wait: LONG, attempts_max: 1, ..Options::default() };
+    let clock = Clock::system();
+    let bus = Bus::connect(&[server.url()], "inn", options, &clock).unwrap();
+    bus.declare("work.>", Delivery::Durable).unwrap();
+    let mut worker = bus.listen(Listen::to("work.>").in_group("workers")).unwrap();
+    assert!(worker.wait_ready(LONG));
+    set_aside(&bus, &mut worker, &["work.mail.1", "work.mail.2", "work.save"]);
+    let listed = went(&["list", "--bodies"]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines.len(), 7, "{listed}");
+    let (id, rest) = lines[0].split_once("  ").unwrap();
+    assert_eq!(id.len(), 32);
+    assert_eq!(rest, "work.mail.1  workers  1 attempts  18 bytes  no stamps");
+    assert_eq!((lines[1], lines[6]), (r"    job of\nwork.mail.1", "3 dead letters"));
+    assert!(
+        went(&["list", "--limit", "1"]).ends_with("3 dead letters, the first 1 shown: --limit\n")
+    );
+    assert_eq!(went(&["list", "--group", "others"]), "no dead letters\n");
+    assert_eq!(went(&["list", "--subject", "work.mail.*"]).lines().count(), 3);
+
+    assert_eq!(went(&["replay", &id[..20]]), "1 dead letter replayed\n");
+    assert_eq!(next(&mut worker), ("work.mail.1".to_owned(), "job of\nwork.mail.1".to_owned()));
+    assert_eq!(went(&["replay", "--subject", "work.mail.>"]), "1 dead letter replayed\n");
+    assert_eq!(next(&mut worker).0, "work.mail.2");
+    assert_eq!(went(&["discard", "--all"]), "1 dead letter discarded\n");
+    assert_eq!(went(&["replay", "--all"]), "0 dead letters replayed\n");
+    assert!(worker.try_next().is_none());
+
+    let failed = |words: &[&str], why: &str| {
+        let (went_well, said) = mainstay(&[&["dead-letters"], words].concat());
+        assert!(!went_well && said.contains(why), "{words:?}: {said}");
+    };
+    failed(&["replay", "0"], "name the bus by --bus or in MAINSTAY_BUS, or the cluster file");
+    failed(&["replay", &id[..20], "--cluster", &file], "no dead letter has an id that begins with");
+    failed(&["replay", "--cluster", &file], "<IDS>");
+    failed(&["list", "--cluster", &file, "--subject", "work.."], "is no subject");
+    std::fs::write(&password, "guess").unwrap();
+    failed(&["list", "--cluster", &file, "--within", "1"], "does not let this user in");
+    std::fs::write(&file, r#"{"cluster": "inn"}"#).unwrap();
+    failed(&["list", "--cluster", &file], "names no server of a bus");
+    std::fs::write(&file, r#"{"cluster": "inn", "bus": {"nats": "http://there"}}"#).unwrap();
+    failed(&["list", "--cluster", &file], "is no address of this bus");
 }

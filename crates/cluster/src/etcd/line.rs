@@ -1,18 +1,19 @@
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use env::{Clock, WallTime};
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, EventType, GetOptions,
-    KeyValue, KvClient, PutOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse,
-    WatchOptions, WatchStream,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, EventType,
+    GetOptions, Identity, KeyValue, KvClient, PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp,
+    TxnOpResponse, TxnResponse, WatchOptions, WatchStream,
 };
 use proto::Incarnation;
 use tokio::time::timeout;
 
-use super::{EtcdOptions, value};
+use super::{EtcdOptions, EtcdTls, value};
 use crate::host::first_revision;
 use crate::shared::Shared;
 use crate::wire::{Reply, Request};
@@ -40,6 +41,85 @@ pub(super) enum Broken {
     Etcd(#[from] Error),
     #[error("{0}")]
     Other(&'static str),
+    /// A file cannot be used.
+    #[error("{0}")]
+    File(String),
+}
+
+impl Broken {
+    /// Why etcd does not let this process in, and what to do; `None` if it may just be away.
+    pub fn shut_out(&self, etcd: &EtcdOptions) -> Option<String> {
+        let error = match self {
+            Broken::Etcd(error) => error,
+            Broken::File(problem) => return Some(problem.clone()),
+            Broken::Other(_) => return None,
+        };
+        let told = whole(error);
+        let has = |part: &str| told.contains(part);
+        let user = etcd.user.as_ref().map_or("", |user| &user.name);
+        let prefix = &etcd.prefix;
+        Some(if has("authentication failed") {
+            format!("etcd knows no user {user:?} with this password: correct `user` and `password`")
+        } else if has("user name is empty") {
+            "etcd lets in users only: name one in `user`, with its `password`".to_owned()
+        } else if has("authentication is not enabled") {
+            format!(
+                "etcd asks for no users, and {user:?} is named: switch that on in etcd (`etcdctl auth \
+                     enable`), or leave `user` out"
+            )
+        } else if has("permission denied") {
+            format!(
+                "etcd does not let the user {user:?} read and write below {prefix:?}: grant it \
+                     (`etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}`)"
+            )
+        } else if has("invalid peer certificate") {
+            format!(
+                "the certificate of etcd is not believed ({told}): name who has signed it in \
+                     `authorities`"
+            )
+        } else if has("received fatal alert") {
+            format!(
+                "etcd does not accept the encrypted connection ({told}): see `certificate` and `key`"
+            )
+        } else {
+            return None;
+        })
+    }
+}
+
+/// An error with its causes.
+fn whole(error: &Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |one| one.source());
+    let mut told: Vec<String> = Vec::new();
+    for cause in causes.map(ToString::to_string) {
+        // Many repeat what caused them.
+        if !told.iter().any(|said| said.contains(&cause)) {
+            told.push(cause);
+        }
+    }
+    told.join(": ")
+}
+
+/// What encrypted connections begin with.
+fn tls_options(tls: &EtcdTls) -> Result<TlsOptions, Broken> {
+    let read = |what: &str, path: &Path| {
+        let bytes = std::fs::read(path);
+        bytes
+            .map_err(|error| Broken::File(format!("{what} of etcd in {}: {error}", path.display())))
+    };
+    let options = match &tls.authorities {
+        Some(path) => {
+            TlsOptions::new().ca_certificate(Certificate::from_pem(read("the authorities", path)?))
+        }
+        None => TlsOptions::new().with_webpki_roots(),
+    };
+    Ok(match &tls.certificate {
+        Some((certificate, key)) => options.identity(Identity::from_pem(
+            read("the certificate for members", certificate)?,
+            read("the key for members", key)?,
+        )),
+        None => options,
+    })
 }
 
 pub(super) fn silent() -> Broken {
@@ -129,11 +209,19 @@ impl Line {
     ) -> Result<Line, Broken> {
         let endpoint = etcd.endpoints.get(member % etcd.endpoints.len().max(1));
         let endpoint = endpoint.ok_or(Broken::Other("no member of etcd is named"))?;
-        let options = ConnectOptions::new()
+        let mut options = ConnectOptions::new()
             .with_connect_timeout(etcd.request_wait.min(Duration::from_secs(1)))
             .with_keep_alive(etcd.alive_every, etcd.alive_every)
             .with_keep_alive_while_idle(true)
-            .with_require_leader(true);
+            .with_require_leader(true)
+            // A token that etcd has forgotten costs one more round trip, not the connection.
+            .with_auto_token_refresh(true);
+        if let Some(user) = &etcd.user {
+            options = options.with_user(&user.name, &user.password);
+        }
+        if endpoint.starts_with("https://") {
+            options = options.with_tls(tls_options(&etcd.tls)?);
+        }
         let wait = etcd.request_wait;
         let client = within(wait, Client::connect([endpoint], Some(options))).await?;
         let era = Era { base: 0, set: 0 };
@@ -162,6 +250,7 @@ impl Line {
                 WatchOptions::new().with_prefix().with_start_revision(everything.revision + 1);
             let watching = act.client.watch(etcd.prefix.clone(), Some(options));
             let watch = timeout(wait, watching).await.map_err(|_| silent())??;
+            shared.set_shut_out(None);
             shared.handle_all(clock.now(), told, all);
             return Ok(Line { act, watch, beat: everything.beat });
         }

@@ -9,6 +9,8 @@
 mod line;
 mod value;
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,9 +25,13 @@ use line::{Leases, Line};
 /// How an etcd cluster is reached.
 #[derive(Clone, Debug)]
 pub struct EtcdOptions {
-    /// Its members, such as `http://10.0.0.1:2379`. One at a time is spoken to; when it does not
-    /// answer, the next.
+    /// Its members, such as `http://10.0.0.1:2379` or `https://..`. One at a time is spoken to; when
+    /// it does not answer, the next.
     pub endpoints: Vec<String>,
+    /// Who is let in, if etcd asks for that.
+    pub user: Option<EtcdUser>,
+    /// By what members at `https://..` are believed, and what they are shown.
+    pub tls: EtcdTls,
     /// What all keys begin with.
     pub prefix: String,
     /// How long one request may take before the next member is tried.
@@ -35,11 +41,38 @@ pub struct EtcdOptions {
     pub alive_every: Duration,
 }
 
+/// A user of etcd. The password is never shown.
+#[derive(Clone)]
+pub struct EtcdUser {
+    /// As etcd calls it.
+    pub name: String,
+    /// Their password.
+    pub password: String,
+}
+
+impl fmt::Debug for EtcdUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EtcdUser({:?})", self.name)
+    }
+}
+
+/// Files (PEM) for encrypted connections to etcd. They are read for each connection: new ones may take
+/// their places.
+#[derive(Clone, Debug, Default)]
+pub struct EtcdTls {
+    /// Certificates of the authorities that members are believed by; without it the public ones.
+    pub authorities: Option<PathBuf>,
+    /// A certificate and its key, which members are shown.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
 impl EtcdOptions {
     /// Requests within 3 s, signs of life every 2 s.
     pub fn new(endpoints: impl IntoIterator<Item = String>, prefix: &str) -> Self {
         EtcdOptions {
             endpoints: endpoints.into_iter().collect(),
+            user: None,
+            tls: EtcdTls::default(),
             prefix: prefix.to_owned(),
             request_wait: Duration::from_secs(3),
             alive_every: Duration::from_secs(2),
@@ -89,24 +122,32 @@ pub(crate) async fn run(
     let mut member = random.index(etcd.endpoints.len().max(1));
     let mut leases = Leases::default();
     let mut pause = PAUSES.0;
-    let mut is_told = false;
+    let mut told = None;
     while !signal.stopped.load(Ordering::Acquire) {
         let wait = etcd.request_wait * 3;
         let opening = Line::open(&etcd, member, &shared, &clock);
         match timeout(wait, opening).await.unwrap_or_else(|_| Err(line::silent())) {
             Ok(mut line) => {
-                (pause, is_told) = (PAUSES.0, false);
+                (pause, told) = (PAUSES.0, None);
                 let broken =
                     serve(&shared, &mut line, &mut leases, (&options, &clock), signal).await;
                 let Some(shared) = shared.upgrade() else { return };
                 shared.handle_disconnected(clock.now());
                 tracing::warn!(%broken, "etcd is away; trying on");
             }
-            Err(broken) if !is_told => {
-                is_told = true;
-                tracing::warn!(%broken, "etcd is not there; trying on");
+            Err(broken) => {
+                let shut_out = broken.shut_out(&etcd);
+                // Each reason once; one that is away may be silent in many ways.
+                if told.as_ref() != Some(&shut_out) {
+                    match &shut_out {
+                        Some(reason) => tracing::error!("{reason}; trying on"),
+                        None => tracing::warn!(%broken, "etcd is not there; trying on"),
+                    }
+                    told = Some(shut_out.clone());
+                }
+                let Some(shared) = shared.upgrade() else { return };
+                shared.set_shut_out(shut_out);
             }
-            Err(_) => {}
         }
         member = member.wrapping_add(1);
         let until = clock.now() + pause + pause.mul_f64(random.unit_f64());

@@ -4,4 +4,6 @@ mod bench;
 mod conformance;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "etcd")]
+mod guarded;
 mod local;

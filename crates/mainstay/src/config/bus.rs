@@ -1,11 +1,12 @@
 use std::path::{Path, PathBuf};
 
 use bus::Delivery;
-use tables::Item;
+use tables::{Data, Item, Limits, Map, Problems, Value, parse};
 
-use super::Vault;
 use super::developer::Developer;
 use super::keys::Secret;
+use super::layers::cluster_name;
+use super::{ConfigError, Input, Vault};
 
 /// Over what topics and jobs travel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,8 +37,44 @@ pub struct BusServer {
 }
 
 const URLS_MAX: usize = 16;
+/// What of a file tells which bus it names.
+const OF_FILE: &[&str] = &["cluster", "developer", "bus"];
 
 impl BusPlace {
+    /// The bus that the cluster file at `path` names, for tools that work on it beside a game whose roles and
+    /// entities they do not know: as the developer with this name has it, or else the file's.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with everything that is wrong about the bus.
+    pub fn of_file(path: &Path, developer: Option<String>) -> Result<BusPlace, ConfigError> {
+        let (_, bytes) = Input::of_file(path)?.file.unwrap_or_default();
+        let source = path.display().to_string();
+        let file = parse(&source, &bytes, &Limits::default());
+        let file = file.map_err(|problem| ConfigError::Invalid(vec![problem]))?;
+        let mut own = Map::default();
+        let entries = file.as_map().into_iter().flat_map(Map::iter);
+        for entry in entries.filter(|entry| OF_FILE.contains(&entry.name.as_str())) {
+            own.insert(entry.name.clone(), entry.place.clone(), entry.value.clone());
+        }
+        let own = Value::new(file.place.clone(), Data::Map(own));
+        let problems = Problems::new();
+        let place = Self::read_root(&Item::root(&own, &problems), path, developer);
+        match problems.is_empty() {
+            true => Ok(place.unwrap_or_default()),
+            false => Err(ConfigError::Invalid(problems.into_vec())),
+        }
+    }
+
+    fn read_root(root: &Item<'_>, path: &Path, developer: Option<String>) -> Option<Self> {
+        let root = root.section()?;
+        // All are asked for: what is not is an unknown key.
+        let (cluster, bus) = (root.need("cluster"), root.item("bus"));
+        let of_file = Developer::read(root.item("developer"));
+        let developer = developer.map_or(of_file, |name| Developer::called(Some(name)));
+        let cluster = developer.named(&cluster_name(&cluster?)?);
+        Self::read(&bus?, path.parent().unwrap_or(Path::new("")), &cluster, &developer)
+    }
+
     /// Reads `"embedded"`, `{"nats": ..}` or `{"rabbitmq": ..}`. Paths start at `folder`.
     pub(super) fn read(
         item: &Item<'_>,

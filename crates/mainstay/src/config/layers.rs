@@ -298,7 +298,7 @@ fn read_options(effective: &Value, cluster: &str, problems: &Problems) -> Option
     options
 }
 
-fn cluster_name(item: &Item<'_>) -> Option<String> {
+pub(super) fn cluster_name(item: &Item<'_>) -> Option<String> {
     let name = name(item)?;
     if name.contains(PARTS) {
         item.fail(format!("{name:?}: two hyphens part a cluster from its developer, write one"));

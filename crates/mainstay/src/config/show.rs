@@ -238,9 +238,29 @@ const FIELDS: &[[&str; 4]] = &[
         "coordinator.etcd.endpoints",
         "list of text",
         "none",
-        "Members of an etcd v3 cluster instead, for processes on several machines. Needs the feature etcd.",
+        "Members of an etcd v3 cluster instead (http://.., or all at https://..), for processes on several machines. Needs the feature etcd.",
     ],
     ["coordinator.etcd.prefix", "text", "\"mainstay/CLUSTER/\"", "What its keys begin with."],
+    [
+        "coordinator.etcd.user",
+        "text",
+        "none",
+        "A user of etcd that may read and write what begins with the prefix.",
+    ],
+    ["coordinator.etcd.password", "secret", "none", "The user's password."],
+    [
+        "coordinator.etcd.authorities",
+        "path",
+        "the public ones",
+        "Certificates (PEM) of the authorities that members at https://.. are believed by. Read for each connection.",
+    ],
+    [
+        "coordinator.etcd.certificate",
+        "path",
+        "none",
+        "A certificate (PEM) that members are shown; with its key. Read for each connection.",
+    ],
+    ["coordinator.etcd.key", "path", "none", "The key (PEM) of that certificate."],
     [
         "bus",
         "\"embedded\" or object",
@@ -451,11 +471,15 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
     changes
 }
 
+/// Those of servers that are no stores.
+const PASSWORDS: &[&str] =
+    &["bus.nats.password", "bus.rabbitmq.password", "coordinator.etcd.password"];
+
 /// A secret in the file itself is not shown; where one is to be found is.
 fn masked(path: &str, value: &Value) -> String {
     let reference = path.ends_with(".env") || path.ends_with(".file") || path.ends_with(".id");
     let secret = path.starts_with("keys.")
-        || ["bus.nats.password", "bus.rabbitmq.password"].iter().any(|at| path.starts_with(at))
+        || PASSWORDS.iter().any(|at| path.starts_with(at))
         || (path.starts_with("store.") || path.starts_with("stores."))
             && path.split('.').skip(2).any(|part| part == "password");
     if secret && !reference { "\"***\"".to_string() } else { value.to_string() }

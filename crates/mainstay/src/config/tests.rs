@@ -768,6 +768,50 @@ fn a_bus_is_read_and_what_is_wrong_with_one_is_said() {
     }
 }
 
+#[test]
+fn d17_credentials_of_etcd_are_read_and_what_is_wrong_with_them_is_said() {
+    let with = |etcd: &str| {
+        format!(
+            r#"{{"cluster": "a", "coordinator": {{"etcd": {etcd}}}, "processes": {{"n": {{"roles": ["node"]}}}}}}"#
+        )
+    };
+    let text = r#"{"endpoints": ["https://h:1", "https://i:1"], "user": "game", "password": "p@/1",
+        "authorities": "ca.pem", "certificate": "game.pem", "key": "/keys/game.key"}"#;
+    let config = read(&with(text)).expect("valid");
+    let process = &config.processes[0];
+    let CoordinatorPlace::Etcd(etcd) = &process.coordinator else { panic!("no etcd") };
+    assert_eq!(etcd.user.as_deref(), Some("game"));
+    assert_eq!(etcd.password(&Vault::system()).unwrap().as_deref(), Some("p@/1"));
+    assert_eq!(etcd.authorities.as_deref(), Some(Path::new("ca.pem")));
+    assert_eq!(etcd.certificate, Some(("game.pem".into(), "/keys/game.key".into())));
+    let shown = config.effective(process);
+    assert!(shown.iter().any(|value| value.path.starts_with("coordinator.etcd.password")));
+    assert!(shown.iter().all(|value| !value.value.contains("p@/1")), "{shown:?}");
+    let missing =
+        r#"{"endpoints": ["http://h:1"], "user": "g", "password": {"env": "MAINSTAY_NO_SUCH"}}"#;
+    let config = read(&with(missing)).expect("valid");
+    let CoordinatorPlace::Etcd(etcd) = &config.processes[0].coordinator else { panic!("no etcd") };
+    let told = etcd.password(&Vault::system()).unwrap_err();
+    assert_eq!(told, "the environment variable MAINSTAY_NO_SUCH is not set");
+    let wrong = [
+        (r#"{"endpoints": ["http://h:1"], "user": "game"}"#, "give both or none"),
+        (r#"{"endpoints": ["http://h:1"], "password": "p"}"#, "give both or none"),
+        (r#"{"endpoints": ["https://h:1"], "certificate": "a.pem"}"#, "give both or none"),
+        (
+            r#"{"endpoints": ["http://h:1"], "authorities": "a.pem"}"#,
+            "write the endpoints as https",
+        ),
+        (r#"{"endpoints": ["http://h:1", "https://i:1"]}"#, "write all as https"),
+        (r#"{"endpoints": ["http://u:p@h:1"]}"#, "give `user` and `password`"),
+        (r#"{"endpoints": ["etcd://h:1"]}"#, "is no member of etcd"),
+        (r#"{"endpoints": []}"#, "at least one member"),
+    ];
+    for (text, part) in wrong {
+        let said = read(&with(text)).expect_err(text).to_string();
+        assert!(said.contains(part), "{text}: {said}");
+    }
+}
+
 const SHARED: &str = r#"{
     "cluster": "arena",
     "coordinator": {"etcd": {"endpoints": ["http://10.0.0.9:2379"], "prefix": "games/"}},
@@ -809,7 +853,7 @@ fn a36_two_developers_share_servers_and_no_name() {
         arena--ann
         arena--ann
         data/@ann
-        Etcd { endpoints: ["http://10.0.0.9:2379"], prefix: "games/@ann/" }
+        Etcd(EtcdPlace { endpoints: ["http://10.0.0.9:2379"], prefix: "games/@ann/", user: None, authorities: None, certificate: None, password: None })
     "#]]
     .assert_eq(&(ann[..4].join("\n") + "\n"));
     assert!(ann[4].contains(r#"prefix: "games--ann""#), "{}", ann[4]);

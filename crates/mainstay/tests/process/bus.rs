@@ -17,9 +17,9 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Message)]
-struct Letter {
-    to: u64,
-    text: String,
+pub(super) struct Letter {
+    pub(super) to: u64,
+    pub(super) text: String,
 }
 
 impl Job for Letter {
@@ -32,11 +32,11 @@ impl Job for Letter {
 
 /// What somebody did with a letter or heard: who, what, in which process, at which try.
 #[derive(Clone, Debug, Message, PartialEq, Eq, PartialOrd, Ord)]
-struct Word {
-    who: u64,
-    text: String,
-    process: u32,
-    attempt: u32,
+pub(super) struct Word {
+    pub(super) who: u64,
+    pub(super) text: String,
+    pub(super) process: u32,
+    pub(super) attempt: u32,
 }
 
 #[entity]

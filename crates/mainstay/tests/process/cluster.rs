@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-use ::cluster::{Directory, NodeInfo};
+use ::cluster::{Cluster, Directory, NodeInfo};
 use mainstay::client::CallError as Refused;
 use mainstay::proto::{Incarnation, KindId};
 
@@ -266,6 +266,56 @@ fn a_session_outlives_the_process_of_its_gate_and_of_the_coordinator() {
     let (rings, events) = ring(&mut ann);
     assert_eq!(rings, 2, "{events:#?}");
     assert!(events.iter().any(|event| event.contains("resumed: true")), "{events:#?}");
+}
+
+/// Going offline was once announced when all else was over, and never on a signal. Only who is killed is listed until
+/// its lease is over.
+#[test]
+fn d13_a_process_that_is_told_to_end_leaves_the_list_at_once_and_a_killed_one_after_its_lease() {
+    let layout = Layout::new("leave", "");
+    let coordinator = layout.0.join("data").join("coordinator");
+    let options = ::cluster::Options::default();
+    let onlooker = Cluster::attach(&coordinator, options, &Clock::system()).unwrap();
+    let until_listed = |name: &str, is_listed: bool| {
+        let start = Instant::now();
+        while onlooker.directory().nodes().any(|node| node.name == name) != is_listed {
+            assert!(start.elapsed() < PATIENCE, "{name} listed: {}", !is_listed);
+            rest();
+        }
+    };
+    // Far longer than anything is waited for here.
+    let leased = ["--set", "options.registry.lease=600s"];
+    for signal in ["-TERM", "-INT"] {
+        for (process, listed_as) in [("gate", "gate-gate"), ("node", "node")] {
+            let game = layout.start_with(process, &leased);
+            until_listed(listed_as, true);
+            game.signal(signal);
+            until_listed(listed_as, false);
+            let (status, said) = game.end();
+            assert!(status.success(), "{signal} {process}: {said}");
+        }
+    }
+
+    // Before it is done with what it has to do: this one has a turn that never ends.
+    let mut gate = layout.start("gate");
+    let slow = [&leased[..], &["--set", "options.drain.node_max=3600s"]].concat();
+    let mut node = layout.start_with("node", &slow);
+    let mut ann = stubborn_player(gate.address(), None);
+    assert_eq!(ring(&mut ann).0, 1);
+    ann.tell("bell", MethodId::of("hang"), &()).unwrap();
+    while ann.poll().is_some() {}
+    node.wait_for("hanging");
+    node.signal("-TERM");
+    until_listed("node", false);
+    assert!(node.child.try_wait().unwrap().is_none(), "it is not over yet");
+    node.signal("-TERM");
+    assert_eq!(node.end().0.code(), Some(1));
+
+    let mut node = layout.start("node");
+    until_listed("node", true);
+    node.child.kill().unwrap();
+    node.child.wait().unwrap();
+    until_listed("node", false);
 }
 
 /// What a page gets that asks for the zones: the state of `north`, and of `south`.

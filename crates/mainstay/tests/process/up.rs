@@ -15,6 +15,8 @@ use mainstay::operate::{self, Progress, Replacement, Trial};
 use super::*;
 
 pub(super) mod handover;
+#[cfg(feature = "nats")]
+mod tasks;
 
 /// Nothing that is waited for takes so long but by a fault.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -76,6 +76,37 @@ fn stop(mut game: Game) -> ExitStatus {
     until("it ends", || game.child.try_wait().unwrap())
 }
 
+/// One that etcd does not let in says why and ends; one that was let in goes on, and says why it is not any more.
+#[cfg(feature = "etcd")]
+#[test]
+fn d17_a_process_with_a_wrong_password_of_etcd_does_not_start_and_says_what_to_do() {
+    if servers::skipped() {
+        return;
+    }
+    let etcd = servers::Etcd::start_guarded("secret").unwrap();
+    let url = etcd.url();
+    let coordinator = format!(
+        r#""coordinator": {{"etcd": {{"endpoints": ["{url}"], "user": "root", "password": {{"file": "password"}}}}}},"#
+    );
+    let node = r#""node": {"roles": ["node"], "workers": 1, "listen": {"mesh": "127.0.0.1:0"}}"#;
+    let layout = Layout::with("guarded", &coordinator, node);
+    let password = layout.0.join("password");
+    let start = |process| layout.start_game("bells", process, &[]);
+    let refused = |what: &str| {
+        let (status, said) = start("node").end();
+        assert_eq!(status.code(), Some(2), "{said}");
+        assert!(said.contains(what), "{said}");
+        assert!(!said.contains("guess"), "{said}");
+    };
+    refused("the password of the coordinator: the file");
+    std::fs::write(&password, "guess").unwrap();
+    refused("knows no user \"root\" with this password: correct `user` and `password`");
+    std::fs::write(&password, "secret\n").unwrap();
+    let (mut gate, _node) = (start("gate"), start("node"));
+    let mut ann = stubborn_player(gate.address(), None);
+    assert_eq!(ring(&mut ann).0, 1);
+}
+
 /// A node without its store ended, and was started again, until somebody had started the store.
 #[test]
 fn d16_processes_start_and_stop_in_any_order_and_say_what_they_wait_for() {

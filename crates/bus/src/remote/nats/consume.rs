@@ -73,7 +73,7 @@ fn is_absent(error: &ConsumerInfoErrorKind) -> bool {
 }
 
 /// The name of a group's consumer.
-fn of_group(group: &str, filter: &str) -> String {
+pub fn of_group(group: &str, filter: &str) -> String {
     format!("{}-{}", name(group), name(filter))
 }
 

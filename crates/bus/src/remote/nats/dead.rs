@@ -2,15 +2,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::{GetStreamByNameErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType, Stream};
 use futures_util::StreamExt;
 use tokio::time::sleep;
 
+use super::consume::of_group;
 use super::{ID, Line, ONLY, PAUSES, bytes, hex, name, proof, unhex};
 use crate::answer::Sender;
-use crate::{Dead, Error};
+use crate::{Dead, Error, matches};
 
 const GROUP: &str = "Mainstay-Group";
 const ATTEMPTS: &str = "Mainstay-Attempts";
@@ -21,12 +24,30 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The stream of dead letters: the oldest go when it is full.
-async fn stream(line: &Line) -> Result<Stream, Failure> {
-    let name = format!("{}-dead", name(&line.nats.prefix));
+fn stream_name(line: &Line) -> String {
+    format!("{}-dead", name(&line.nats.prefix))
+}
+
+/// The stream of dead letters, if there is one. Who looks into it changes nothing of how it is set up.
+async fn stream(line: &Line) -> Result<Option<Stream>, Failure> {
+    match line.jetstream.get_stream(stream_name(line)).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Ok(None)
+            }
+            _ => Err(error.into()),
+        },
+    }
+}
+
+/// Makes the stream of dead letters: the oldest go when it is full.
+async fn make_stream(line: &Line) -> Result<(), Failure> {
     let max = line.shared.options.dead_max;
     let config = Config {
-        name: name.clone(),
+        name: stream_name(line),
         subjects: vec![line.subject("dead", ">")],
         discard: DiscardPolicy::Old,
         storage: StorageType::File,
@@ -35,7 +56,7 @@ async fn stream(line: &Line) -> Result<Stream, Failure> {
         ..Config::default()
     };
     line.jetstream.create_or_update_stream(config).await?;
-    Ok(line.jetstream.get_stream(name).await?)
+    Ok(())
 }
 
 /// Keeps a dead letter; only then the message is done with.
@@ -52,7 +73,7 @@ pub async fn set_aside(line: Arc<Line>, tag: u64, dead: Dead) {
 }
 
 async fn keep(line: &Line, dead: &Dead) -> Result<(), Failure> {
-    stream(line).await?;
+    make_stream(line).await?;
     let mut message = PublishMessage::build()
         .payload(bytes(&dead.body))
         .message_id(hex(dead.place))
@@ -77,7 +98,7 @@ pub async fn list(line: Arc<Line>, scope: String, max: usize, sender: Sender<Vec
 }
 
 async fn read(line: &Line, scope: &str, max: usize) -> Result<Vec<Dead>, Failure> {
-    let stream = stream(line).await?;
+    let Some(stream) = stream(line).await? else { return Ok(Vec::new()) };
     let config = pull::Config {
         ack_policy: AckPolicy::None,
         filter_subject: line.subject("dead", &format!("{scope}>")),
@@ -119,8 +140,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 pub async fn bury(line: Arc<Line>, dead: Dead, replay: bool, sender: Sender<()>) {
     sender.send(match try_bury(&line, &dead, replay).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::NotFound),
+        Ok(result) => result,
         Err(error) => {
             tracing::warn!(%error, "a dead letter could not be taken away");
             Err(Error::Unavailable("nats"))
@@ -128,14 +148,17 @@ pub async fn bury(line: Arc<Line>, dead: Dead, replay: bool, sender: Sender<()>)
     });
 }
 
-/// Tells whether the letter was there.
-async fn try_bury(line: &Line, dead: &Dead, replay: bool) -> Result<bool, Failure> {
-    let stream = stream(line).await?;
-    let Ok(place) = u64::try_from(dead.place) else { return Ok(false) };
-    let Ok(message) = stream.get_raw_message(place).await else { return Ok(false) };
+async fn try_bury(line: &Line, dead: &Dead, replay: bool) -> Result<Result<(), Error>, Failure> {
+    const GONE: Result<(), Error> = Err(Error::NotFound);
+    let Some(stream) = stream(line).await? else { return Ok(GONE) };
+    let Ok(place) = u64::try_from(dead.place) else { return Ok(GONE) };
+    let Ok(message) = stream.get_raw_message(place).await else { return Ok(GONE) };
     let found = (&*message.subject, &message.headers, &*message.payload);
     if letter(line, found, place).is_none_or(|letter| letter.id != dead.id) {
-        return Ok(false);
+        return Ok(GONE);
+    }
+    if replay && !is_heard(line, dead).await? {
+        return Ok(Err(Error::unheard(dead)));
     }
     if replay {
         // Two who replay one letter at once publish the same message.
@@ -151,5 +174,30 @@ async fn try_bury(line: &Line, dead: &Dead, replay: bool) -> Result<bool, Failur
             return Err("whether it was replayed is not known".into());
         }
     }
-    Ok(stream.delete_message(place).await.unwrap_or(false))
+    Ok(if stream.delete_message(place).await.unwrap_or(false) { Ok(()) } else { GONE })
+}
+
+/// Whether a replay has somebody to go to: a stream does not keep what has no consumer.
+async fn is_heard(line: &Line, dead: &Dead) -> Result<bool, Failure> {
+    let found = line.jetstream.stream_by_subject(line.subject("kept", &dead.subject)).await;
+    let topic = match found {
+        Ok(topic) => topic,
+        Err(error) if error.kind() == GetStreamByNameErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let stream = line.jetstream.get_stream_no_info(topic).await?;
+    let mut consumers = stream.consumers();
+    while let Some(consumer) = consumers.next().await {
+        let consumer = consumer?;
+        let Some(filter) = line.bare(&consumer.config.filter_subject) else { continue };
+        let is_theirs = match &dead.group {
+            Some(group) => consumer.name == of_group(group, &filter),
+            // Who listens alone has a name by chance.
+            None => !consumer.name.ends_with(&of_group("", &filter)),
+        };
+        if is_theirs && matches(&filter, &dead.subject) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -97,7 +97,7 @@ async fn count(line: &Line, group: &str, filter: &str) -> Result<u32, lapin::Err
     Ok(queue.message_count())
 }
 
-fn is_absent(error: &ErrorKind) -> bool {
+pub fn is_absent(error: &ErrorKind) -> bool {
     matches!(error, ErrorKind::ProtocolError(error) if error.get_id() == 404)
 }
 

@@ -6,7 +6,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use tokio::time::sleep;
 
-use super::{Line, ONLY, PAUSES, hex, text};
+use super::consume::is_absent;
+use super::{Line, ONLY, PAUSES, Put, hex, text};
 use crate::answer::Sender;
 use crate::{Dead, Error};
 
@@ -20,31 +21,43 @@ fn queue(line: &Line) -> ShortString {
     format!("{}.dead", line.prefix).into()
 }
 
-/// A channel of its own: what is looked at on it is back in its place when it closes.
-async fn open(line: &Line) -> Result<Channel, lapin::Error> {
+/// A channel of its own: what is looked at on it is back in its place when it closes. None if there are no
+/// letters yet. Who looks at them changes nothing of how their queue is set up.
+async fn open(line: &Line) -> Result<Option<Channel>, lapin::Error> {
+    let channel = line.connection.create_channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    match channel.queue_declare(queue(line), options, FieldTable::default()).await {
+        Ok(_) => Ok(Some(channel)),
+        Err(error) if is_absent(error.kind()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes their queue: the oldest go when it is full.
+async fn make_queue(line: &Line) -> Result<(), lapin::Error> {
     let channel = line.connection.create_channel().await?;
     let max = i64::try_from(line.shared.options.dead_max).unwrap_or(i64::MAX);
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(max));
     let options = QueueDeclareOptions { durable: true, ..Default::default() };
     channel.queue_declare(queue(line), options, arguments).await?;
-    Ok(channel)
+    Ok(())
 }
 
 /// Keeps a dead letter; only then the message is done with.
 pub async fn set_aside(line: Arc<Line>, tag: u64, dead: Dead) {
     while line.connection.status().connected() {
         match keep(&line, &dead).await {
-            Ok(true) => return line.settle(tag, true),
-            Ok(false) => tracing::debug!("no room for a dead letter"),
+            Ok(Put::Taken) => return line.settle(tag, true),
+            Ok(_) => tracing::debug!("no room for a dead letter"),
             Err(error) => tracing::debug!(%error, "a dead letter waits"),
         }
         sleep(PAUSES.1).await;
     }
 }
 
-async fn keep(line: &Line, dead: &Dead) -> Result<bool, lapin::Error> {
-    open(line).await?;
+async fn keep(line: &Line, dead: &Dead) -> Result<Put, lapin::Error> {
+    make_queue(line).await?;
     let mut headers = FieldTable::default();
     headers.insert(PLACE.into(), text(hex(dead.place)));
     headers.insert(SUBJECT.into(), text(dead.subject.clone()));
@@ -68,7 +81,7 @@ pub async fn list(line: Arc<Line>, scope: String, max: usize, sender: Sender<Vec
 }
 
 async fn read(line: &Line, scope: &str, max: usize) -> Result<Vec<Dead>, lapin::Error> {
-    let channel = open(line).await?;
+    let Some(channel) = open(line).await? else { return Ok(Vec::new()) };
     let mut letters = Vec::new();
     while letters.len() < max
         && let Some(message) = channel.basic_get(queue(line), BasicGetOptions::default()).await?
@@ -119,25 +132,28 @@ async fn try_bury(
     dead: &Dead,
     replay: bool,
 ) -> Result<Result<(), Error>, lapin::Error> {
-    let channel = open(line).await?;
+    let Some(channel) = open(line).await? else { return Ok(Err(Error::NotFound)) };
     let mut result = Err(Error::NotFound);
     while let Some(message) = channel.basic_get(queue(line), BasicGetOptions::default()).await? {
         if letter(&message).is_none_or(|letter| letter.place != dead.place) {
             continue;
         }
-        result = Ok(());
-        if replay && !again(line, dead).await? {
-            result = Err(Error::Busy(dead.subject.clone()));
-        } else {
-            message.delivery.acker.ack(BasicAckOptions::default()).await?;
-        }
+        let put = if replay { again(line, dead).await? } else { Put::Taken };
+        result = match put {
+            Put::Taken => {
+                message.delivery.acker.ack(BasicAckOptions::default()).await?;
+                Ok(())
+            }
+            Put::Refused => Err(Error::Busy(dead.subject.clone())),
+            Put::Unheard => Err(Error::unheard(dead)),
+        };
         break;
     }
     channel.close(200, "done".into()).await?;
     Ok(result)
 }
 
-async fn again(line: &Line, dead: &Dead) -> Result<bool, lapin::Error> {
+async fn again(line: &Line, dead: &Dead) -> Result<Put, lapin::Error> {
     let mut headers = FieldTable::default();
     headers.insert(ONLY.into(), text(dead.group.clone().unwrap_or_default()));
     let properties =

@@ -19,7 +19,9 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::uri::AMQPUri;
-use lapin::{Acker, BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use lapin::{
+    Acker, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -152,20 +154,34 @@ impl Line {
         });
     }
 
-    /// Publishes what may not be lost; tells whether there was room for it.
+    /// Publishes what may not be lost.
     async fn put(
         &self,
         (exchange, key): (ShortString, ShortString),
         body: &[u8],
         properties: BasicProperties,
-    ) -> Result<bool, lapin::Error> {
-        let options = BasicPublishOptions::default();
+    ) -> Result<Put, lapin::Error> {
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let properties = properties.with_delivery_mode(PERSISTENT);
         let channel = self.confirming().await?;
         let sent = channel.basic_publish(exchange, key, options, body, properties).await?;
         let confirmed = timeout(self.request_wait, sent).await;
-        Ok(confirmed.is_ok_and(|confirmed| confirmed.is_ok_and(|one| one.is_ack())))
+        Ok(match confirmed {
+            Ok(Ok(Confirmation::Ack(None))) => Put::Taken,
+            Ok(Ok(Confirmation::Ack(Some(_)))) => Put::Unheard,
+            _ => Put::Refused,
+        })
     }
+}
+
+/// What became of what was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    Taken,
+    /// There was no room for it, or no word came.
+    Refused,
+    /// No queue is there for it.
+    Unheard,
 }
 
 async fn run(shared: Arc<Shared>, rabbitmq: RabbitmqOptions) {
