@@ -87,7 +87,9 @@ pub fn run(arguments: &[&str]) -> anyhow::Result<bool> {
     let shared = Arc::new(Shared::default());
     let mut crowd = Crowd::start(&plan, layout.gates(), &layout.keys()?, &shared)?;
     let restarted = play(&plan, &mut layout, &mut crowd, &shared);
-    let (sessions, summaries) = crowd.end(&mut shared.counts())?;
+    // Without the counts: players still write to them while they leave.
+    let (sessions, summaries) = crowd.end()?;
+    shared.counts().add_not_taken(&summaries);
     let mut failed = restarted?;
     if !layout.stop()? {
         failed.push("not all ended well when they were stopped".to_owned());
@@ -275,8 +277,8 @@ impl Crowd {
         Ok(())
     }
 
-    /// Has all leave; gives what their drivers counted. Requests that were not even taken count as failed.
-    fn end(self, counts: &mut Counts) -> anyhow::Result<(Sessions, Vec<Summary>)> {
+    /// Has all leave; gives what their drivers counted.
+    fn end(self) -> anyhow::Result<(Sessions, Vec<Summary>)> {
         self.stoppers.iter().for_each(Stopper::stop);
         let mut sessions = Sessions::default();
         let mut summaries = Vec::new();
@@ -289,9 +291,6 @@ impl Crowd {
             let away = summary.players - summary.connected.min(summary.players);
             sessions.failed += u64::from(summary.failed.max(away));
             sessions.wrong += summary.wrong_answers;
-            for (reason, count) in &summary.failed_requests {
-                *counts.failed.entry(format!("not taken: {reason}")).or_default() += count;
-            }
             summaries.push(summary);
         }
         Ok((sessions, summaries))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mainstay::bots::Histogram;
+use mainstay::bots::{Histogram, Summary};
 use mainstay::prelude::*;
 
 /// Numbers that are missing and still remembered; more are lost at once.
@@ -135,6 +135,13 @@ impl Counts {
     /// Counts a request to a service that ended without an answer.
     pub fn fail(&mut self, stream: &str, error: &str) {
         *self.failed.entry(format!("{stream}: {error}")).or_default() += 1;
+    }
+
+    /// Counts requests that players' drivers did not even take.
+    pub fn add_not_taken(&mut self, summaries: &[Summary]) {
+        for (reason, count) in summaries.iter().flat_map(|summary| &summary.failed_requests) {
+            *self.failed.entry(format!("not taken: {reason}")).or_default() += count;
+        }
     }
 
     /// Counts what is not as it must be.
