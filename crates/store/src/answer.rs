@@ -20,6 +20,8 @@ type Callback<T> = Box<dyn FnOnce(Result<T, Error>) + Send>;
 
 enum State<T> {
     Waiting(Option<Waker>),
+    /// A thread sleeps until it is there.
+    Blocking,
     Callback(Callback<T>),
     Ready(Result<T, Error>),
     Taken,
@@ -65,21 +67,24 @@ impl<T> Sender<T> {
     fn deliver(&mut self, result: Result<T, Error>) {
         let Some(cell) = self.cell.take() else { return };
         let mut state = cell.lock();
-        let (waker, call) = match std::mem::replace(&mut *state, State::Taken) {
-            State::Callback(callback) => (None, Some((callback, result))),
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Callback(callback) => {
+                drop(state);
+                callback(result);
+            }
             State::Waiting(waker) => {
                 *state = State::Ready(result);
-                (waker, None)
+                drop(state);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
             }
-            State::Ready(_) | State::Taken => (None, None),
-        };
-        drop(state);
-        cell.ready.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        if let Some((callback, result)) = call {
-            callback(result);
+            State::Blocking => {
+                *state = State::Ready(result);
+                drop(state);
+                cell.ready.notify_all();
+            }
+            State::Ready(_) | State::Taken => {}
         }
     }
 }
@@ -98,6 +103,7 @@ impl<T> Answer<T> {
             if let Some(result) = Cell::take(&mut state) {
                 return result;
             }
+            *state = State::Blocking;
             state = self.cell.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -105,14 +111,18 @@ impl<T> Answer<T> {
     /// Blocks for the answer, at most so long; the answer itself if it took longer, to wait on.
     pub fn wait_for(self, at_most: Duration) -> Result<Result<T, Error>, Self> {
         let pending = |state: &mut State<T>| !matches!(state, State::Ready(_));
-        let waited = self.cell.ready.wait_timeout_while(self.cell.lock(), at_most, pending);
+        let mut state = self.cell.lock();
+        if pending(&mut state) {
+            *state = State::Blocking;
+        }
+        let waited = self.cell.ready.wait_timeout_while(state, at_most, pending);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let result = Cell::take(&mut state);
         drop(state);
         result.ok_or(self)
     }
 
-    /// Hands the answer to `callback`: at once if it is there, else on the store's thread, where it
+    /// Hands the answer to `callback`: at once if it is there, else on a thread of the store, where it
     /// must not block.
     pub fn on_ready(self, callback: impl FnOnce(Result<T, Error>) + Send + 'static) {
         let mut state = self.cell.lock();
@@ -140,6 +150,7 @@ impl<T> Future for Answer<T> {
                 Some(waker) => waker.clone_from(cx.waker()),
                 None => *waker = Some(cx.waker().clone()),
             },
+            State::Blocking => *state = State::Waiting(Some(cx.waker().clone())),
             _ => panic!("an answer is taken once"),
         }
         Poll::Pending

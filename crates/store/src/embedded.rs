@@ -1,33 +1,40 @@
-//! A shard in a redb file, behind a thread that commits what waits in one durable transaction.
+//! A shard in a redb file, behind two threads that commit what waits in durable transactions.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use redb::{Database, DatabaseError, ReadableTable, StorageError, TableDefinition, TableError};
+use redb::{
+    Database, DatabaseError, ReadOnlyTable, ReadableTable, StorageError, TableDefinition,
+    WriteTransaction,
+};
 
 use crate::answer::Sender;
 use crate::error::{Error, OpenError};
 use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
-use crate::queue::{Failed, Job, Queue, serve};
+use crate::queue::Queue;
 use crate::rules;
-use crate::tables::{Batch, Read, Stage, Table, Visit};
+use crate::tables::{Batch, MemoryTables, Read, See, Stage, Table, Visit, Written};
 use crate::thread::{Thread, check_format, create_once};
 
+use pipeline::Pipeline;
+
+mod pipeline;
 #[cfg(test)]
 mod tests;
 
-type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+type Bytes = &'static [u8];
+type Definition = TableDefinition<'static, Bytes, Bytes>;
 
 fn definition(table: Table) -> Definition {
     TableDefinition::new(table.name())
 }
 
-/// The store's file and its thread.
+/// The store's file and its threads.
 pub(crate) struct Embedded {
     thread: Thread,
-    /// Held for a snapshot only; the thread owns the database and closes it as it ends.
+    /// Held for a snapshot only; the threads own the database and close it as they end.
     database: Weak<Database>,
     limits: Limits,
 }
@@ -46,7 +53,7 @@ impl Embedded {
         Self::start(database, &shown, options)
     }
 
-    /// Checks what is stored and starts the thread.
+    /// Checks what is stored and starts the threads.
     pub fn start(database: Database, shown: &str, options: Options) -> Result<Self, OpenError> {
         let damaged = |reason: String| OpenError::Damaged { path: shown.to_owned(), reason };
         complete(&database).map_err(damaged)?;
@@ -56,12 +63,9 @@ impl Embedded {
         let (database, limits) = (Arc::new(database), options.limits.clone());
         let weak = Arc::downgrade(&database);
         let queue = Arc::new(Queue::new(options));
-        let of_thread = Arc::clone(&queue);
-        let thread = Thread::start(queue, move || {
-            serve(&of_thread, |limits, batch| {
-                commit(&database, limits, batch).map_err(Failed::Broken)
-            });
-        });
+        let pipeline = Arc::new(Pipeline::new(Arc::clone(&queue), database));
+        let serve = |pipeline: Arc<Pipeline>| move || pipeline.serve();
+        let thread = Thread::start(queue, [serve(Arc::clone(&pipeline)), serve(pipeline)]);
         let thread = thread.map_err(|source| OpenError::Io { path: shown.to_owned(), source })?;
         Ok(Embedded { thread, database: weak, limits })
     }
@@ -69,15 +73,16 @@ impl Embedded {
     /// Makes the tables of a new store; the database is durable afterwards.
     pub fn found(database: &Database) -> Result<(), String> {
         let txn = database.begin_write().map_err(shown)?;
-        {
-            let mut rows = Batch::new(Open::new(&txn)?);
-            let limits = Limits::default();
-            let mut stage = Stage::new(&rows, &limits);
-            rules::found(&mut stage);
-            let writes = stage.into_writes();
-            rows.apply(writes);
-            rows.write()?;
+        for table in Table::ALL {
+            drop(txn.open_table(definition(table)).map_err(shown)?);
         }
+        let mut rows = Batch::new(MemoryTables::default());
+        let limits = Limits::default();
+        let mut stage = Stage::new(&rows, &limits);
+        rules::found(&mut stage);
+        let writes = stage.into_staged();
+        rows.apply(writes);
+        Writing::new(&txn).write(&rows.into_parts().0)?;
         txn.commit().map_err(shown)
     }
 
@@ -134,76 +139,85 @@ fn shown(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Runs all jobs in one transaction, which is durable when this returns `Ok`.
-fn commit(database: &Database, limits: &Limits, batch: &mut [Box<dyn Job>]) -> Result<(), String> {
-    let mut txn = database.begin_write().map_err(shown)?;
-    // Reopening after a crash then need not read the whole file.
-    txn.set_quick_repair(true);
-    let mut wrote = false;
-    {
-        let mut rows = Batch::new(Open::new(&txn)?);
-        for job in batch {
-            let mut stage = Stage::new(&rows, limits);
-            let apply = job.run(&mut stage);
-            let writes = stage.into_writes();
-            rows.under.check()?;
-            if apply && !writes.is_empty() {
-                rows.apply(writes);
-                wrote = true;
-            }
-        }
-        rows.write()?;
-    }
-    if wrote { txn.commit().map_err(shown) } else { txn.abort().map_err(shown) }
-}
-
-/// The open tables of a write transaction.
-struct Open<'t> {
-    tables: Vec<redb::Table<'t, &'static [u8], &'static [u8]>>,
+/// The tables of a transaction that is being written.
+struct Writing<'t> {
+    txn: &'t WriteTransaction,
+    /// Those that were read from or written to.
+    tables: [OnceCell<redb::Table<'t, Bytes, Bytes>>; Table::ALL.len()],
     fault: Fault,
 }
 
-impl<'t> Open<'t> {
-    fn new(txn: &'t redb::WriteTransaction) -> Result<Self, String> {
-        let open = |table| txn.open_table(definition(table)).map_err(shown);
-        let tables = Table::ALL.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Open { tables, fault: Fault::default() })
+impl<'t> Writing<'t> {
+    fn new(txn: &'t WriteTransaction) -> Self {
+        Writing { txn, tables: Default::default(), fault: Fault::default() }
     }
 
-    /// Whether all reads succeeded: a rule's answer after a failed one means nothing.
-    fn check(&self) -> Result<(), String> {
-        self.fault.first.borrow().clone().map_or(Ok(()), Err)
+    fn put(&mut self, table: Table, key: &[u8], bytes: Option<&[u8]>) -> Result<(), String> {
+        self.table(table).map_err(shown)?;
+        let table = self.tables[table as usize].get_mut().expect("it was opened above");
+        match bytes {
+            Some(bytes) => table.insert(key, bytes).map(drop),
+            None => table.remove(key).map(drop),
+        }
+        .map_err(shown)
     }
-}
 
-impl Batch<Open<'_>> {
-    fn write(self) -> Result<(), String> {
-        let (mut open, written) = self.into_parts();
-        for ((table, key), bytes) in written {
-            let table = &mut open.tables[table as usize];
-            match bytes {
-                Some(bytes) => table.insert(key.as_slice(), bytes.as_slice()).map(drop),
-                None => table.remove(key.as_slice()).map(drop),
+    /// Puts a row where none is; leaves one that is there as it is, and says false.
+    fn put_new(&mut self, table: Table, key: &[u8], bytes: &[u8]) -> Result<bool, String> {
+        self.table(table).map_err(shown)?;
+        let table = self.tables[table as usize].get_mut().expect("it was opened above");
+        let old = table.insert(key, bytes).map_err(shown)?.map(|old| old.value().to_vec());
+        if let Some(old) = &old {
+            table.insert(key, old.as_slice()).map_err(shown)?;
+        }
+        Ok(old.is_none())
+    }
+
+    fn write(&mut self, written: &Written) -> Result<(), String> {
+        for (table, rows) in written.tables() {
+            for (key, bytes) in rows {
+                self.put(table, &key, bytes)?;
             }
-            .map_err(shown)?;
         }
         Ok(())
     }
+
+    fn table(&self, table: Table) -> Result<&redb::Table<'t, Bytes, Bytes>, Error> {
+        let cell = &self.tables[table as usize];
+        if let Some(open) = cell.get() {
+            return Ok(open);
+        }
+        let open =
+            self.txn.open_table(definition(table)).map_err(|error| self.fault.note(error))?;
+        Ok(cell.get_or_init(|| open))
+    }
 }
 
-impl Read for Open<'_> {
+impl AsRef<Fault> for Writing<'_> {
+    fn as_ref(&self) -> &Fault {
+        &self.fault
+    }
+}
+
+impl Read for Writing<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        get(&self.tables[table as usize], key, &self.fault)
+        self.fault.get(self.table(table)?, key)
+    }
+
+    fn see(&self, table: Table, key: &[u8], see: &mut See<'_>) -> Result<(), Error> {
+        self.fault.see(self.table(table)?, key, see)
     }
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
-        scan(&self.tables[table as usize], from, visit, &self.fault)
+        self.fault.scan(self.table(table)?, from, visit)
     }
 }
 
 /// The tables as they were at one moment.
 struct Snapshot {
-    tables: Vec<redb::ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    txn: redb::ReadTransaction,
+    /// Those that were read from.
+    tables: [OnceCell<ReadOnlyTable<Bytes, Bytes>>; Table::ALL.len()],
     fault: Fault,
 }
 
@@ -211,60 +225,80 @@ impl Snapshot {
     fn take(database: &Database) -> Result<Self, String> {
         use redb::ReadableDatabase;
         let txn = database.begin_read().map_err(shown)?;
-        let open = |table| {
-            txn.open_table(definition(table)).map_err(|error: TableError| error.to_string())
-        };
-        let tables = Table::ALL.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Snapshot { tables, fault: Fault::default() })
+        Ok(Snapshot { txn, tables: Default::default(), fault: Fault::default() })
+    }
+
+    fn table(&self, table: Table) -> Result<&ReadOnlyTable<Bytes, Bytes>, Error> {
+        let cell = &self.tables[table as usize];
+        if let Some(open) = cell.get() {
+            return Ok(open);
+        }
+        let open =
+            self.txn.open_table(definition(table)).map_err(|error| self.fault.note(error))?;
+        Ok(cell.get_or_init(|| open))
+    }
+}
+
+impl AsRef<Fault> for Snapshot {
+    fn as_ref(&self) -> &Fault {
+        &self.fault
     }
 }
 
 impl Read for Snapshot {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        get(&self.tables[table as usize], key, &self.fault)
+        self.fault.get(self.table(table)?, key)
+    }
+
+    fn see(&self, table: Table, key: &[u8], see: &mut See<'_>) -> Result<(), Error> {
+        self.fault.see(self.table(table)?, key, see)
     }
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
-        scan(&self.tables[table as usize], from, visit, &self.fault)
+        self.fault.scan(self.table(table)?, from, visit)
     }
 }
 
-/// The first failure of the storage below.
+/// The first failure of the storage below, which each reading notes.
 #[derive(Default)]
 struct Fault {
     first: RefCell<Option<String>>,
 }
 
 impl Fault {
-    fn note(&self, error: StorageError) -> Error {
+    /// Whether all reads succeeded: a rule's answer after a failed one means nothing.
+    fn check(&self) -> Result<(), String> {
+        self.first.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    fn note(&self, error: impl std::fmt::Display) -> Error {
         let reason = error.to_string();
         self.first.borrow_mut().get_or_insert_with(|| reason.clone());
         Error::Stopped(reason)
     }
-}
 
-type Bytes = &'static [u8];
-
-fn get(
-    table: &impl ReadableTable<Bytes, Bytes>,
-    key: &[u8],
-    fault: &Fault,
-) -> Result<Option<Vec<u8>>, Error> {
-    let found = table.get(key).map_err(|error| fault.note(error))?;
-    Ok(found.map(|bytes| bytes.value().to_vec()))
-}
-
-fn scan(
-    table: &impl ReadableTable<Bytes, Bytes>,
-    from: &[u8],
-    visit: &mut Visit<'_>,
-    fault: &Fault,
-) -> Result<(), Error> {
-    for row in table.range(from..).map_err(|error| fault.note(error))? {
-        let (key, bytes) = row.map_err(|error| fault.note(error))?;
-        if !visit(key.value(), bytes.value())? {
-            break;
-        }
+    fn get(&self, rows: &impl Rows, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let found = rows.get(key).map_err(|error| self.note(error))?;
+        Ok(found.map(|bytes| bytes.value().to_vec()))
     }
-    Ok(())
+
+    fn see(&self, rows: &impl Rows, key: &[u8], see: &mut See<'_>) -> Result<(), Error> {
+        let found = rows.get(key).map_err(|error| self.note(error))?;
+        see(found.as_ref().map(|bytes| bytes.value()))
+    }
+
+    fn scan(&self, rows: &impl Rows, from: &[u8], visit: &mut Visit<'_>) -> Result<(), Error> {
+        for row in rows.range(from..).map_err(|error| self.note(error))? {
+            let (key, bytes) = row.map_err(|error| self.note(error))?;
+            if !visit(key.value(), bytes.value())? {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
+
+/// A table to read from.
+trait Rows: ReadableTable<Bytes, Bytes> {}
+
+impl<T: ReadableTable<Bytes, Bytes>> Rows for T {}

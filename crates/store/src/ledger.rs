@@ -218,7 +218,7 @@ impl Transaction {
     ///
     /// Generation, claims, versions, slot and time are left out: a second try after a failover has others.
     pub fn content_hash(&self) -> [u8; 32] {
-        let mut w = Writer::new();
+        let mut w = Writer::with_room(self.bytes());
         self.put_content(&mut w);
         let digest = ring::digest::digest(&ring::digest::SHA256, w.bytes());
         digest.as_ref().try_into().expect("SHA-256 has 32 bytes")

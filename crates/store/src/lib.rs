@@ -101,8 +101,8 @@ pub use rules::Of;
 #[doc(hidden)]
 pub use saga::SagaMutant;
 pub use saga::{
-    Amend, Amends, Offer, SagaAsk, SagaEnd, SagaError, SagaId, SagaOptions, SagaPlan, SagaRun,
-    SagaStep, SagaTold, SagaWant, SagaWatch, SagaWork,
+    Amend, Amends, Offer, SagaAsk, SagaEnd, SagaError, SagaId, SagaOptions, SagaPlan, SagaPoint,
+    SagaReport, SagaRun, SagaStage, SagaStep, SagaTold, SagaWant, SagaWatch, SagaWork,
 };
 pub use shard::Shard;
 pub use sharded::{MoveCounts, MoveEnd, Side, SlotMove};

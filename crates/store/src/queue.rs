@@ -1,11 +1,11 @@
-//! What waits for a store's thread, and the thread's loop.
+//! What waits for a store's threads.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::answer::Sender;
 use crate::error::Error;
-use crate::options::{Limits, Options};
+use crate::options::Options;
 use crate::tables::Stage;
 
 /// One request with its typed answer.
@@ -92,7 +92,10 @@ where
     }
 }
 
-/// What waits for the thread.
+/// So many jobs are worth waking a thread for that can do no more with them than run their rules ahead.
+const WORTH_WAKING: usize = 64;
+
+/// What waits for the threads. Only one of them takes at a time.
 pub(crate) struct Queue {
     pub options: Options,
     waiting: Mutex<Waiting>,
@@ -103,6 +106,10 @@ pub(crate) struct Queue {
 struct Waiting {
     jobs: VecDeque<(Box<dyn Job>, usize)>,
     bytes: usize,
+    /// Whether a thread waits for jobs.
+    sleeps: bool,
+    /// With fewer jobs nobody is woken.
+    wake_at: usize,
     closed: bool,
     stopped: Option<String>,
     /// Of the backend that waits without blocking its thread.
@@ -112,20 +119,35 @@ struct Waiting {
 
 impl Waiting {
     /// The next batch, if anything waits.
-    fn batch(&mut self, options: &Options) -> Option<Vec<Box<dyn Job>>> {
-        let (mut batch, mut taken) = (Vec::new(), 0);
+    fn batch(&mut self, options: &Options) -> Option<Taken> {
+        let mut taken = Taken::default();
+        self.fill(&mut taken, options).then_some(taken)
+    }
+
+    /// Adds what waits as far as there is room; at least one job if there is none yet. Returns
+    /// whether it added something.
+    fn fill(&mut self, taken: &mut Taken, options: &Options) -> bool {
+        let had = (taken.jobs.len(), taken.bytes);
         while let Some(&(_, bytes)) = self.jobs.front() {
-            let over =
-                taken + bytes > options.batch_bytes_max || batch.len() >= options.batch_ops_max;
-            if over && !batch.is_empty() {
+            let over = taken.bytes + bytes > options.batch_bytes_max
+                || taken.jobs.len() >= options.batch_ops_max;
+            if over && !taken.jobs.is_empty() {
                 break;
             }
-            taken += bytes;
-            batch.extend(self.jobs.pop_front().map(|(job, _)| job));
+            taken.bytes += bytes;
+            taken.jobs.extend(self.jobs.pop_front().map(|(job, _)| job));
         }
-        self.bytes -= taken;
-        (!batch.is_empty()).then_some(batch)
+        self.bytes -= taken.bytes - had.1;
+        taken.jobs.len() > had.0
     }
+}
+
+/// Jobs that are done together.
+#[derive(Default)]
+pub(crate) struct Taken {
+    pub jobs: Vec<Box<dyn Job>>,
+    /// What they count for.
+    bytes: usize,
 }
 
 pub(crate) type Refused = (Box<dyn Job>, Error);
@@ -151,7 +173,9 @@ impl Queue {
         }
         waiting.bytes += bytes;
         waiting.jobs.push_back((job, bytes));
-        self.notify(waiting);
+        if waiting.jobs.len() >= waiting.wake_at {
+            self.notify(waiting);
+        }
         Ok(())
     }
 
@@ -161,24 +185,60 @@ impl Queue {
             drop(waiting);
             return waker.wake();
         }
-        // Without that feature nothing of it changes here.
-        let _ = &mut waiting;
+        // To wake is a system call, also where nobody sleeps.
+        let sleeps = std::mem::take(&mut waiting.sleeps);
         drop(waiting);
-        self.changed.notify_one();
+        if sleeps {
+            self.changed.notify_one();
+        }
     }
 
-    /// The next batch, at least one job; `None` once the queue is closed and empty.
-    pub fn take(&self) -> Option<Vec<Box<dyn Job>>> {
+    /// Waits for a change, or for nothing at all.
+    fn sleep<'w>(&self, mut waiting: MutexGuard<'w, Waiting>) -> MutexGuard<'w, Waiting> {
+        waiting.sleeps = true;
+        self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next batch, at least one job; `None` once the queue is empty and closed or stopped.
+    pub fn take(&self) -> Option<Taken> {
         let mut waiting = self.lock();
         loop {
             if let Some(batch) = waiting.batch(&self.options) {
                 return Some(batch);
             }
-            if waiting.closed {
+            if waiting.closed || waiting.stopped.is_some() {
                 return None;
             }
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self.sleep(waiting);
         }
+    }
+
+    /// Adds to a batch what waits and has room in it. Returns whether `is_due`, after which the batch
+    /// should wait no longer; while it is not and there is little to add, this waits. Whoever makes it
+    /// true calls [`Queue::wake`] then.
+    ///
+    /// # Errors
+    /// Why the queue was stopped.
+    pub fn take_more(&self, taken: &mut Taken, is_due: impl Fn() -> bool) -> Result<bool, String> {
+        let mut waiting = self.lock();
+        loop {
+            if let Some(reason) = &waiting.stopped {
+                return Err(reason.clone());
+            }
+            let is_due = is_due();
+            if waiting.fill(taken, &self.options) || is_due {
+                return Ok(is_due);
+            }
+            // What waits all the same has no room.
+            waiting.wake_at = if waiting.jobs.is_empty() { WORTH_WAKING } else { usize::MAX };
+            waiting = self.sleep(waiting);
+            waiting.wake_at = 0;
+        }
+    }
+
+    /// Has whoever waits in [`Queue::take_more`] look again.
+    pub fn wake(&self) {
+        self.notify(self.lock());
     }
 
     /// As [`Queue::take`], for the one thread that has other things to wait for too.
@@ -189,7 +249,7 @@ impl Queue {
     ) -> std::task::Poll<Option<Vec<Box<dyn Job>>>> {
         let mut waiting = self.lock();
         if let Some(batch) = waiting.batch(&self.options) {
-            return std::task::Poll::Ready(Some(batch));
+            return std::task::Poll::Ready(Some(batch.jobs));
         }
         if waiting.closed {
             return std::task::Poll::Ready(None);
@@ -210,7 +270,7 @@ impl Queue {
         waiting.stopped.get_or_insert_with(|| reason.to_owned());
         waiting.bytes = 0;
         let jobs = std::mem::take(&mut waiting.jobs);
-        drop(waiting);
+        self.notify(waiting);
         for (job, _) in jobs {
             job.refuse(Error::Stopped(reason.to_owned()));
         }
@@ -233,38 +293,5 @@ pub(crate) struct StopOnEnd<'a>(pub &'a Queue);
 impl Drop for StopOnEnd<'_> {
     fn drop(&mut self) {
         self.0.stop("its thread ended");
-    }
-}
-
-/// Why a batch was not done.
-pub(crate) enum Failed {
-    /// Nothing of it was done; it may be tried again. Only where others may hold the lock.
-    #[cfg(feature = "sqlite")]
-    Busy,
-    /// Nobody knows, and nothing after it can be believed.
-    Broken(String),
-}
-
-/// Has batch after batch done until the queue is closed or the storage fails.
-pub(crate) fn serve(
-    queue: &Queue,
-    mut commit: impl FnMut(&Limits, &mut [Box<dyn Job>]) -> Result<(), Failed>,
-) {
-    let _stop = StopOnEnd(queue);
-    while let Some(mut batch) = queue.take() {
-        match commit(&queue.options.limits, &mut batch) {
-            Ok(()) => batch.into_iter().for_each(Job::done),
-            #[cfg(feature = "sqlite")]
-            Err(Failed::Busy) => batch.into_iter().for_each(|job| job.refuse(Error::Busy)),
-            Err(Failed::Broken(reason)) => {
-                // The operating system may have thrown away what it could not write, and a second
-                // sync may then say all is well: nothing after this can be believed.
-                queue.stop(&reason);
-                for job in batch {
-                    job.refuse(Error::Unknown(reason.clone()));
-                }
-                return;
-            }
-        }
     }
 }

@@ -20,7 +20,7 @@ impl Writer {
     }
 
     /// With room for so many bytes.
-    fn with_room(bytes: usize) -> Self {
+    pub fn with_room(bytes: usize) -> Self {
         Writer { bytes: Vec::with_capacity(bytes) }
     }
 
@@ -203,12 +203,22 @@ impl<'a> Reader<'a> {
     }
 
     pub fn blob(&mut self) -> Result<Vec<u8>, Damaged> {
-        let n = self.count()?;
-        Ok(self.take(n)?.to_vec())
+        self.bytes().map(<[u8]>::to_vec)
     }
 
     pub fn text(&mut self) -> Result<String, Damaged> {
-        String::from_utf8(self.blob()?).map_err(|_| Damaged)
+        self.str().map(str::to_owned)
+    }
+
+    /// A text where it lies.
+    pub fn str(&mut self) -> Result<&'a str, Damaged> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Damaged)
+    }
+
+    /// A blob where it lies.
+    pub fn bytes(&mut self) -> Result<&'a [u8], Damaged> {
+        let n = self.count()?;
+        self.take(n)
     }
 
     pub fn hash(&mut self) -> Result<[u8; 32], Damaged> {
@@ -298,10 +308,20 @@ pub(crate) trait Row: Sized {
 
 /// The stored bytes of `row`: version, body, checksum over table, key, version and body.
 pub(crate) fn encode<R: Row>(table: Table, key: &[u8], row: &R) -> Vec<u8> {
+    encode_with(table, key, row.room(), |w| row.put(w))
+}
+
+/// As [`encode`], of a row of about `room` bytes that `put` writes.
+pub(crate) fn encode_with(
+    table: Table,
+    key: &[u8],
+    room: usize,
+    put: impl FnOnce(&mut Writer),
+) -> Vec<u8> {
     // Version and checksum are beside it.
-    let mut w = Writer::with_room(5 + row.room());
+    let mut w = Writer::with_room(5 + room);
     w.u8(ROW_VERSION);
-    row.put(&mut w);
+    put(&mut w);
     let sum = checksum(table, key, w.bytes());
     w.u32(sum);
     w.bytes
@@ -309,6 +329,16 @@ pub(crate) fn encode<R: Row>(table: Table, key: &[u8], row: &R) -> Vec<u8> {
 
 /// Reads stored bytes, which must be whole and belong to that table and key.
 pub(crate) fn decode<R: Row>(table: Table, key: &[u8], stored: &[u8]) -> Result<R, Error> {
+    decode_with(table, key, stored, R::take)
+}
+
+/// As [`decode`], of a row that `take` reads and may leave where it lies.
+pub(crate) fn decode_with<'b, R>(
+    table: Table,
+    key: &[u8],
+    stored: &'b [u8],
+    take: impl FnOnce(&mut Reader<'b>) -> Result<R, Damaged>,
+) -> Result<R, Error> {
     let read = || {
         let (body, sum) = stored.split_last_chunk::<4>().ok_or(Damaged)?;
         if u32::from_le_bytes(*sum) != checksum(table, key, body) {
@@ -318,7 +348,7 @@ pub(crate) fn decode<R: Row>(table: Table, key: &[u8], stored: &[u8]) -> Result<
         if r.u8()? != ROW_VERSION {
             return Err(Damaged);
         }
-        let row = R::take(&mut r)?;
+        let row = take(&mut r)?;
         if r.rest.is_empty() { Ok(row) } else { Err(Damaged) }
     };
     read().map_err(|Damaged| Error::Corrupt { table: table.name(), key: hex(key) })

@@ -14,9 +14,9 @@ use crate::answer::Sender;
 use crate::error::{Error, OpenError};
 use crate::ledger::Verdict;
 use crate::options::{Limits, Options};
-use crate::queue::{Failed, Job, Queue, serve};
+use crate::queue::{Job, Queue, StopOnEnd, Taken};
 use crate::rules;
-use crate::tables::{Batch, Read, Stage, Table, Visit, Write};
+use crate::tables::{Batch, Read, Stage, Table, Visit, Written};
 use crate::thread::{Thread, check_format, create_once, sync_folder};
 
 /// How long a transaction waits for another process's before it is `Busy`.
@@ -43,9 +43,7 @@ impl Sqlite {
         let limits = options.limits.clone();
         let queue = Arc::new(Queue::new(options));
         let of_thread = Arc::clone(&queue);
-        let thread = Thread::start(queue, move || {
-            serve(&of_thread, |limits, batch| commit(&mut connection, limits, batch));
-        });
+        let thread = Thread::start(queue, [move || serve(&of_thread, &mut connection)]);
         let thread = thread.map_err(|source| OpenError::Io { path: shown, source })?;
         Ok(Sqlite { thread, path: path.to_owned(), limits })
     }
@@ -82,13 +80,12 @@ fn found(path: &Path) -> rusqlite::Result<()> {
         ))?;
     }
     let limits = Limits::default();
-    let writes = {
-        let rows = Rows { connection: &txn, fault: Fault::default() };
-        let mut stage = Stage::new(&rows, &limits);
-        rules::found(&mut stage);
-        stage.into_writes()
-    };
-    apply(&txn, writes)?;
+    let mut rows = Batch::new(Rows { connection: &txn, fault: Fault::default() });
+    let mut stage = Stage::new(&rows, &limits);
+    rules::found(&mut stage);
+    let writes = stage.into_staged();
+    rows.apply(writes);
+    apply(&txn, &rows.into_parts().0)?;
     txn.commit()?;
     connection.close().map_err(|(_, error)| error)
 }
@@ -126,6 +123,34 @@ fn damaged(shown: &str, error: &rusqlite::Error) -> OpenError {
     OpenError::Damaged { path: shown.to_owned(), reason: error.to_string() }
 }
 
+/// Why a batch was not done.
+enum Failed {
+    /// Nothing of it was done; it may be tried again.
+    Busy,
+    /// Nobody knows, and nothing after it can be believed.
+    Broken(String),
+}
+
+/// Has batch after batch done until the queue is closed or the storage fails.
+fn serve(queue: &Queue, connection: &mut Connection) {
+    let _stop = StopOnEnd(queue);
+    while let Some(Taken { jobs: mut batch, .. }) = queue.take() {
+        match commit(connection, &queue.options.limits, &mut batch) {
+            Ok(()) => batch.into_iter().for_each(Job::done),
+            Err(Failed::Busy) => batch.into_iter().for_each(|job| job.refuse(Error::Busy)),
+            Err(Failed::Broken(reason)) => {
+                // The operating system may have thrown away what it could not write, and a second
+                // sync may then say all is well: nothing after this can be believed.
+                queue.stop(&reason);
+                for job in batch {
+                    job.refuse(Error::Unknown(reason.clone()));
+                }
+                return;
+            }
+        }
+    }
+}
+
 /// Runs all jobs in one transaction, which is durable when this returns `Ok`.
 fn commit(
     connection: &mut Connection,
@@ -143,7 +168,7 @@ fn commit(
     for job in batch {
         let mut stage = Stage::new(&rows, limits);
         let is_done = job.run(&mut stage);
-        let writes = stage.into_writes();
+        let writes = stage.into_staged();
         if let Some(reason) = rows.under.fault.first.take() {
             return Err(Failed::Broken(reason));
         }
@@ -152,21 +177,24 @@ fn commit(
             wrote = true;
         }
     }
-    apply(&txn, rows.into_parts().1).map_err(broken)?;
+    apply(&txn, &rows.into_parts().0).map_err(broken)?;
     if wrote { txn.commit().map_err(broken) } else { txn.rollback().map_err(broken) }
 }
 
-fn apply(connection: &Connection, writes: impl IntoIterator<Item = Write>) -> rusqlite::Result<()> {
-    for ((table, key), bytes) in writes {
+fn apply(connection: &Connection, written: &Written) -> rusqlite::Result<()> {
+    for (table, rows) in written.tables() {
         let name = table.name();
-        match bytes {
-            Some(bytes) => {
-                let sql = format!("INSERT OR REPLACE INTO \"{name}\" (key, row) VALUES (?1, ?2)");
-                connection.prepare_cached(&sql)?.execute(params![key, bytes])?;
-            }
-            None => {
-                let sql = format!("DELETE FROM \"{name}\" WHERE key = ?1");
-                connection.prepare_cached(&sql)?.execute(params![key])?;
+        for (key, bytes) in rows {
+            match bytes {
+                Some(bytes) => {
+                    let sql =
+                        format!("INSERT OR REPLACE INTO \"{name}\" (key, row) VALUES (?1, ?2)");
+                    connection.prepare_cached(&sql)?.execute(params![&*key, bytes])?;
+                }
+                None => {
+                    let sql = format!("DELETE FROM \"{name}\" WHERE key = ?1");
+                    connection.prepare_cached(&sql)?.execute(params![&*key])?;
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The thread behind a store, and what all stores that have one do alike.
+//! The threads behind a store, and what all stores that have some do alike.
 
 use std::fs::File;
 use std::path::Path;
@@ -13,22 +13,26 @@ use crate::queue::{Asked, Queue, Work};
 use crate::rules;
 use crate::tables::Stage;
 
-/// A store's queue, the thread that serves it, and the one that verifies.
+/// A store's queue, the threads that serve it, and the one that verifies.
 pub(crate) struct Thread {
     queue: Arc<Queue>,
     /// With whether it is about to answer.
     verifying: Mutex<Option<(JoinHandle<()>, Arc<AtomicBool>)>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Thread {
-    /// Starts the thread, which is to serve `queue` until it is closed.
-    pub fn start(
+    /// Starts a thread for each of `serves`, which are to serve `queue` until it is closed.
+    pub fn start<S: FnOnce() + Send + 'static>(
         queue: Arc<Queue>,
-        serve: impl FnOnce() + Send + 'static,
+        serves: impl IntoIterator<Item = S>,
     ) -> std::io::Result<Self> {
-        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(serve)?;
-        Ok(Thread { queue, verifying: Mutex::new(None), thread: Some(thread) })
+        let mut started = Thread { queue, verifying: Mutex::new(None), threads: Vec::new() };
+        for serve in serves {
+            let thread = std::thread::Builder::new().name("store".to_owned()).spawn(serve)?;
+            started.threads.push(thread);
+        }
+        Ok(started)
     }
 
     pub fn submit<T: Send + 'static>(
@@ -79,10 +83,15 @@ impl Drop for Thread {
     fn drop(&mut self) {
         self.queue.close();
         let verifying = self.verifying.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let verifying = verifying.map(|(thread, _)| thread);
-        for thread in [verifying, self.thread.take()].into_iter().flatten() {
-            // The last handle may be dropped by a callback, which runs on the thread itself.
-            if thread.thread().id() != std::thread::current().id() {
+        let mut threads = std::mem::take(&mut self.threads);
+        // The last handle may be dropped by a callback, which runs on one of the threads itself, and
+        // for whose end the others may wait.
+        let own = std::thread::current().id();
+        if threads.iter().any(|thread| thread.thread().id() == own) {
+            threads.clear();
+        }
+        for thread in threads.into_iter().chain(verifying.map(|(thread, _)| thread)) {
+            if thread.thread().id() != own {
                 // A panic of it was told to all that waited.
                 drop(thread.join());
             }

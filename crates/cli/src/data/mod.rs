@@ -4,6 +4,7 @@ mod archive;
 mod copy;
 mod open;
 mod restore;
+mod sagas;
 mod show;
 mod slots;
 mod time;
@@ -44,6 +45,11 @@ enum Act {
     /// who has coins or items, or what the game has named, stays unless it is allowed. A run that was
     /// cut off is simply done again.
     Archive(archive::Archive),
+    /// Lists sagas that are under way (trades between shards and the like), or shows one.
+    ///
+    /// A saga is done step by step in several shards or stores, or undone. Servers go on with it by
+    /// themselves, whoever began it; one that stays at a step for long waits for what that says.
+    Sagas(sagas::Sagas),
     /// Shows which shard of a store has how many slots, and what is moving.
     Slots(slots::Slots),
     /// Moves slots, and with them all that has its key there, from one shard to another.
@@ -63,6 +69,7 @@ impl Data {
             Act::Import(import) => import.run(),
             Act::Restore(restore) => restore.run(),
             Act::Archive(job) => job.run(),
+            Act::Sagas(sagas) => sagas.run(),
             Act::Slots(slots) => slots.run(),
             Act::Move(job) => job.run(),
         }

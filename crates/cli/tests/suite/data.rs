@@ -1,11 +1,14 @@
 //! `mainstay data` on stores that a test fills.
 
+use std::sync::Arc;
+
 use mainstay::config::Keys;
-use mainstay::env::Random;
 use mainstay::env::metrics::Registry;
+use mainstay::env::{Instant, Random};
 use mainstay::store::{
-    Activate, Currency, DataOptions, DataParts, DataService, Incarnation, ItemId, ItemKind, Key,
-    LedgerOp, Options, Patch, Save, Store, Transaction, TxnId,
+    Activate, Amends, Currency, DataOptions, DataParts, DataService, Incarnation, ItemId, ItemKind,
+    Key, LedgerOp, Offer, Options, Patch, SagaId, SagaOptions, SagaPlan, SagaRun, SagaTold,
+    SagaWant, Save, Store, Transaction, TxnId,
 };
 
 use crate::command::{Folder, mainstay, well};
@@ -315,4 +318,47 @@ fn f14_a_store_that_only_a_data_process_reaches_is_looked_at_through_it() {
     assert_eq!(well(&direct), shown);
     let copied = well(&["data", "verify", &copy]);
     assert!(copied.contains("is whole"), "{copied}");
+}
+
+/// Leaves a gift after `asks` of its requests, as a process does that is killed.
+fn saga(store: &Store, asks: usize) {
+    let offer = |holder| Offer::new(avatar(holder));
+    let plan = SagaPlan::trade("a gift", offer(1).amount(Currency(1), 4), offer(2));
+    let (amends, options) = (Arc::new(Amends::new()), SagaOptions::default());
+    let (id, now) = (SagaId(0xbeef), Instant::from_nanos(0));
+    let mut run = SagaRun::begin(id, plan, amends, options, Random::from_seed(1), now);
+    run.handle_timeout(now, 1_000_000_000_000);
+    for _ in 0..asks {
+        let Some(ask) = run.poll_ask() else { return };
+        let told = match ask.want {
+            SagaWant::Read(ids) => SagaTold::Read(store.records(ids).wait()),
+            SagaWant::Write(generation, writes) => {
+                SagaTold::Written(store.write_records(generation, writes).wait().map(drop))
+            }
+            SagaWant::Commit(txn) => SagaTold::Committed(store.commit(*txn).wait()),
+        };
+        run.handle_told(now, told);
+    }
+}
+
+#[test]
+fn f8_sagas_under_way_are_listed_and_each_is_shown() {
+    let folder = Folder::new("sagas");
+    let data = filled(&folder);
+    let open = || Store::embedded(folder.join("data/local.store"), Options::default()).unwrap();
+    assert_eq!(well(&["data", "sagas", "--data", &data]), "0 under way\n");
+    saga(&open(), 5);
+    let said = well(&["data", "sagas", "--data", &data]);
+    assert_eq!(
+        said,
+        "1 under way\n\nsaga beef\n  begun 2001-09-09T01:46:40Z\n  \"a gift\": 0 of 2 steps are done\n  \
+         now \"take\" in the default store\n"
+    );
+    assert!(well(&["data", "sagas", "beef", "--data", &data]).contains("saga beef"));
+    saga(&open(), 100);
+    assert_eq!(well(&["data", "sagas", "--data", &data]), "0 under way\n");
+    let (found, said) = mainstay(&["data", "sagas", "abc", "--data", &data]);
+    assert!(!found && said.contains("saga abc was never begun in this store"), "{said}");
+    let (well, said) = mainstay(&["data", "sagas", "gift", "--data", &data]);
+    assert!(!well && said.contains("`gift` is no key of a saga"), "{said}");
 }

@@ -1,6 +1,7 @@
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use redb::StorageBackend;
 
@@ -15,8 +16,25 @@ use crate::types::{Incarnation, Key};
 struct Disk {
     image: Mutex<Image>,
     sync_fails: AtomicBool,
+    held_sync: Mutex<Option<Held>>,
+    syncs: AtomicUsize,
+    on_close: Mutex<Option<Sender<()>>>,
     reads: AtomicUsize,
     read_bytes: AtomicUsize,
+}
+
+/// A sync that says that it has begun, and then waits for its end.
+#[derive(Debug)]
+struct Held {
+    begun: Sender<()>,
+    end: Receiver<End>,
+}
+
+#[derive(Debug)]
+enum End {
+    Well,
+    Fails,
+    Panics,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +67,13 @@ impl Disk {
     fn of(durable: Vec<u8>) -> Arc<Disk> {
         let image = Image { now: durable.clone(), durable, pending: Vec::new() };
         Arc::new(Disk { image: Mutex::new(image), ..Disk::default() })
+    }
+
+    /// Holds the next sync back until it is told how to end. Nothing is told before it has begun.
+    fn hold_sync(&self) -> (Receiver<()>, Sender<End>) {
+        let ((begun, begins), (go, end)) = (channel(), channel());
+        *self.held_sync.lock().unwrap() = Some(Held { begun, end });
+        (begins, go)
     }
 
     /// What stands on the disk if the power goes now.
@@ -87,12 +112,26 @@ impl StorageBackend for OnDisk {
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
-        if self.0.sync_fails.load(Ordering::SeqCst) {
+        self.0.syncs.fetch_add(1, Ordering::SeqCst);
+        let held = self.0.held_sync.lock().unwrap().take();
+        let end = held.map_or(End::Well, |held| {
+            held.begun.send(()).unwrap();
+            held.end.recv().unwrap()
+        });
+        assert!(!matches!(end, End::Panics), "a bug in the engine");
+        if matches!(end, End::Fails) || self.0.sync_fails.load(Ordering::SeqCst) {
             return Err(io::Error::other("the disk is gone"));
         }
         let mut image = self.0.image.lock().unwrap();
         image.durable = image.now.clone();
         image.pending.clear();
+        Ok(())
+    }
+
+    fn close(&self) -> Result<(), io::Error> {
+        if let Some(told) = self.0.on_close.lock().unwrap().take() {
+            told.send(()).unwrap();
+        }
         Ok(())
     }
 
@@ -179,10 +218,10 @@ fn power_cuts_lose_nothing_that_was_answered() {
     }
 }
 
-/// Keeps the store's thread in a job until told to go on.
-fn hold(store: &Store) -> (std::sync::mpsc::Sender<()>, crate::Answer<()>) {
-    let (go, waits) = std::sync::mpsc::channel();
-    let (at_work, working) = std::sync::mpsc::channel();
+/// Keeps the rules of a batch in a job until told to go on.
+fn hold(store: &Store) -> (Sender<()>, crate::Answer<()>) {
+    let (go, waits) = channel();
+    let (at_work, working) = channel();
     let answer = store.submit(0, move |_| {
         at_work.send(()).unwrap();
         // Either way it goes on.
@@ -215,7 +254,7 @@ fn a_full_queue_is_busy_at_once() {
 fn what_waits_is_one_durable_transaction() {
     let store = store(&founded(), Options::default());
     let (go, _held) = hold(&store);
-    let (told, hears) = std::sync::mpsc::channel();
+    let (told, hears) = channel();
     for id in 1..=50 {
         let told = told.clone();
         store.commit(mint(id)).on_ready(move |receipt| told.send(receipt).unwrap());
@@ -229,6 +268,250 @@ fn what_waits_is_one_durable_transaction() {
     }
 }
 
+/// How many coins the minted holder has, as the batch that asks sees it.
+fn coins(store: &Store) -> crate::Answer<u64> {
+    store.submit(0, |s| Ok(crate::rules::holdings(s, Key(1))?.balances[&Currency(1)]))
+}
+
+/// Commits `mint(1)`, says when it is being answered, and ends that only when told to. The store is to
+/// be on [`hold`] meanwhile: what is answered before anybody listens is heard on the listener's thread.
+fn answer_slowly(store: &Store) -> (Receiver<()>, Sender<()>) {
+    let (begins, answering) = channel();
+    let (answer, ends) = channel();
+    store.commit(mint(1)).on_ready(move |said| {
+        said.unwrap();
+        begins.send(()).unwrap();
+        // Either way it goes on.
+        let _ = ends.recv();
+    });
+    (answering, answer)
+}
+
+/// A store that is at a sync of `mint(1)`, with the end of that sync and what becomes of it and of each
+/// of those that came later: the minting of a second coin, a job that reads it, and a look at the
+/// holder.
+fn at_sync(disk: &Arc<Disk>) -> (Store, Sender<End>, Receiver<(u8, Result<u64, Error>)>) {
+    let store = store(disk, Options::default());
+    let (begins, end) = disk.hold_sync();
+    let (told, hears) = channel();
+    let tell = |n| {
+        let told = told.clone();
+        move |said| told.send((n, said)).unwrap()
+    };
+    let (first, second, last) = (tell(1), tell(2), tell(4));
+    store.commit(mint(1)).on_ready(move |said| first(said.map(|receipt| receipt.sequence)));
+    begins.recv().unwrap();
+    store.commit(mint(2)).on_ready(move |said| second(said.map(|receipt| receipt.sequence)));
+    coins(&store).on_ready(tell(3));
+    store.holdings(Key(1)).on_ready(move |said| last(said.map(|held| held.version)));
+    (store, end, hears)
+}
+
+#[test]
+fn what_comes_during_a_sync_is_answered_after_it() {
+    let disk = founded();
+    let (store, end, hears) = at_sync(&disk);
+    let snapshot = store.verify().wait().unwrap();
+    assert_eq!(snapshot.currencies.len(), 0, "nothing is there before it is durable");
+    assert!(hears.try_recv().is_err(), "and nothing is answered");
+    end.send(End::Well).unwrap();
+    let said: Vec<_> = (0..4).map(|_| hears.recv().unwrap()).collect();
+    assert_eq!(said, [(1, Ok(1)), (2, Ok(2)), (3, Ok(2)), (4, Ok(2))]);
+    assert_eq!(store.verify().wait().unwrap().currencies[&Currency(1)], 2);
+}
+
+/// Whether all of [`at_sync`] got an error, and the first another than those behind it, of which
+/// nothing was done.
+fn all_failed(hears: &Receiver<(u8, Result<u64, Error>)>, first: &str) {
+    for _ in 0..4 {
+        match hears.recv().unwrap() {
+            (1, Err(Error::Unknown(why))) => assert!(why.contains(first), "{why}"),
+            (2.., Err(Error::Stopped(_))) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_failed_sync_takes_with_it_what_waits_for_it() {
+    let disk = founded();
+    let (store, end, hears) = at_sync(&disk);
+    end.send(End::Fails).unwrap();
+    all_failed(&hears, "disk is gone");
+    assert!(matches!(store.commit(mint(3)).wait(), Err(Error::Stopped(_))));
+    drop(store);
+    let left = disk.image.lock().unwrap().durable.clone();
+    let again = self::store(&Disk::of(left), Options::default());
+    let verdict = again.verify().wait().unwrap();
+    assert_eq!((verdict.faults.len(), verdict.currencies.len()), (0, 0), "{verdict:?}");
+    assert_eq!(again.commit(mint(2)).wait().unwrap().sequence, 1, "its id is free");
+}
+
+#[test]
+fn an_engine_that_panics_takes_with_it_what_waits_for_it() {
+    let disk = founded();
+    let (store, end, hears) = at_sync(&disk);
+    end.send(End::Panics).unwrap();
+    all_failed(&hears, "thread ended");
+    assert!(matches!(store.commit(mint(3)).wait(), Err(Error::Stopped(_))));
+}
+
+#[test]
+fn what_comes_while_a_batch_is_answered_is_run_and_waits() {
+    let disk = founded();
+    let store = store(&disk, Options::default());
+    let (go, _held) = hold(&store);
+    let (answering, answer) = answer_slowly(&store);
+    go.send(()).unwrap();
+    answering.recv().unwrap();
+    let syncs = disk.syncs.load(Ordering::SeqCst);
+    // Without it the next batch could begin before all of it is there: so little wakes no thread.
+    let (go, _held) = hold(&store);
+    let (told, hears) = channel();
+    let (ran, has_run) = channel();
+    let tell = told.clone();
+    store.commit(mint(2)).on_ready(move |said| tell.send(said.map(|_| 0)).unwrap());
+    let look = store.submit(0, move |s| {
+        let held = crate::rules::holdings(s, Key(1))?.balances[&Currency(1)];
+        ran.send(held).unwrap();
+        Ok(held)
+    });
+    look.on_ready(move |said| told.send(said).unwrap());
+    go.send(()).unwrap();
+    assert_eq!(has_run.recv().unwrap(), 2, "the second coin is there for those behind it");
+    assert_eq!(store.verify().wait().unwrap().currencies[&Currency(1)], 1, "and for nobody else");
+    assert_eq!(disk.syncs.load(Ordering::SeqCst), syncs);
+    assert!(hears.try_recv().is_err());
+    answer.send(()).unwrap();
+    assert_eq!([hears.recv().unwrap(), hears.recv().unwrap()], [Ok(0), Ok(2)]);
+    assert_eq!(disk.syncs.load(Ordering::SeqCst), syncs + 2, "one transaction, synced twice");
+}
+
+#[test]
+fn what_only_reads_is_no_transaction() {
+    let disk = founded();
+    let store = store(&disk, Options::default());
+    store.commit(mint(1)).wait().unwrap();
+    let syncs = disk.syncs.load(Ordering::SeqCst);
+    let (go, _held) = hold(&store);
+    let coins = coins(&store);
+    let again = store.commit(mint(1));
+    let refused = store.commit(Transaction { generation: 9, ..mint(2) });
+    go.send(()).unwrap();
+    assert_eq!((coins.wait(), again.wait().map(|r| r.sequence)), (Ok(1), Ok(1)));
+    assert!(matches!(refused.wait(), Err(Error::Generation { current: 1 })));
+    assert_eq!(disk.syncs.load(Ordering::SeqCst), syncs);
+}
+
+#[test]
+fn a_transaction_is_done_once_wherever_in_a_batch_it_is_asked_for_again() {
+    let store = store(&founded(), Options::default());
+    store.commit(mint(1)).wait().unwrap();
+    let (go, _held) = hold(&store);
+    // All behind the first that writes run over the tables that they write.
+    let beat = store.beat(Incarnation(1));
+    let burn = LedgerOp::Burn { holder: Key(1), currency: Currency(1), amount: 2 };
+    let burn = Transaction::new(TxnId(3), 1).with(burn);
+    let other = Transaction { note: "another".to_owned(), ..mint(1) };
+    let asked = [mint(1), mint(2), mint(2), burn.clone(), burn, other, mint(4)];
+    let answers = asked.map(|txn| store.commit(txn));
+    go.send(()).unwrap();
+    beat.wait().unwrap();
+    let said = answers.map(|answer| answer.wait().map(|receipt| receipt.sequence));
+    // Done again, the second burning would be refused: nothing is left.
+    let reused = Err(Error::TxnReused(TxnId(1)));
+    assert_eq!(said, [Ok(1), Ok(2), Ok(2), Ok(3), Ok(3), reused, Ok(4)]);
+    let verdict = store.verify().wait().unwrap();
+    assert_eq!((verdict.faults.len(), verdict.currencies[&Currency(1)]), (0, 1), "{verdict:?}");
+    assert_eq!(store.lookup(TxnId(1)).wait().unwrap().unwrap().sequence, 1);
+}
+
+#[test]
+fn a_job_that_panics_leaves_the_batch_before_it_alone() {
+    let store = store(&founded(), Options::default());
+    let (go, _held) = hold(&store);
+    let (answering, answer) = answer_slowly(&store);
+    let first = store.commit(mint(5));
+    go.send(()).unwrap();
+    answering.recv().unwrap();
+    let (go, held) = hold(&store);
+    let broken = store.submit(0, |_| -> Result<(), Error> { panic!("a bug in a rule") });
+    let after = store.commit(mint(2));
+    go.send(()).unwrap();
+    assert!(matches!(held.wait(), Err(Error::Unknown(_))));
+    assert!(matches!(broken.wait(), Err(Error::Unknown(_))));
+    assert!(matches!(after.wait(), Err(Error::Unknown(_))));
+    answer.send(()).unwrap();
+    assert_eq!(first.wait().unwrap().sequence, 2);
+    assert!(matches!(store.commit(mint(3)).wait(), Err(Error::Stopped(_))));
+}
+
+#[test]
+fn what_comes_during_a_sync_is_one_batch_as_far_as_its_limits_go() {
+    // With quick repair a transaction is synced twice.
+    for (batch_ops_max, txns) in [(1_000, 2), (8, 4)] {
+        let disk = founded();
+        let store = store(&disk, Options { batch_ops_max, ..Options::default() });
+        let (begins, end) = disk.hold_sync();
+        let before = disk.syncs.load(Ordering::SeqCst);
+        let first = store.commit(mint(1));
+        begins.recv().unwrap();
+        let answers: Vec<_> = (2..22).map(|id| store.commit(mint(id))).collect();
+        end.send(End::Well).unwrap();
+        for answer in [first].into_iter().chain(answers) {
+            answer.wait().unwrap();
+        }
+        assert_eq!(disk.syncs.load(Ordering::SeqCst) - before, 2 * txns, "{batch_ops_max}");
+    }
+}
+
+#[test]
+fn what_comes_while_rules_run_is_of_their_batch_as_far_as_its_limits_go() {
+    // With quick repair a transaction is synced twice.
+    for (batch_ops_max, txns) in [(1_000, 1), (8, 3)] {
+        let disk = founded();
+        let store = store(&disk, Options { batch_ops_max, ..Options::default() });
+        let before = disk.syncs.load(Ordering::SeqCst);
+        let (go, held) = hold(&store);
+        let answers: Vec<_> = (1..=20).map(|id| store.commit(mint(id))).collect();
+        go.send(()).unwrap();
+        held.wait().unwrap();
+        for (sequence, answer) in (1..).zip(answers) {
+            assert_eq!(answer.wait().unwrap().sequence, sequence);
+        }
+        assert_eq!(disk.syncs.load(Ordering::SeqCst) - before, 2 * txns, "{batch_ops_max}");
+    }
+}
+
+#[test]
+fn a_store_is_dropped_with_batches_under_way() {
+    let disk = founded();
+    let (store, end, hears) = at_sync(&disk);
+    let dropping = std::thread::spawn(move || drop(store));
+    end.send(End::Well).unwrap();
+    dropping.join().unwrap();
+    let said: Vec<_> = hears.try_iter().map(|(n, said)| (n, said.is_ok())).collect();
+    assert_eq!(said, [(1, true), (2, true), (3, true), (4, true)], "all before the file is closed");
+    let again = self::store(&disk, Options::default());
+    assert_eq!(again.verify().wait().unwrap().currencies[&Currency(1)], 2);
+}
+
+#[test]
+fn the_last_handle_may_be_dropped_by_an_answer() {
+    let disk = founded();
+    let (closed, closes) = channel();
+    *disk.on_close.lock().unwrap() = Some(closed);
+    let (store, end, hears) = at_sync(&disk);
+    let store = Arc::new(Mutex::new(Some(store)));
+    let taken = Arc::clone(&store);
+    let answer = store.lock().unwrap().as_ref().unwrap().commit(mint(3));
+    answer.on_ready(move |_| drop(taken.lock().unwrap().take()));
+    end.send(End::Well).unwrap();
+    closes.recv().unwrap();
+    assert_eq!(hears.try_iter().filter(|(_, said)| said.is_ok()).count(), 4);
+    assert!(store.lock().unwrap().is_none());
+}
+
 #[test]
 fn a_job_that_panics_ends_the_store_and_answers_all() {
     let store = store(&founded(), Options::default());
@@ -236,7 +519,7 @@ fn a_job_that_panics_ends_the_store_and_answers_all() {
     let broken = store.submit(0, |_| -> Result<(), Error> { panic!("a bug in a rule") });
     let after = store.commit(mint(1));
     go.send(()).unwrap();
-    held.wait().unwrap();
+    assert!(matches!(held.wait(), Err(Error::Unknown(_))), "it is of the same batch");
     assert!(matches!(broken.wait(), Err(Error::Unknown(_))));
     assert!(matches!(after.wait(), Err(Error::Unknown(_))));
     // The thread may still be on its way out: then the queue refuses what it had taken in.
@@ -249,15 +532,13 @@ fn a_newer_format_is_refused() {
     let disk = founded();
     let base = database(&disk);
     let txn = base.begin_write().unwrap();
-    {
-        let mut rows = Batch::new(Open::new(&txn).unwrap());
-        let limits = Limits::default();
-        let mut stage = Stage::new(&rows, &limits);
-        stage.put(Table::Meta, b"format", &3u64);
-        let writes = stage.into_writes();
-        rows.apply(writes);
-        rows.write().unwrap();
-    }
+    let mut rows = Batch::new(MemoryTables::default());
+    let limits = Limits::default();
+    let mut stage = Stage::new(&rows, &limits);
+    stage.put(Table::Meta, b"format", &3u64);
+    let writes = stage.into_staged();
+    rows.apply(writes);
+    Writing::new(&txn).write(&rows.into_parts().0).unwrap();
     txn.commit().unwrap();
     let refused = Embedded::start(base, "test", Options::default()).map(drop);
     assert!(matches!(refused, Err(OpenError::Newer { found: 3, known: 2, .. })), "{refused:?}");

@@ -75,7 +75,7 @@ impl Remote {
         let of_driver = (Arc::clone(&server), Arc::clone(&queue), options.clone());
         let mut driver = Driver::new(of_driver, steered);
         driver.settle = settle;
-        let thread = Thread::start(queue, move || own.block_on(driver.run(&told)));
+        let thread = Thread::start(queue, [move || own.block_on(driver.run(&told))]);
         let thread = thread.map_err(system)?;
         opened.recv().unwrap_or_else(|_| {
             let reason = "its thread ended".to_owned();

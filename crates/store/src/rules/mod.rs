@@ -101,12 +101,20 @@ fn at_most(what: &'static str, size: usize, max: usize) -> Result<(), Error> {
 
 /// A row of an entity or holder, `None` only if it was never made.
 fn made_row<R: Row>(s: &Stage<'_>, table: Table, key: Key) -> Result<Option<R>, Error> {
-    let id = key.0.to_be_bytes();
-    let row = s.row(table, &id)?;
-    if row.is_none() && s.row::<u64>(Table::Meta, &rows::made_key(table, key))?.is_some() {
-        return Err(Error::Corrupt { table: table.name(), key: crate::row::hex(&id) });
+    let row = s.row(table, &key.0.to_be_bytes())?;
+    if row.is_none() {
+        check_never_made(s, table, key)?;
     }
     Ok(row)
+}
+
+/// An error if the row of that entity or holder was lost.
+fn check_never_made(s: &Stage<'_>, table: Table, key: Key) -> Result<(), Error> {
+    let id = key.0.to_be_bytes();
+    if s.row::<u64>(Table::Meta, &rows::made_key(table, key))?.is_some() {
+        return Err(Error::Corrupt { table: table.name(), key: crate::row::hex(&id) });
+    }
+    Ok(())
 }
 
 /// Writes a row of an entity or holder; `is_new` if there was none.

@@ -2,12 +2,13 @@
 
 use super::landing::not_a_target;
 use super::raw::IMPORT;
-use super::rows::{EntityRow, alive_key, dead_key};
+use super::rows::{EntityRow, EntityView, alive_key, dead_key};
 use super::slots::{SHARD, generation_of};
-use super::{at_most, check_generation, generation, index, made_row, put_made};
+use super::{at_most, check_generation, check_never_made, generation, index, made_row, put_made};
 use crate::error::Error;
 use crate::index::INDEX_SHEET;
 use crate::options::Mutant;
+use crate::row;
 use crate::tables::{Stage, Table};
 use crate::types::{
     Activate, Activated, Claim, Entity, Incarnation, Key, NodeBeat, Owner, Patch, Pulse, Save,
@@ -127,22 +128,29 @@ pub(crate) fn activate_many(s: &mut Stage<'_>, asks: &[Activate]) -> Result<Acti
 }
 
 pub(crate) fn release(s: &mut Stage<'_>, claim: &Claim, version: u64) -> Result<(), Error> {
-    let mut row = claimed_at(s, claim, version)?;
-    row.owner.released = true;
-    put_entity(s, claim.key, &row);
+    let bytes = claimed(s, claim, |mut row| {
+        check_version(s, claim.key, version, row.version)?;
+        row.owner.released = true;
+        Ok(row.encode(claim.key))
+    })?;
+    put_entity(s, claim.key, bytes);
     Ok(())
 }
 
 pub(crate) fn save(s: &mut Stage<'_>, save: &Save) -> Result<u64, Error> {
-    let mut row = claimed_at(s, &save.claim, save.version)?;
-    let was = save.patch.contains_key(INDEX_SHEET).then(|| row.documents.get(INDEX_SHEET).cloned());
-    patch(s, &mut row, &save.patch)?;
-    if let Some(was) = was {
-        let is = row.documents.get(INDEX_SHEET).map(Vec::as_slice);
-        index::of_entity(s, save.claim.key, was.as_deref(), is)?;
+    let Save { claim, version, patch } = save;
+    let sheet = patch.get(INDEX_SHEET);
+    let (is_at, bytes, was) = claimed(s, claim, |row| {
+        check_version(s, claim.key, *version, row.version)?;
+        let was = sheet.and_then(|_| row.documents.get(INDEX_SHEET).map(|sheet| sheet.to_vec()));
+        let row = change(s, row, patch)?;
+        Ok((row.version, row.encode(claim.key), was))
+    })?;
+    if let Some(is) = sheet {
+        index::of_entity(s, claim.key, was.as_deref(), is.as_deref())?;
     }
-    put_entity(s, save.claim.key, &row);
-    Ok(row.version)
+    put_entity(s, claim.key, bytes);
+    Ok(is_at)
 }
 
 pub(crate) fn load(s: &mut Stage<'_>, key: Key) -> Result<Option<Entity>, Error> {
@@ -150,59 +158,69 @@ pub(crate) fn load(s: &mut Stage<'_>, key: Key) -> Result<Option<Entity>, Error>
     Ok(row.map(|EntityRow { owner, version, documents }| Entity { owner, version, documents }))
 }
 
-/// The row of an entity of which `claim` must hold.
-pub(super) fn claimed(s: &Stage<'_>, claim: &Claim) -> Result<EntityRow, Error> {
+/// What `then` makes of the row of an entity of which `claim` must hold. It must read nothing else.
+pub(super) fn claimed<T>(
+    s: &Stage<'_>,
+    claim: &Claim,
+    then: impl FnOnce(EntityView<'_>) -> Result<T, Error>,
+) -> Result<T, Error> {
     s.expect([(Table::Entity, claim.key.0.to_be_bytes())]);
     let current = generation_of(s, claim.key)?;
     if claim.generation != current {
         return Err(Error::Generation { current });
     }
-    let row = entity(s, claim.key)?;
-    match row {
-        Some(row) if s.limits.mutant == Some(Mutant::AnyEpoch) => Ok(row),
-        Some(row)
-            if row.owner.epoch == claim.epoch
-                && row.owner.incarnation == claim.incarnation
-                && !row.owner.released =>
-        {
-            Ok(row)
+    let id = claim.key.0.to_be_bytes();
+    let (mut then, mut made) = (Some(then), None);
+    s.see(Table::Entity, &id, |stored| {
+        let Some(stored) = stored else { return Ok(()) };
+        let row = row::decode_with(Table::Entity, &id, stored, EntityView::take)?;
+        let holds = row.owner.epoch == claim.epoch
+            && row.owner.incarnation == claim.incarnation
+            && !row.owner.released;
+        if !holds && s.limits.mutant != Some(Mutant::AnyEpoch) {
+            return Err(Error::Fenced { key: claim.key, owner: Some(row.owner) });
         }
-        row => Err(Error::Fenced { key: claim.key, owner: row.map(|row| row.owner) }),
+        made = then.take().map(|then| then(row)).transpose()?;
+        Ok(())
+    })?;
+    if made.is_none() {
+        check_never_made(s, Table::Entity, claim.key)?;
     }
+    made.ok_or(Error::Fenced { key: claim.key, owner: None })
 }
 
-fn claimed_at(s: &Stage<'_>, claim: &Claim, version: u64) -> Result<EntityRow, Error> {
-    let row = claimed(s, claim)?;
-    if row.version == version || s.limits.mutant == Some(Mutant::AnyVersion) {
-        Ok(row)
-    } else {
-        Err(Error::Conflict { key: claim.key, current: row.version })
-    }
+fn check_version(s: &Stage<'_>, key: Key, named: u64, current: u64) -> Result<(), Error> {
+    let any = s.limits.mutant == Some(Mutant::AnyVersion);
+    if named == current || any { Ok(()) } else { Err(Error::Conflict { key, current }) }
 }
 
-/// Changes documents as `patch` says and raises the version by one.
-fn patch(s: &Stage<'_>, row: &mut EntityRow, patch: &Patch) -> Result<(), Error> {
+/// The row with its documents changed as `patch` says, and one version higher.
+fn change<'a>(
+    s: &Stage<'_>,
+    mut row: EntityView<'a>,
+    patch: &'a Patch,
+) -> Result<EntityView<'a>, Error> {
     for (name, document) in patch {
         if name.is_empty() {
             return Err(Error::Malformed("a sub-document has no name"));
         }
         at_most("bytes of a sub-document's name", name.len(), s.limits.name_bytes_max)?;
         match document {
-            Some(document) => row.documents.insert(name.clone(), document.clone()),
-            None => row.documents.remove(name),
+            Some(document) => row.documents.insert(name, document),
+            None => row.documents.remove(name.as_str()),
         };
     }
     at_most("sub-documents of an entity", row.documents.len(), s.limits.documents_max)?;
     let bytes = row.documents.iter().map(|(name, document)| name.len() + document.len()).sum();
     at_most("bytes of an entity's documents", bytes, s.limits.entity_bytes_max)?;
     row.version += 1;
-    Ok(())
+    Ok(row)
 }
 
 fn entity(s: &Stage<'_>, key: Key) -> Result<Option<EntityRow>, Error> {
     made_row(s, Table::Entity, key)
 }
 
-fn put_entity(s: &mut Stage<'_>, key: Key, row: &EntityRow) {
-    s.put(Table::Entity, &key.0.to_be_bytes(), row);
+fn put_entity(s: &mut Stage<'_>, key: Key, row: Vec<u8>) {
+    s.put_raw(Table::Entity, &key.0.to_be_bytes(), row);
 }

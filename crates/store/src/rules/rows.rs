@@ -6,7 +6,7 @@ use crate::ledger::{
     AuditEntry, Currency, Item, ItemId, ItemKind, Message, Receipt, Supply, TxnId,
 };
 use crate::record::{Lock, Record};
-use crate::row::{Damaged, Reader, Row, Writer};
+use crate::row::{self, Damaged, Reader, Row, Writer};
 use crate::tables::Table;
 use crate::types::{Documents, Incarnation, Key, Owner};
 
@@ -109,6 +109,38 @@ pub(crate) struct EntityRow {
 
 impl Row for EntityRow {
     fn room(&self) -> usize {
+        self.view().room()
+    }
+
+    fn put(&self, w: &mut Writer) {
+        self.view().put(w);
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let EntityView { owner, version, documents } = EntityView::take(r)?;
+        let own = |(name, document): (&str, &[u8])| (name.to_owned(), document.to_vec());
+        Ok(EntityRow { owner, version, documents: documents.into_iter().map(own).collect() })
+    }
+}
+
+impl EntityRow {
+    fn view(&self) -> EntityView<'_> {
+        let &EntityRow { owner, version, ref documents } = self;
+        let documents = documents.iter();
+        let documents = documents.map(|(name, document)| (name.as_str(), document.as_slice()));
+        EntityView { owner, version, documents: documents.collect() }
+    }
+}
+
+/// An entity's row whose documents stay where they lie.
+pub(crate) struct EntityView<'a> {
+    pub owner: Owner,
+    pub version: u64,
+    pub documents: BTreeMap<&'a str, &'a [u8]>,
+}
+
+impl<'a> EntityView<'a> {
+    fn room(&self) -> usize {
         let each = self.documents.iter().map(|(name, document)| 8 + name.len() + document.len());
         29 + each.sum::<usize>()
     }
@@ -125,15 +157,21 @@ impl Row for EntityRow {
         }
     }
 
-    fn take(r: &mut Reader<'_>) -> Result<Self, Damaged> {
+    /// The stored bytes, see [`encode`](crate::row::encode).
+    pub fn encode(&self, key: Key) -> Vec<u8> {
+        let id = key.0.to_be_bytes();
+        row::encode_with(Table::Entity, &id, self.room(), |w| self.put(w))
+    }
+
+    pub fn take(r: &mut Reader<'a>) -> Result<Self, Damaged> {
         let owner =
             Owner { epoch: r.u64()?, incarnation: Incarnation(r.u64()?), released: r.flag()? };
         let version = r.u64()?;
-        let mut documents = Documents::new();
+        let mut documents = BTreeMap::new();
         for _ in 0..r.count()? {
-            documents.insert(r.text()?, r.blob()?);
+            documents.insert(r.str()?, r.bytes()?);
         }
-        Ok(EntityRow { owner, version, documents })
+        Ok(EntityView { owner, version, documents })
     }
 }
 

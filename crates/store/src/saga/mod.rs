@@ -7,6 +7,7 @@
 mod check;
 mod ids;
 mod plan;
+mod report;
 mod run;
 mod state;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use std::time::Duration;
 use crate::record::Change;
 
 pub use plan::{Amend, Offer, SagaPlan, SagaStep, SagaWork};
+pub use report::{SagaPoint, SagaReport, SagaStage};
 pub use run::{SagaAsk, SagaRun, SagaTold, SagaWant};
 pub use watch::SagaWatch;
 

@@ -607,6 +607,61 @@ fn f8_a_saga_that_was_never_begun_gives_its_place_back() {
     assert_eq!(world.drive(&mut again, |_, _| Fate::Served), Fall::Ended(Ok(SagaEnd::Done)));
 }
 
+/// What people are told of a saga before each of its requests, each stage once.
+fn told(plan: &SagaPlan) -> Vec<String> {
+    let mut world = world(false, None, &[]);
+    let mut run = world.begin(plan);
+    let mut all: Vec<String> = Vec::new();
+    let mut note = |said: String| {
+        if all.last() != Some(&said) {
+            all.push(said);
+        }
+    };
+    world.drive(&mut run, |_, world| {
+        let reports = world.store().sagas().unwrap();
+        assert_eq!(reports.first().cloned(), world.store().saga(ID).unwrap());
+        let [report] = &reports[..] else {
+            assert!(reports.is_empty());
+            return Fate::Served;
+        };
+        note(match &report.stage {
+            SagaStage::Forward(at) => format!("{} of {}, now {:?}", at.done, at.steps, at.step),
+            SagaStage::Back { at, step, why } => {
+                let place = format!("{} left of {}", at.done, at.steps);
+                format!("{place}, now {:?} in {:?}, {step}: {why}", at.step, at.store)
+            }
+            SagaStage::Ended { end, .. } => format!("{end:?}"),
+            SagaStage::Unreadable => "unreadable".to_owned(),
+        });
+        Fate::Served
+    });
+    assert_eq!(world.store().sagas().unwrap(), []);
+    let ended = world.store().saga(ID).unwrap().map(|report| report.stage);
+    assert!(matches!(ended, Some(SagaStage::Ended { .. })), "{ended:?}");
+    all
+}
+
+#[test]
+fn f8_people_are_told_how_far_each_saga_is() {
+    let [_, two, _] = keys();
+    let forward = |done, step: &str| format!("{done} of 3, now Some({step:?})");
+    let forward = [forward(0, "pay"), forward(1, "join"), forward(2, "bank")];
+    let east = World::new(false, None).east();
+    let done = told(&join_plan(two, east));
+    assert_eq!(done[..3], forward);
+    assert_eq!(done[3..], ["Done"]);
+    let undone = told(&broken_join(two, east));
+    assert_eq!(undone[..3], forward);
+    let why = format!("{BANK} has 40 of currency 1, 1000 are needed");
+    let end = SagaEnd::Undone { step: "bank".to_owned(), why: why.clone() };
+    let back = [
+        format!("2 left of 3, now Some(\"join\") in \"\", bank: {why}"),
+        format!("1 left of 3, now Some(\"pay\") in {east:?}, bank: {why}"),
+        format!("{end:?}"),
+    ];
+    assert_eq!(undone[3..], back);
+}
+
 #[test]
 fn f8_plans_that_cannot_be_are_refused() {
     let [one, two, _] = keys();

@@ -50,12 +50,17 @@ impl SagaWatch {
         let reading = self.reading.as_mut()?;
         for (key, record) in page {
             let place = <[u8; 4]>::try_from(&key[..]).map(u32::from_be_bytes);
-            let id = record.body.as_deref().and_then(|body| <[u8; 16]>::try_from(body).ok());
-            if let (Ok(place), Some(id)) = (place, id) {
-                reading.insert(place, SagaId(u128::from_be_bytes(id)));
+            if let (Ok(place), Some(id)) = (place, Self::id_of(record)) {
+                reading.insert(place, id);
             }
         }
         page.last().map(|(key, _)| key.clone())
+    }
+
+    /// The saga that has a place.
+    pub(super) fn id_of(record: &Record) -> Option<SagaId> {
+        let body = record.body.as_deref()?;
+        Some(SagaId(u128::from_be_bytes(body.try_into().ok()?)))
     }
 
     /// The list is at its end: which sagas to go on with, and where they were seen. Those that

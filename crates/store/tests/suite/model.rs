@@ -507,7 +507,7 @@ fn sqlite_store_answers_as_the_model_does() {
 fn answers_as_the_model_does(open: fn(std::path::PathBuf, Options) -> Store) {
     for seed in 1_000..1_004 {
         let folder = Folder::new("model");
-        let options = Options { batch_ops_max: 64, ..Options::default() };
+        let options = Options { batch_ops_max: 8, ..Options::default() };
         for (part, ops) in script(seed, 600).chunks(150).enumerate() {
             // Each part goes on in a store that was closed and opened.
             let store = open(folder.file(), options.clone());
