@@ -39,6 +39,8 @@ bench NAME
   gate     client, gate, entity and back; WebSocket; idle memory; a storm of connections
   rolling  2,000 strict bots on the reference layout while all its processes are restarted, five times over
            (--players N, --rounds N, --role gate|scene|service, --kill PROCESS, --seed N)
+  recovery a process killed (kill -9) with 100,000 players unsaved, on the embedded store and on PostgreSQL:
+           how long until they play again, what is lost
   raw      the limit: a bare epoll echo server under the common load generator
   store    the embedded store: saves, transactions, a storm of logins, next to bare redb
   store-server
@@ -88,6 +90,7 @@ fn run() -> anyhow::Result<ExitCode> {
             gate::run_load_only(connections, window, seconds)?
         }
         ["raw"] => raw::run()?,
+        ["recovery"] => store::run_recovery()?,
         #[cfg(feature = "layout")]
         ["rolling", ref options @ ..] => rolling::run(options)?,
         ["store"] => store::run()?,
@@ -99,6 +102,9 @@ fn run() -> anyhow::Result<ExitCode> {
         // What the benchmarks start as processes of their own.
         ["child-crash", file, process] => {
             return crash::child(file, process).map(|()| ExitCode::SUCCESS);
+        }
+        ["child-recovery", store, place] => {
+            return store::recovery_child(store, place).map(|()| ExitCode::SUCCESS);
         }
         #[cfg(feature = "layout")]
         ["child-layout", chaos::GAME, ref options @ ..] => {

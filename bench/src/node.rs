@@ -114,7 +114,8 @@ fn rounds(streams: usize) -> anyhow::Result<Vec<Duration>> {
             let (_, batch) = worker.poll_local().context("there are answers")?;
             took += start.elapsed();
             let mut count = 0;
-            for (_, payload) in local_frames(&batch) {
+            let mut frames = local_frames(&batch);
+            while let Some((_, payload)) = gate.next_local(now, &mut frames) {
                 let (conn, frame) = read_down(payload).context("an answer")?;
                 let client = &mut clients[conn.index as usize];
                 if let DownFrame::Reply { number, status, body: reply, .. } =

@@ -10,9 +10,11 @@
 mod bare;
 mod deals;
 mod player;
+mod recovery;
 #[cfg(feature = "servers")]
 mod server;
 
+pub use recovery::{child as recovery_child, run as run_recovery};
 #[cfg(feature = "servers")]
 pub use server::run as run_server;
 
@@ -124,7 +126,7 @@ fn play_and_storm(folder: &Folder) -> anyhow::Result<bool> {
     let (mut storms, mut p99s, mut reads, mut writes) = (vec![], vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
         let mut seat = Seat::open(&path, node::data::Options::default())?;
-        let entered = seat.storm(&order)?;
+        let entered = seat.storm(&order)?.took;
         drop(seat);
         storms.push(ms(entered[entered.len() - 1]));
         p99s.push(ms(entered[entered.len() * 99 / 100]));

@@ -55,7 +55,10 @@ pub struct Bag {
 impl Player {
     #[tell(server)]
     fn enter(&mut self) {
-        ENTERED.with_borrow_mut(|entered| entered.push(Clock::system().now()));
+        let what = self.bag.with(|bag| bag.bytes.0.first_chunk().copied());
+        let what = what.map_or(0, u64::from_le_bytes);
+        let login = Login { at: Clock::system().now(), what };
+        ENTERED.with_borrow_mut(|entered| entered.push(login));
     }
 }
 
@@ -69,9 +72,15 @@ impl Bag {
     }
 }
 
+/// A player's first message was handled.
+struct Login {
+    at: Instant,
+    /// What was last put into its bag.
+    what: u64,
+}
+
 thread_local! {
-    /// When each login had its first message handled.
-    static ENTERED: RefCell<Vec<Instant>> = const { RefCell::new(Vec::new()) };
+    static ENTERED: RefCell<Vec<Login>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Under which key a player is stored.
@@ -83,6 +92,14 @@ pub fn player_key(key: u64) -> Key {
 enum Answer {
     Told(Told),
     Beaten(Instant, Result<Pulse, Error>),
+}
+
+/// What came of [`Seat::storm`].
+pub struct Storm {
+    /// How long each took until it was handled, in order.
+    pub took: Vec<Duration>,
+    /// What each had in its bag: the number of the change that put it there.
+    pub found: Vec<u64>,
 }
 
 /// What came of [`Seat::play`].
@@ -248,9 +265,8 @@ impl Seat {
         Ok(Played { changes, writes: self.writes - saved, oldest: self.oldest })
     }
 
-    /// Sends a first message to each player at once; how long each took until it was handled, in
-    /// order.
-    pub fn storm(&mut self, order: &[u64]) -> anyhow::Result<Vec<Duration>> {
+    /// Sends a first message to each player at once.
+    pub fn storm(&mut self, order: &[u64]) -> anyhow::Result<Storm> {
         ENTERED.with_borrow_mut(Vec::clear);
         let begun = self.clock.now();
         let end = begun + PATIENCE;
@@ -261,11 +277,29 @@ impl Seat {
             self.pump(Duration::from_millis(1))?;
             ensure!(self.clock.now() < end, "some never log in");
         }
-        let mut took: Vec<Duration> =
-            ENTERED.with_borrow(|entered| entered.iter().map(|at| *at - begun).collect());
+        let entered = ENTERED.take();
+        let mut took: Vec<Duration> = entered.iter().map(|login| login.at - begun).collect();
         took.sort_unstable();
         self.drain()?;
-        Ok(took)
+        Ok(Storm { took, found: entered.iter().map(|login| login.what).collect() })
+    }
+
+    /// Changes each player once more, and again if saving had begun before all were changed: then
+    /// no change of the last turn is saved. How old the oldest of them is, and how many turns it
+    /// took.
+    pub fn soil(&mut self, order: &[u64]) -> anyhow::Result<(Duration, u64)> {
+        let end = self.clock.now() + PATIENCE;
+        let mut turns = 0;
+        loop {
+            self.change_all(order)?;
+            turns += 1;
+            let data = self.worker.stats().data;
+            if data.dirty == order.len() && self.open_asks == 0 {
+                return Ok((data.lag, turns));
+            }
+            ensure!(self.clock.now() < end, "saving begins before all are changed: {data:?}");
+            self.drain()?;
+        }
     }
 
     /// One turn of the worker. It may wait for an answer as long as `idle` if nothing is to do.

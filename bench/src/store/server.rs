@@ -77,7 +77,7 @@ fn storm(server: &servers::Postgres, runtime: &tokio::runtime::Runtime) -> anyho
     let (mut storms, mut p99s, mut reads) = (vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
         let mut seat = Seat::over(open(server)?, options())?;
-        let entered = seat.storm(&order)?;
+        let entered = seat.storm(&order)?.took;
         storms.push(ms(entered[entered.len() - 1]));
         p99s.push(ms(entered[entered.len() * 99 / 100]));
         drop(seat);
@@ -92,6 +92,16 @@ fn storm(server: &servers::Postgres, runtime: &tokio::runtime::Runtime) -> anyho
     let p99 = median(p99s);
     println!("| 99th of 100 logins, ms after the first was asked | {p99:.0} | | |");
     Ok(())
+}
+
+/// What it takes to read the players' rows.
+///
+/// # Errors
+///
+/// If the server refuses something.
+pub fn read_rows(url: &str, order: &[u64]) -> anyhow::Result<Duration> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { read_all(&connect(url).await?, order).await })
 }
 
 async fn connect(url: &str) -> anyhow::Result<Client> {
