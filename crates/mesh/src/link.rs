@@ -38,8 +38,11 @@ pub(crate) struct Link {
     pub listed: bool,
     /// It carried a frame of a user, either way.
     pub used: bool,
-    /// It carried a frame of a user of the other side.
+    /// It carried a frame of a user of the other side, or its `Begin`.
     pub carries: bool,
+    /// Which of the other side's links it is, as its `Begin` has it; 0 before that, and for one of an
+    /// older release.
+    pub number: u64,
     pub assembler: Assembler,
     pub(crate) nonce: [u8; 16],
     pub(crate) remote: Remote,
@@ -118,6 +121,7 @@ impl Link {
             listed: false,
             used: false,
             carries: false,
+            number: 0,
             assembler: Assembler::default(),
             nonce,
             remote: Remote::default(),

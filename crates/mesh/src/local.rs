@@ -1,16 +1,24 @@
-use proto::Incarnation;
-use proto::Reader;
 use proto::frame::{put_frame, split_frame};
 use proto::link::WorkerId;
+use proto::{Incarnation, Reader, put_varint};
 
-/// Mail for one worker of this node: frames, each run of one sender after a mark with its id.
+/// Whose a run of frames is, and by which of its links it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub from: WorkerId,
+    /// As its `Begin` has it; 0 for what did not come by a link, or by one without.
+    pub link: u64,
+}
+
+/// Mail for one worker of this node: frames, each run of one sender and link after its mark.
 ///
-/// The mark is a zero length, which no frame has, then node (8 bytes, little-endian) and worker.
+/// The mark is a zero length, which no frame has, then node (8 bytes, little-endian), worker and
+/// the link's number (a varint).
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
     pub bytes: Vec<u8>,
-    /// The sender that the last mark in `bytes` names.
-    from: Option<WorkerId>,
+    /// The last mark in `bytes`.
+    mark: Option<Mark>,
     /// It is in the list of lanes with mail.
     pub listed: bool,
     /// The driver could not pass on the last batch; it waits in `bytes`.
@@ -18,14 +26,15 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Appends a frame of `from`; gives the length of its payload.
+    /// Appends a frame; gives the length of its payload.
     #[inline(always)]
-    pub(crate) fn push(&mut self, from: WorkerId, write: impl FnOnce(&mut Vec<u8>)) -> usize {
-        if self.from != Some(from) {
-            self.from = Some(from);
+    pub(crate) fn push(&mut self, mark: Mark, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        if self.mark != Some(mark) {
+            self.mark = Some(mark);
             self.bytes.push(0);
-            self.bytes.extend_from_slice(&from.node.0.to_le_bytes());
-            self.bytes.push(from.worker);
+            self.bytes.extend_from_slice(&mark.from.node.0.to_le_bytes());
+            self.bytes.push(mark.from.worker);
+            put_varint(&mut self.bytes, mark.link);
         }
         let before = self.bytes.len();
         let mut len = 0;
@@ -39,12 +48,12 @@ impl Lane {
     /// Takes back what was appended after the lane had `len` bytes.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len);
-        self.from = None;
+        self.mark = None;
     }
 
     /// Takes all mail, leaving `spare` to fill next.
     pub(crate) fn take(&mut self, spare: Vec<u8>) -> Vec<u8> {
-        self.from = None;
+        self.mark = None;
         std::mem::replace(&mut self.bytes, spare)
     }
 
@@ -55,36 +64,46 @@ impl Lane {
     }
 }
 
-/// Reads a batch that a [`Mesh`](crate::Mesh) of this process wrote for a worker of the same node.
+/// Reads a batch that a [`Mesh`](crate::Mesh) of this process wrote for a worker of the same node, by
+/// [`Mesh::next_local`](crate::Mesh::next_local).
 pub fn local_frames(batch: &[u8]) -> LocalFrames<'_> {
-    LocalFrames { rest: batch, from: WorkerId::default() }
+    LocalFrames { rest: batch, mark: Mark::default(), is_late: false }
 }
 
-/// The frames of a batch in order, each with its sender.
+/// Where a batch is being read.
 #[derive(Clone, Debug)]
 pub struct LocalFrames<'a> {
     rest: &'a [u8],
-    from: WorkerId,
+    mark: Mark,
+    /// What follows up to the next mark is thrown away.
+    pub(crate) is_late: bool,
 }
 
-impl<'a> Iterator for LocalFrames<'a> {
-    type Item = (WorkerId, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'a> LocalFrames<'a> {
+    /// Goes on to the next frame. Gives the mark that was passed, if one was.
+    pub(crate) fn pass_marks(&mut self) -> Option<Mark> {
+        let mut passed = None;
         while let Some((0, rest)) = self.rest.split_first() {
             let mut reader = Reader::new(rest);
             let node = Incarnation(reader.u64().expect("our own batch is whole"));
             let worker = reader.byte().expect("our own batch is whole");
-            self.from = WorkerId { node, worker };
+            let link = reader.varint().expect("our own batch is whole");
+            self.mark = Mark { from: WorkerId { node, worker }, link };
+            passed = Some(self.mark);
             self.rest = reader.rest();
         }
+        passed
+    }
+
+    /// The frame that is next, behind its mark.
+    pub(crate) fn take(&mut self) -> Option<(WorkerId, &'a [u8])> {
         if self.rest.is_empty() {
             return None;
         }
         let (payload, used) =
             split_frame(self.rest, usize::MAX).ok().flatten().expect("our own batch is whole");
         self.rest = &self.rest[used..];
-        Some((self.from, payload))
+        Some((self.mark.from, payload))
     }
 }
 
@@ -93,27 +112,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_of_senders_read_back() {
-        let id = |node, worker| WorkerId { node: Incarnation(node), worker };
+    fn runs_of_senders_and_links_read_back() {
+        let mark =
+            |node, worker, link| Mark { from: WorkerId { node: Incarnation(node), worker }, link };
         let mail = [
-            (id(1, 0), vec![1; 3]),
-            (id(1, 0), vec![2; 200]),
-            (id(2, 7), vec![3]),
-            (id(1, 0), vec![4; 70_000]),
+            (mark(1, 0, 1), vec![1; 3]),
+            (mark(1, 0, 1), vec![2; 200]),
+            (mark(1, 0, 300), vec![2; 200]),
+            (mark(2, 7, 0), vec![3]),
+            (mark(1, 0, 1), vec![4; 70_000]),
         ];
         let mut lane = Lane::default();
         let push = |lane: &mut Lane, at: usize| {
-            let (from, payload) = &mail[at];
-            assert_eq!(lane.push(*from, |out| out.extend_from_slice(payload)), payload.len());
+            let (mark, payload) = &mail[at];
+            assert_eq!(lane.push(*mark, |out| out.extend_from_slice(payload)), payload.len());
         };
         push(&mut lane, 0);
         push(&mut lane, 1);
-        let first = lane.take(Vec::new());
         push(&mut lane, 2);
-        lane.put_back(first);
+        let first = lane.take(Vec::new());
         push(&mut lane, 3);
+        lane.put_back(first);
+        push(&mut lane, 4);
         let batch = lane.take(Vec::new());
-        let read: Vec<_> = local_frames(&batch).map(|(from, p)| (from, p.to_vec())).collect();
+        let mut frames = local_frames(&batch);
+        let mut read = Vec::new();
+        loop {
+            frames.pass_marks();
+            let Some((from, payload)) = frames.take() else { break };
+            assert_eq!(from, frames.mark.from);
+            read.push((frames.mark, payload.to_vec()));
+        }
         assert_eq!(read, mail);
     }
 }

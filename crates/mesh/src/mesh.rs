@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use env::{FastMap, Instant, Random};
 use proto::Incarnation;
 use proto::frame::{put_frame, split_frame};
-use proto::link::{WorkerId, destination};
+use proto::link::{LinkFrame, WorkerId, destination, is_begin};
 
 use self::peers::Peer;
 use crate::key::{Key, Side};
 use crate::link::{Beat, HANDSHAKE_BYTES_MAX, Identity, Link, OWN_KINDS_END, Reason, Stage, Step};
-use crate::local::Lane;
+use crate::local::{Lane, LocalFrames, Mark};
 use crate::options::describe;
 use crate::{Counters, LinkId, Options, PeerInfo, Refused, SendError};
 
@@ -24,7 +24,9 @@ use crate::{Counters, LinkId, Options, PeerInfo, Refused, SendError};
 ///
 /// Frames of one sending worker to one receiving worker arrive in order and at most once. When a
 /// link breaks, what was sent on it may be lost: [`Output::PeerDown`] says so, and the sender
-/// alone knows what to do about it.
+/// alone knows what to do about it. It does not come behind what was sent on the next link, whichever
+/// worker that leads to: each link begins with a number, and the worker that a frame is for drops
+/// what came by a lower one than it has seen.
 #[derive(Debug)]
 pub struct Mesh {
     me: Identity,
@@ -43,6 +45,12 @@ pub struct Mesh {
     outputs: VecDeque<Output>,
     lanes: Vec<Lane>,
     lanes_listed: VecDeque<u8>,
+    /// Links that this worker has begun to send on: the number of the last one.
+    begun: u64,
+    /// The highest number of a link that was heard of each sender, by links here and by lanes.
+    latest: FastMap<WorkerId, u64>,
+    /// So many senders are known when those of unlisted nodes are forgotten.
+    latest_max: usize,
     /// Memory of batches that were read.
     spares: Vec<Vec<u8>>,
     /// No deadline lies before this; it may lie before the first deadline.
@@ -89,6 +97,9 @@ pub enum Output {
     PeerDown(Incarnation),
 }
 
+/// Senders that are known before any is forgotten: what an unlisted node sent may still be under way
+/// in this process, but not of so many.
+const LATEST_MIN: usize = 1024;
 const SPARES_MAX: usize = 8;
 const SPARE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -121,6 +132,9 @@ impl Mesh {
             outputs: VecDeque::new(),
             lanes,
             lanes_listed: VecDeque::new(),
+            begun: 0,
+            latest: FastMap::default(),
+            latest_max: LATEST_MIN,
             spares: Vec::new(),
             next_timeout: Instant::NEVER,
             counters: Counters::default(),
@@ -268,7 +282,8 @@ impl Mesh {
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), SendError> {
         if to.node == self.me.id.node {
-            return self.put_local(self.me.id, to.worker, limit, write);
+            let mark = Mark { from: self.me.id, link: 0 };
+            return self.put_local(mark, to.worker, limit, write);
         }
         if self.recent.0 != to.node || find(&mut self.links, self.recent.1).is_none() {
             match self.look_up(to.node)? {
@@ -308,7 +323,7 @@ impl Mesh {
     #[inline(always)]
     fn put_local(
         &mut self,
-        from: WorkerId,
+        mark: Mark,
         to: u8,
         limit: usize,
         write: impl FnOnce(&mut Vec<u8>),
@@ -319,7 +334,7 @@ impl Mesh {
             self.counters.full += 1;
             return Err(SendError::Full);
         }
-        let bytes = lane.push(from, write);
+        let bytes = lane.push(mark, write);
         let max = self.options.frame_bytes_max;
         if bytes > max {
             lane.truncate(before);
@@ -436,14 +451,20 @@ impl Mesh {
                 }
                 Ok(true) => self.flush_if_any(id),
                 Ok(false) => {
+                    let mark = Mark { from: link.remote.id, link: link.number };
+                    if is_begin(&payload) {
+                        self.handle_begin(now, id, mark.from, &payload);
+                        continue;
+                    }
                     link.used = true;
-                    let from = link.remote.id;
                     if !std::mem::replace(&mut link.carries, true) {
-                        self.close_left(now, id, from);
+                        self.close_left(now, Some(id), mark);
                     }
                     match destination(&payload) {
-                        Ok(to) if to == self.me.id.worker => return Some(Frame { from, payload }),
-                        Ok(to) => self.forward(from, to, &payload),
+                        Ok(to) if to == self.me.id.worker => {
+                            return Some(Frame { from: mark.from, payload });
+                        }
+                        Ok(to) => self.forward(mark, to, &payload),
                         Err(error) => self.close_link(now, id, Reason::Protocol(error)),
                     }
                 }
@@ -528,6 +549,25 @@ impl Mesh {
         Some((worker, lane.take(self.spares.pop().unwrap_or_default())))
     }
 
+    /// Takes the next frame of a batch from another worker of this node, and who sent it. `None` at the
+    /// end of the batch. What came by a link that its sender has left is left out.
+    pub fn next_local<'b>(
+        &mut self,
+        now: Instant,
+        frames: &mut LocalFrames<'b>,
+    ) -> Option<(WorkerId, &'b [u8])> {
+        loop {
+            if let Some(mark) = frames.pass_marks() {
+                frames.is_late = mark.link != 0 && !self.hear_of(now, None, mark);
+            }
+            let frame = frames.take()?;
+            if !frames.is_late {
+                return Some(frame);
+            }
+            self.counters.late_dropped += 1;
+        }
+    }
+
     /// Gives back a batch that was read, so that its memory is used again.
     pub fn recycle(&mut self, mut batch: Vec<u8>) {
         if self.spares.len() < SPARES_MAX && batch.capacity() <= SPARE_BYTES_MAX {
@@ -564,25 +604,63 @@ impl Mesh {
         (self.links_open, self.handshakes)
     }
 
+    /// How many senders' links are held in mind.
+    #[cfg(test)]
+    pub(crate) fn senders_known(&self) -> usize {
+        self.latest.len()
+    }
+
+    /// The other side sends on this link from now on.
+    fn handle_begin(&mut self, now: Instant, id: LinkId, from: WorkerId, payload: &[u8]) {
+        let number = match LinkFrame::decode(payload) {
+            Ok((_, LinkFrame::Begin { number })) => number,
+            Ok(_) => unreachable!("its kind was looked at"),
+            Err(error) => return self.close_link(now, id, Reason::Protocol(error)),
+        };
+        let link = find(&mut self.links, id).expect("the caller looked");
+        (link.number, link.carries) = (number, true);
+        if !self.hear_of(now, Some(id), Mark { from, link: number }) {
+            self.close_link(now, id, Reason::Left);
+        }
+    }
+
+    /// Something comes by a numbered link, here (`id`) or at another worker of this node. `false` if its
+    /// sender has left that link for one that was heard of before: it is late.
+    fn hear_of(&mut self, now: Instant, id: Option<LinkId>, mark: Mark) -> bool {
+        if self.latest.len() >= self.latest_max {
+            let known = &self.peer_index;
+            self.latest.retain(|from, _| known.contains_key(&from.node));
+            self.latest_max = LATEST_MIN.max(2 * self.latest.len());
+        }
+        let latest = self.latest.entry(mark.from).or_default();
+        if mark.link <= *latest {
+            return mark.link == *latest;
+        }
+        *latest = mark.link;
+        self.close_left(now, id, mark);
+        true
+    }
+
     /// A worker sends on one link at a time and never goes back to one that has ended for it. So
-    /// when its first frame comes on another link, it has left the one before: what may still
-    /// come there is late, and what was sent there is lost.
-    fn close_left(&mut self, now: Instant, id: LinkId, from: WorkerId) {
-        let is_left = |link: &Link| link.carries && link.remote.id == from;
+    /// when it is heard on another link, it has left the one before: what may still come there is
+    /// late, and what was sent there is lost.
+    fn close_left(&mut self, now: Instant, id: Option<LinkId>, mark: Mark) {
+        let is_left =
+            |link: &Link| link.carries && link.remote.id == mark.from && link.number <= mark.link;
         let left: Vec<LinkId> = (0u32..)
             .zip(&self.links)
             .filter(|(_, slot)| slot.link.as_ref().is_some_and(is_left))
             .map(|(index, slot)| LinkId::new(index, slot.generation))
-            .filter(|other| *other != id)
+            .filter(|other| Some(*other) != id)
             .collect();
         for link in left {
             self.close_link(now, link, Reason::Left);
         }
     }
 
-    fn forward(&mut self, from: WorkerId, to: u8, payload: &[u8]) {
+    fn forward(&mut self, mark: Mark, to: u8, payload: &[u8]) {
         let limit = self.options.queue_bytes_hard;
-        match self.put_local(from, to, limit, |out| out.extend_from_slice(payload)) {
+        match self.put_local(mark, to, limit, |out| out.extend_from_slice(payload)) {
             Ok(()) => self.counters.forwarded += 1,
             // Stopping the link instead would let one stuck worker stop its whole node.
             Err(_) => self.counters.local_dropped += 1,

@@ -151,6 +151,9 @@ pub struct Counters {
     pub local_dropped: u64,
     /// Frames passed on from a link to another worker of this node.
     pub forwarded: u64,
+    /// Frames from another worker of this node dropped, because they came by a link that their sender
+    /// had left for one that was heard before them.
+    pub late_dropped: u64,
 }
 
 impl LinkId {

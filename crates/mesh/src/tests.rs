@@ -19,6 +19,8 @@ struct Net {
     meshes: Vec<Mesh>,
     /// The other end of each open link.
     wires: BTreeMap<(usize, LinkId), (usize, LinkId)>,
+    /// Of nodes with several workers, the mesh that takes connections.
+    accepts: BTreeMap<usize, usize>,
     /// Nodes that nobody can connect to.
     unreachable: BTreeSet<usize>,
     /// Nodes whose bytes get lost while their connections stand.
@@ -58,6 +60,7 @@ impl Net {
             now: Instant::ZERO + Duration::from_secs(1),
             meshes,
             wires: BTreeMap::new(),
+            accepts: BTreeMap::new(),
             unreachable: BTreeSet::new(),
             frozen: BTreeSet::new(),
             piece: usize::MAX,
@@ -92,7 +95,10 @@ impl Net {
                 self.note(format!("{} dials {}", name(node), name(to)));
                 if self.unreachable.contains(&to) {
                     self.meshes[node].handle_connect_failed(self.now, link);
-                } else if let Ok(other) = self.meshes[to].handle_accepted(self.now) {
+                    return;
+                }
+                let to = *self.accepts.get(&to).unwrap_or(&to);
+                if let Ok(other) = self.meshes[to].handle_accepted(self.now) {
                     self.wires.insert((node, link), (to, other));
                     self.wires.insert((to, other), (node, link));
                     self.meshes[node].handle_connected(self.now, link);
@@ -132,6 +138,41 @@ impl Net {
             }
             assert!(input.is_empty());
         }
+    }
+
+    /// Adds a second worker of node 1, and gives its mesh's place.
+    fn add_worker(&mut self, options: &Options) -> usize {
+        let me = WorkerId { worker: 1, ..id(1) };
+        let (key, random) = (Key::shared(&[1; 32]), Random::from_seed(99));
+        let mut mesh = Mesh::new(me, &name(1), options.clone(), key, random);
+        mesh.set_peer(id(0).node, PeerInfo { name: name(0), addresses: Vec::new() });
+        self.meshes.push(mesh);
+        self.meshes.len() - 1
+    }
+
+    /// Has node 0's connection end at its own side alone. Gives the other end.
+    fn leave(&mut self) -> (usize, LinkId) {
+        let (&(_, link), &other) = self.wires.iter().find(|((node, _), _)| *node == 0).unwrap();
+        self.wires.clear();
+        self.meshes[0].handle_closed(self.now, link);
+        other
+    }
+
+    /// What a mesh has for other workers of its node.
+    fn batches(&mut self, node: usize) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| self.meshes[node].poll_local()).map(|(_, batch)| batch).collect()
+    }
+
+    /// What a worker reads in such batches.
+    fn read(&mut self, node: usize, batches: &[Vec<u8>]) -> Vec<String> {
+        let mut texts = Vec::new();
+        for batch in batches {
+            let mut frames = local_frames(batch);
+            while let Some((_, payload)) = self.meshes[node].next_local(self.now, &mut frames) {
+                texts.push(text_of(payload).to_owned());
+            }
+        }
+        texts
     }
 
     /// Breaks all connections between two nodes.
@@ -298,10 +339,66 @@ fn what_comes_late_on_a_link_that_was_left_is_dropped() {
         a: b down
         a dials b
         a: b up
-        b has "newer" from a
         b: a down
         b: a up
+        b has "newer" from a
     "#]]);
+}
+
+/// Seed 201 of the test of links that break while entities move: the next link went to another worker of
+/// the node, and what the older link's worker passed on came behind what came by the next.
+#[test]
+fn what_another_worker_passes_on_late_is_dropped() {
+    let options = Options { workers: 2, ..Options::default() };
+    let mut net = Net::new(2, &options);
+    let second = net.add_worker(&options);
+    let to = WorkerId { worker: 1, ..id(1) };
+    let send = |net: &mut Net, text: &str| {
+        net.meshes[0].send(net.now, to, |out| put_text(out, 1, text)).unwrap();
+        net.settle();
+    };
+    send(&mut net, "first");
+    let batches = net.batches(1);
+    assert_eq!(net.read(second, &batches), ["first"]);
+    send(&mut net, "late");
+    let late = net.batches(1);
+    net.leave();
+    net.accepts.insert(1, second);
+    net.wait(SECOND);
+    net.trace.clear();
+    send(&mut net, "newer");
+    assert_eq!(net.trace, "c has \"newer\" from a\n");
+    assert_eq!(net.read(second, &late), [""; 0]);
+    assert_eq!(net.meshes[second].counters().late_dropped, 1);
+    // The other way round: the older link is this worker's own.
+    net.meshes[0].send(net.now, to, |out| put_text(out, 1, "late again")).unwrap();
+    let (&(_, link), _) = net.wires.iter().find(|((node, _), _)| *node == 0).unwrap();
+    let late = std::mem::take(net.meshes[0].output(link));
+    let (_, other) = net.leave();
+    net.accepts.insert(1, 1);
+    net.wait(SECOND);
+    send(&mut net, "newest");
+    let batches = net.batches(1);
+    assert_eq!(net.read(second, &batches), ["newest"]);
+    net.trace.clear();
+    net.settle();
+    assert_eq!(net.trace, "c: a down\n", "what was to be sent by it is lost as well");
+    net.deliver(second, other, &late);
+    assert_eq!(net.trace, "c: a down\n");
+}
+
+#[test]
+fn senders_that_are_gone_are_forgotten() {
+    let options = Options { workers: 2, ..Options::default() };
+    let mut net = Net::new(2, &options);
+    for number in 0..10_000 {
+        let from = WorkerId { node: Incarnation(1000 + number), worker: 0 };
+        let mut lane = crate::local::Lane::default();
+        let mark = crate::local::Mark { from, link: 1 };
+        lane.push(mark, |out| put_text(out, 0, "x"));
+        assert_eq!(net.read(0, &[lane.bytes]), ["x"]);
+    }
+    assert!(net.meshes[0].senders_known() <= 1024);
 }
 
 #[test]
@@ -589,7 +686,8 @@ fn frames_for_other_workers_go_to_their_lanes() {
     let mesh = &mut net.meshes[1];
     let mut read = Vec::new();
     while let Some((worker, batch)) = mesh.poll_local() {
-        for (from, payload) in local_frames(&batch) {
+        let mut frames = local_frames(&batch);
+        while let Some((from, payload)) = mesh.next_local(net.now, &mut frames) {
             read.push((worker, from.node.0, text_of(payload).to_owned()));
         }
         mesh.recycle(batch);
@@ -616,7 +714,9 @@ fn a_lane_without_room_rests_and_keeps_its_order() {
     assert_eq!(mesh.counters().full, 1);
     mesh.handle_local_room(1);
     let (_, batch) = mesh.poll_local().unwrap();
-    let texts: Vec<_> = local_frames(&batch).map(|(_, payload)| text_of(payload)).collect();
+    let mut frames = local_frames(&batch);
+    let next = || mesh.next_local(now, &mut frames).map(|(_, payload)| text_of(payload));
+    let texts: Vec<_> = std::iter::from_fn(next).collect();
     assert_eq!(texts[..4], ["one", "two", "three", "fill"]);
     assert!(mesh.poll_local().is_none());
 }

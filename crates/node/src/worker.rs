@@ -435,7 +435,8 @@ impl Worker {
     /// Takes a batch of frames from a worker of this node, as its mesh wrote it.
     pub fn handle_local(&mut self, now: Instant, wall: WallTime, batch: Vec<u8>) {
         let mut count = 0;
-        for (from, payload) in mesh::local_frames(&batch) {
+        let mut frames = mesh::local_frames(&batch);
+        while let Some((from, payload)) = self.mesh.next_local(now, &mut frames) {
             self.handle_frame(now, wall, from, payload);
             self.work_between(now, wall, &mut count);
         }
@@ -683,7 +684,8 @@ impl Worker {
         while let Some((worker, batch)) = self.mesh.poll_local() {
             if worker == self.me.worker {
                 busy = true;
-                for (from, payload) in mesh::local_frames(&batch) {
+                let mut frames = mesh::local_frames(&batch);
+                while let Some((from, payload)) = self.mesh.next_local(now, &mut frames) {
                     self.handle_frame(now, wall, from, payload);
                 }
                 self.mesh.recycle(batch);

@@ -41,7 +41,8 @@ enum Fate {
 
 #[derive(Clone, Copy, Debug)]
 struct Command {
-    to_agent: bool,
+    /// The handle of the agent's stream by which it went; `None` if it went elsewhere.
+    agent: Option<u32>,
     is_tell: bool,
     fate: Fate,
     since: Instant,
@@ -254,7 +255,7 @@ impl Player {
         more: Option<u64>,
         wait: Duration,
     ) {
-        let n = self.n + 1;
+        let (n, agent) = (self.n + 1, self.agent(cluster, stream));
         let way = (stream, method);
         let started = match more {
             Some(more) => cluster.start(self.id, way, &(self.life, n, more), wait),
@@ -262,10 +263,10 @@ impl Player {
         };
         let Ok(request) = started else { return };
         self.n = n;
-        let to_agent = stream == "agent";
         let (is_tell, fate, since) = (false, Fate::Unknown, cluster.now());
-        self.commands.insert(n, Command { to_agent, is_tell, fate, since });
-        let expected = answer(if to_agent { self.account } else { 0 }, self.life, n);
+        self.commands.insert(n, Command { agent, is_tell, fate, since });
+        let account = if stream == "agent" { self.account } else { 0 };
+        let expected = answer(account, self.life, n);
         let may_fail = matches!(method, "chain" | "duel" | "enter" | "buy" | "pay");
         let since = cluster.now();
         let until = since + wait;
@@ -278,7 +279,7 @@ impl Player {
         (stream, method): (&'static str, &'static str),
         more: Option<u64>,
     ) {
-        let n = self.n + 1;
+        let (n, agent) = (self.n + 1, self.agent(cluster, stream));
         let told = match more {
             Some(more) => cluster.tell(self.id, stream, method, &(self.life, n, more)),
             None => cluster.tell(self.id, stream, method, &(self.life, n)),
@@ -286,10 +287,14 @@ impl Player {
         if let Ok(tell) = told {
             self.n = n;
             self.tells.insert(tell, n);
-            let to_agent = stream == "agent";
             let (is_tell, fate, since) = (true, Fate::Unknown, cluster.now());
-            self.commands.insert(n, Command { to_agent, is_tell, fate, since });
+            self.commands.insert(n, Command { agent, is_tell, fate, since });
         }
+    }
+
+    /// The handle of the stream if it is the agent's.
+    fn agent(&self, cluster: &Cluster, stream: &str) -> Option<u32> {
+        cluster.core(self.id).handle(stream).filter(|_| stream == "agent")
     }
 
     // -- in --
@@ -572,9 +577,10 @@ impl Player {
     /// must not, and none may be missing without a word.
     pub fn audit(&self) {
         let book = self.book.open();
-        let newest = (1..=self.n).rev().find(|n| {
-            self.commands.get(n).is_some_and(|c| c.to_agent) && book.is_applied(self.life, *n)
-        });
+        // The last command of each stream that was handled: nothing before it may have been left out.
+        let handled = self.commands.iter().filter(|(n, _)| book.is_applied(self.life, **n));
+        let newest: BTreeMap<u32, u64> =
+            handled.filter_map(|(n, c)| Some((c.agent?, *n))).collect();
         let mut problems = Vec::new();
         for (&n, command) in &self.commands {
             let applied = book.is_applied(self.life, n);
@@ -585,7 +591,7 @@ impl Player {
                 // It was in the mailbox of an entity that ended with its node.
                 Fate::Unknown if book.node_end > Some(command.since) => {}
                 Fate::Unknown if command.is_tell && !applied => {
-                    if command.to_agent && newest > Some(n) {
+                    if command.agent.is_some_and(|stream| newest.get(&stream) > Some(&n)) {
                         problems.push(format!("order: tell {n} was left out"));
                     } else if self.standing != Standing::Gone {
                         problems.push(format!("tells: {n} was lost without a word"));

@@ -226,7 +226,8 @@ impl GateSeat {
             }
             while let Some((_, batch)) = gate.mesh().poll_local() {
                 again = true;
-                for (from, payload) in mesh::local_frames(&batch) {
+                let mut frames = mesh::local_frames(&batch);
+                while let Some((from, payload)) = gate.mesh().next_local(now, &mut frames) {
                     gate.handle_link(now, wall, from, payload);
                 }
             }

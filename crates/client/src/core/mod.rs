@@ -393,6 +393,12 @@ impl Core {
         self.bound_index(stream).is_ok()
     }
 
+    /// The handle of `stream`, if it is bound to an entity: by which [`progress`](Self::progress) and
+    /// [`memberships`](Self::memberships) name it. A later stream of the name has another.
+    pub fn handle(&self, stream: &str) -> Option<u32> {
+        self.streams[self.bound_index(stream).ok()?].handle
+    }
+
     /// The groups that we take ourselves for a member of: pairs of the handles of the stream by
     /// which we are, and of the group.
     pub fn memberships(&self) -> impl Iterator<Item = (u32, u32)> {

@@ -524,7 +524,8 @@ impl Loop {
             std::mem::take(&mut lane.batches)
         };
         for batch in batches {
-            for (from, payload) in mesh::local_frames(&batch) {
+            let mut frames = mesh::local_frames(&batch);
+            while let Some((from, payload)) = self.gate.mesh().next_local(now, &mut frames) {
                 self.gate.handle_link(now, wall, from, payload);
             }
             self.gate.mesh().recycle(batch);
@@ -682,7 +683,8 @@ impl Loop {
         while let Some((worker, batch)) = self.gate.mesh().poll_local() {
             if worker == self.worker {
                 had_own = true;
-                for (from, payload) in mesh::local_frames(&batch) {
+                let mut frames = mesh::local_frames(&batch);
+                while let Some((from, payload)) = self.gate.mesh().next_local(now, &mut frames) {
                     self.gate.handle_link(now, wall, from, payload);
                 }
                 self.gate.mesh().recycle(batch);

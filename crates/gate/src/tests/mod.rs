@@ -149,7 +149,8 @@ impl Rig {
             }
         }
         while let Some((worker, batch)) = self.gate.mesh().poll_local() {
-            for (_, payload) in local_frames(&batch) {
+            let mut frames = local_frames(&batch);
+            while let Some((_, payload)) = self.gate.mesh().next_local(self.now, &mut frames) {
                 let (to, frame) = LinkFrame::decode(payload).unwrap();
                 assert_eq!(to, worker);
                 // Comes by the clock, whatever happens.

@@ -2,6 +2,8 @@
 
 use env::Instant;
 use proto::Incarnation;
+use proto::frame::put_frame;
+use proto::link::LinkFrame;
 
 use super::{Mesh, Output, append, find};
 use crate::key::Side;
@@ -174,11 +176,14 @@ impl Mesh {
         peer.pending_until = Instant::NEVER;
         let pending = std::mem::take(&mut peer.pending);
         let node = peer.node;
+        self.begun += 1;
+        let begin = LinkFrame::Begin { number: self.begun };
         let link = find(&mut self.links, id).expect("the caller looked");
         link.used |= !pending.is_empty();
+        put_frame(&mut link.out, |out| begin.encode(0, out));
         link.out.extend_from_slice(&pending);
         self.outputs.push_back(Output::PeerUp(node));
-        self.flush_if_any(id);
+        self.flush(id);
     }
 
     /// Goes on with another link of the peer, or dials.

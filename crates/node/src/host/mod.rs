@@ -417,7 +417,12 @@ impl Host {
         let Some(shard) = self.hub.shard_of_kind(id.kind) else {
             return Activation::Refused(Status::NotFound);
         };
-        match shard.activate(id) {
+        let activated = shard.activate(id);
+        // From now on its mail lies in its mailbox, and what waits for it is to lie before that.
+        if activated.is_ok() && self.hub.routes.is_coming(id) {
+            self.settle_route(id, self.hub.me);
+        }
+        match activated {
             Ok((target, true)) => Activation::Ready(target),
             Ok((_, false)) => Activation::Loading,
             Err(fault) => Activation::Refused(fault.status()),

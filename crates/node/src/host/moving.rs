@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use proto::link::WorkerId;
+use proto::link::{LinkFrame, MoveStep, WorkerId};
 use proto::{EntityId, Incarnation, WireError};
 use store::{Claim, Documents};
 
@@ -72,7 +72,31 @@ impl Host {
         if let Some((shard, index)) = self.at(id) {
             shard.depart(index, to);
         }
-        self.hub.routes.departed(id, to, self.hub.now.get());
+        let now = self.hub.now.get();
+        self.hub.routes.departed(id, to, now);
+        self.hub.routes.note(id, to, now);
+    }
+
+    /// The entity was looked for here and is at `at`. What its mailbox held, `late`, goes there behind
+    /// what went another way.
+    pub(crate) fn found_elsewhere(&mut self, id: EntityId, at: WorkerId, late: &[u8]) {
+        let (hub, now) = (&self.hub, self.hub.now.get());
+        if let Some((shard, index)) = self.at(id) {
+            shard.depart(index, at);
+        }
+        hub.routes.departed(id, at, now);
+        let step = LinkFrame::Move { entity: id, number: 0, step: MoveStep::Late, body: late };
+        match hub.routes.found(id, (hub.me, at), now) {
+            Ok(()) => hub.frames.borrow_mut().control(at, &step),
+            Err(marker) => {
+                if !hub.hold_behind(id, hub.me, &step) {
+                    tracing::warn!(entity = %id, "late mail is lost: too much waits");
+                }
+                if let Some((by, number)) = marker {
+                    hub.send_marker(id, by, number);
+                }
+            }
+        }
     }
 
     /// Begins an entity that came from another node.
@@ -90,11 +114,34 @@ impl Host {
         shard.arrive(id, stored, packed, peers)
     }
 
-    /// Messages for an entity that were packed elsewhere.
-    pub(crate) fn take_late(&mut self, id: EntityId, packed: &[u8]) -> Result<(), WireError> {
-        match self.hub.shard_of_kind(id.kind) {
-            Some(shard) => shard.take_late(id, packed),
-            None => Ok(()),
+    /// The last step of a move of which this is not the other end any more, or never was: `from` has sent
+    /// on messages for an entity.
+    pub(crate) fn take_late(
+        &mut self,
+        id: EntityId,
+        from: WorkerId,
+        packed: &[u8],
+    ) -> Result<(), WireError> {
+        let hub = &self.hub;
+        let Some(shard) = hub.shard_of_kind(id.kind) else { return Ok(()) };
+        if shard.target(id).is_some() {
+            return shard.take_late(id, packed);
+        }
+        let step = LinkFrame::Move { entity: id, number: 0, step: MoveStep::Late, body: packed };
+        if hub.waits(id) {
+            if !hub.hold_behind(id, from, &step) {
+                tracing::warn!(entity = %id, from = %from.node, "late mail is lost: too much waits");
+            }
+            return Ok(());
+        }
+        // Whoever has sent it here does not have it.
+        match hub.went(id).filter(|to| *to != from) {
+            Some(to) => {
+                hub.routes.note(id, to, hub.now.get());
+                hub.frames.borrow_mut().control(to, &step);
+                Ok(())
+            }
+            None => shard.take_late(id, packed),
         }
     }
 
@@ -129,15 +176,20 @@ impl Host {
         self.hub.send_cleared(vec![(id, at, held)]);
     }
 
-    /// Sends what waited for an entity that is at `at` now.
+    /// Sends what waited for an entity to come, which is here now, at `at`.
     pub(crate) fn settle_route(&mut self, id: EntityId, at: WorkerId) {
         let held = self.hub.routes.settle(id, at, self.hub.now.get());
         self.hub.send_cleared(vec![(id, at, held)]);
     }
 
     /// Frames of other workers about where entities are.
-    pub(crate) fn handle_forwarded(&mut self, from: WorkerId, hops: u8, payload: &[u8]) -> bool {
-        self.hub.handle_forwarded(from, hops, payload)
+    pub(crate) fn handle_forwarded(
+        &mut self,
+        (via, from): (WorkerId, WorkerId),
+        hops: u8,
+        payload: &[u8],
+    ) -> bool {
+        self.hub.handle_forwarded((via, from), hops, payload)
     }
 
     pub(crate) fn handle_marker(&mut self, from: WorkerId, entity: EntityId, number: u64) {

@@ -1,8 +1,14 @@
 //! Where entities that may move are, as far as this worker has heard; and mail for one that moved
 //! lately, which waits until what was sent the old way has come there.
+//!
+//! A worker has one way to each entity: for what is sent here, for what others sent here and is sent on, and
+//! for what a mailbox held of an entity that proved to be elsewhere. It takes another way only behind a
+//! marker that went the way before, which comes to the entity after all that went there; or when the store
+//! gives it the entity. Nothing else clears a way: neither that a move is called off, nor what others say
+//! of the entity meanwhile.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,12 +24,13 @@ use super::shard::Shard;
 use crate::entity::Entity;
 use crate::error::Fault;
 
-/// For how long a place is used that nothing was sent to. Nothing is under way after it, so that
-/// another way cannot overtake.
-const KEEP: Duration = Duration::from_secs(10);
+/// For how long a place is used that nothing was sent to: longer than mail is held for a marker, so that
+/// nothing is under way after it, which another way could overtake.
+const KEEP: Duration = Duration::from_secs(40);
 /// How long mail is held for a marker: longer than a link stands still before it is given up (24 s).
 const MARKER_WAIT: Duration = Duration::from_secs(30);
-/// How often the marker is sent again meanwhile, for it may have been lost with a link.
+/// How often the marker is sent again meanwhile, and who sends to where an entity was is told where it
+/// went: either may have been lost with a link.
 const MARKER_EVERY: Duration = Duration::from_secs(1);
 /// How long mail is held at most for an entity that is coming here: its move ends before.
 const COMING_WAIT: Duration = Duration::from_secs(80);
@@ -36,11 +43,11 @@ const HELD_MAX: usize = 1_024;
 /// How often a message may be sent on.
 const HOPS_MAX: u8 = 4;
 
-/// A message that waits for its entity's way to be clear.
+/// A message that waits for its entity's way to be clear, or what comes behind such.
 pub struct Held {
     /// Who sent it.
     pub from: WorkerId,
-    /// A `Call` frame.
+    /// A `Call` or `Marker` frame, or the last step of a `Move`.
     pub payload: Vec<u8>,
     /// Who waits for its answer here.
     pub call: Option<Slot>,
@@ -55,6 +62,8 @@ struct Route {
 /// Until all that was sent to `old` has come to the entity.
 struct Moving {
     old: WorkerId,
+    /// When something was last sent there.
+    used: Instant,
     /// Of the marker; 0 for an entity that is coming here.
     number: u64,
     /// When the marker is sent again.
@@ -75,9 +84,11 @@ pub enum Standing {
 }
 
 struct Departed {
+    /// Where mail of others goes; the same way as mail from here, while that is known.
     to: WorkerId,
     until: Instant,
-    told: BTreeSet<WorkerId>,
+    /// Who was told, and when.
+    told: BTreeMap<WorkerId, Instant>,
 }
 
 /// Where a message to an entity goes.
@@ -99,8 +110,9 @@ pub struct Routes {
     /// When the first of those that move is given up.
     moving_until: Cell<Option<Instant>>,
     markers: Cell<u64>,
-    /// How often the message has been sent on that is being handled.
+    /// How often the message has been sent on that is being handled, and who sent it on last.
     hops: Cell<u8>,
+    via: Cell<Option<WorkerId>>,
     /// The time of the worker's turn.
     pub now: Cell<Instant>,
     /// Markers are not awaited: a fault, to prove that checks notice.
@@ -154,15 +166,26 @@ impl Routes {
     }
 
     /// The entity is said to be at `at` and no more at `old`. Gives the number of the marker that is to
-    /// be sent to `old`, if mail may be on its way there.
-    pub fn moved(&self, id: EntityId, old: WorkerId, at: WorkerId, now: Instant) -> Option<u64> {
+    /// be sent, and to whom, if mail may be on its way there. Who is asked for the entity although mail
+    /// goes elsewhere is not heard, unless that node is off the list by `lists`: then there is no other way
+    /// to find it.
+    pub fn moved(
+        &self,
+        id: EntityId,
+        (old, at): (WorkerId, WorkerId),
+        now: Instant,
+        lists: impl Fn(Incarnation) -> bool,
+    ) -> Option<(WorkerId, u64)> {
         let mut known = self.known.borrow_mut();
         match known.get_mut(&id) {
             Some(route) if now.since(route.used) <= KEEP || route.moving.is_some() => {
-                if route.at == at || route.at != old {
+                let before = route.at;
+                if before == at || before != old && lists(before.node) {
                     return None;
                 }
-                (route.at, route.used) = (at, now);
+                let used = std::mem::replace(&mut route.used, now);
+                route.at = at;
+                self.lead(id, at);
                 if self.unordered.get() {
                     return None;
                 }
@@ -170,11 +193,12 @@ impl Routes {
                     // What is held goes on waiting: the marker under way goes all the way.
                     return None;
                 }
-                Some(self.begin_marker(route, old, now))
+                Some((before, self.begin_marker(route, (before, used), now)))
             }
             _ => {
                 drop(known);
                 self.note(id, at, now);
+                self.lead(id, at);
                 None
             }
         }
@@ -194,37 +218,89 @@ impl Routes {
     ) -> Result<(), Option<(WorkerId, u64)>> {
         let mut known = self.known.borrow_mut();
         let route = known.entry(id).or_insert(Route { at: old, used: now, moving: None });
-        match &route.moving {
-            Some(moving) if moving.number == 0 => return Ok(()),
-            Some(_) => return Err(None),
-            None => {}
+        if route.moving.as_ref().is_some_and(|moving| moving.number == 0) {
+            return Ok(());
         }
-        // What this worker has sent to itself lies in the mailbox here.
-        let is_there = route.at == old || route.at == me;
-        if !is_there && now.since(route.used) <= KEEP && !self.unordered.get() {
-            let before = std::mem::replace(&mut route.at, old);
-            let number = self.begin_marker(route, before, now);
-            return Err(Some((before, number)));
-        }
+        self.redirect(id, route, (me, old), now)?;
         let until = now + COMING_WAIT;
-        route.moving = Some(Moving { old, number: 0, again: until, until, held: Vec::new() });
+        let (number, again, held) = (0, until, Vec::new());
+        route.moving = Some(Moving { old, used: now, number, again, until, held });
         Ok(())
     }
 
-    /// Mail waits from now on for a marker that goes by `old`.
-    fn begin_marker(&self, route: &mut Route, old: WorkerId, now: Instant) -> u64 {
+    /// The entity was looked for here and is found at `at`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`coming`](Self::coming): mail waits until then.
+    pub fn found(
+        &self,
+        id: EntityId,
+        (me, at): (WorkerId, WorkerId),
+        now: Instant,
+    ) -> Result<(), Option<(WorkerId, u64)>> {
+        self.sweep(now);
+        let mut known = self.known.borrow_mut();
+        let route = known.entry(id).or_insert(Route { at, used: now, moving: None });
+        self.redirect(id, route, (me, at), now)
+    }
+
+    /// From now on mail goes to `at`: what went another way has to come there first.
+    fn redirect(
+        &self,
+        id: EntityId,
+        route: &mut Route,
+        (me, at): (WorkerId, WorkerId),
+        now: Instant,
+    ) -> Result<(), Option<(WorkerId, u64)>> {
+        if route.moving.is_some() {
+            return Err(None);
+        }
+        // What this worker has sent to itself lies in the mailbox here.
+        let is_there = route.at == at || route.at == me;
+        let is_old = now.since(route.used) > KEEP;
+        let before = std::mem::replace(&mut route.at, at);
+        let used = std::mem::replace(&mut route.used, now);
+        self.lead(id, at);
+        if is_there || is_old || self.unordered.get() {
+            return Ok(());
+        }
+        Err(Some((before, self.begin_marker(route, (before, used), now))))
+    }
+
+    /// Mail of others goes the same way as that from here.
+    fn lead(&self, id: EntityId, at: WorkerId) {
+        if let Some(departed) = self.departed.borrow_mut().get_mut(&id) {
+            departed.to = at;
+        }
+    }
+
+    /// Mail waits from now on for a marker that goes by `old`, where something was last sent when `used`
+    /// says.
+    fn begin_marker(
+        &self,
+        route: &mut Route,
+        (old, used): (WorkerId, Instant),
+        now: Instant,
+    ) -> u64 {
         let number = self.markers.get() + 1;
         self.markers.set(number);
         let (again, until) = (now + MARKER_EVERY, now + MARKER_WAIT);
-        route.moving = Some(Moving { old, number, again, until, held: Vec::new() });
+        route.moving = Some(Moving { old, used, number, again, until, held: Vec::new() });
         self.wake_by(again);
         number
     }
 
-    fn is_coming(&self, id: EntityId) -> bool {
+    /// Whether mail waits for an entity that is coming here.
+    pub fn is_coming(&self, id: EntityId) -> bool {
         let known = self.known.borrow();
         let moving = known.get(&id).and_then(|route| route.moving.as_ref());
         moving.is_some_and(|moving| moving.number == 0)
+    }
+
+    /// Whether mail waits for the way to an entity to be clear.
+    fn is_held(&self, id: EntityId) -> bool {
+        self.known.borrow().get(&id).is_some_and(|route| route.moving.is_some())
     }
 
     fn wake_by(&self, at: Instant) {
@@ -239,16 +315,22 @@ impl Routes {
         let Some(moving) = route.moving.take_if(|moving| moving.number == number) else {
             return Vec::new();
         };
-        (route.at, route.used) = (at, now);
+        // If it has come to whom it was sent, and nothing follows it, then that way is as old as before: whoever
+        // is there may know nothing of the entity, and is not to be asked for ever.
+        let is_unused = at == moving.old && moving.held.is_empty();
+        (route.at, route.used) = (at, if is_unused { moving.used } else { now });
+        self.lead(id, at);
         vec![(id, at, moving.held)]
     }
 
-    /// Sends what waits for an entity that was to come here and does not.
+    /// Gives what waits for an entity that was to come here and does not, but is at `at`. What waits for
+    /// a marker goes on waiting.
     pub fn not_coming(&self, id: EntityId, at: WorkerId, now: Instant) -> Vec<Held> {
         if self.is_coming(id) { self.settle(id, at, now) } else { Vec::new() }
     }
 
-    /// The entity is here, or it is not coming: what waited may go. To `at`.
+    /// The store gives the entity to this worker, or it is to come here and does not: gives all that
+    /// waited, which may go to `at`. What is sent from now on lies in the mailbox here.
     pub fn settle(&self, id: EntityId, at: WorkerId, now: Instant) -> Vec<Held> {
         let mut known = self.known.borrow_mut();
         let Some(route) = known.get_mut(&id) else { return Vec::new() };
@@ -273,7 +355,7 @@ impl Routes {
                     && now.since(route.used) <= KEEP
                     && !self.unordered.get() =>
                 {
-                    self.begin_marker(route, at, now);
+                    self.begin_marker(route, (at, route.used), now);
                 }
                 _ => {}
             }
@@ -296,12 +378,15 @@ impl Routes {
             return (cleared, again);
         }
         let mut next = None::<Instant>;
-        for (id, route) in self.known.borrow_mut().iter_mut() {
+        self.known.borrow_mut().retain(|id, route| {
             if let Some(moving) =
                 route.moving.take_if(|moving| moving.number != 0 && moving.until <= now)
             {
                 cleared.push((*id, route.at, moving.held));
-            } else if let Some(moving) = route.moving.as_mut().filter(|moving| moving.number != 0) {
+                // Else what waited goes to where the entity is placed, and later mail behind it.
+                return standing(route.at.node) == Standing::Listed;
+            }
+            if let Some(moving) = route.moving.as_mut().filter(|moving| moving.number != 0) {
                 if moving.again <= now {
                     moving.again = now + MARKER_EVERY;
                     match standing(moving.old.node) {
@@ -314,7 +399,8 @@ impl Routes {
                 let due = moving.again.min(moving.until);
                 next = Some(next.map_or(due, |next| next.min(due)));
             }
-        }
+            true
+        });
         self.moving_until.set(next);
         cleared.sort_by_key(|(id, ..)| *id);
         again.sort_unstable();
@@ -338,15 +424,13 @@ impl Routes {
 
     // -- of those that left --
 
-    /// The entity has left for `to`.
+    /// The entity has left for `to`, or is not here any more.
     pub fn departed(&self, id: EntityId, to: WorkerId, now: Instant) {
         let mut departed = self.departed.borrow_mut();
         if departed.len() < ROUTES_MAX {
-            let (until, told) = (now + DEPARTED_KEEP, BTreeSet::new());
+            let (until, told) = (now + DEPARTED_KEEP, BTreeMap::new());
             departed.insert(id, Departed { to, until, told });
         }
-        drop(departed);
-        self.note(id, to, now);
     }
 
     /// The entity is here.
@@ -361,10 +445,17 @@ impl Routes {
         departed.map(|departed| departed.to)
     }
 
-    /// Whether `from` is to be told where the entity went: once.
+    /// Whether `from` is to be told where the entity went: once in a while.
     fn is_news(&self, id: EntityId, from: WorkerId) -> bool {
         let mut departed = self.departed.borrow_mut();
-        departed.get_mut(&id).is_some_and(|departed| departed.told.insert(from))
+        let Some(departed) = departed.get_mut(&id) else { return false };
+        let now = self.now.get();
+        let before = departed.told.get(&from);
+        let is_news = before.is_none_or(|at| now.since(*at) >= MARKER_EVERY);
+        if is_news {
+            departed.told.insert(from, now);
+        }
+        is_news
     }
 }
 
@@ -412,16 +503,29 @@ impl<E: Entity> Shard<E> {
                 None => return,
             }
         }
-        if to != hub.me && held.from != hub.me {
-            let Ok((_, frame)) = LinkFrame::decode(&held.payload) else { return };
-            return hub.send_on(to, held.from, &frame);
-        }
+        let Ok((_, frame)) = LinkFrame::decode(&held.payload) else { return };
+        let call = match frame {
+            LinkFrame::Marker { entity, number } if to == hub.me => {
+                return hub.handle_marker(held.from, entity, number);
+            }
+            LinkFrame::Move { entity, body, .. } if to == hub.me => {
+                if let Err(error) = self.take_late(entity, body) {
+                    tracing::warn!(%entity, from = %held.from.node, "late mail is lost: {error}");
+                }
+                return;
+            }
+            LinkFrame::Move { .. } => return hub.frames.borrow_mut().control(to, &frame),
+            frame if to != hub.me && held.from != hub.me => {
+                return hub.send_on(to, held.from, &frame);
+            }
+            LinkFrame::Call(call) => call,
+            _ => return,
+        };
         if to.node != hub.me.node {
             let mut payload = held.payload;
             payload[1] = to.worker;
             return hub.frames.borrow_mut().ready(to, held.call, &payload);
         }
-        let Ok((_, LinkFrame::Call(call))) = LinkFrame::decode(&held.payload) else { return };
         if to == hub.me {
             return hub.handle_call(held.from, &call);
         }
@@ -443,15 +547,19 @@ impl<E: Entity> Shard<E> {
         self.lane_call(to.worker, Parcel { home, key, call, sender, deadline, chain, message });
     }
 
-    /// Sends mail of `from` on to where its entity went. Gives it back if it did not leave from here.
+    /// Sends mail of `from` on to where its entity went, or keeps it for one that is coming here. Gives it
+    /// back if the entity is neither.
     pub fn send_on(&self, target: EntityId, from: WorkerId, mail: Mail<E>) -> Option<Mail<E>> {
         let hub = &self.hub;
         if !E::KIND.document || self.cells.borrow().find(target.home, target.key).is_some() {
             return Some(mail);
         }
-        let Some(to) = hub.went(target) else { return Some(mail) };
+        let (went, waits) = (hub.went(target), hub.waits(target));
         let super::mail::Body::Message(message) = &mail.body else { return Some(mail) };
-        if hub.routes.hops.get() >= HOPS_MAX {
+        if went.is_none() && !waits {
+            return Some(mail);
+        }
+        if hub.routes.hops.get() >= HOPS_MAX && !waits {
             // It goes in a circle: the next one asks the store.
             hub.routes.is_here(target);
             self.answer(mail.origin, Err(Fault::UNAVAILABLE));
@@ -466,23 +574,48 @@ impl<E: Entity> Shard<E> {
             }
             let from = call.from;
             let frame = LinkFrame::Call(call);
-            if hub.routes.is_coming(target) {
-                // What was sent on before comes back with it; this must not overtake that.
-                let mut payload = Vec::new();
-                frame.encode(hub.me.worker, &mut payload);
-                if !hub.routes.hold(target, Held { from, payload, call: None }) {
+            if waits {
+                // What was sent on before may come back with it; this must not overtake that, nor follow
+                // behind the marker which says that all of that has come.
+                if !hub.hold_behind(target, from, &frame) {
                     self.answer(mail.origin, Err(Fault::BUSY));
                 }
                 return None;
             }
-            hub.send_on(to, from, &frame);
+            if let Some(to) = went {
+                hub.routes.note(target, to, hub.now.get());
+                hub.send_on(to, from, &frame);
+            }
         }
-        hub.tell_moved(target, from, to);
+        if let Some(to) = went.filter(|_| !waits) {
+            hub.tell_moved(target, from, to);
+            // Who sent it on goes on doing so.
+            if let Some(via) = hub.routes.via.get() {
+                hub.tell_moved(target, via, to);
+            }
+        }
         None
     }
 }
 
 impl Hub {
+    /// Whether what others send for an entity that is not here is to wait, as what is sent from here
+    /// does: it is coming here, or the way to it is not clear.
+    pub fn waits(&self, id: EntityId) -> bool {
+        self.routes.is_held(id)
+    }
+
+    /// Keeps a frame behind the mail that waits here for the same entity. `false` if none is to wait, or too
+    /// much does.
+    pub fn hold_behind(&self, id: EntityId, from: WorkerId, frame: &LinkFrame<'_>) -> bool {
+        if !self.waits(id) {
+            return false;
+        }
+        let mut payload = Vec::new();
+        frame.encode(self.me.worker, &mut payload);
+        self.routes.hold(id, Held { from, payload, call: None })
+    }
+
     /// Sends a frame of `from` on to `to`.
     fn send_on(&self, to: WorkerId, from: WorkerId, frame: &LinkFrame<'_>) {
         let mut payload = Vec::new();
@@ -493,7 +626,7 @@ impl Hub {
     }
 
     /// Where an entity went that was here, if that node is still there.
-    fn went(&self, entity: EntityId) -> Option<WorkerId> {
+    pub fn went(&self, entity: EntityId) -> Option<WorkerId> {
         self.routes.went(entity).filter(|to| self.router.lists(to.node))
     }
 
@@ -514,8 +647,14 @@ impl Hub {
     }
 
     /// Something that was sent to where its entity was.
-    pub fn handle_forwarded(self: &Rc<Self>, from: WorkerId, hops: u8, payload: &[u8]) -> bool {
+    pub fn handle_forwarded(
+        self: &Rc<Self>,
+        (via, from): (WorkerId, WorkerId),
+        hops: u8,
+        payload: &[u8],
+    ) -> bool {
         let before = self.routes.hops.replace(hops);
+        let via = self.routes.via.replace(Some(via));
         let known = match LinkFrame::decode(payload) {
             Ok((_, LinkFrame::Call(call))) => {
                 self.handle_call(from, &call);
@@ -528,6 +667,7 @@ impl Hub {
             _ => false,
         };
         self.routes.hops.set(before);
+        self.routes.via.set(via);
         known
     }
 
@@ -535,8 +675,17 @@ impl Hub {
     pub fn handle_marker(self: &Rc<Self>, from: WorkerId, entity: EntityId, number: u64) {
         let shard = self.shard_of_kind(entity.kind);
         let is_here = shard.is_some_and(|shard| shard.target(entity).is_some());
+        if !is_here && from != self.me && self.waits(entity) {
+            // What it is to come behind is held here, and not where the entity is as yet. One that is not
+            // held is sent again.
+            self.hold_behind(entity, from, &LinkFrame::Marker { entity, number });
+            return;
+        }
         match self.went(entity).filter(|_| !is_here && self.routes.hops.get() < HOPS_MAX) {
-            Some(to) => self.send_on(to, from, &LinkFrame::Marker { entity, number }),
+            Some(to) => {
+                self.routes.note(entity, to, self.now.get());
+                self.send_on(to, from, &LinkFrame::Marker { entity, number });
+            }
             None => {
                 self.frames.borrow_mut().control(from, &LinkFrame::Passed { entity, number });
             }
@@ -550,9 +699,12 @@ impl Hub {
             return;
         }
         shard.reroute_calls(entity, at);
-        let Some(number) = self.routes.moved(entity, old, at, self.now.get()) else { return };
+        let lists = |node| self.router.lists(node);
+        let marker = self.routes.moved(entity, (old, at), self.now.get(), lists);
         drop(shard);
-        self.send_marker(entity, old, number);
+        if let Some((by, number)) = marker {
+            self.send_marker(entity, by, number);
+        }
     }
 
     /// Sends a marker the way that mail went.
@@ -606,6 +758,20 @@ mod tests {
         assert_eq!(routes.went(ID), None, "nothing was sent since");
     }
 
+    /// Seed 15721 of the data suite: an entity was not taken for ever, as mail had gone to a worker that knew nothing
+    /// of it, and each marker which said so made that way a new one.
+    #[test]
+    fn a_way_that_only_markers_go_grows_old() {
+        let (routes, begun) = (Routes::default(), Instant::ZERO + Duration::from_secs(1));
+        routes.note(ID, at(2), begun);
+        for number in 1..=4 {
+            let now = begun + number as u32 * (KEEP / 4);
+            assert_eq!(routes.coming(ID, (at(1), at(4)), now), Err(Some((at(2), number))));
+            assert_eq!(routes.passed(ID, number, at(2), now).len(), 1);
+        }
+        assert_eq!(routes.coming(ID, (at(1), at(4)), begun + KEEP + MARKER_EVERY), Ok(()));
+    }
+
     /// Seed 60 of the data suite: a worker asked itself for mail that it had sent to itself, for ever.
     #[test]
     fn what_a_worker_sent_to_itself_is_not_asked_after_when_the_entity_comes() {
@@ -648,7 +814,69 @@ mod tests {
             now += MARKER_EVERY;
             routes.handle_timeout(now, |_| Standing::Dead);
         }
-        assert!(matches!(routes.way(ID, now), Way::To(to) if to == at(3)), "nothing waits");
+        assert!(matches!(routes.way(ID, now), Way::Placed), "nothing waits");
+    }
+
+    /// What waited for a marker overtook what was under way when another move was called off, or when the
+    /// entity was found elsewhere again.
+    #[test]
+    fn only_its_marker_clears_a_way() {
+        let (routes, now) = (Routes::default(), Instant::ZERO + Duration::from_secs(1));
+        routes.note(ID, at(2), now);
+        assert_eq!(routes.moved(ID, (at(2), at(3)), now, |_| true), Some((at(2), 1)));
+        routes.not_coming(ID, at(4), now);
+        assert!(matches!(routes.way(ID, now), Way::Held));
+        assert_eq!(routes.found(ID, (at(1), at(4)), now), Err(None));
+        assert_eq!(routes.passed(ID, 1, at(3), now).len(), 1);
+        assert_eq!(routes.found(ID, (at(1), at(3)), now), Ok(()));
+        assert_eq!(routes.found(ID, (at(1), at(4)), now), Err(Some((at(3), 2))));
+        assert!(matches!(routes.way(ID, now), Way::Held));
+        routes.passed(ID, 2, at(4), now);
+        assert!(matches!(routes.way(ID, now), Way::To(to) if to == at(4)));
+    }
+
+    /// Seeds 60 and 1222 of the test of walkers in a hurry, and 2640 of that of links that break: what a former
+    /// owner sent on took another way than what it sent itself, so that none of its markers was behind it.
+    #[test]
+    fn mail_of_others_goes_the_way_of_ones_own() {
+        let (routes, now) = (Routes::default(), Instant::ZERO + Duration::from_secs(1));
+        routes.now.set(now);
+        routes.departed(ID, at(2), now);
+        routes.note(ID, at(2), now);
+        assert_eq!(routes.moved(ID, (at(2), at(3)), now, |_| true), Some((at(2), 1)));
+        assert_eq!(routes.went(ID), Some(at(3)));
+        routes.passed(ID, 1, at(4), now);
+        assert_eq!(routes.went(ID), Some(at(4)));
+    }
+
+    #[test]
+    fn who_goes_on_sending_to_a_former_owner_is_told_again() {
+        let (routes, now) = (Routes::default(), Instant::ZERO + Duration::from_secs(1));
+        routes.now.set(now);
+        routes.departed(ID, at(2), now);
+        assert!(routes.is_news(ID, at(3)));
+        assert!(!routes.is_news(ID, at(3)));
+        routes.now.set(now + MARKER_EVERY);
+        assert!(routes.is_news(ID, at(3)), "it may not have heard");
+    }
+
+    /// Seed 9170 of the suite of clusters: a home looked for an entity where it is placed, again and again,
+    /// and was told where it is, which it did not hear as it knew a node that was off the list.
+    #[test]
+    fn who_has_an_entity_is_heard_of_others_than_a_node_that_is_off_the_list() {
+        let (routes, now) = (Routes::default(), Instant::ZERO + Duration::from_secs(1));
+        routes.now.set(now);
+        routes.note(ID, at(2), now);
+        assert_eq!(routes.moved(ID, (at(3), at(4)), now, |_| true), None);
+        assert_eq!(routes.find(ID), Some(at(2)), "what it knows is newer");
+        routes.node_down(Incarnation(2), Standing::Apart, now);
+        assert_eq!(routes.moved(ID, (at(3), at(4)), now, |node| node != Incarnation(2)), None);
+        assert_eq!(routes.find(ID), Some(at(4)));
+        assert!(matches!(routes.way(ID, now), Way::Held), "its mail may be under way");
+        routes.note(ID, at(2), now);
+        let now = now + MARKER_WAIT;
+        routes.handle_timeout(now, |_| Standing::Apart);
+        assert!(matches!(routes.way(ID, now), Way::Placed), "the node did not come back");
     }
 
     #[test]

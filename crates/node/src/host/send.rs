@@ -381,7 +381,7 @@ impl<E: Entity> Shard<E> {
             super::routes::Way::To(at) if at == me || !hub.router.lists(at.node) => None,
             super::routes::Way::To(at) if at.node == me.node => Some(Way::Worker(at.worker)),
             super::routes::Way::To(at) => Some(Way::Node(at)),
-            super::routes::Way::Placed => None,
+            super::routes::Way::Placed => hub.went(id).filter(|at| *at != me).map(Way::Node),
         };
         let way = match way {
             Some(way) => way,

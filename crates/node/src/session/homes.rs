@@ -376,7 +376,10 @@ impl Homes {
         if bindings.len() > self.options.session_streams() {
             return refuse(self, io, CloseCode::Limit, "the game binds too many streams");
         }
-        if first.is_some() {
+        let mut since_ms = admission.since_ms;
+        if let Some(first) = first {
+            // Its gate's clock may be behind that of the other's.
+            since_ms = since_ms.max(first.since_ms.saturating_add(1));
             self.stats.replaced += 1;
             self.end(
                 io,
@@ -388,7 +391,7 @@ impl Homes {
         }
         self.use_up(admission);
         self.stats.logins += 1;
-        self.admit(io, gate, admission, bindings);
+        self.admit(io, gate, &Admission { since_ms, ..*admission }, bindings);
     }
 
     fn admit<O: Outlet, P: Places + ?Sized>(

@@ -124,9 +124,10 @@ impl Moves {
         now < self.unheard_until && !self.unheard.is_empty()
     }
 
-    /// Whether the session of an account was here and has gone on.
-    pub fn has_left(&self, account: AccountId) -> bool {
-        self.away.contains_key(&account)
+    /// Whether the session of an account that is not here may be elsewhere: it has gone on, or somebody did not
+    /// say yet that he has handed over all that belongs here.
+    pub fn may_be_elsewhere(&self, now: Instant, account: AccountId) -> bool {
+        self.away.contains_key(&account) || self.is_unsettled() || self.may_come(now)
     }
 
     /// Somebody had something to say about a session: there may be more.

@@ -252,7 +252,7 @@ impl<E: Entities> Streams<E> {
     }
 
     /// Sends a frame on whose stream has gone with its entity: over the mesh also if it has come back
-    /// here. `false` if it has not gone.
+    /// here. `false` if it has not gone, or its new owner was lost.
     pub(super) fn went<O: Outlet>(
         &mut self,
         out: &mut O,
@@ -264,7 +264,9 @@ impl<E: Entities> Streams<E> {
             LinkFrame::Up { .. } => self.moving.gone_routes.get(&(slot.index, slot.generation)),
             _ => self.moving.gone_slots.get(&slot),
         };
-        let Some(name) = name.copied() else { return false };
+        let Some(name) = name.copied().filter(|name| self.moving.gone.contains_key(name)) else {
+            return false;
+        };
         let mut payload = Vec::new();
         frame.encode(self.me.worker, &mut payload);
         self.send_on(out, name, (from, self.me), &payload);

@@ -58,10 +58,14 @@ impl Homes {
                 return refuse(io, gate, report, CloseCode::Replaced);
             }
             // One that waits may have been replaced long ago by one of which only owners have told.
-            Some(_) if report.conn.is_none() => return,
+            Some((_, since_ms)) if report.conn.is_none() && since_ms == 0 => return,
+            // Neither is known to be the later one: the one stays that was told of first.
+            Some((_, since_ms)) if report.conn.is_none() && since_ms == report.since_ms => return,
             _ if here.is_none() && !self.is_home_of(io, account) => return,
-            // It has gone on to another home, which the gate will hear of.
-            None if report.lost == self.me && self.moves.has_left(account) => return,
+            // Its gate will hear of the home that has it, or asks again: the way to whom it went to may have broken.
+            None if report.lost == self.me && self.moves.may_be_elsewhere(io.now, account) => {
+                return;
+            }
             // This home was not lost, so what it does not know is over.
             None if report.lost == self.me => {
                 return refuse(io, gate, report, CloseCode::SessionLost);
@@ -334,8 +338,8 @@ impl Homes {
         }
         match self.sessions.get(&account) {
             None if !self.is_home_of(io, account) => return,
-            // It has gone on to another home, which the owner will hear of.
-            None if was_here && self.moves.has_left(account) => return,
+            // Its owner will hear of the home that has it, or asks again.
+            None if was_here && self.moves.may_be_elsewhere(io.now, account) => return,
             // This home was not lost, so what it does not know is over.
             None if was_here => return unbind(io, CloseCode::Unavailable),
             None => self.rebuild(io.now, (id, account), held.level, held.generation),

@@ -192,9 +192,11 @@ impl<T, P> Stream<T, P> {
         times < STALLS_MAX
     }
 
-    /// From now on nobody is connected.
+    /// From now on nobody is connected. What came ahead of other frames is void with the connection: the
+    /// client sends it again by the next one.
     pub fn go_away(&mut self) {
         if self.is_attached() {
+            self.settling = Settling::default();
             self.link =
                 Link::Away { frames: self.kept.len(), bytes: self.kept.bytes(KEPT_OVERHEAD) };
         }

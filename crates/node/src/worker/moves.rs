@@ -248,7 +248,7 @@ impl Worker {
             }
             &LinkFrame::Moved { entity, at } => self.handle_moved(now, entity, from, at),
             &LinkFrame::Forwarded { from: sender, hops, payload } => {
-                return self.host.handle_forwarded(sender, hops, payload);
+                return self.host.handle_forwarded((from, sender), hops, payload);
             }
             &LinkFrame::Marker { entity, number } => self.host.handle_marker(from, entity, number),
             &LinkFrame::Passed { entity, number } => {
@@ -280,7 +280,7 @@ impl Worker {
             }
             MoveStep::Go => self.take_go(now, (from, id, number), body),
             MoveStep::Late => {
-                if let Err(error) = self.host.take_late(id, body) {
+                if let Err(error) = self.host.take_late(id, from, body) {
                     self.bad_frame(from, error.to_string());
                 }
             }
@@ -319,8 +319,7 @@ impl Worker {
             if let Some(keeper) = self.keeper_of(id) {
                 keeper.handle_given_up(now, id);
             }
-            self.host.depart(id, at);
-            self.send_step(at, id, 0, MoveStep::Late, &late);
+            self.host.found_elsewhere(id, at, &late);
         }
         if self.host.find(id).is_none() {
             self.host.handle_moved(id, from, at);
@@ -426,6 +425,13 @@ impl Worker {
     }
 }
 
+/// Whether an entity that was packed under the one claim is as it was then under the other: nobody has had
+/// it between them, and the store has not gone back meanwhile, which raises its generation. It may then have
+/// lost what is in memory, and give out an epoch twice.
+fn follows(packed: Claim, taken: Claim) -> bool {
+    packed.generation == taken.generation && packed.epoch + 1 == taken.epoch
+}
+
 /// What a node can still do with what was sent to it. Who is off the list is dead once no store has it
 /// for alive, and who went in order at once.
 fn standing(
@@ -440,5 +446,28 @@ fn standing(
         Standing::Apart
     } else {
         Standing::Dead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::{Incarnation, Key};
+
+    use super::*;
+
+    /// Seed 15675 of the data suite: the store went back while an entity was on its way. It gave out the epoch
+    /// that it had given out before, and what the entity took along, a lesson, was never paid for in what it had
+    /// kept.
+    #[test]
+    fn what_was_packed_before_the_store_went_back_is_not_taken() {
+        let claim = |generation, epoch| Claim {
+            key: Key(1),
+            generation,
+            epoch,
+            incarnation: Incarnation(9),
+        };
+        assert!(follows(claim(1, 3), claim(1, 4)));
+        assert!(!follows(claim(1, 3), claim(1, 5)), "somebody had it");
+        assert!(!follows(claim(1, 3), claim(2, 4)), "the store went back");
     }
 }

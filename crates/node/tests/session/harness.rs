@@ -43,6 +43,8 @@ pub struct Map {
     pub owners: BTreeMap<KindId, WorkerId>,
     /// Other workers that may have sessions.
     pub others: Vec<WorkerId>,
+    /// Those that say when they have handed over what is not theirs any more.
+    pub workers: Vec<WorkerId>,
 }
 
 impl Places for Map {
@@ -56,6 +58,10 @@ impl Places for Map {
 
     fn former_homes(&self) -> Vec<WorkerId> {
         self.others.clone()
+    }
+
+    fn workers(&self) -> Vec<WorkerId> {
+        self.workers.clone()
     }
 }
 

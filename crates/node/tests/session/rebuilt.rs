@@ -308,6 +308,90 @@ fn a_session_of_which_only_owners_have_told_is_not_taken_for_the_older_one() {
     assert_eq!(refusal(&sent), Some(CloseCode::Replaced));
 }
 
+/// Seed 15186 of the suite of clusters: a gate told of an older session that waited, another of the later one, which
+/// waited too and was dropped, so that its client could not resume it.
+#[test]
+fn of_two_sessions_that_wait_the_later_login_counts_in_any_order() {
+    for is_later_first in [false, true] {
+        let mut world = World::new();
+        let tell = |world: &mut World, (id, since_ms)| {
+            let report = Report {
+                conn: None,
+                session: session(id),
+                account: ACCOUNT,
+                level: 1,
+                generation: 1,
+                since_ms,
+                lost: LOST,
+                last_stream: 0,
+                streams: Vec::new(),
+            };
+            let report = LinkFrame::Home(HomeFrame::Report(report));
+            world.hears(GATE, &report, GATE);
+        };
+        let (first, second) = if is_later_first { ((2, 6), (1, 5)) } else { ((1, 5), (2, 6)) };
+        tell(&mut world, first);
+        tell(&mut world, second);
+        assert_eq!(world.homes.session_of(ACCOUNT), Some(session(2)));
+        // Which of two is the later one may not be known: they do not push each other out in turn.
+        tell(&mut world, (3, 6));
+        assert_eq!(world.homes.session_of(ACCOUNT), Some(session(2)));
+    }
+}
+
+/// Seed 38600 of the suite of clusters: a node was off the list for a moment and had handed its sessions over; the way
+/// to who had them broke, and before they came back their gate was told that they had ended.
+#[test]
+fn a_session_that_may_come_back_is_not_over_for_the_gate_that_asks_after_it() {
+    let other = worker(11);
+    let mut world = World::new();
+    world.map.workers = vec![other];
+    let mut world = world.begun();
+    let report = |conn| {
+        LinkFrame::Home(HomeFrame::Report(Report {
+            conn,
+            session: session(1),
+            account: ACCOUNT,
+            level: 1,
+            generation: 1,
+            since_ms: 5,
+            lost: ME,
+            last_stream: 0,
+            streams: Vec::new(),
+        }))
+    };
+    assert!(world.hears(GATE, &report(Some(CONN)), GATE).is_empty());
+    assert!(world.hears(GATE, &report(None), GATE).is_empty());
+    world.hears(other, &LinkFrame::Home(HomeFrame::Settled { layout: 0 }), GATE);
+    let sent = world.hears(GATE, &report(Some(CONN)), GATE);
+    assert_eq!(refusal(&sent), Some(CloseCode::SessionLost));
+}
+
+/// Gates have their own clocks: one that is behind would have the later session pushed out by the one that it replaced.
+#[test]
+fn a_session_is_later_than_the_one_that_it_replaced_by_whatever_clock() {
+    let mut world = World::new();
+    world.told(GATE, Some(CONN), 1);
+    world.now += Duration::from_secs(10);
+    world.sent(GATE, |homes, io| homes.handle_timeout(io));
+    let open = LinkFrame::Open(Admission {
+        conn: Slot { index: 4, generation: 1 },
+        session: session(2),
+        account: ACCOUNT,
+        expires_ms: 2_000_000,
+        since_ms: 3,
+        level: 1,
+        name: "someone",
+        address: "192.0.2.1:7",
+    });
+    let sent = world.hears(OTHER_GATE, &open, OTHER_GATE);
+    let since = frames(&sent).find_map(|frame| match frame {
+        LinkFrame::Home(HomeFrame::Wanted(wanted)) => Some(wanted.since_ms),
+        _ => None,
+    });
+    assert_eq!(since, Some(6));
+}
+
 /// Seeds 10773 and 16304 of the suite of clusters: a home that could not hand a session over, for the way was cut, let in
 /// who logged in anew, as did the account's home by the same ticket.
 #[test]

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use node::session::{Delivery, GroupError, Options};
 use proto::frame::{CloseCode, Status, StreamUp};
-use proto::link::{LinkFrame, Slot};
-use proto::{KindId, MethodId};
+use proto::link::{Check, HomeFrame, LinkFrame, Slot};
+use proto::{AccountId, KindId, MethodId, Reader};
 
 use crate::harness::{DENIED, ECHO, PUSH, SLOW, TELL, World, avatar, worker};
 
@@ -139,6 +139,58 @@ fn a_gap_is_closed_to_be_resumed_and_the_same_gap_again_ends_the_session() {
     world.run();
     assert_eq!(world.clients[player].closed.last(), Some(&CloseCode::Protocol));
     world.assert_empty();
+}
+
+/// Seed 13900 of the suite of clusters: after a move, what had come ahead of others was looked at once more
+/// when its connection had been left, and its client was held to leave out the same command twice.
+#[test]
+fn what_came_ahead_of_others_is_void_with_its_connection() {
+    let (mut world, player, _) = playing(&Options::default());
+    let stream = world.clients[player].names["avatar"];
+    world.with(worker(OWNER), |server, io| {
+        let (streams, mut packed) = (&mut server.streams, Vec::new());
+        streams.freeze(avatar(7));
+        streams.pack(avatar(7), &mut packed);
+        streams.depart(io.now, io.out, avatar(7), worker(OWNER));
+        let seat = (&mut server.fake, avatar(7));
+        streams.arrive(io.now, io.out, seat, avatar(7), &mut Reader::new(&packed)).unwrap();
+    });
+    world.run();
+    let frame = StreamUp::Tell { number: 2, ack: 0, method: TELL, body: &[0; 8] };
+    world.send_up(player, stream, frame);
+    world.run();
+    assert_eq!(world.server(OWNER).streams.stats().gaps, 0, "the first may come another way");
+    world.kill(player);
+    world.run();
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.server(OWNER).streams.stats().gaps, 0, "it is sent again by the next one");
+}
+
+/// Seed 35408 of the suite of clusters: the word that a stream was lost with its next owner came to a home that had handed
+/// the session over. The next home asked for it where it had been, and was not answered for a minute.
+#[test]
+fn who_asks_for_a_stream_that_was_lost_with_its_next_owner_is_told() {
+    let (mut world, player, slot) = playing(&Options::default());
+    let (session, stream) = (world.clients[player].session, world.clients[player].names["avatar"]);
+    let (home, next, account) = (world.map.home, worker(33), AccountId(7));
+    let is_told = |world: &mut World| {
+        let words = world.wires.remove(&(worker(OWNER), home)).unwrap_or_default();
+        words.iter().any(|word| {
+            matches!(LinkFrame::decode(word).unwrap().1, LinkFrame::Lost { stream: s, .. } if s == stream)
+        })
+    };
+    world.with(worker(OWNER), |server, io| {
+        server.streams.depart(io.now, io.out, avatar(7), next);
+        server.streams.new_owner_away(io.out, next.node, None);
+    });
+    assert!(is_told(&mut world), "whoever is the home by then");
+    world.with(worker(OWNER), |server, io| {
+        let (generation, is_attached) = (1, true);
+        let check = Check { slot, session, account, stream, generation, is_attached };
+        let check = LinkFrame::Home(HomeFrame::Check(check));
+        server.streams.handle_link(io, &mut server.fake, home, &check);
+    });
+    assert!(is_told(&mut world), "the home that asks");
 }
 
 /// A client that was told that a stream has ended heard later, from an owner that had not heard of it, how

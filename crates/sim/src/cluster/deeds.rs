@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use mainstay::env::Instant;
 use mainstay::node::data::read_document;
@@ -28,10 +27,6 @@ impl Deeds {
     }
 }
 
-/// How long after a move mail to and from what has moved may come out of order where links break: as long
-/// as one is cut, or a marker waited for, and a way.
-const UNORDERED: Duration = Duration::from_secs(12);
-
 /// An entity under its present owner.
 #[derive(Clone, Copy, Debug)]
 struct Owned {
@@ -53,15 +48,16 @@ pub struct Noted {
     book: Shared,
     /// Nodes die or stand still in this run, and what they have in memory with them.
     pub nodes_die: bool,
-    /// Links break in this run.
-    pub links_break: bool,
     pub keys: BTreeMap<Key, EntityId>,
     owned: BTreeMap<EntityId, Owned>,
     /// The last steps of each entity under each epoch.
     under: BTreeMap<(EntityId, u64), u64>,
-    moved_at: BTreeMap<EntityId, Instant>,
-    /// The same by the name of the entity's life, as a sender.
-    left_at: BTreeMap<u64, Instant>,
+    /// When an entity came along whole, by the name of its life.
+    left_at: BTreeMap<u64, Vec<Instant>>,
+    /// When an entity was taken from the store, and not the first time: who had it has lost it, or given it back.
+    taken_at: BTreeMap<EntityId, Vec<Instant>>,
+    /// When each letter was sent, by sender, address and number.
+    posted_at: BTreeMap<(u64, u64, u64), Instant>,
     /// The last letter of each sender to each life of an entity.
     letters: BTreeMap<(EntityId, u64, u64), u64>,
     /// All letters that came, by receiver, sender and number.
@@ -123,10 +119,11 @@ impl Noted {
             self.violation(format!("owners: {id} begins with {steps} steps, it had done {last}"));
         }
         self.seen.forgotten += u64::from(steps < before.steps);
-        let Some(carried) = carried else { return };
+        let Some(carried) = carried else {
+            return self.taken_at.entry(id).or_default().push(now);
+        };
         self.seen.arrivals += 1;
-        self.moved_at.insert(id, now);
-        self.left_at.insert(life, now);
+        self.left_at.entry(life).or_default().push(now);
         if carried != steps || steps != before.steps {
             let last = before.steps;
             self.violation(format!(
@@ -165,9 +162,10 @@ impl Noted {
 
     // -- what entities say to each other --
 
-    /// A letter arrives: number `k` of its sender for this entity. `life` names the life of one that is
-    /// in memory alone: of those there may be two for a while, on nodes that do not agree on who is there.
-    pub fn mail(&mut self, now: Instant, (to, life): (EntityId, u64), from: u64, k: u64) {
+    /// A letter arrives at the entity with the address `at`: number `k` of its sender for it. `life` names the
+    /// life of one that is in memory alone: of those there may be two for a while, on nodes that do not agree
+    /// on who is there.
+    pub fn mail(&mut self, now: Instant, (to, life, at): (EntityId, u64, u64), from: u64, k: u64) {
         self.seen.letters += 1;
         self.note(now, || format!("letter {k} of {from} comes to {to} in life {life}"));
         if !self.arrived.insert((to, from, k)) {
@@ -178,14 +176,28 @@ impl Noted {
         if k > before {
             return;
         }
-        let recent = |at: &Instant| now - *at < UNORDERED;
-        let moved = self.moved_at.get(&to).is_some_and(recent)
-            || self.left_at.get(&from).is_some_and(recent);
-        if moved && self.links_break {
+        if self.is_unordered(now, (from, to, at), (k, before)) {
             self.seen.unordered += 1;
         } else {
             self.violation(format!("order: letter {k} of {from} came to {to} after {before}"));
         }
+    }
+
+    /// Whether no order is promised between two letters, of which the first comes last and now: the sender has
+    /// moved between them, and the way from where it was may be the slower; or the receiver was taken over
+    /// since the first was sent, and who had it before sends on what still comes there.
+    fn is_unordered(
+        &self,
+        now: Instant,
+        (from, to, at): (u64, EntityId, u64),
+        (first, second): (u64, u64),
+    ) -> bool {
+        let posted = |k| self.posted_at.get(&(from, at, k));
+        let (Some(first), Some(second)) = (posted(first), posted(second)) else { return false };
+        let mut moves = self.left_at.get(&from).into_iter().flatten();
+        let mut takeovers = self.taken_at.get(&to).into_iter().flatten();
+        moves.any(|at| (first..=second).contains(&at))
+            || takeovers.any(|at| (first..=&now).contains(&at))
     }
 
     fn note(&mut self, now: Instant, line: impl FnOnce() -> String) {
@@ -197,6 +209,7 @@ impl Noted {
     /// A letter is sent.
     pub fn posted(&mut self, now: Instant, from: u64, to: u64, k: u64) {
         self.sent += 1;
+        self.posted_at.insert((from, to, k), now);
         self.note(now, || format!("{from} sends letter {k} to {to}"));
     }
 
@@ -336,7 +349,7 @@ impl Seen {
             ("... without their last steps", self.forgotten),
             ("entities given back", self.released),
             ("letters between entities", self.letters),
-            ("... out of order by a broken move", self.unordered),
+            ("... out of order, where none is promised", self.unordered),
             ("purchases", self.sales),
             ("deals done", self.promised),
             ("deals not done", self.denied),

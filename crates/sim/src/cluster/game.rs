@@ -305,7 +305,7 @@ impl Avatar {
 
     #[tell(server)]
     fn mail(&mut self, cx: &mut Cx<Self>, from: u64, k: u64) {
-        self.soul.deeds.open().mail(cx.now(), (cx.id(), 0), from, k);
+        self.soul.deeds.open().mail(cx.now(), (cx.id(), 0, 20 + cx.key()), from, k);
         self.act(cx);
     }
 
@@ -452,7 +452,7 @@ impl Shop {
 
     #[tell(server)]
     fn mail(&mut self, cx: &mut Cx<Self>, from: u64, k: u64) {
-        self.soul.deeds.open().mail(cx.now(), (cx.id(), 0), from, k);
+        self.soul.deeds.open().mail(cx.now(), (cx.id(), 0, 10 + cx.key()), from, k);
         self.act(cx);
     }
 
@@ -516,7 +516,7 @@ impl Post {
     #[tell(server)]
     fn mail(&mut self, cx: &mut Cx<Self>, from: u64, k: u64) {
         self.idle = 0;
-        self.deeds.open().mail(cx.now(), (cx.id(), self.life), from, k);
+        self.deeds.open().mail(cx.now(), (cx.id(), self.life, cx.key()), from, k);
     }
 
     /// Says that it can be reached.

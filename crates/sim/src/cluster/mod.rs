@@ -106,7 +106,7 @@ impl Script {
         }
         {
             let mut noted = deeds.open();
-            (noted.nodes_die, noted.links_break) = (laws.nodes_die, !is_calm);
+            noted.nodes_die = laws.nodes_die;
             noted.keeps_log = notes_max > 0;
             noted.keys = game::keys(accounts).into_iter().collect();
         }

@@ -99,7 +99,7 @@ const PARKED_BY: Duration = Duration::from_millis(5_300);
 /// That another does not reach the store is believed for so long, its way included.
 const AWAY_FOR: Duration = Duration::from_millis(2_600);
 
-/// When a node has learnt that the store went back, or has parked, and what it said is heard.
+/// When a node that reaches the store has learnt that it went back, and what it said is heard.
 const LEARNT_BY: Duration = Duration::from_secs(12);
 
 /// How long before a fault's end its mark is still felt: the longest pause between two tries, and
@@ -146,6 +146,14 @@ impl Book {
         let away = said.filter(|(_, said)| said.is_some_and(|said| at.since(said) <= AWAY_FOR));
         let away = away.count();
         away > 0 && 2 * (away + 1) > self.away.len()
+    }
+
+    /// A node does not reach the store now. So it cannot learn that the store went back, and may go on with
+    /// what it has if most say the same.
+    pub fn cannot_learn(&mut self, now: Instant) {
+        if let Some(until) = self.blind_until.as_mut().filter(|until| now < **until) {
+            *until = now + LEARNT_BY;
+        }
     }
 
     /// A node is cut off from the store from now on.

@@ -187,6 +187,9 @@ impl Script {
         for fact in facts {
             self.book.learn(now, fact);
         }
+        if away || !cut.is_empty() {
+            self.book.cannot_learn(now);
+        }
         let pending = std::mem::take(&mut self.pending);
         for pending in pending {
             self.hear(now, pending);

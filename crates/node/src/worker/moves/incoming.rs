@@ -135,7 +135,6 @@ impl Worker {
         let until = coming.until;
         let _ = self.host.activate(id);
         self.carry_events(now);
-        // From now on mail lies in its mailbox, and what came before is to lie before it.
         self.host.settle_route(id, self.me);
         if let Some(keeper) = self.keeper_of(id) {
             keeper.expect(id, until);
@@ -152,6 +151,11 @@ impl Worker {
             if let Some(coming) = self.moves.coming.remove(&id) {
                 self.give_up_coming(now, id, &coming);
             }
+        } else if !coming.told {
+            // What was sent to it from here is under way, and would come behind what is sent to it here.
+            if let Some(coming) = self.moves.coming.get_mut(&id) {
+                coming.look_at = now + STEP_WAIT / 4;
+            }
         } else if !coming.asked {
             self.ask_for(now, id);
         }
@@ -160,7 +164,7 @@ impl Worker {
     /// It does not come: the other end may go on, and mail for it goes there.
     pub(super) fn give_up_coming(&mut self, now: Instant, id: EntityId, coming: &Incoming) {
         let _ = now;
-        self.host.settle_route(id, coming.from);
+        self.host.not_coming(id, coming.from);
         self.send_step(coming.from, id, coming.number, MoveStep::Refused, &[]);
     }
 
@@ -170,8 +174,8 @@ impl Worker {
             return;
         }
         self.moves.coming.remove(&id);
-        self.host.settle_route(id, from);
         // What waits for it here goes to where it stays.
+        self.host.not_coming(id, from);
         self.handle_moved(now, id, from, from);
     }
 
@@ -184,7 +188,10 @@ impl Worker {
     ) -> Option<(Documents, Claim)> {
         let coming = self.moves.coming.remove(&id)?;
         let mut reader = Reader::new(&coming.parcel);
-        let fits = reader.u64().is_ok_and(|epoch| epoch + 1 == stored.1.epoch);
+        let fits = reader.u64().and_then(|generation| Ok((generation, reader.u64()?)));
+        let fits = fits.is_ok_and(|(generation, epoch)| {
+            follows(Claim { generation, epoch, ..stored.1 }, stored.1)
+        });
         if !fits || !coming.whole {
             // Somebody had it since, or nothing came along: it begins with its documents alone.
             self.host.settle_route(id, self.me);

@@ -13,8 +13,8 @@ pub(super) struct Outgoing {
     pub until: Instant,
     /// Whether its hook has run.
     hooked: bool,
-    /// Under which epoch it was packed; 0 before.
-    epoch: u64,
+    /// As whose it was packed.
+    packed: Option<Claim>,
     /// Gates that have not said yet that all which was sent to clients has come to them.
     pub gates: BTreeSet<WorkerId>,
     /// Whether all of it has arrived at the other end.
@@ -60,7 +60,7 @@ impl Worker {
             phase: Phase::Reserving,
             until: now + STEP_WAIT,
             hooked: false,
-            epoch: 0,
+            packed: None,
             gates: BTreeSet::new(),
             arrived: false,
         };
@@ -111,8 +111,8 @@ impl Worker {
             return;
         };
         let (to, number) = (out.to, out.number);
-        out.epoch = claim.epoch;
-        let mut parcel = claim.epoch.to_le_bytes().to_vec();
+        out.packed = Some(claim);
+        let mut parcel = [claim.generation, claim.epoch].map(u64::to_le_bytes).concat();
         self.streams.pack(id, &mut parcel);
         parcel.extend(self.host.pack(id).unwrap_or_default());
         if parcel.len() > PARCEL_BYTES_MAX {
@@ -251,10 +251,10 @@ impl Worker {
         stored: (Documents, Claim),
     ) -> Option<(Documents, Claim)> {
         let out = self.moves.out.get(&id)?;
-        let (to, number) = (out.to, out.number);
+        let (to, number, packed) = (out.to, out.number, out.packed);
         self.send_step(to, id, number, MoveStep::Cancel, &[]);
         let is_closed = self.keeper_of(id).is_some_and(|keeper| keeper.is_closed());
-        if stored.1.epoch == out_epoch(&self.moves, id) + 1 && !is_closed {
+        if packed.is_some_and(|packed| follows(packed, stored.1)) && !is_closed {
             self.go_on(now, id, Some(stored.1));
             return None;
         }
@@ -336,8 +336,4 @@ impl Worker {
             self.handle_frame(now, wall, from, &payload);
         }
     }
-}
-
-fn out_epoch(moves: &Moves, id: EntityId) -> u64 {
-    moves.out.get(&id).map_or(0, |out| out.epoch)
 }
