@@ -73,6 +73,8 @@ impl Redis {
             });
         let mut link =
             self.client.get_multiplexed_async_connection_with_config(&configuration).await?;
+        // To Redis (7.0) what a script writes is never the connection's own: word of each copy put here comes
+        // back, and the next reading finds it far. To take it for one's own would miss that of others.
         let mut track = ::redis::cmd("CLIENT");
         track.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(self.name_of_all());
         track.arg("NOLOOP").query_async::<Value>(&mut link).await?;
