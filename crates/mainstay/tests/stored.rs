@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mainstay::client::{Address, Event, Polled};
 use mainstay::config::{Config, Input, Keys};
+use mainstay::env::{Clock, Random, WallTime};
 use mainstay::prelude::*;
+use mainstay::proto::ticket::Claims;
 use mainstay::testkit::{Cluster, Faults};
 use mainstay::{Running, StartError};
 
@@ -105,6 +108,42 @@ fn one_process_keeps_its_entities_in_the_data_folder() {
     let running = start(&text).unwrap();
     assert_eq!(dive(&running, 1, 10), 30);
     running.stop(Duration::ZERO);
+}
+
+/// A client of a process, from its first connection on.
+fn diver(running: &Running, account: u64) -> Polled {
+    let issued = Clock::system().wall();
+    let expires = WallTime(issued.0 + 60_000);
+    let name = "Ann".to_owned();
+    let claims = Claims { account: AccountId(account), level: 0, name, issued, expires };
+    let grant = running.ticket_keys().issue(&mut Random::from_os(), claims);
+    let address = Address::tcp(running.addresses()[0].to_string());
+    Polled::new(mainstay::client::Options::new(address), grant)
+}
+
+/// A worker whose first frame of a gate came before it had looked at the list had no way to answer. So who
+/// logged in waited for five seconds, and was refused then: the ticket had been used.
+#[test]
+fn who_is_first_at_a_process_that_starts_is_heard_by_all_workers() {
+    let folder = Folder::new("first");
+    let text = file(&folder.0, "")
+        .replace(r#"["node"]"#, r#"["gate", "node"], "listen": {"clients": "127.0.0.1:0"}"#);
+    for life in 0..60 {
+        let running = start(&text).unwrap();
+        let mut divers: Vec<_> = (1..=4).map(|account| diver(&running, account)).collect();
+        while !divers.iter().all(|diver| diver.core().is_bound("me")) {
+            for diver in &mut divers {
+                if let Some(event @ Event::Ended { .. }) = diver.poll() {
+                    panic!("in life {life}: {event:?}");
+                }
+            }
+            std::thread::yield_now();
+        }
+        let stats = running.node().unwrap().stats();
+        let unsent: Vec<_> = stats.workers.iter().flatten().map(|worker| worker.unsent).collect();
+        assert_eq!(unsent, [0, 0], "in life {life}");
+        running.stop(Duration::ZERO);
+    }
 }
 
 /// Kept beside the divers, in a store of its own.

@@ -240,7 +240,6 @@ impl Driver {
             self.beacon.begin(now);
             self.take_mail(now, wall);
             let mut busy = self.asks_sockets(now) && self.take_events(now, wall);
-            self.follow_directory();
             let next = self.worker.turn(now, wall);
             busy |= self.flush(now, wall);
             self.ask_store();
@@ -341,6 +340,7 @@ impl Driver {
         for sender in self.inboxes[usize::from(self.index)].take(&mut mail) {
             self.inboxes[usize::from(sender)].push(Mail::Room(self.index));
         }
+        self.follow_directory();
         for mail in mail.drain(..) {
             match mail {
                 Mail::Frames(batch) => self.worker.handle_local(now, wall, batch),
@@ -424,6 +424,7 @@ impl Driver {
     /// Has the worker take the first `count` bytes of the scratch memory, which a link brought.
     fn take_bytes(&mut self, now: Instant, wall: WallTime, link: mesh::LinkId, count: usize) {
         self.watch.heard();
+        self.follow_directory();
         let scratch = mem::take(&mut self.scratch);
         let mut bytes = &scratch[..count];
         let overlaps = self.watch.pays();
@@ -436,6 +437,8 @@ impl Driver {
         self.scratch = scratch;
     }
 
+    /// To be called between taking what others sent and handling it: a gate of this process, for one, begins to
+    /// send when the list names it, and until the worker has seen that it cannot answer.
     fn follow_directory(&mut self) {
         if let Some(directory) = self.cluster.directory_after(self.revision) {
             self.revision = directory.revision();
