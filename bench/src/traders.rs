@@ -9,12 +9,14 @@ use mainstay::prelude::Message;
 use mainstay::proto::frame::Status;
 use mainstay::proto::ticket::{Claims, TicketKeys};
 use mainstay::proto::{AccountId, MethodId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use model::{Model, Op};
 
 /// Items from which on a player destroys some: nobody holds more than the store's limit.
 const ITEMS_KEPT: usize = 200;
+/// How long a player that was just started is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A ticket for an account, good for a minute.
 pub fn grant(keys: &TicketKeys, account: u64) -> Grant {
@@ -25,17 +27,19 @@ pub fn grant(keys: &TicketKeys, account: u64) -> Grant {
     keys.issue(&mut Random::from_os(), claims)
 }
 
-/// Asks a player's entity, again while it is being activated or waits for the store.
+/// Asks a player's entity, again for half a minute while it is being activated, waits for the store or has not
+/// answered in time: for what may run twice.
 pub async fn ask<A: Message, R: Message>(
     client: &Client,
     method: &str,
     arguments: &A,
 ) -> Result<R, CallError> {
-    let mut tries = 0;
+    let begun = Instant::now();
     loop {
         match client.request("me", MethodId::of(method), arguments).await {
-            Err(CallError::Refused(Status::Unavailable)) if tries < 100 => {
-                tries += 1;
+            Err(CallError::Refused(Status::Unavailable) | CallError::Timeout)
+                if begun.elapsed() < PATIENCE =>
+            {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             other => return other,

@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
 
@@ -57,9 +58,10 @@ before(async () => {
   assert.ok(existsSync(command), `${command} is missing: run \`cargo build --release -p reference\` first`);
   folder = mkdtempSync(join(tmpdir(), "mainstay-kills-"));
   layout = spawn(command, ["--listen", "127.0.0.1:0", "--data", folder], { stdio: "pipe" });
-  for (const pipe of [layout.stdout, layout.stderr]) {
-    pipe.on("data", (piece) => {
-      said += piece;
+  // By whole lines: what comes of the two in pieces would be mixed.
+  for (const input of [layout.stdout, layout.stderr]) {
+    createInterface({ input }).on("line", (line) => {
+      said += `${line}\n`;
       for (const look of listeners) look();
     });
   }
